@@ -1,0 +1,121 @@
+"""Builds the Cython extensions of ``ext/`` into ``maglev._*`` and the gRPC stubs of ``proto/`` into ``maglev.pb``.
+
+``MAGLEV_DEBUG=1`` makes the debug build: bounds checks, assertions, line tracing, no optimisation.
+``MAGLEV_CFLAGS`` and ``MAGLEV_LDFLAGS`` are appended to the compiler's and linker's flags (sanitizers).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+DEBUG = os.environ.get("MAGLEV_DEBUG") == "1"
+
+# The one list of compiled modules: module name -> its .pyx. What a .pyx includes is found by Cython itself.
+MODULES = {
+    "maglev._health": "ext/health.pyx",
+    "maglev._weights": "ext/weights.pyx",
+    "maglev._flowtable": "ext/flowtable.pyx",
+    "maglev._probe": "ext/probe/engine.pyx",
+}
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": DEBUG,
+    "wraparound": False,
+    "initializedcheck": DEBUG,
+    "cdivision": True,
+    "linetrace": DEBUG,
+    "embedsignature": True,
+}
+
+
+def extensions() -> list[Extension]:
+    """The Extension objects of all modules whose source is in the tree."""
+    flags = ["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g"]
+    flags += ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-sign-compare"]
+    flags += shlex.split(os.environ.get("MAGLEV_CFLAGS", ""))
+    macros: list[tuple[str, str | None]] = [("_GNU_SOURCE", None)]
+    if DEBUG:
+        macros.append(("CYTHON_TRACE_NOGIL", "0"))
+    return [
+        Extension(
+            name,
+            [source],
+            include_dirs=["ext"],
+            extra_compile_args=flags,
+            extra_link_args=shlex.split(os.environ.get("MAGLEV_LDFLAGS", "")),
+            define_macros=macros,
+            libraries=["pthread"],
+        )
+        for name, source in MODULES.items()
+        if (ROOT / source).exists()
+    ]
+
+
+def generate_stubs() -> None:
+    """Compile proto/maglev.proto into src/maglev/pb: messages, service and their type stubs."""
+    proto = ROOT / "proto" / "maglev.proto"
+    if not proto.exists():
+        return
+    out = ROOT / "src" / "maglev" / "pb" / "maglev_pb2_grpc.py"
+    if out.exists() and out.stat().st_mtime >= proto.stat().st_mtime:
+        return
+    import grpc_tools
+    from grpc_tools import protoc
+
+    well_known = Path(grpc_tools.__file__).parent / "_proto"
+    # The plugins of mypy-protobuf are scripts beside the interpreter that runs this build.
+    scripts = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    os.environ["PATH"] = scripts
+    status = protoc.main(
+        [
+            "protoc",
+            f"--proto_path=maglev/pb={proto.parent}",
+            f"--proto_path={well_known}",
+            f"--python_out={ROOT / 'src'}",
+            f"--grpc_python_out={ROOT / 'src'}",
+            f"--mypy_out={ROOT / 'src'}",
+            f"--mypy_grpc_out={ROOT / 'src'}",
+            "maglev/pb/maglev.proto",
+        ]
+    )
+    if status != 0:
+        raise SystemExit(f"protoc could not compile {proto} (status {status})")
+
+
+class BuildPy(build_py):
+    """build_py that makes the stubs first, so that they are packaged."""
+
+    def run(self) -> None:
+        generate_stubs()
+        super().run()
+
+
+class BuildExt(build_ext):
+    """build_ext that makes the stubs too: an in-place build needs both."""
+
+    def run(self) -> None:
+        generate_stubs()
+        super().run()
+
+
+setup(
+    ext_modules=cythonize(
+        extensions(),
+        include_path=["ext"],
+        compiler_directives=DIRECTIVES,
+        build_dir="build/cython-debug" if DEBUG else "build/cython",
+        gdb_debug=False,
+        nthreads=0,
+    ),
+    cmdclass={"build_py": BuildPy, "build_ext": BuildExt},
+)

@@ -1,0 +1,183 @@
+"""The configuration as frozen dataclasses: what is left when a file was read, checked and completed with defaults.
+
+Durations are integers in nanoseconds. Mappings keep the order of the file. A ``Config`` is immutable and may be
+shared between tasks; a reload makes a new one. Equal parts of two configurations compare equal, which is how a
+reload finds out what changed.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+
+from maglev.states import CheckType
+
+IPAddress = IPv4Address | IPv6Address
+
+MS = 1_000_000
+SECOND = 1_000_000_000
+
+
+class Protocol(enum.IntEnum):
+    """IP protocol of a frontend; ``ANY`` has no port (and is 255 in VPP's API)."""
+
+    TCP = 6
+    UDP = 17
+    ANY = 255
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+class OnAllDown(enum.Enum):
+    """What a frontend does while none of its backends is usable."""
+
+    DRAIN = "drain"
+    KEEP = "keep"
+
+
+class Prune(enum.Enum):
+    """Which VIPs that are not configured a full sync may remove from VPP."""
+
+    OWNED = "owned"
+    ALL = "all"
+    NONE = "none"
+
+
+class TcpMode(enum.Enum):
+    """How a TCP check finds out whether the port listens."""
+
+    SYN = "syn"
+    CONNECT = "connect"
+
+
+@dataclass(frozen=True, slots=True)
+class IcmpParams:
+    """Parameters of an ICMP check: payload size in bytes."""
+
+    size: int = 56
+
+
+@dataclass(frozen=True, slots=True)
+class TlsParams:
+    """How a TLS handshake is done and verified. ``server_name`` None: the HTTP host, else no name is verified."""
+
+    server_name: str | None = None
+    insecure_skip_verify: bool = False
+    ca_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TcpParams:
+    """Parameters of a TCP check; ``tls`` implies ``CONNECT``."""
+
+    mode: TcpMode = TcpMode.SYN
+    tls: TlsParams | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HttpParams:
+    """Parameters of an HTTP or HTTPS check.
+
+    ``response_codes`` are inclusive (low, high) ranges within 100..599; ``host`` None is the backend's address;
+    ``response_regexp`` is RE2, searched in the first 64 KiB of the body; ``tls`` is set for HTTPS only.
+    """
+
+    path: str = "/"
+    method: str = "GET"
+    host: str | None = None
+    response_codes: tuple[tuple[int, int], ...] = ((200, 200),)
+    response_regexp: str | None = None
+    tls: TlsParams | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """One health check. All times in nanoseconds, with the defaults already filled in."""
+
+    name: str
+    type: CheckType
+    params: IcmpParams | TcpParams | HttpParams
+    port: int = 0
+    interval: int = 2 * SECOND
+    fast_interval: int = 2 * SECOND
+    down_interval: int = 2 * SECOND
+    timeout: int = 2 * SECOND
+    rise: int = 2
+    fall: int = 3
+    probe_ipv4_src: IPv4Address | None = None
+    probe_ipv6_src: IPv6Address | None = None
+    netns: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One server. ``healthcheck`` None: static, always up. ``enabled`` False: starts disabled."""
+
+    name: str
+    address: IPAddress
+    healthcheck: str | None = None
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PoolMember:
+    """A backend in a pool, with its configured weight 0..100."""
+
+    backend: str
+    weight: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Backends of one priority."""
+
+    name: str
+    members: tuple[PoolMember, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Frontend:
+    """One VIP. ``port`` is 0 when ``protocol`` is ``ANY``; ``weight_unit`` None means auto; pools by priority."""
+
+    name: str
+    address: IPAddress
+    pools: tuple[Pool, ...]
+    protocol: Protocol = Protocol.ANY
+    port: int = 0
+    description: str = ""
+    src_ip_sticky: bool = False
+    flush_on_down: bool = True
+    on_all_down: OnAllDown = OnAllDown.DRAIN
+    new_flows_table_length: int | None = None
+    weight_unit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LbConfig:
+    """The ``maglev.vpp.lb`` section. None where VPP's own value stays."""
+
+    ipv4_src_address: IPv4Address | None = None
+    ipv6_src_address: IPv6Address | None = None
+    sticky_buckets_per_core: int | None = None
+    flow_timeout: int | None = None
+    sync_interval: int = 30 * SECOND
+    startup_min_delay: int = 5 * SECOND
+    startup_max_delay: int = 30 * SECOND
+    max_stall: int = 5 * MS
+    max_duty: float = 0.5
+    prune: Prune = Prune.OWNED
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole, valid configuration. Every reference between its parts has been checked."""
+
+    transition_history: int = 5
+    netns: str | None = None
+    lb: LbConfig = LbConfig()
+    healthchecks: Mapping[str, HealthCheck] = field(default_factory=dict)
+    backends: Mapping[str, Backend] = field(default_factory=dict)
+    frontends: Mapping[str, Frontend] = field(default_factory=dict)

@@ -1,0 +1,28 @@
+"""Errors that an operator can cause. Each has one gRPC status and one exit code (``maglev.rpc``)."""
+
+from __future__ import annotations
+
+
+class MaglevError(Exception):
+    """Base of all errors that are told to the caller as they are."""
+
+
+class UnknownName(MaglevError):
+    """There is nothing of that kind and name: gRPC ``NOT_FOUND``."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        super().__init__(f"no {kind} named {name!r}")
+        self.kind = kind
+        self.name = name
+
+
+class BadValue(MaglevError):
+    """A value is out of its range: gRPC ``INVALID_ARGUMENT``."""
+
+
+class NotAllowed(MaglevError):
+    """Not possible in the present state: gRPC ``FAILED_PRECONDITION``."""
+
+
+class Unavailable(MaglevError):
+    """VPP is away or cannot be driven: gRPC ``UNAVAILABLE``."""

@@ -1,0 +1,186 @@
+"""The bus: typed events, listeners that must not miss one, and bounded subscriptions for readers that may.
+
+Everything here runs on the daemon's event loop; nothing is thread-safe. ``Bus.publish`` never waits: a *listener* is
+called at once (the reconciler, the metrics), a *subscription* is a bounded queue with a count of what it lost
+(``WatchEvents``, where a slow client must not slow the daemon).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from maglev.states import Code, FrontendState, State
+
+
+@dataclass(frozen=True, slots=True)
+class BackendEvent:
+    """A backend changed its state, or (``from_state == to_state``) is told to a new subscriber as it is.
+
+    ``at_ns``: wall clock, nanoseconds since the epoch. ``by``: who asked, empty for a verdict.
+    ``drained`` is the operator's drain as it is after the event. ``reason``: an operator's words.
+    """
+
+    name: str
+    address: str
+    from_state: State
+    to_state: State
+    code: Code
+    detail: str
+    at_ns: int
+    by: str = ""
+    drained: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendEvent:
+    """A frontend changed its state, or is told to a new subscriber as it is. ``at_ns`` as in ``BackendEvent``."""
+
+    name: str
+    from_state: FrontendState
+    to_state: FrontendState
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class WeightEvent:
+    """An operator set the weight of a pool member (``new`` None: back to the file's value), or drained a backend."""
+
+    frontend: str
+    pool: str
+    backend: str
+    old: int
+    new: int
+    flush: bool
+    at_ns: int
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainEvent:
+    """An operator drained a backend or took that back. The state of the backend does not change."""
+
+    name: str
+    address: str
+    state: State
+    drained: bool
+    at_ns: int
+    by: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigEvent:
+    """A configuration took effect: at start, or by a reload."""
+
+    at_ns: int
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LogEvent:
+    """A log record as ``WatchEvents`` gives it: ``level`` is ``debug`` .. ``error``, ``event`` its stable name."""
+
+    level: str
+    event: str
+    message: str
+    at_ns: int
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+Event = BackendEvent | FrontendEvent | WeightEvent | DrainEvent | ConfigEvent | LogEvent
+
+Listener = Callable[[Event], None]
+
+
+class Subscription:
+    """A bounded queue of events for one reader: when it is full the oldest event is lost and counted."""
+
+    def __init__(self, bus: Bus, limit: int, wants: Callable[[Event], bool]) -> None:
+        self._bus = bus
+        self._limit = limit
+        self._wants = wants
+        self._queue: deque[Event] = deque()
+        self._ready = asyncio.Event()
+        self._lost = 0
+        self.closed = False
+
+    def offer(self, event: Event) -> None:
+        """Queue ``event`` if the reader wants it. Never waits."""
+        if not self._wants(event):
+            return
+        if len(self._queue) >= self._limit:
+            self._queue.popleft()
+            self._lost += 1
+            self._bus.lost += 1
+        self._queue.append(event)
+        self._ready.set()
+
+    async def batch(self, most: int = 1000) -> tuple[list[Event], int]:
+        """Wait for events; return up to ``most`` of them and how many were lost since the last call.
+
+        Returns ``([], lost)`` once the subscription is closed and empty.
+        """
+        while not self._queue and not self.closed:
+            self._ready.clear()
+            await self._ready.wait()
+        events = [self._queue.popleft() for _ in range(min(most, len(self._queue)))]
+        lost, self._lost = self._lost, 0
+        return events, lost
+
+    def close(self) -> None:
+        """Take the subscription off the bus; a reader that waits is woken."""
+        self.closed = True
+        self._ready.set()
+        self._bus.unsubscribe(self)
+
+
+class EventSource(Protocol):
+    """What the dataplane needs of the bus: to be called with every event, at once."""
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Call ``listener`` with every event from now on; the returned function ends that."""
+        ...
+
+
+class Bus:
+    """Where events are published. ``lost`` counts what slow subscriptions lost, ``published`` everything."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+        self._subscriptions: list[Subscription] = []
+        self.published = 0
+        self.lost = 0
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Call ``listener`` with every event from now on; the returned function ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def subscribe(self, limit: int, wants: Callable[[Event], bool]) -> Subscription:
+        """A bounded queue of the events for which ``wants`` is true."""
+        subscription = Subscription(self, limit, wants)
+        self._subscriptions.append(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Forget a subscription; doing it twice is harmless."""
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+
+    @property
+    def subscribers(self) -> int:
+        """How many subscriptions there are."""
+        return len(self._subscriptions)
+
+    def publish(self, event: Event) -> None:
+        """Hand ``event`` to every listener and subscription, in the order they came."""
+        self.published += 1
+        for listener in tuple(self._listeners):
+            listener(event)
+        for subscription in tuple(self._subscriptions):
+            subscription.offer(event)
