@@ -1,6 +1,7 @@
 """Builds the Cython extensions of ``ext/`` into ``maglev._*`` and the gRPC stubs of ``proto/`` into ``maglev.pb``.
 
 ``MAGLEV_DEBUG=1`` makes the debug build: bounds checks, assertions, line tracing, no optimisation.
+``MAGLEV_EXTENSIONS=0`` leaves the extensions out: the Makefile compiles them on its own, incrementally.
 ``MAGLEV_CFLAGS`` and ``MAGLEV_LDFLAGS`` are appended to the compiler's and linker's flags (sanitizers).
 """
 
@@ -10,14 +11,16 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 from Cython.Build import cythonize
-from setuptools import Extension, setup
+from setuptools import Command, Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 DEBUG = os.environ.get("MAGLEV_DEBUG") == "1"
+WITH_EXTENSIONS = os.environ.get("MAGLEV_EXTENSIONS") != "0"
 
 # The one list of compiled modules: module name -> its .pyx. What a .pyx includes is found by Cython itself.
 MODULES = {
@@ -57,7 +60,7 @@ def extensions() -> list[Extension]:
             libraries=["pthread"],
         )
         for name, source in MODULES.items()
-        if (ROOT / source).exists()
+        if WITH_EXTENSIONS and (ROOT / source).exists()
     ]
 
 
@@ -108,6 +111,22 @@ class BuildExt(build_ext):
         super().run()
 
 
+class BuildProto(Command):
+    """The stubs alone."""
+
+    description = "compile proto/maglev.proto into src/maglev/pb"
+    user_options: ClassVar[list[tuple[str, str | None, str | None]]] = []
+
+    def initialize_options(self) -> None:
+        """No options."""
+
+    def finalize_options(self) -> None:
+        """No options."""
+
+    def run(self) -> None:
+        generate_stubs()
+
+
 setup(
     ext_modules=cythonize(
         extensions(),
@@ -117,5 +136,5 @@ setup(
         gdb_debug=False,
         nthreads=0,
     ),
-    cmdclass={"build_py": BuildPy, "build_ext": BuildExt},
+    cmdclass={"build_py": BuildPy, "build_ext": BuildExt, "build_proto": BuildProto},
 )

@@ -1,0 +1,140 @@
+# vpp-maglev: build, run and test. `make help` lists the verbs; `make` alone builds.
+#
+# Everything Python lives in .venv, everything else that is made lives in build/. Debug and release builds of the
+# extensions share one place in the tree, so the stamp of each build removes the other's.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+ARCH := $(shell dpkg --print-architecture 2>/dev/null || uname -m)
+JOBS := $(shell nproc 2>/dev/null || echo 1)
+
+# What Debian has to give: a compiler, Python's headers and venv, `ip netns` and `setcap` for the tests.
+DEBIAN_PACKAGES := build-essential ca-certificates iproute2 libcap2-bin python3 python3-dev python3-venv
+# The peers of the benchmarks.
+BENCH_PACKAGES := fping haproxy nginx
+
+VENV := .venv
+PY := $(VENV)/bin/python
+OUT := build/$(ARCH)
+PROGRAMS := $(OUT)/maglevd $(OUT)/maglevc
+EXT_SOURCES := $(shell find ext -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h')
+
+.PHONY: help deps build debug run test test-debug robot bench bench-deps lint proto clean
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Installs only what is missing: with everything there, no package manager and no network is needed.
+# $(1): the packages.
+define debian_install
+	@if ! command -v dpkg-query >/dev/null; then \
+	    echo "make: this is no Debian; what is needed is called there: $(1)"; exit 0; \
+	fi; \
+	missing=(); \
+	for package in $(1); do \
+	    status=$$(dpkg-query -W -f='$${db:Status-Status}' "$$package" 2>/dev/null || true); \
+	    if [ "$$status" != installed ]; then missing+=("$$package"); fi; \
+	done; \
+	if [ "$${#missing[@]}" -eq 0 ]; then exit 0; fi; \
+	as_root=(env DEBIAN_FRONTEND=noninteractive); \
+	if [ "$$(id -u)" -ne 0 ]; then \
+	    command -v sudo >/dev/null || { echo "make: run as root: apt-get install $${missing[*]}" >&2; exit 1; }; \
+	    as_root=(sudo "$${as_root[@]}"); \
+	fi; \
+	echo "installing $${missing[*]}"; \
+	"$${as_root[@]}" apt-get -q -o DPkg::Lock::Timeout=300 update; \
+	"$${as_root[@]}" apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "$${missing[@]}"
+endef
+
+deps: ## install the Debian packages that are missing (root, or sudo)
+	$(call debian_install,$(DEBIAN_PACKAGES))
+
+bench-deps: deps ## install the peers that the benchmarks compare with
+	$(call debian_install,$(BENCH_PACKAGES))
+
+build: $(PROGRAMS) build/ext-release.stamp ## build the extensions and build/<arch>/maglevd, maglevc
+
+debug: $(PROGRAMS) build/ext-debug.stamp ## the same with bounds checks, assertions and no optimisation
+
+$(VENV)/created.stamp:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "make: python 3.11 or newer is needed" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' \
+	    || { echo "make: $(PYTHON) cannot make a virtual environment: run 'make deps' first" >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+	@touch $@
+
+# What the build and the tests need, before the project itself: so the project can be built without pip's isolated
+# environment, which would download the compilers once more.
+$(VENV)/requirements.stamp: pyproject.toml $(VENV)/created.stamp
+	$(PY) -c 'import tomllib; \
+	    project = tomllib.load(open("pyproject.toml", "rb")); \
+	    wanted = project["build-system"]["requires"] + project["project"]["dependencies"]; \
+	    print(*wanted, *project["project"]["optional-dependencies"]["dev"], sep="\n")' > $(VENV)/requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade -r $(VENV)/requirements.txt
+	@touch $@
+
+build/stubs.stamp: $(wildcard proto/*.proto) setup.py $(VENV)/requirements.stamp
+	MAGLEV_EXTENSIONS=0 $(PY) setup.py -q build_proto
+	@mkdir -p build
+	@touch $@
+
+$(VENV)/project.stamp: setup.py $(VENV)/requirements.stamp | build/stubs.stamp
+	MAGLEV_EXTENSIONS=0 $(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
+	    --editable .
+	@touch $@
+
+# The extensions are compiled here, in the tree, and not by pip, so that a changed line recompiles one module.
+# $(1): release or debug; $(2): the other one; $(3): its environment.
+define build_extensions
+	force=$$([ ! -e build/ext-$(2).stamp ] || echo --force); \
+	    $(3) $(PY) setup.py -q build_ext --inplace --parallel $(JOBS) $$force
+	@rm -f build/ext-$(2).stamp
+	@touch $@
+endef
+
+build/ext-release.stamp: $(EXT_SOURCES) setup.py $(VENV)/requirements.stamp | build/stubs.stamp
+	$(call build_extensions,release,debug)
+
+build/ext-debug.stamp: $(EXT_SOURCES) setup.py $(VENV)/requirements.stamp | build/stubs.stamp
+	$(call build_extensions,debug,release,MAGLEV_DEBUG=1)
+
+# The programs: one line of shell each, found beside the checkout's own .venv wherever the checkout is.
+$(OUT)/%: $(VENV)/project.stamp
+	@mkdir -p $(OUT)
+	@printf '%s\n' '#!/bin/sh' \
+	    '# Runs $* of this checkout, from any directory.' \
+	    'here=$$(dirname -- "$$(readlink -f -- "$$0")")' \
+	    'exec "$$here/../../$(VENV)/bin/$*" "$$@"' > $@
+	@chmod 755 $@
+
+proto: build/stubs.stamp ## compile proto/maglev.proto into src/maglev/pb
+
+run: deps build ## the lab: a failover to watch, until Ctrl-C (ONCE=1: check it and end)
+	$(PY) -m tests.lab $(if $(ONCE),--once)
+
+lint: build ## ruff, mypy, cython-lint and the import contracts
+	$(PY) -m tests.run lint
+
+test: deps build ## lint, pytest and Robot, with a summary at the end
+	$(PY) -m tests.run
+
+test-debug: deps debug ## pytest against the debug build
+	$(PY) -m tests.run pytest
+
+robot: build ## the Robot tests alone
+	$(PY) -m tests.run robot
+
+bench: build ## the benchmarks (BENCH=name: one of them)
+	$(PY) -m bench $(BENCH)
+
+clean: ## remove everything that was built or installed here
+	rm -rf build dist $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf src/*.egg-info src/maglev/_version.py src/maglev/pb/maglev_pb2*
+	find src -name '*.so' -delete
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

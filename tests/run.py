@@ -1,0 +1,139 @@
+"""Runs the whole suite, or the steps named on the command line, and prints what ran and how long it took.
+
+``python -m tests.run [lint | pytest | robot | STEP ...]``: every step runs even when an earlier one failed, its output
+goes to the terminal as it comes, and the exit status is 1 if any step failed. The last line is ``N passed, N failed``:
+tests of pytest and Robot, and each lint step as one. Reports are left in ``build/reports``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+REPORTS = ROOT / "build" / "reports"
+BIN = Path(sys.executable).parent
+
+PYTEST_XML = REPORTS / "pytest.xml"
+ROBOT_OUT = REPORTS / "robot"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many tests of a step passed and failed."""
+
+    passed: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One command of the suite. ``counts`` reads its report; without it the step counts as one test."""
+
+    name: str
+    group: str
+    command: tuple[str, ...]
+    counts: Callable[[], Counts] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a step ended; ``seconds`` by the wall."""
+
+    step: Step
+    status: int
+    seconds: float
+    counts: Counts
+
+
+def count_pytest() -> Counts:
+    """Read pytest's JUnit report. A skipped test has not passed: it counts as failed."""
+    passed = failed = 0
+    for suite in ET.parse(PYTEST_XML).getroot().iter("testsuite"):
+        bad = sum(int(suite.get(key, "0")) for key in ("failures", "errors", "skipped"))
+        failed += bad
+        passed += int(suite.get("tests", "0")) - bad
+    return Counts(passed, failed)
+
+
+def count_robot() -> Counts:
+    """Read the totals of Robot's report. A skipped test has not passed: it counts as failed."""
+    total = ET.parse(ROBOT_OUT / "output.xml").getroot().find("statistics/total/stat")
+    if total is None:
+        return Counts(0, 1)
+    return Counts(int(total.get("pass", "0")), int(total.get("fail", "0")) + int(total.get("skip", "0")))
+
+
+STEPS = (
+    Step("ruff check", "lint", (str(BIN / "ruff"), "check", ".")),
+    Step("ruff format", "lint", (str(BIN / "ruff"), "format", "--check", ".")),
+    Step("mypy", "lint", (str(BIN / "mypy"),)),
+    Step("cython-lint", "lint", (str(BIN / "cython-lint"), "ext")),
+    Step("import contracts", "lint", (str(BIN / "lint-imports"),)),
+    Step("pytest", "pytest", (sys.executable, "-m", "pytest", f"--junitxml={PYTEST_XML}"), count_pytest),
+    Step(
+        "robot",
+        "robot",
+        (sys.executable, "-m", "robot", "--consolewidth", "100", "--outputdir", str(ROBOT_OUT), "tests/01-maglevd"),
+        count_robot,
+    ),
+)
+
+
+def run(step: Step) -> Outcome:
+    """Run one step with its output on the terminal."""
+    print(f"\n== {step.name}: {Path(step.command[0]).name} {' '.join(step.command[1:])}", flush=True)
+    began = time.monotonic()
+    status = subprocess.run(step.command, cwd=ROOT, check=False).returncode
+    seconds = time.monotonic() - began
+    counts = Counts(int(status == 0), int(status != 0))
+    if step.counts is not None:
+        try:
+            counts = step.counts()
+        except (OSError, ET.ParseError) as error:
+            print(f"{step.name} left no report: {error}", flush=True)
+            counts = Counts(0, 1)
+        if status != 0 and counts.failed == 0:
+            # A collection error, a crash behind the last test, an empty run: red, whatever the report counts.
+            counts = Counts(counts.passed, 1)
+    return Outcome(step, status, seconds, counts)
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """The table behind a run, with its closing line."""
+    lines = ["", f"{'step':<18} {'result':<7} {'passed':>7} {'failed':>7} {'seconds':>8}"]
+    for outcome in outcomes:
+        result = "ok" if outcome.status == 0 else "FAILED"
+        counts = outcome.counts
+        lines.append(
+            f"{outcome.step.name:<18} {result:<7} {counts.passed:>7} {counts.failed:>7} {outcome.seconds:>8.1f}"
+        )
+    lines.append(f"{'':<18} {'':<7} {'':>7} {'':>7} {sum(o.seconds for o in outcomes):>8.1f}")
+    passed = sum(o.counts.passed for o in outcomes)
+    failed = sum(o.counts.failed for o in outcomes)
+    lines.append(f"{passed} passed, {failed} failed")
+    return "\n".join(lines)
+
+
+def main(names: Sequence[str]) -> int:
+    """Run the steps (or groups of steps) in ``names``, all of them if it is empty."""
+    known = {step.name for step in STEPS} | {step.group for step in STEPS}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        print(f"no step {unknown[0]!r}; there are: {', '.join(sorted(known))}", file=sys.stderr)
+        return 2
+    shutil.rmtree(REPORTS, ignore_errors=True)
+    REPORTS.mkdir(parents=True)
+    outcomes = [run(step) for step in STEPS if not names or step.name in names or step.group in names]
+    print(summary(outcomes), flush=True)
+    return int(any(outcome.status != 0 for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
