@@ -1,0 +1,564 @@
+"""The weight rule: active pool, effective weight, units, frontend state, over C arrays.
+
+``maglev.weights`` is the face that the rest of the program imports. Weights are plain integers 0..100; a *unit* is
+what an effective weight is divided by before VPP gets it. Nothing here knows VPP, time or sockets.
+"""
+
+cimport cython
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.stdint cimport int32_t, uint8_t
+
+from maglev.states import FrontendState, State
+
+# Numbers of maglev.states.State; checked against it below, so that the two cannot drift apart.
+cdef enum:
+    UNKNOWN = 0
+    UP = 1
+    DOWN = 2
+    PAUSED = 3
+    DISABLED = 4
+    REMOVED = 5
+
+# Numbers of maglev.states.FrontendState.
+cdef enum:
+    FRONTEND_UNKNOWN = 0
+    FRONTEND_UP = 1
+    FRONTEND_DOWN = 2
+
+cdef enum:
+    WEIGHT_MAX = 100  # the highest weight an operator can write; VPP itself would take a whole byte
+    AUTO_UNIT = 10    # the largest unit that `auto` chooses: ten steps between nothing and everything
+
+cdef tuple STATES = tuple(State)
+cdef tuple FRONTEND_STATES = tuple(FrontendState)
+
+if [int(state) for state in State] != [UNKNOWN, UP, DOWN, PAUSED, DISABLED, REMOVED]:
+    raise ImportError("ext/weights.pyx and maglev.states.State disagree about the numbers of the states")
+if [int(state) for state in FrontendState] != [FRONTEND_UNKNOWN, FRONTEND_UP, FRONTEND_DOWN]:
+    raise ImportError("ext/weights.pyx and maglev.states.FrontendState disagree about the numbers of the states")
+
+
+cdef struct Member:
+    int32_t backend    # index into the table's backends
+    int32_t pool       # index of the pool within its frontend; members of one pool are neighbours
+    uint8_t configured  # weight in the file
+    uint8_t weight     # weight in force: the operator's run-time weight, else `configured`
+    uint8_t state      # State of the backend
+    uint8_t drained
+    uint8_t effective  # what the rule makes of it
+    uint8_t programmed  # `effective` in units: what VPP gets
+    uint8_t keep       # VPP's present weight stays
+
+
+cdef struct Outcome:
+    int active_pool
+    int state          # FrontendState
+    bint usable
+
+
+cdef inline int clamp(long weight) noexcept nogil:
+    if weight < 0:
+        return 0
+    return WEIGHT_MAX if weight > WEIGHT_MAX else <int> weight
+
+
+cdef inline bint eligible(int state, bint drained, int weight) noexcept nogil:
+    # Whether a backend could take new flows if its pool were the active one.
+    return state == UP and not drained and weight > 0
+
+
+cdef inline int rule(int state, bint drained, bint in_active_pool, int weight) noexcept nogil:
+    # The truth table itself; its text is the docstring of effective_weight().
+    return weight if in_active_pool and eligible(state, drained, weight) else 0
+
+
+cdef inline bint flushes(int to_state, bint flush_on_down) noexcept nogil:
+    # The last column of the truth table.
+    if to_state == DOWN:
+        return flush_on_down
+    return to_state == DISABLED or to_state == REMOVED
+
+
+cdef inline bint keeps(int state, bint drained, int weight) noexcept nogil:
+    # on-all-down: keep is about health. What an operator took out (disabled, drained, weight 0) still goes to 0.
+    return weight > 0 and not drained and state != DISABLED and state != REMOVED
+
+
+cdef inline int in_units(int effective, int unit) noexcept nogil:
+    # To the nearest multiple, halves upwards; never 0 for a weight above 0, which would take the backend out.
+    cdef int programmed
+    if effective <= 0:
+        return 0
+    programmed = (2 * effective + unit) // (2 * unit)
+    return programmed if programmed > 0 else 1
+
+
+cdef inline int gcd(int a, int b) noexcept nogil:
+    cdef int rest
+    while b:
+        rest = a % b
+        a = b
+        b = rest
+    return a
+
+
+cdef Outcome evaluate(Member* members, Py_ssize_t count, int unit, bint keep_on_all_down) noexcept nogil:
+    # One frontend. Reads pool, weight, state and drained of each member; writes effective, programmed and keep.
+    cdef Outcome outcome
+    cdef Py_ssize_t i
+    cdef bint all_unknown = count > 0
+    outcome.active_pool = 0
+    outcome.usable = False
+    for i in range(count):
+        # Members are in the order of their pools, so the first eligible one is in the active pool.
+        if not outcome.usable and eligible(members[i].state, members[i].drained, members[i].weight):
+            outcome.active_pool = members[i].pool
+            outcome.usable = True
+        if members[i].state != UNKNOWN:
+            all_unknown = False
+    for i in range(count):
+        members[i].effective = rule(
+            members[i].state, members[i].drained, members[i].pool == outcome.active_pool, members[i].weight
+        )
+        members[i].programmed = in_units(members[i].effective, unit)
+        members[i].keep = (
+            keep_on_all_down
+            and not outcome.usable
+            and keeps(members[i].state, members[i].drained, members[i].weight)
+        )
+    if outcome.usable:
+        outcome.state = FRONTEND_UP
+    elif all_unknown:
+        outcome.state = FRONTEND_UNKNOWN
+    else:
+        outcome.state = FRONTEND_DOWN
+    return outcome
+
+
+def effective_weight(int state, bint drained, bint in_active_pool, long weight):
+    """The effective weight of a backend in a pool of a frontend: the one place of the weight rule.
+
+    ====================  =====================  ================  ============================
+    state                 in the active pool     in another pool   flush owed by the transition
+    ====================  =====================  ================  ============================
+    up                    weight, within 0..100  0 (standby)       no
+    up, drained           0                      0                 never
+    unknown               0                      0                 never
+    down                  0                      0                 if ``flush-on-down``
+    paused                0                      0                 never
+    disabled              0 (the AS stays)       0                 always
+    removed               AS deleted             AS deleted        always
+    ====================  =====================  ================  ============================
+
+    The active pool is the first one with a backend that is up, not drained, and has a weight above 0; pool 0 when
+    there is none. ``weight`` is the configured weight, or the operator's run-time weight where there is one.
+    The last column is ``flush_owed``. That a removed backend's AS is deleted, where others stay at 0, is the
+    caller's part: its weight is 0 too.
+    """
+    return rule(state, drained, in_active_pool, clamp(weight))
+
+
+def flush_owed(int to_state, *, bint flush_on_down):
+    """Whether a transition to ``to_state`` owes a flush: the last column of the table of ``effective_weight``.
+
+    A flush is owed by the transition, whatever the weight was before: a backend that failover has drained already
+    may still hold flows.
+    """
+    return flushes(to_state, flush_on_down)
+
+
+def programmed_weight(long effective, long unit):
+    """``effective`` in units: the nearest number of units, halves upwards, at least 1 for a weight above 0.
+
+    Raises ValueError for a unit outside 1..100.
+    """
+    if unit < 1 or unit > WEIGHT_MAX:
+        raise ValueError(f"a weight unit is 1 to {WEIGHT_MAX}, not {unit}")
+    return in_units(clamp(effective), <int> unit)
+
+
+cdef int unit_of(object frontend) except -1:
+    cdef object wanted = frontend.weight_unit
+    cdef int unit = AUTO_UNIT
+    if wanted is not None:
+        unit = wanted
+        if unit < 1 or unit > WEIGHT_MAX:
+            raise ValueError(f"a weight unit is 1 to {WEIGHT_MAX}, not {unit}")
+        return unit
+    for pool in frontend.pools:
+        for member in pool.members:
+            unit = gcd(unit, clamp(member.weight))
+    return unit
+
+
+def weight_unit(frontend):
+    """The weight unit of a frontend: what its ``weight-unit`` says.
+
+    ``auto`` (None) is the greatest common divisor of the file's non-zero weights and 10. It depends on the file
+    alone, never on health or run-time weights: a unit that followed those would move other backends' flows.
+    """
+    return unit_of(frontend)
+
+
+@cython.final
+@cython.freelist(256)
+cdef class MemberWeight:
+    """What one member of a pool gets. Immutable; compares and hashes by value.
+
+    ``configured`` is the file's weight, ``weight`` the one in force (the operator's run-time weight, else the
+    file's), ``effective`` what the rule makes of it (0..100), ``programmed`` the same in units. ``keep``: the
+    frontend has ``on-all-down: keep`` and nothing usable, so the weight that VPP has stays and ``programmed`` is
+    to be ignored.
+    """
+
+    cdef readonly str pool
+    cdef readonly int pool_index
+    cdef readonly str backend
+    cdef readonly int configured
+    cdef readonly int weight
+    cdef readonly int effective
+    cdef readonly int programmed
+    cdef readonly bint keep
+    cdef readonly object state
+    cdef readonly bint drained
+    cdef readonly bint enabled
+
+    def __init__(
+        self, str pool, int pool_index, str backend, int configured, int weight, int effective, int programmed,
+        object state, bint drained=False, bint enabled=True, bint keep=False,
+    ):
+        self.pool = pool
+        self.pool_index = pool_index
+        self.backend = backend
+        self.configured = configured
+        self.weight = weight
+        self.effective = effective
+        self.programmed = programmed
+        self.keep = keep
+        self.state = STATES[state]
+        self.drained = drained
+        self.enabled = enabled
+
+    cdef tuple key(self):
+        return (
+            self.pool, self.pool_index, self.backend, self.configured, self.weight, self.effective, self.programmed,
+            self.state, self.drained, self.enabled, self.keep,
+        )
+
+    def __eq__(self, other):
+        if not isinstance(other, MemberWeight):
+            return NotImplemented
+        return self.key() == (<MemberWeight> other).key()
+
+    def __hash__(self):
+        return hash(self.key())
+
+    def __reduce__(self):
+        return MemberWeight, self.key()
+
+    def __repr__(self):
+        return (
+            f"MemberWeight(pool={self.pool!r}, pool_index={self.pool_index}, backend={self.backend!r}, "
+            f"configured={self.configured}, weight={self.weight}, effective={self.effective}, "
+            f"programmed={self.programmed}, state={self.state!r}, drained={self.drained}, "
+            f"enabled={self.enabled}, keep={self.keep})"
+        )
+
+
+@cython.final
+cdef class FrontendWeights:
+    """What the members of one frontend get, in the order of the file. Immutable; compares and hashes by value.
+
+    ``usable``: some member has an effective weight above 0, which is the same as ``state`` being up.
+    """
+
+    cdef readonly int active_pool
+    cdef readonly int unit
+    cdef readonly object state
+    cdef readonly bint usable
+    cdef readonly tuple members
+
+    def __init__(self, int active_pool, int unit, object state, bint usable, tuple members):
+        self.active_pool = active_pool
+        self.unit = unit
+        self.state = FRONTEND_STATES[state]
+        self.usable = usable
+        self.members = members
+
+    cdef tuple key(self):
+        return self.active_pool, self.unit, self.state, self.usable, self.members
+
+    def __eq__(self, other):
+        if not isinstance(other, FrontendWeights):
+            return NotImplemented
+        return self.key() == (<FrontendWeights> other).key()
+
+    def __hash__(self):
+        return hash(self.key())
+
+    def __reduce__(self):
+        return FrontendWeights, self.key()
+
+    def __repr__(self):
+        return (
+            f"FrontendWeights(active_pool={self.active_pool}, unit={self.unit}, state={self.state!r}, "
+            f"usable={self.usable}, members={self.members!r})"
+        )
+
+
+cdef inline FrontendWeights make_frontend(Outcome outcome, int unit, tuple members):
+    cdef FrontendWeights result = FrontendWeights.__new__(FrontendWeights)
+    result.active_pool = outcome.active_pool
+    result.unit = unit
+    result.state = FRONTEND_STATES[outcome.state]
+    result.usable = outcome.usable
+    result.members = members
+    return result
+
+
+cdef inline MemberWeight make_member(const Member* member, str pool, str backend):
+    cdef MemberWeight result = MemberWeight.__new__(MemberWeight)
+    result.pool = pool
+    result.pool_index = member.pool
+    result.backend = backend
+    result.configured = member.configured
+    result.weight = member.weight
+    result.effective = member.effective
+    result.programmed = member.programmed
+    result.keep = member.keep
+    result.state = STATES[member.state]
+    result.drained = member.drained
+    result.enabled = member.state != DISABLED
+    return result
+
+
+cdef inline int state_number(object state) except -1:
+    cdef int number = state
+    if number < UNKNOWN or number > REMOVED:
+        raise ValueError(f"there is no backend state {number}")
+    return number
+
+
+cdef inline bint is_keep(object frontend):
+    # OnAllDown.KEEP; compared by value so that this module need not import the configuration model.
+    return frontend.on_all_down.value == "keep"
+
+
+def frontend_weights(frontend, source):
+    """The weights of all members of ``frontend``, from what ``source`` (a ``StateSource``) says of its backends.
+
+    Raises what ``source.backend_state`` raises for a name it does not know.
+    """
+    cdef Member* members
+    cdef Py_ssize_t count = 0
+    cdef Py_ssize_t i = 0
+    cdef int unit = unit_of(frontend)
+    cdef int pool_index = 0
+    cdef Outcome outcome
+    cdef list result
+    cdef str frontend_name = frontend.name
+    cdef object backend_state = source.backend_state
+    cdef object weight_override = source.weight_override
+    cdef tuple pools = frontend.pools
+    for pool in pools:
+        count += len(pool.members)
+    members = <Member*> PyMem_Calloc(count or 1, sizeof(Member))
+    if members == NULL:
+        raise MemoryError
+    try:
+        for pool in pools:
+            pool_name = pool.name
+            for member in <tuple> pool.members:
+                name = member.backend
+                view = backend_state(name)
+                override = weight_override(frontend_name, pool_name, name)
+                members[i].pool = pool_index
+                members[i].configured = clamp(member.weight)
+                members[i].weight = members[i].configured if override is None else clamp(override)
+                members[i].state = state_number(view.state)
+                members[i].drained = view.drained
+                i += 1
+            pool_index += 1
+        outcome = evaluate(members, count, unit, is_keep(frontend))
+        result = []
+        i = 0
+        for pool in pools:
+            pool_name = pool.name
+            for member in <tuple> pool.members:
+                result.append(make_member(&members[i], pool_name, member.backend))
+                i += 1
+    finally:
+        PyMem_Free(members)
+    return make_frontend(outcome, unit, tuple(result))
+
+
+cdef struct FrontendRow:
+    Py_ssize_t first   # index of its first member
+    Py_ssize_t count
+    int unit
+    bint keep
+    int active_pool
+    int state
+
+
+@cython.final
+cdef class WeightTable:
+    """The weights of a whole configuration, kept in arrays: 16 bytes a member.
+
+    Backend states and run-time weights are set by name; ``compute`` then works out every frontend in one pass
+    without making a Python object, and ``frontend`` one frontend with its members. A table belongs to one
+    configuration: a reload makes a new one. All backends start as unknown. Not for use from two threads at once.
+
+    Unknown names raise KeyError.
+    """
+
+    cdef Member* members
+    cdef FrontendRow* rows
+    cdef uint8_t* states           # by backend index
+    cdef uint8_t* drains           # by backend index
+    cdef Py_ssize_t member_count
+    cdef Py_ssize_t frontend_count
+    cdef Py_ssize_t backend_count
+    cdef dict backend_index        # name -> index
+    cdef list backend_names
+    cdef dict frontend_index       # name -> row
+    cdef list frontend_names
+    cdef list pool_names           # by row: tuple of names
+    cdef dict places               # (frontend, pool, backend) -> member
+
+    def __cinit__(self):
+        self.members = NULL
+        self.rows = NULL
+        self.states = NULL
+        self.drains = NULL
+
+    def __init__(self, config):
+        cdef Py_ssize_t i
+        cdef Py_ssize_t row = 0
+        cdef Py_ssize_t place = 0
+        cdef int pool_index
+        if self.rows != NULL:
+            raise RuntimeError("a WeightTable is filled once")
+        self.backend_names = list(config.backends)
+        self.backend_index = {}
+        for i in range(len(self.backend_names)):
+            self.backend_index[self.backend_names[i]] = i
+        self.backend_count = len(self.backend_names)
+        self.frontend_names = list(config.frontends)
+        self.frontend_index = {}
+        self.frontend_count = len(self.frontend_names)
+        self.pool_names = []
+        self.places = {}
+        self.member_count = 0
+        for frontend in config.frontends.values():
+            for pool in frontend.pools:
+                self.member_count += len(pool.members)
+        self.members = <Member*> PyMem_Calloc(self.member_count or 1, sizeof(Member))
+        self.rows = <FrontendRow*> PyMem_Calloc(self.frontend_count or 1, sizeof(FrontendRow))
+        self.states = <uint8_t*> PyMem_Calloc(self.backend_count or 1, 1)
+        self.drains = <uint8_t*> PyMem_Calloc(self.backend_count or 1, 1)
+        if self.members == NULL or self.rows == NULL or self.states == NULL or self.drains == NULL:
+            raise MemoryError
+        for name, frontend in config.frontends.items():
+            self.frontend_index[name] = row
+            self.rows[row].first = place
+            self.rows[row].unit = unit_of(frontend)
+            self.rows[row].keep = is_keep(frontend)
+            self.pool_names.append(tuple([pool.name for pool in frontend.pools]))
+            pool_index = 0
+            for pool in frontend.pools:
+                pool_name = pool.name
+                for member in pool.members:
+                    self.members[place].backend = self.backend_index[member.backend]
+                    self.members[place].pool = pool_index
+                    self.members[place].configured = clamp(member.weight)
+                    self.members[place].weight = self.members[place].configured
+                    self.places[(name, pool_name, member.backend)] = place
+                    place += 1
+                pool_index += 1
+            self.rows[row].count = place - self.rows[row].first
+            row += 1
+
+    def __dealloc__(self):
+        PyMem_Free(self.members)
+        PyMem_Free(self.rows)
+        PyMem_Free(self.states)
+        PyMem_Free(self.drains)
+
+    def __len__(self):
+        """Number of members over all frontends."""
+        return self.member_count
+
+    def set_backend(self, str name, state, bint drained=False):
+        """Set the state of a backend, in every frontend that uses it."""
+        cdef Py_ssize_t index = self.backend_index[name]
+        self.states[index] = state_number(state)
+        self.drains[index] = drained
+
+    def set_weight(self, str frontend, str pool, str backend, weight):
+        """Set a member's run-time weight (0..100, clamped); None goes back to the file's."""
+        cdef Py_ssize_t place = self.places[(frontend, pool, backend)]
+        self.members[place].weight = self.members[place].configured if weight is None else clamp(weight)
+
+    cdef Outcome work_out(self, Py_ssize_t row) noexcept nogil:
+        cdef FrontendRow* line = &self.rows[row]
+        cdef Member* members = &self.members[line.first]
+        cdef Py_ssize_t i
+        cdef Outcome outcome
+        for i in range(line.count):
+            members[i].state = self.states[members[i].backend]
+            members[i].drained = self.drains[members[i].backend]
+        outcome = evaluate(members, line.count, line.unit, line.keep)
+        line.active_pool = outcome.active_pool
+        line.state = outcome.state
+        return outcome
+
+    def compute(self):
+        """Work out every frontend. Returns the number of frontends that are up."""
+        cdef Py_ssize_t row
+        cdef Py_ssize_t up = 0
+        with nogil:
+            for row in range(self.frontend_count):
+                up += self.work_out(row).usable
+        return up
+
+    def frontend(self, str name):
+        """Work out one frontend and return its FrontendWeights."""
+        cdef Py_ssize_t row = self.frontend_index[name]
+        cdef Outcome outcome = self.work_out(row)
+        cdef FrontendRow* line = &self.rows[row]
+        cdef tuple pools = self.pool_names[row]
+        cdef list members = []
+        cdef Member* member
+        cdef Py_ssize_t i
+        for i in range(line.count):
+            member = &self.members[line.first + i]
+            members.append(make_member(member, pools[member.pool], self.backend_names[member.backend]))
+        return make_frontend(outcome, line.unit, tuple(members))
+
+    def frontend_state(self, str name):
+        """The frontend's state as ``compute`` or ``frontend`` last found it."""
+        cdef Py_ssize_t row = self.frontend_index[name]
+        return FRONTEND_STATES[self.rows[row].state]
+
+    def effective(self):
+        """Effective weights of all members as ``compute`` last found them, one byte each, in the order of the file."""
+        cdef bytearray out = bytearray(self.member_count)
+        cdef uint8_t[::1] view
+        cdef Py_ssize_t i
+        if self.member_count:
+            view = out
+            for i in range(self.member_count):
+                view[i] = self.members[i].effective
+        return bytes(out)
+
+    def programmed(self):
+        """Programmed weights of all members as ``compute`` last found them, one byte each, in the order of the file."""
+        cdef bytearray out = bytearray(self.member_count)
+        cdef uint8_t[::1] view
+        cdef Py_ssize_t i
+        if self.member_count:
+            view = out
+            for i in range(self.member_count):
+                view[i] = self.members[i].programmed
+        return bytes(out)
