@@ -1,0 +1,188 @@
+"""The probe engine (``ext/probe/``): a native thread that probes, decides, and reports only transitions.
+
+Life of an engine: make it, ``add_check`` and ``add_target`` (before or after ``start``), watch ``fileno()`` with the
+event loop, call ``transitions()`` when it is readable, ``stop()`` at the end. No method waits for the network; all of
+them are to be called from one thread.
+
+A target id is an index, given again after ``remove_target``. Every command that makes older results meaningless (add,
+remove, pause, resume, change_check) raises the target's generation; ``transitions()`` and ``results()`` give only what
+carries the present one.
+
+Times are integers in nanoseconds: ``*_delay`` and ``*_rtt`` are spans, ``at`` and ``since`` are wall clock.
+"""
+
+from typing import Final, NamedTuple
+
+from maglev.config.model import HealthCheck
+from maglev.states import State
+
+class EngineError(RuntimeError):
+    """The engine cannot do what was asked: its thread could not start, or a table is full."""
+
+class Transition(NamedTuple):
+    """A target changed its state by what its probes found. ``code`` and the states are numbers of ``maglev.states``."""
+
+    target: int
+    generation: int
+    from_state: int
+    to_state: int
+    code: int
+    detail: str
+    at_ns: int
+    counter: int
+
+class Result(NamedTuple):
+    """How one probe of a traced target ended. ``rtt_ns`` is 0 where there was no reply."""
+
+    target: int
+    generation: int
+    state: int
+    counter: int
+    passed: bool
+    code: int
+    detail: str
+    at_ns: int
+    rtt_ns: int
+
+class TargetInfo(NamedTuple):
+    """A target as it is. ``state`` is ``State.PAUSED`` while no probe is sent.
+
+    ``last_at_ns`` 0: no result yet. ``blocked_since_ns`` 0: it can be probed; otherwise since when it could not be,
+    and ``blocked_reason`` says why ("EPERM: no permission to open a raw socket (CAP_NET_RAW)").
+    ``codes`` counts results by ``Code`` (index). ``rtt_sum_ns`` and ``rtt_count`` are of passes.
+    """
+
+    generation: int
+    state: int
+    counter: int
+    last_code: int
+    last_detail: str
+    last_at_ns: int
+    last_rtt_ns: int
+    rtt_sum_ns: int
+    rtt_count: int
+    blocked_since_ns: int
+    blocked_reason: str
+    codes: tuple[int, ...]
+
+class Histogram(NamedTuple):
+    """Durations of probes. ``counts[i]`` are those up to ``bounds[i]`` seconds, not cumulative; one more is above."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum_seconds: float
+
+CODES: Final[int]
+"""How many codes the engine counts: ``Code.NONE`` .. ``Code.L7RSP``."""
+
+SNAPSHOT_FORMAT: Final[str]
+"""``struct`` format of one record of ``Engine.snapshot()``, in the order of ``SNAPSHOT_FIELDS``, then CODES counts."""
+
+SNAPSHOT_FIELDS: Final[tuple[str, ...]]
+"""``target generation state counter last_code flags last_at_ns last_rtt_ns rtt_sum_ns rtt_count detail_kind
+detail_value blocked_since_ns blocked_kind blocked_errno`` and then ``codes`` (CODES times u32)."""
+
+def missing_capabilities(check: HealthCheck) -> tuple[str, ...]:
+    """What this process lacks and ``check`` needs, of CAP_NET_RAW (icmp, tcp syn) and CAP_SYS_ADMIN (netns)."""
+
+def render_detail(kind: int, value: int) -> str:
+    """The text of a detail as ``snapshot()`` packs it."""
+
+class Engine:
+    """``capacity``: targets, at most 2**20. ``key``: 16 bytes for cookies and jitter; random where None.
+
+    ``user_agent`` is sent with HTTP checks: ``vpp-maglev/<version> (+https://...)``.
+    Raises ValueError for a bad capacity or key, MemoryError.
+    """
+
+    def __init__(self, *, capacity: int = 131072, key: bytes | None = None, user_agent: str = "vpp-maglev") -> None: ...
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def running(self) -> bool: ...
+    def fileno(self) -> int:
+        """An eventfd that is readable while transitions or results wait. Reading them all makes it unreadable again."""
+
+    def start(self) -> None:
+        """Start the native thread. Raises the descriptor limit to its hard limit. EngineError if it runs already."""
+
+    def stop(self) -> None:
+        """End the thread and wait for it (milliseconds); idempotent. Sockets are closed, states stay readable."""
+
+    def add_check(self, check: HealthCheck) -> int:
+        """Take a check's parameters (and compile its regular expression); returns its id.
+
+        ``check.netns`` is used as it is: the configuration's default must have been filled in. ValueError for what
+        the engine cannot do (a TLS check, a bad regular expression, values out of range).
+        """
+
+    def remove_check(self, check_id: int) -> None:
+        """Forget a check as soon as no target uses it. KeyError if unknown."""
+
+    def add_target(
+        self,
+        check_id: int,
+        address: bytes,
+        *,
+        state: State = State.UNKNOWN,
+        counter: int | None = None,
+        first_delay: int = 0,
+    ) -> int:
+        """Probe ``address`` (4 or 16 bytes) from ``first_delay`` ns from now on; returns the target id.
+
+        ``state`` is UNKNOWN, UP or DOWN; ``counter`` None is that state's entry value. EngineError when ``capacity``
+        is reached, KeyError for an unknown check, ValueError for the rest.
+        """
+
+    def remove_target(self, target: int) -> None:
+        """Stop probing and forget the target; its id may be given again. KeyError if unknown (as everywhere below)."""
+
+    def pause_target(self, target: int) -> None:
+        """Send no more probes; the reply to the one in flight is dropped. Idempotent. The counts stay."""
+
+    def resume_target(
+        self, target: int, *, state: State = State.UNKNOWN, counter: int | None = None, first_delay: int = 0
+    ) -> None:
+        """Probe again, in this state. Also of a running target: it starts anew."""
+
+    def change_check(self, target: int, check_id: int) -> None:
+        """Go on with another check in the present state: up with the new maximum, down with 0, unknown with rise-1.
+
+        A target presumed good stays so. The next probe is due as it was, or after the new interval where that is
+        sooner. The counts stay. Of a paused target: takes effect with ``resume_target``.
+        """
+
+    def presume(self, target: int, good: bool) -> None:
+        """While the target is unknown: presume it good (``fall`` failures in a row bring it down) or take that back."""
+
+    def trace(self, target: int, on: bool) -> None:
+        """Report every result of the target through ``results()``. Ends with ``remove_target``."""
+
+    def transitions(self, most: int = 4096) -> list[Transition]:
+        """Take up to ``most`` waiting transitions, oldest first. Never loses the state a target ends in."""
+
+    def results(self, most: int = 4096) -> list[Result]:
+        """Take up to ``most`` results of traced targets. Bounded: what did not fit is counted in ``stats()``."""
+
+    def generation(self, target: int) -> int:
+        """The generation that a transition of this target must carry."""
+
+    def target_info(self, target: int) -> TargetInfo: ...
+    def snapshot(self) -> bytes:
+        """All targets as packed records (``SNAPSHOT_FORMAT``), by target id: for metrics, without an object a field."""
+
+    def stats(self) -> dict[str, int]:
+        """Counters of the whole engine since it was made; names are stable.
+
+        ``targets``, ``in_flight`` and ``waiting_fd`` are gauges. The rest count: probes ``sent_icmp``, ``sent_syn``,
+        ``sent_connect``, ``sent_http``; results ``passed``, ``failed``; our own trouble ``late_sends`` (over 5 ms),
+        ``late_fd``, ``enobufs``, ``local_errors``, ``repeated``, ``rx_drops``, ``stalls``; packets that were not
+        believed ``foreign``, ``forged``, ``duplicate``, ``late_replies``, ``malformed``; ``icmp_errors`` taken as
+        verdicts; ``transitions``, ``transitions_deferred``, ``results_dropped``; ``wakeups``, ``ticks``.
+        """
+
+    def histograms(self) -> dict[tuple[str, str], Histogram]:
+        """Durations by (``icmp|tcp|http|https``, ``pass|fail``)."""
+
+    def lateness(self) -> Histogram:
+        """How late probes were sent against the time they were due."""
