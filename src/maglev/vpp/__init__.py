@@ -1,0 +1,1 @@
+"""The dataplane: VPP's lb plugin, read and programmed over its binary API socket."""
