@@ -11,10 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from maglev.clock import Clock
 from maglev.config.model import Config
 from maglev.events import Bus
 from maglev.states import Code, FrontendState, State
 from maglev.weights import FrontendWeights
+
+# Name of the log record of a single probe; only watchers that name its backend get it.
+PROBE_RECORD = "probe-result"
 
 # ---------------------------------------------------------------------------------------------------- the checker
 
@@ -84,12 +88,12 @@ class BackendStatus(Protocol):
 class OverrideView(Protocol):
     """What an operator set at run time.
 
-    ``kind`` is ``drain | disable | enable | pause | weight``; ``frontend``, ``pool``, ``weight`` and ``file_weight``
-    are for weights only (else empty and 0). ``until_ns`` 0: never taken back by itself.
+    ``kind`` is ``drain | disable | enable | pause | weight`` (or an enum of these values). ``frontend``, ``pool``,
+    ``weight`` and ``file_weight`` are for weights only (else empty and 0). ``until_ns`` 0: never taken back by itself.
     """
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> object: ...
     @property
     def backend(self) -> str: ...
     @property
@@ -200,7 +204,9 @@ class Tracer(Protocol):
     """Turns per-probe log records of single backends on and off."""
 
     def trace(self, backend: str) -> Callable[[], None]:
-        """Publish a debug ``LogEvent`` (field ``backend``) for each probe; the returned function ends that.
+        """Publish a debug ``LogEvent`` named ``PROBE_RECORD`` for each probe; the returned function ends that.
+
+        Its fields: ``backend``, and what is known of the probe (``code``, ``detail``, ``rtt_ns``).
 
         Counted: two traces of one backend end with the second. Raises ``UnknownName``.
         """
@@ -300,9 +306,10 @@ class AsStateView(Protocol):
 
 
 class VipStateView(Protocol):
-    """One VIP in VPP beside what is wanted. ``protocol``: tcp | udp | any; ``encap``: gre4 | gre6 | l3dsr | nat4 | nat6.
+    """One VIP in VPP beside what is wanted.
 
-    ``frontend`` is empty for a VIP that is not configured. ``index`` None: not known.
+    ``protocol`` is ``tcp | udp | any``, ``encap`` is ``gre4 | gre6 | l3dsr | nat4 | nat6``. ``frontend`` is empty for
+    a VIP that is not configured. ``index`` None: not known.
     """
 
     @property
@@ -314,7 +321,7 @@ class VipStateView(Protocol):
     @property
     def port(self) -> int: ...
     @property
-    def encap(self) -> str: ...
+    def encap(self) -> object: ...
     @property
     def new_flows_table_length(self) -> int: ...
     @property
@@ -353,11 +360,12 @@ class LbStateView(Protocol):
 class PlanStepView(Protocol):
     """One call to VPP.
 
-    ``kind``: conf | vip_add | vip_remove | as_add | as_remove | as_weight | vip_flush. ``str()`` is the step in words.
+    ``kind``: conf | vip_add | vip_remove | as_add | as_remove | as_weight | vip_flush (or an enum of these values).
+    ``str()`` is the step in words.
     """
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> object: ...
     @property
     def frontend(self) -> str: ...
     @property
@@ -590,7 +598,7 @@ class LogControlApi(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The daemon itself. ``started_at_ns``: wall clock; ``started_monotonic_ns``: CLOCK_MONOTONIC."""
+    """The daemon itself. ``started_at_ns``: wall clock; ``started_monotonic_ns``: the clock's ``monotonic_ns``."""
 
     version: str
     started_at_ns: int
@@ -602,6 +610,7 @@ class Services:
     """All that the API serves from. ``dataplane`` None: the daemon runs without VPP."""
 
     identity: Identity
+    clock: Clock
     bus: Bus
     checker: CheckerApi
     tracer: Tracer

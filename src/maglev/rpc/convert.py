@@ -1,0 +1,562 @@
+"""Model to wire: the only place where the daemon's objects become protobuf messages, and wire enums become ours.
+
+Functions without I/O. The tables of our enums are complete (a test holds that); a word of another part that has
+no number on the wire yet becomes ``_UNSPECIFIED`` rather than an error.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+
+from maglev import events
+from maglev.config import model
+from maglev.errors import BadValue
+from maglev.pb import maglev_pb2 as pb
+from maglev.rpc import services
+from maglev.rpc.pace import Pace
+from maglev.states import CheckType, Code, FrontendState, State
+from maglev.weights import FrontendWeights, MemberWeight
+
+STATES: Mapping[State, pb.BackendState.ValueType] = {
+    State.UNKNOWN: pb.BACKEND_STATE_UNKNOWN,
+    State.UP: pb.BACKEND_STATE_UP,
+    State.DOWN: pb.BACKEND_STATE_DOWN,
+    State.PAUSED: pb.BACKEND_STATE_PAUSED,
+    State.DISABLED: pb.BACKEND_STATE_DISABLED,
+    State.REMOVED: pb.BACKEND_STATE_REMOVED,
+}
+FRONTEND_STATES: Mapping[FrontendState, pb.FrontendState.ValueType] = {
+    FrontendState.UNKNOWN: pb.FRONTEND_STATE_UNKNOWN,
+    FrontendState.UP: pb.FRONTEND_STATE_UP,
+    FrontendState.DOWN: pb.FRONTEND_STATE_DOWN,
+}
+CODES: Mapping[Code, pb.CheckCode.ValueType] = {
+    code: pb.CheckCode.Value("CHECK_CODE_" + ("UNSPECIFIED" if code is Code.NONE else code.name)) for code in Code
+}
+CHECK_TYPES: Mapping[CheckType, pb.CheckType.ValueType] = {
+    CheckType.ICMP: pb.CHECK_TYPE_ICMP,
+    CheckType.TCP: pb.CHECK_TYPE_TCP,
+    CheckType.HTTP: pb.CHECK_TYPE_HTTP,
+    CheckType.HTTPS: pb.CHECK_TYPE_HTTPS,
+}
+PROTOCOLS: Mapping[str, pb.Protocol.ValueType] = {
+    "any": pb.PROTOCOL_ANY,
+    "tcp": pb.PROTOCOL_TCP,
+    "udp": pb.PROTOCOL_UDP,
+}
+ON_ALL_DOWN: Mapping[model.OnAllDown, pb.OnAllDown.ValueType] = {
+    model.OnAllDown.DRAIN: pb.ON_ALL_DOWN_DRAIN,
+    model.OnAllDown.KEEP: pb.ON_ALL_DOWN_KEEP,
+}
+OVERRIDE_KINDS: Mapping[str, pb.OverrideKind.ValueType] = {
+    "drain": pb.OVERRIDE_KIND_DRAIN,
+    "disable": pb.OVERRIDE_KIND_DISABLE,
+    "enable": pb.OVERRIDE_KIND_ENABLE,
+    "pause": pb.OVERRIDE_KIND_PAUSE,
+    "weight": pb.OVERRIDE_KIND_WEIGHT,
+}
+ENCAPS: Mapping[str, pb.Encap.ValueType] = {
+    "gre4": pb.ENCAP_GRE4,
+    "gre6": pb.ENCAP_GRE6,
+    "l3dsr": pb.ENCAP_L3DSR,
+    "nat4": pb.ENCAP_NAT4,
+    "nat6": pb.ENCAP_NAT6,
+}
+STEP_KINDS: Mapping[str, pb.PlanStepKind.ValueType] = {
+    "conf": pb.PLAN_STEP_KIND_CONF,
+    "vip_add": pb.PLAN_STEP_KIND_VIP_ADD,
+    "vip_remove": pb.PLAN_STEP_KIND_VIP_REMOVE,
+    "as_add": pb.PLAN_STEP_KIND_AS_ADD,
+    "as_remove": pb.PLAN_STEP_KIND_AS_REMOVE,
+    "as_weight": pb.PLAN_STEP_KIND_AS_WEIGHT,
+    "vip_flush": pb.PLAN_STEP_KIND_VIP_FLUSH,
+}
+CHANGE_KINDS: Mapping[str, pb.ChangeKind.ValueType] = {
+    "added": pb.CHANGE_KIND_ADDED,
+    "removed": pb.CHANGE_KIND_REMOVED,
+    "changed": pb.CHANGE_KIND_CHANGED,
+}
+PHASES: Mapping[str, pb.WarmupPhase.ValueType] = {
+    "silent": pb.WARMUP_PHASE_SILENT,
+    "releasing": pb.WARMUP_PHASE_RELEASING,
+    "done": pb.WARMUP_PHASE_DONE,
+}
+LEVELS: Mapping[str, pb.LogLevel.ValueType] = {
+    "debug": pb.LOG_LEVEL_DEBUG,
+    "info": pb.LOG_LEVEL_INFO,
+    "warning": pb.LOG_LEVEL_WARNING,
+    "error": pb.LOG_LEVEL_ERROR,
+}
+_STATES_BACK = {number: state for state, number in STATES.items()}
+_FRONTEND_STATES_BACK = {number: state for state, number in FRONTEND_STATES.items()}
+_LEVELS_BACK = {number: level for level, number in LEVELS.items()}
+
+# Plans and diffs beyond this are told as a count: an answer stays within a few megabytes.
+MAX_STEPS = 10_000
+
+
+# ------------------------------------------------------------------------------------------------- wire to model
+
+
+def backend_states(wanted: Iterable[pb.BackendState.ValueType]) -> frozenset[State]:
+    """The states of a filter. Raises ``BadValue`` for a number that names none."""
+    try:
+        return frozenset(_STATES_BACK[state] for state in wanted)
+    except KeyError as error:
+        raise BadValue(f"{error.args[0]} is no state of a backend") from None
+
+
+def frontend_states(wanted: Iterable[pb.FrontendState.ValueType]) -> frozenset[FrontendState]:
+    """The states of a filter. Raises ``BadValue`` for a number that names none."""
+    try:
+        return frozenset(_FRONTEND_STATES_BACK[state] for state in wanted)
+    except KeyError as error:
+        raise BadValue(f"{error.args[0]} is no state of a frontend") from None
+
+
+def log_level(wanted: pb.LogLevel.ValueType) -> str:
+    """``debug`` .. ``error``; unspecified is ``info``. Raises ``BadValue``."""
+    if wanted == pb.LOG_LEVEL_UNSPECIFIED:
+        return "info"
+    try:
+        return _LEVELS_BACK[wanted]
+    except KeyError:
+        raise BadValue(f"{wanted} is no log level") from None
+
+
+# ------------------------------------------------------------------------------------------------- model to wire
+
+
+def transition(view: services.TransitionView) -> pb.Transition:
+    """A remembered change of state."""
+    return pb.Transition(
+        from_state=STATES[view.from_state],
+        to_state=STATES[view.to_state],
+        code=CODES[view.code],
+        detail=view.detail,
+        at_ns=view.at_ns,
+        by=view.by,
+        reason=view.reason,
+    )
+
+
+def backend(
+    configured: model.Backend,
+    status: services.BackendStatus,
+    *,
+    with_transitions: bool = True,
+    overrides: Iterable[services.OverrideView] = (),
+    frontends: Iterable[str] = (),
+) -> pb.BackendInfo:
+    """A backend as it is configured and as it is."""
+    return pb.BackendInfo(
+        name=configured.name,
+        address=str(configured.address),
+        state=STATES[status.state],
+        enabled=status.enabled,
+        drained=status.drained,
+        healthcheck=configured.healthcheck or "",
+        counter=status.counter,
+        rise=status.rise,
+        fall=status.fall,
+        last_code=CODES[status.last_code],
+        last_detail=status.last_detail,
+        last_rtt_ns=status.last_rtt_ns,
+        last_result_age_ns=status.last_result_age_ns,
+        transitions=[transition(view) for view in status.transitions] if with_transitions else (),
+        state_since_ns=status.state_since_ns,
+        unprobed_since_ns=status.unprobed_since_ns,
+        unprobed_reason=status.unprobed_reason,
+        overrides=[override(view) for view in overrides],
+        frontends=frontends,
+        presumed=status.presumed,
+        probes_passed=status.probes_passed,
+        probes_failed=status.probes_failed,
+    )
+
+
+def override(view: services.OverrideView) -> pb.Override:
+    """What an operator set."""
+    return pb.Override(
+        kind=OVERRIDE_KINDS.get(_word(view.kind), pb.OVERRIDE_KIND_UNSPECIFIED),
+        backend=view.backend,
+        frontend=view.frontend,
+        pool=view.pool,
+        weight=view.weight,
+        file_weight=view.file_weight,
+        file_enabled=view.file_enabled,
+        address=view.address,
+        since_ns=view.since_ns,
+        until_ns=view.until_ns,
+        by=view.by,
+        reason=view.reason,
+    )
+
+
+def member(weight: MemberWeight) -> pb.PoolBackendInfo:
+    """A pool member with its weights."""
+    return pb.PoolBackendInfo(
+        name=weight.backend,
+        weight=weight.weight,
+        effective_weight=weight.effective,
+        programmed_weight=weight.programmed,
+        state=STATES[weight.state],
+        enabled=weight.enabled,
+        drained=weight.drained,
+        configured_weight=weight.configured,
+    )
+
+
+def frontend(
+    configured: model.Frontend, weights: FrontendWeights, state: FrontendState, *, with_pools: bool = True
+) -> pb.FrontendInfo:
+    """A frontend as it is configured, with the weights that its members have now."""
+    info = pb.FrontendInfo(
+        name=configured.name,
+        address=str(configured.address),
+        protocol=PROTOCOLS.get(str(configured.protocol), pb.PROTOCOL_UNSPECIFIED),
+        port=configured.port,
+        description=configured.description,
+        src_ip_sticky=configured.src_ip_sticky,
+        flush_on_down=configured.flush_on_down,
+        on_all_down=ON_ALL_DOWN[configured.on_all_down],
+        state=FRONTEND_STATES[state],
+        active_pool=configured.pools[weights.active_pool].name,
+        active_pool_index=weights.active_pool,
+        unit=weights.unit,
+        new_flows_table_length=configured.new_flows_table_length or 0,
+        backends=len(weights.members),
+        backends_usable=sum(1 for one in weights.members if one.effective > 0),
+    )
+    if with_pools:
+        pools = [info.pools.add(name=pool.name) for pool in configured.pools]
+        for one in weights.members:
+            pools[one.pool_index].backends.append(member(one))
+    return info
+
+
+def _tls(params: model.TlsParams | None) -> pb.TlsCheck | None:
+    if params is None:
+        return None
+    return pb.TlsCheck(
+        server_name=params.server_name or "",
+        insecure_skip_verify=params.insecure_skip_verify,
+        ca_file=params.ca_file or "",
+    )
+
+
+def healthcheck(check: model.HealthCheck, backends: int) -> pb.HealthCheckInfo:
+    """A health check, and how many backends use it."""
+    info = pb.HealthCheckInfo(
+        name=check.name,
+        type=CHECK_TYPES[check.type],
+        port=check.port,
+        interval_ns=check.interval,
+        fast_interval_ns=check.fast_interval,
+        down_interval_ns=check.down_interval,
+        timeout_ns=check.timeout,
+        rise=check.rise,
+        fall=check.fall,
+        probe_ipv4_src=str(check.probe_ipv4_src or ""),
+        probe_ipv6_src=str(check.probe_ipv6_src or ""),
+        netns=check.netns or "",
+        backends=backends,
+    )
+    match check.params:
+        case model.IcmpParams() as icmp:
+            info.icmp.size = icmp.size
+            info.icmp.SetInParent()
+        case model.TcpParams() as tcp:
+            info.tcp.CopyFrom(
+                pb.TcpCheck(connect=tcp.mode is model.TcpMode.CONNECT or tcp.tls is not None, tls=_tls(tcp.tls))
+            )
+        case model.HttpParams() as http:
+            info.http.CopyFrom(
+                pb.HttpCheck(
+                    path=http.path,
+                    method=http.method,
+                    host=http.host or "",
+                    response_codes=[pb.CodeRange(low=low, high=high) for low, high in http.response_codes],
+                    response_regexp=http.response_regexp or "",
+                    tls=_tls(http.tls),
+                )
+            )
+    return info
+
+
+# -------------------------------------------------------------------------------------------------------- events
+
+
+def event(item: events.Event) -> pb.Event:
+    """An event of the bus."""
+    match item:
+        case events.BackendEvent():
+            return pb.Event(
+                backend=pb.BackendEvent(
+                    name=item.name,
+                    address=item.address,
+                    from_state=STATES[item.from_state],
+                    to_state=STATES[item.to_state],
+                    code=CODES[item.code],
+                    detail=item.detail,
+                    at_ns=item.at_ns,
+                    by=item.by,
+                    reason=item.reason,
+                    drained=item.drained,
+                )
+            )
+        case events.FrontendEvent():
+            return pb.Event(
+                frontend=pb.FrontendEvent(
+                    name=item.name,
+                    from_state=FRONTEND_STATES[item.from_state],
+                    to_state=FRONTEND_STATES[item.to_state],
+                    at_ns=item.at_ns,
+                )
+            )
+        case events.WeightEvent():
+            # ``new`` None: back to the file's value, which the event does not carry; ``to_default`` says so.
+            return pb.Event(
+                weight=pb.WeightEvent(
+                    frontend=item.frontend,
+                    pool=item.pool,
+                    backend=item.backend,
+                    old_weight=item.old,
+                    new_weight=item.new or 0,
+                    to_default=item.new is None,
+                    flush=item.flush,
+                    at_ns=item.at_ns,
+                    by=item.by,
+                )
+            )
+        case events.DrainEvent():
+            return pb.Event(
+                drain=pb.DrainEvent(
+                    name=item.name,
+                    address=item.address,
+                    state=STATES[item.state],
+                    drained=item.drained,
+                    at_ns=item.at_ns,
+                    by=item.by,
+                    reason=item.reason,
+                )
+            )
+        case events.ConfigEvent():
+            return pb.Event(config=pb.ConfigEvent(at_ns=item.at_ns, by=item.by))
+        case events.LogEvent():
+            return pb.Event(
+                log=pb.LogEvent(
+                    level=LEVELS.get(item.level, pb.LOG_LEVEL_UNSPECIFIED),
+                    event=item.event,
+                    message=_text(item.message),
+                    at_ns=item.at_ns,
+                    fields={key: _text(value) for key, value in item.fields.items()},
+                )
+            )
+
+
+def _word(value: object) -> str:
+    """A word, or the word behind an enum."""
+    return str(value.value if isinstance(value, enum.Enum) else value).lower()
+
+
+def _text(value: str) -> str:
+    # A log record may quote what came from the network; protobuf takes no lone surrogate.
+    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+
+
+# ------------------------------------------------------------------------------------------------- configuration
+
+
+def problems(views: Iterable[services.ProblemView]) -> list[pb.ConfigProblem]:
+    """Errors or warnings of the configuration file."""
+    return [
+        pb.ConfigProblem(path=_text(view.path), message=_text(view.message), line=view.line, column=view.column)
+        for view in views
+    ]
+
+
+def check_result(view: services.LoadView, file: str) -> pb.CheckConfigResponse:
+    """What is wrong with the file."""
+    return pb.CheckConfigResponse(
+        ok=view.config is not None,
+        parse_errors=problems(view.parse_errors),
+        semantic_errors=problems(view.semantic_errors),
+        warnings=problems(view.warnings),
+        file=file,
+    )
+
+
+def reload_result(view: services.LoadView, file: str) -> pb.ReloadConfigResponse:
+    """What came of a reload."""
+    return pb.ReloadConfigResponse(
+        ok=view.config is not None,
+        parse_errors=problems(view.parse_errors),
+        semantic_errors=problems(view.semantic_errors),
+        warnings=problems(view.warnings),
+        file=file,
+    )
+
+
+def config_change(view: services.ConfigChangeView) -> pb.ConfigChange:
+    """One difference between two configurations."""
+    return pb.ConfigChange(
+        path=_text(view.path),
+        kind=CHANGE_KINDS.get(_word(view.kind), pb.CHANGE_KIND_UNSPECIFIED),
+        old=_text(view.old),
+        new=_text(view.new),
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- VPP
+
+
+def connection(view: services.ConnectionView | None) -> pb.VPPConnection:
+    """The connection to VPP; None: the daemon runs without one."""
+    if view is None:
+        return pb.VPPConnection()
+    return pb.VPPConnection(
+        configured=True,
+        connected=view.connected,
+        socket=view.socket,
+        since_ns=view.since_ns,
+        problem=view.problem,
+    )
+
+
+def vpp_info(view: services.VppView, link: services.ConnectionView) -> pb.VPPInfo:
+    """The VPP at the other end."""
+    return pb.VPPInfo(
+        version=view.version,
+        build_date=view.build_date,
+        build_directory=view.build_directory,
+        pid=view.pid,
+        uptime_ns=view.uptime_ns,
+        connected_ns=view.connected_ns,
+        socket=link.socket,
+        lb_supported=view.lb_supported,
+        problem=link.problem,
+        last_full_sync_at_ns=view.last_full_sync_at_ns,
+        last_full_sync_changes=view.last_full_sync_changes,
+        calls_failed=view.calls_failed,
+        cost_ns_per_bucket=view.cost_ns_per_bucket,
+        cost_ns_per_weight=view.cost_ns_per_weight,
+        workers=view.workers,
+    )
+
+
+def lb_conf(view: services.LbConfView, wanted: model.LbConfig) -> pb.VPPLBConf:
+    """The global configuration in VPP beside the file's."""
+    return pb.VPPLBConf(
+        ipv4_src_address=view.ipv4_src_address,
+        ipv6_src_address=view.ipv6_src_address,
+        sticky_buckets_per_core=view.sticky_buckets_per_core,
+        flow_timeout_ns=view.flow_timeout_ns,
+        wanted_ipv4_src_address=str(wanted.ipv4_src_address or ""),
+        wanted_ipv6_src_address=str(wanted.ipv6_src_address or ""),
+        wanted_sticky_buckets_per_core=wanted.sticky_buckets_per_core or 0,
+        wanted_flow_timeout_ns=wanted.flow_timeout or 0,
+    )
+
+
+def vip(view: services.VipStateView, members: Sequence[MemberWeight]) -> pb.VPPVip:
+    """A VIP in VPP beside what is wanted; ``members`` of its frontend, empty when it is not configured."""
+    by_name = {one.backend: one for one in members}
+    info = pb.VPPVip(
+        frontend=view.frontend,
+        prefix=view.prefix,
+        protocol=PROTOCOLS.get(str(view.protocol), pb.PROTOCOL_UNSPECIFIED),
+        port=view.port,
+        encap=ENCAPS.get(_word(view.encap), pb.ENCAP_UNSPECIFIED),
+        new_flows_table_length=view.new_flows_table_length,
+        src_ip_sticky=view.src_ip_sticky,
+        index=view.index,
+        present=view.present,
+        wanted=view.wanted,
+        in_sync=view.in_sync,
+        unit=view.unit,
+        lingering=view.lingering,
+        notes=view.notes,
+        held=view.held,
+    )
+    for one in view.ases:
+        weights = by_name.get(one.backend) if one.backend else None
+        info.ases.add(
+            address=one.address,
+            backend=one.backend,
+            pool=one.pool,
+            state=STATES[weights.state] if weights else pb.BACKEND_STATE_UNSPECIFIED,
+            drained=weights.drained if weights else False,
+            configured_weight=weights.configured if weights else 0,
+            effective_weight=weights.effective if weights else 0,
+            programmed_weight=one.programmed_weight,
+            vpp_weight=one.vpp_weight,
+            buckets=one.buckets,
+            predicted_buckets=one.predicted_buckets,
+            live=one.live,
+            flush_owed=one.flush_owed,
+        )
+    return info
+
+
+def vip_counters(view: services.VipCountersView) -> pb.VPPVipCounters:
+    """Packet counters of one VIP."""
+    return pb.VPPVipCounters(
+        frontend=view.frontend,
+        prefix=view.prefix,
+        protocol=PROTOCOLS.get(str(view.protocol), pb.PROTOCOL_UNSPECIFIED),
+        port=view.port,
+        existing_session=view.existing_session,
+        first_session=view.first_session,
+        untracked=view.untracked,
+        no_server=view.no_server,
+        route_packets=view.route_packets,
+        route_bytes=view.route_bytes,
+    )
+
+
+async def plan(view: services.PlanView) -> pb.Plan:
+    """What a sync does, at most ``MAX_STEPS`` steps and forecasts of as many ASes."""
+    message = pb.Plan(
+        steps_omitted=max(0, len(view.steps) - MAX_STEPS),
+        stall_ns=view.stall_ns,
+        notes=view.notes,
+    )
+    pace = Pace()
+    for step in view.steps[:MAX_STEPS]:
+        await pace.breathe()
+        message.steps.add(
+            kind=STEP_KINDS.get(_word(step.kind), pb.PLAN_STEP_KIND_UNSPECIFIED),
+            frontend=step.frontend,
+            vip=step.vip,
+            backend=step.backend,
+            address=step.address,
+            old_weight=step.old_weight,
+            new_weight=step.new_weight,
+            flush=step.flush,
+            stall_ns=step.stall_ns,
+            text=str(step),
+        )
+    left = MAX_STEPS
+    for forecast in view.forecasts:
+        await pace.breathe()
+        if left <= 0:
+            break
+        message.vips.add(
+            frontend=forecast.frontend,
+            vip=forecast.vip,
+            moved_share=forecast.moved_share,
+            stall_ns=forecast.stall_ns,
+            ases=[
+                pb.AsForecast(
+                    address=one.address,
+                    backend=one.backend,
+                    buckets_before=one.buckets_before,
+                    buckets_after=one.buckets_after,
+                )
+                for one in forecast.ases[:left]
+            ],
+        )
+        left -= len(forecast.ases)
+    return message

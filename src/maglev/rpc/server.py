@@ -1,0 +1,329 @@
+"""The gRPC server: where it listens, who gets in, what a failure becomes, and how it ends.
+
+Two listeners share one server. The Unix socket lies in a directory of mode 0750, and whoever can open it is operator;
+callers on TCP have the role that the daemon was started with (``maglev.rpc.access``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from maglev import errors, logs
+from maglev.pb import maglev_pb2_grpc as pb_grpc
+from maglev.rpc.access import OPERATOR_CALLS, SERVICE, Role, caller_of
+from maglev.rpc.service import MaglevService
+from maglev.rpc.services import Services
+from maglev.rpc.watch import TooMany, Watchers
+
+log = logs.get(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler = grpc.RpcMethodHandler[Any, Any]
+
+STATUS: dict[type[errors.MaglevError], grpc.StatusCode] = {
+    errors.UnknownName: grpc.StatusCode.NOT_FOUND,
+    errors.BadValue: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotAllowed: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    TooMany: grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+
+# A request is some names and numbers. An answer is a page, or the plan for everything.
+MAX_REQUEST_BYTES = 1 << 20
+MAX_ANSWER_BYTES = 64 << 20
+MAX_STREAMS_PER_CONNECTION = 128
+MAX_CONNECTIONS = 1_024
+MAX_CALLS = 1_024
+# Who connects and says nothing is turned away after this; who was there and is dead is found by pings.
+HANDSHAKE_MS = 10_000
+PING_MS = 30_000
+PING_TIMEOUT_MS = 10_000
+
+OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    ("grpc.max_send_message_length", MAX_ANSWER_BYTES),
+    ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
+    ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+    ("grpc.keepalive_time_ms", PING_MS),
+    ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # A second daemon on one port must fail, not share it.
+    ("grpc.so_reuseport", 0),
+]
+
+
+class CannotListen(Exception):
+    """An address or a socket cannot be listened on; the text says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """Where to listen and for whom. ``unix_socket`` None and an empty ``tcp_address`` turn that listener off.
+
+    ``tcp_address`` is ``host:port``, ``[v6]:port`` or ``:port`` (all addresses); port 0 takes a free one.
+    """
+
+    unix_socket: Path | None = None
+    tcp_address: str = ""
+    tcp_role: Role = Role.VIEWER
+    reflection: bool = True
+
+
+def prepare_socket(path: Path) -> None:
+    """Make the directory (mode 0750) and clear a stale socket away.
+
+    Only a socket that nobody answers on is removed. Raises ``CannotListen`` for anything else that is in the way.
+    """
+    if len(os.fsencode(path)) > 107:
+        raise CannotListen(f"{path}: a socket's path may have 107 bytes")
+    try:
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True, mode=0o750)
+            # mkdir's mode passes through the umask, which may take away more than we want.
+            path.parent.chmod(0o750)
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise CannotListen(f"{path}: {error.strerror}") from error
+    if not stat.S_ISSOCK(mode):
+        raise CannotListen(f"{path} is in the way and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            # Time-out with a full backlog, no permission: somebody may well be there.
+            raise CannotListen(f"{path}: {error.strerror or error}") from error
+    raise CannotListen(f"{path}: another process answers there")
+
+
+def tcp_target(address: str) -> tuple[str, bool]:
+    """gRPC's form of ``host:port``, and whether it is loopback only. Raises ``CannotListen`` for a malformed one."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not (port.isascii() and port.isdecimal() and int(port) <= 65535):
+        raise CannotListen(f"{address!r} is no address: host:port, [address]:port or :port")
+    if not host:
+        return (f"[::]:{port}" if socket.has_dualstack_ipv6() else f"0.0.0.0:{port}"), False
+    if host == "localhost":
+        return address, True
+    try:
+        ip = ipaddress.ip_address(host[1:-1] if host.startswith("[") and host.endswith("]") else host)
+    except ValueError:
+        raise CannotListen(f"{address!r} is no address: {host!r} is neither an IP address nor localhost") from None
+    if ip.version == 6 and not host.startswith("["):
+        raise CannotListen(f"{address!r}: an IPv6 address is written in brackets, as in [{host}]:{port}")
+    return address, ip.is_loopback
+
+
+class Gate(grpc.aio.ServerInterceptor[Any, Any]):
+    """Stands before every call of ours: checks the role, turns errors into a status, counts, logs changes.
+
+    ``calls`` counts ended calls by method ("PauseBackend") and status ("OK", "NOT_FOUND").
+    """
+
+    def __init__(self, tcp_role: Role) -> None:
+        self._tcp_role = tcp_role
+        self.calls: dict[tuple[str, str], int] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """Wrap our own handlers; the health service and reflection go as they are."""
+        handler = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None:
+            # Not by name: what strangers call is theirs to choose, and the count would grow with it.
+            self._count("unknown", grpc.StatusCode.UNIMPLEMENTED)
+            return handler
+        if not method.startswith(f"/{SERVICE}/"):
+            return handler
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._stream(method, handler.unary_stream),
+                request_deserializer=handler.request_deserializer,
+                # Watches hand out messages that are encoded already.
+                response_serializer=bytes,
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            self._unary(method, handler.unary_unary),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _unary(self, method: str, inner: Any) -> Any:
+        async def call(request: Any, context: Context) -> Any:
+            async def run() -> Any:
+                return await inner(request, context)
+
+            return await self._guarded(method, context, run)
+
+        return call
+
+    def _stream(self, method: str, inner: Any) -> Any:
+        async def call(request: Any, context: Context) -> None:
+            async def run() -> None:
+                messages: AsyncIterator[bytes] = inner(request, context)
+                # aclosing: the subscription ends when the caller goes away, not when the collector comes by.
+                async with aclosing(messages) as stream:  # type: ignore[type-var]
+                    async for message in stream:
+                        await context.write(message)
+
+            await self._guarded(method, context, run)
+
+        return call
+
+    async def _guarded(self, method: str, context: Context, run: Callable[[], Awaitable[Any]]) -> Any:
+        caller = caller_of(context.peer(), self._tcp_role)
+        call = method.rpartition("/")[2]
+        if not caller.may(method):
+            self._count(call, grpc.StatusCode.PERMISSION_DENIED)
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED, f"{call} is for operators, and {caller.name} is {caller.role.value}"
+            )
+        try:
+            answer = await run()
+        except errors.MaglevError as error:
+            code = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), grpc.StatusCode.UNKNOWN)
+            self._count(call, code)
+            self._log_change(method, call, caller.name, code, str(error))
+            await context.abort(code, str(error))
+        except asyncio.CancelledError:
+            self._count(call, grpc.StatusCode.CANCELLED)
+            raise
+        except Exception as error:
+            self._count(call, grpc.StatusCode.INTERNAL)
+            log.exception("api-failure", f"{call} failed", error, call=call, by=caller.name)
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error, see the daemon's log")
+        else:
+            self._count(call, grpc.StatusCode.OK)
+            self._log_change(method, call, caller.name, grpc.StatusCode.OK, "")
+            return answer
+
+    def _log_change(self, method: str, call: str, by: str, code: grpc.StatusCode, problem: str) -> None:
+        if method in OPERATOR_CALLS:
+            log.info("api-change", f"{by} called {call}", call=call, by=by, status=code.name, problem=problem)
+
+    def _count(self, call: str, code: grpc.StatusCode) -> None:
+        key = (call, code.name)
+        self.calls[key] = self.calls.get(key, 0) + 1
+
+
+class RpcServer:
+    """The API on its listeners. ``start`` and ``stop`` once each, on the daemon's loop."""
+
+    def __init__(self, services: Services, options: ServerOptions) -> None:
+        self._options = options
+        self._gate = Gate(options.tcp_role)
+        self.watchers = Watchers(services)
+        self._service = MaglevService(services, tcp_role=options.tcp_role, watchers=self.watchers)
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._server: grpc.aio.Server | None = None
+        # The TCP port that was bound, 0 without one.
+        self.port = 0
+
+    @property
+    def calls(self) -> dict[tuple[str, str], int]:
+        """Ended calls by method and status, since the start."""
+        return self._gate.calls
+
+    async def start(self) -> None:
+        """Listen and serve. Raises ``CannotListen``; then nothing is left listening."""
+        server = grpc.aio.server(
+            interceptors=[self._gate],
+            options=OPTIONS,
+            maximum_concurrent_rpcs=MAX_CALLS,
+        )
+        pb_grpc.add_MaglevServicer_to_server(self._service, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        for name in ("", SERVICE):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        if self._options.reflection:
+            names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+        try:
+            self._listen(server)
+            await server.start()
+        except BaseException:
+            await server.stop(None)
+            raise
+        self._server = server
+
+    def _listen(self, server: grpc.aio.Server) -> None:
+        path = self._options.unix_socket
+        if path is not None:
+            prepare_socket(path)
+            # Writing to the socket is what connecting takes: no moment in which others can.
+            before = os.umask(0o117)
+            try:
+                self._bind(server, f"unix:{path}")
+            finally:
+                os.umask(before)
+        if self._options.tcp_address:
+            target, loopback = tcp_target(self._options.tcp_address)
+            self.port = self._bind(server, target)
+            if not loopback:
+                log.warning(
+                    "api-exposed",
+                    f"the API listens on {target} without TLS: anybody who reaches it is "
+                    f"{self._options.tcp_role.value}",
+                    address=target,
+                    role=self._options.tcp_role.value,
+                )
+
+    @staticmethod
+    def _bind(server: grpc.aio.Server, target: str) -> int:
+        try:
+            port = server.add_insecure_port(target)
+        except RuntimeError as error:
+            raise CannotListen(f"cannot listen on {target}: {_why(target) or error}") from error
+        if port == 0:
+            raise CannotListen(f"cannot listen on {target}: {_why(target)}")
+        return port
+
+    async def stop(self, seconds: float = 1.5) -> None:
+        """End: no new calls, watches end with ``UNAVAILABLE``, what goes on after ``seconds`` is cut off."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        await self._health.enter_graceful_shutdown()
+        self.watchers.close()
+        await asyncio.gather(server.stop(seconds), self._service.settle(seconds))
+
+
+def _why(target: str) -> str:
+    """Why a target cannot be bound: gRPC does not say."""
+    if target.startswith("unix:"):
+        return "the directory is not ours to write" if not os.access(Path(target[5:]).parent, os.W_OK) else ""
+    host, _, port = target.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(found[0], found[1]) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(found[4])
+    except OSError as error:
+        return f"{error.strerror} ({errno.errorcode.get(error.errno or 0, 'error')})"
+    return ""

@@ -1,0 +1,591 @@
+"""The calls of the API. Each is a few lines: look at the request, ask the part that knows, convert the answer.
+
+Errors are raised as ``maglev.errors``; the server's gate turns them into a status. Long answers are made in slices
+(``Pace``), so that the loop is never held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import grpc
+import re2
+
+from maglev import errors
+from maglev.config.model import Config
+from maglev.pb import maglev_pb2 as pb
+from maglev.pb import maglev_pb2_grpc as pb_grpc
+from maglev.rpc import convert, paging
+from maglev.rpc.access import Caller, Role, caller_of
+from maglev.rpc.pace import Pace
+from maglev.rpc.services import DataplaneApi, LbStateView, LoadView, OverrideView, Services, Verb
+from maglev.rpc.watch import TooMany, Watchers
+from maglev.weights import MemberWeight, applied_weight
+
+T = TypeVar("T")
+Context = grpc.aio.ServicerContext[Any, Any]
+
+# Pool members on one page of frontends: some 40 bytes each, so that a page stays well within 4 MiB.
+MAX_MEMBERS = 20_000
+MAX_REGEXP = 255
+MAX_REASON = 255
+MAX_DURATION_NS = 366 * 24 * 3600 * 1_000_000_000
+# What reads the configuration file or VPP is done one at a time; so many may wait for their turn.
+MAX_WAITING = 16
+# No call that waits for a child process or for VPP does so for longer, whatever the caller's own deadline is.
+CALL_SECONDS = 120.0
+# A viewer may be shown a reading of VPP that is this old: he cannot make the daemon read without end.
+VIEWER_READING_NS = 1_000_000_000
+# A further page of a reading is served from that reading, for so long.
+PAGED_READING_NS = 60_000_000_000
+
+_ROLES = {Role.VIEWER: pb.ROLE_VIEWER, Role.OPERATOR: pb.ROLE_OPERATOR}
+
+
+class Turnstile:
+    """Lets one through at a time, and only so many wait. Raises ``TooMany`` for the others."""
+
+    def __init__(self, what: str, most: int = MAX_WAITING) -> None:
+        self._what = what
+        self._most = most
+        self._waiting = 0
+        self._lock = asyncio.Lock()
+
+    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Wait for the turn, then for ``work()``."""
+        if self._waiting >= self._most:
+            raise TooMany(f"{self._most} callers wait for {self._what} already")
+        self._waiting += 1
+        try:
+            async with self._lock:
+                return await work()
+        finally:
+            self._waiting -= 1
+
+
+class MaglevService(pb_grpc.MaglevServicer):
+    """The service ``Maglev`` over ``Services``."""
+
+    def __init__(self, services: Services, *, tcp_role: Role = Role.VIEWER, watchers: Watchers | None = None) -> None:
+        self._services = services
+        self._checker = services.checker
+        self._tcp_role = tcp_role
+        self.watchers = watchers if watchers is not None else Watchers(services)
+        self._orders: tuple[Config, dict[str, paging.Order]] | None = None
+        self._backend_users: tuple[Config, Mapping[str, Sequence[str]]] | None = None
+        self._files = Turnstile("the configuration file")
+        self._readings = Turnstile("a reading of VPP")
+        self._reading: tuple[str | None, int, LbStateView] | None = None
+        # Changes that were begun: they run to their end when the caller goes away.
+        self._running: set[asyncio.Task[Any]] = set()
+
+    # ------------------------------------------------------------------------------------------------- frontends
+
+    async def ListFrontends(self, request: pb.ListFrontendsRequest, context: Context) -> pb.ListFrontendsResponse:
+        """All frontends, page by page."""
+        states = convert.frontend_states(request.states)
+        matches = _matcher(request.name_regexp)
+        order = self._order("frontends")
+        answer = pb.ListFrontendsResponse(total=len(order.names))
+        left = paging.page_size(request.page_size)
+        members = 0
+        pace = Pace()
+        for at in range(order.start(request.page_token), len(order.names)):
+            await pace.breathe()
+            name = order.names[at]
+            if not matches(name):
+                continue
+            try:
+                if states and self._checker.frontend_state(name) not in states:
+                    continue
+                if left == 0 or members >= MAX_MEMBERS:
+                    answer.next_page_token = paging.make_token(at, order.names[at - 1])
+                    break
+                info = self._frontend(name, with_pools=not request.omit_pools)
+            except errors.UnknownName:
+                # A reload took it away while this page was made.
+                continue
+            answer.frontends.append(info)
+            left -= 1
+            members += 0 if request.omit_pools else info.backends
+        return answer
+
+    async def GetFrontend(self, request: pb.GetFrontendRequest, context: Context) -> pb.FrontendInfo:
+        """One frontend with its pools."""
+        return self._frontend(request.name)
+
+    def _frontend(self, name: str, *, with_pools: bool = True) -> pb.FrontendInfo:
+        configured = _named("frontend", self._checker.config().frontends, name)
+        weights = self._checker.frontend_weights(name)
+        return convert.frontend(configured, weights, self._checker.frontend_state(name), with_pools=with_pools)
+
+    # -------------------------------------------------------------------------------------------------- backends
+
+    async def ListBackends(self, request: pb.ListBackendsRequest, context: Context) -> pb.ListBackendsResponse:
+        """All backends, page by page."""
+        states = convert.backend_states(request.states)
+        matches = _matcher(request.name_regexp)
+        order = self._order("backends")
+        answer = pb.ListBackendsResponse(total=len(order.names))
+        left = paging.page_size(request.page_size)
+        overrides = self._overrides_by_backend()
+        pace = Pace()
+        for at in range(order.start(request.page_token), len(order.names)):
+            await pace.breathe()
+            name = order.names[at]
+            if not matches(name):
+                continue
+            configured = self._checker.config().backends.get(name)
+            if configured is None or (request.healthcheck and configured.healthcheck != request.healthcheck):
+                continue
+            try:
+                status = self._checker.backend_status(name)
+            except errors.UnknownName:
+                continue
+            if (states and status.state not in states) or (request.drained and not status.drained):
+                continue
+            if left == 0:
+                answer.next_page_token = paging.make_token(at, order.names[at - 1])
+                break
+            answer.backends.append(
+                convert.backend(
+                    configured,
+                    status,
+                    with_transitions=not request.omit_transitions,
+                    overrides=overrides.get(name, ()),
+                )
+            )
+            left -= 1
+        return answer
+
+    async def GetBackend(self, request: pb.GetBackendRequest, context: Context) -> pb.BackendInfo:
+        """One backend with its history and the frontends that use it."""
+        return await self._backend(request.name)
+
+    async def _backend(self, name: str) -> pb.BackendInfo:
+        config = self._checker.config()
+        configured = _named("backend", config.backends, name)
+        users = await self._users(config)
+        return convert.backend(
+            configured,
+            self._checker.backend_status(name),
+            overrides=[one for one in self._checker.overrides() if one.backend == name],
+            frontends=users.get(name, ()),
+        )
+
+    async def _users(self, config: Config) -> Mapping[str, Sequence[str]]:
+        """Names of the frontends that use each backend; worked out once for each configuration."""
+        if self._backend_users is None or self._backend_users[0] is not config:
+            users: dict[str, list[str]] = {}
+            pace = Pace()
+            for frontend in config.frontends.values():
+                for pool in frontend.pools:
+                    for member in pool.members:
+                        users.setdefault(member.backend, []).append(frontend.name)
+                        await pace.breathe()
+            self._backend_users = (config, users)
+        return self._backend_users[1]
+
+    def _overrides_by_backend(self) -> dict[str, list[OverrideView]]:
+        found: dict[str, list[OverrideView]] = {}
+        for override in self._checker.overrides():
+            found.setdefault(override.backend, []).append(override)
+        return found
+
+    # --------------------------------------------------------------------------------------------- health checks
+
+    async def ListHealthChecks(
+        self, request: pb.ListHealthChecksRequest, context: Context
+    ) -> pb.ListHealthChecksResponse:
+        """All health checks, page by page."""
+        matches = _matcher(request.name_regexp)
+        config = self._checker.config()
+        order = self._order("healthchecks")
+        answer = pb.ListHealthChecksResponse(total=len(order.names))
+        left = paging.page_size(request.page_size)
+        counts = await self._check_users(config)
+        pace = Pace()
+        for at in range(order.start(request.page_token), len(order.names)):
+            await pace.breathe()
+            name = order.names[at]
+            if not matches(name):
+                continue
+            if left == 0:
+                answer.next_page_token = paging.make_token(at, order.names[at - 1])
+                break
+            if name in config.healthchecks:
+                answer.healthchecks.append(convert.healthcheck(config.healthchecks[name], counts.get(name, 0)))
+                left -= 1
+        return answer
+
+    async def GetHealthCheck(self, request: pb.GetHealthCheckRequest, context: Context) -> pb.HealthCheckInfo:
+        """One health check."""
+        config = self._checker.config()
+        check = _named("health check", config.healthchecks, request.name)
+        return convert.healthcheck(check, (await self._check_users(config)).get(request.name, 0))
+
+    async def _check_users(self, config: Config) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        pace = Pace()
+        for backend in config.backends.values():
+            if backend.healthcheck is not None:
+                counts[backend.healthcheck] = counts.get(backend.healthcheck, 0) + 1
+            await pace.breathe()
+        return counts
+
+    # --------------------------------------------------------------------------------------------------- changes
+
+    async def PauseBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
+        """Stop probing a backend."""
+        return await self._change(self._checker.pause, request, context, may_expire=True)
+
+    async def ResumeBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
+        """Probe a paused backend again."""
+        return await self._change(self._checker.resume, request, context)
+
+    async def EnableBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
+        """Take a disabled backend back into service."""
+        return await self._change(self._checker.enable, request, context)
+
+    async def DisableBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
+        """Take a backend out at once."""
+        return await self._change(self._checker.disable, request, context, may_expire=True)
+
+    async def DrainBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
+        """Give a backend no new flows."""
+        return await self._change(self._checker.drain, request, context, may_expire=True)
+
+    async def UndrainBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
+        """Take a drain back."""
+        return await self._change(self._checker.undrain, request, context)
+
+    async def _change(
+        self, verb: Verb, request: pb.ChangeBackendRequest, context: Context, *, may_expire: bool = False
+    ) -> pb.ChangeBackendResponse:
+        if request.duration_ns and not may_expire:
+            raise errors.BadValue("only pause, disable and drain take a duration")
+        change = verb(
+            request.name,
+            by=self._caller(context).name,
+            reason=_reason(request.reason),
+            duration_ns=_duration(request.duration_ns),
+        )
+        return pb.ChangeBackendResponse(
+            backend=await self._backend(request.name), changed=change.changed, warnings=change.warnings
+        )
+
+    async def SetFrontendPoolBackendWeight(
+        self, request: pb.SetWeightRequest, context: Context
+    ) -> pb.SetWeightResponse:
+        """Set the run-time weight of one pool member, or go back to the file's."""
+        weight = request.weight if request.HasField("weight") else None
+        if weight is not None and not 0 <= weight <= 100:
+            raise errors.BadValue(f"{weight} is no weight: 0 to 100")
+        if weight is None and request.duration_ns:
+            raise errors.BadValue("only a weight takes a duration, the file's does not")
+        change = self._checker.set_weight(
+            request.frontend,
+            request.pool,
+            request.backend,
+            weight,
+            flush=request.flush,
+            by=self._caller(context).name,
+            reason=_reason(request.reason),
+            duration_ns=_duration(request.duration_ns),
+        )
+        weights = self._checker.frontend_weights(request.frontend)
+        for member in weights.members:
+            if member.pool == request.pool and member.backend == request.backend:
+                applied = applied_weight(member.weight, weights.unit)
+                return pb.SetWeightResponse(
+                    backend=convert.member(member),
+                    unit=weights.unit,
+                    applied_weight=applied,
+                    rounded=applied != member.weight,
+                    previous_weight=change.previous,
+                    warnings=change.warnings,
+                )
+        raise errors.UnknownName("pool member", request.backend)
+
+    async def ListOverrides(self, request: pb.ListOverridesRequest, context: Context) -> pb.ListOverridesResponse:
+        """What operators have set, oldest first."""
+        overrides = self._checker.overrides()
+        order = paging.Order([_override_key(one) for one in overrides])
+        answer = pb.ListOverridesResponse(total=len(overrides))
+        first = order.start(request.page_token)
+        last = min(first + paging.page_size(request.page_size), len(overrides))
+        pace = Pace()
+        for override in overrides[first:last]:
+            answer.overrides.append(convert.override(override))
+            await pace.breathe()
+        if last < len(overrides):
+            answer.next_page_token = paging.make_token(last, order.names[last - 1])
+        return answer
+
+    # ---------------------------------------------------------------------------------------------------- events
+
+    def WatchEvents(self, request: pb.WatchEventsRequest, context: Context) -> AsyncIterator[Any]:
+        """Events as they happen. The messages are encoded already; the server's gate sends them as they are."""
+        return self.watchers.watch(request)
+
+    # --------------------------------------------------------------------------------------------- configuration
+
+    async def CheckConfig(self, request: pb.CheckConfigRequest, context: Context) -> pb.CheckConfigResponse:
+        """Read the file and say what is wrong with it."""
+        return convert.check_result(await self._loaded(), self._services.loader.file)
+
+    async def DiffConfig(self, request: pb.DiffConfigRequest, context: Context) -> pb.DiffConfigResponse:
+        """What a reload would change."""
+        loader = self._services.loader
+        loaded = await self._loaded()
+        answer = pb.DiffConfigResponse(check=convert.check_result(loaded, loader.file))
+        if loaded.config is None:
+            return answer
+        changes = await _bounded(loader.diff(loaded.config))
+        answer.changes.extend(convert.config_change(change) for change in changes[: convert.MAX_STEPS])
+        answer.changes_omitted = max(0, len(changes) - convert.MAX_STEPS)
+        answer.needs_force = loader.needs_force(loaded.config)
+        dataplane = self._services.dataplane
+        if dataplane is not None and dataplane.connection().connected:
+            try:
+                plan = await _bounded(dataplane.plan(None, force=False, config=loaded.config))
+                answer.plan.CopyFrom(await convert.plan(plan))
+            except errors.Unavailable:
+                # It went away while we asked: the diff of the file is an answer all the same, without a plan.
+                answer.ClearField("plan")
+        return answer
+
+    async def ReloadConfig(self, request: pb.ReloadConfigRequest, context: Context) -> pb.ReloadConfigResponse:
+        """Put the file into effect."""
+        loader = self._services.loader
+        by = self._caller(context).name
+        loaded = await self._finish(self._files.run(lambda: loader.reload(force=request.force, by=by)))
+        return convert.reload_result(loaded, loader.file)
+
+    async def _loaded(self) -> LoadView:
+        return await _bounded(self._files.run(self._services.loader.check))
+
+    # ---------------------------------------------------------------------------------------------------- server
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.ServerInfo:
+        """Who answers, and who asks."""
+        services = self._services
+        config = self._checker.config()
+        caller = self._caller(context)
+        dataplane = services.dataplane
+        warmup = dataplane.warmup() if dataplane is not None else None
+        return pb.ServerInfo(
+            version=services.identity.version,
+            hostname=socket.gethostname(),
+            pid=os.getpid(),
+            started_at_ns=services.identity.started_at_ns,
+            uptime_ns=services.clock.monotonic_ns() - services.identity.started_monotonic_ns,
+            config_file=services.loader.file,
+            config_loaded_at_ns=services.loader.loaded_at_ns,
+            config_loaded_by=services.loader.loaded_by,
+            config_error=services.loader.last_error,
+            frontends=len(config.frontends),
+            backends=len(config.backends),
+            healthchecks=len(config.healthchecks),
+            backend_states=[
+                pb.BackendStateCount(state=convert.STATES[state], backends=count)
+                for state, count in sorted(self._checker.state_counts().items())
+                if count
+            ],
+            vpp=convert.connection(dataplane.connection() if dataplane is not None else None),
+            warmup=convert.PHASES.get(str(warmup.phase), pb.WARMUP_PHASE_UNSPECIFIED)
+            if warmup is not None
+            else pb.WARMUP_PHASE_DONE,
+            warmup_remaining_ns=warmup.remaining_ns if warmup is not None else 0,
+            engine=self._checker.engine_stats(),
+            watchers=len(self.watchers),
+            events_lost=services.bus.lost,
+            caller=caller.name,
+            role=_ROLES[caller.role],
+        )
+
+    # ------------------------------------------------------------------------------------------------------- VPP
+
+    async def GetVPPInfo(self, request: pb.GetVPPInfoRequest, context: Context) -> pb.VPPInfo:
+        """The VPP at the other end."""
+        dataplane = self._dataplane()
+        return convert.vpp_info(dataplane.info(), dataplane.connection())
+
+    async def GetVPPLBState(self, request: pb.GetVPPLBStateRequest, context: Context) -> pb.GetVPPLBStateResponse:
+        """What VPP holds beside what is wanted of it."""
+        dataplane = self._dataplane()
+        wanted = self._wanted(request.frontend)
+        fresh = PAGED_READING_NS if request.page_token else 0
+        if not fresh and self._caller(context).role is Role.VIEWER:
+            fresh = VIEWER_READING_NS
+        reading = await self._read(dataplane, wanted, fresh)
+        order = paging.Order([f"{vip.prefix} {vip.protocol} {vip.port}" for vip in reading.vips])
+        answer = pb.GetVPPLBStateResponse(
+            conf=convert.lb_conf(reading.conf, self._checker.config().lb),
+            total=len(reading.vips),
+            read_at_ns=reading.read_at_ns,
+        )
+        left = paging.page_size(request.page_size)
+        servers = 0
+        pace = Pace()
+        for at in range(order.start(request.page_token), len(reading.vips)):
+            if left == 0 or servers >= MAX_MEMBERS:
+                answer.next_page_token = paging.make_token(at, order.names[at - 1])
+                break
+            view = reading.vips[at]
+            answer.vips.append(convert.vip(view, self._members(view.frontend)))
+            left -= 1
+            servers += len(view.ases)
+            await pace.breathe()
+        return answer
+
+    async def _read(self, dataplane: DataplaneApi, frontend: str | None, fresh_ns: int) -> LbStateView:
+        """A reading of VPP that is at most ``fresh_ns`` old; 0: a new one."""
+
+        async def read() -> LbStateView:
+            now = self._services.clock.monotonic_ns()
+            if self._reading is not None:
+                of, at, reading = self._reading
+                if of == frontend and now - at <= fresh_ns:
+                    return reading
+            reading = await dataplane.lb_state(frontend)
+            self._reading = (frontend, self._services.clock.monotonic_ns(), reading)
+            return reading
+
+        return await _bounded(self._readings.run(read))
+
+    def _members(self, frontend: str) -> Sequence[MemberWeight]:
+        if not frontend:
+            return ()
+        try:
+            return self._checker.frontend_weights(frontend).members
+        except errors.UnknownName:
+            # No longer configured, still in the reading.
+            return ()
+
+    async def SyncVPPLBState(self, request: pb.SyncVPPLBStateRequest, context: Context) -> pb.SyncVPPLBStateResponse:
+        """Bring VPP to the desired state, or say how."""
+        dataplane = self._dataplane()
+        wanted = self._wanted(request.frontend)
+        if request.dry_run:
+            plan = await _bounded(dataplane.plan(wanted, force=request.force))
+            return pb.SyncVPPLBStateResponse(plan=await convert.plan(plan))
+        by = self._caller(context).name
+        done = await self._finish(dataplane.sync(wanted, force=request.force, by=by))
+        return pb.SyncVPPLBStateResponse(plan=await convert.plan(done.plan), applied=True, failures=done.failures)
+
+    async def GetVPPLBCounters(
+        self, request: pb.GetVPPLBCountersRequest, context: Context
+    ) -> pb.GetVPPLBCountersResponse:
+        """Packet counters of the VIPs."""
+        dataplane = self._dataplane()
+        counters = await _bounded(dataplane.counters(self._wanted(request.frontend)))
+        order = paging.Order([f"{vip.prefix} {vip.protocol} {vip.port}" for vip in counters.vips])
+        first = order.start(request.page_token)
+        last = min(first + paging.page_size(request.page_size), len(counters.vips))
+        answer = pb.GetVPPLBCountersResponse(total=len(counters.vips), read_at_ns=counters.read_at_ns)
+        pace = Pace()
+        for view in counters.vips[first:last]:
+            answer.vips.append(convert.vip_counters(view))
+            await pace.breathe()
+        if last < len(counters.vips):
+            answer.next_page_token = paging.make_token(last, order.names[last - 1])
+        return answer
+
+    def _dataplane(self) -> DataplaneApi:
+        dataplane = self._services.dataplane
+        if dataplane is None:
+            raise errors.Unavailable("the daemon runs without VPP")
+        connection = dataplane.connection()
+        if not connection.connected:
+            because = f": {connection.problem}" if connection.problem else ""
+            raise errors.Unavailable(f"VPP is away ({connection.socket}){because}")
+        return dataplane
+
+    def _wanted(self, frontend: str) -> str | None:
+        if not frontend:
+            return None
+        return _named("frontend", self._checker.config().frontends, frontend).name
+
+    # --------------------------------------------------------------------------------------------------- helpers
+
+    def _caller(self, context: Context) -> Caller:
+        return caller_of(context.peer(), self._tcp_role)
+
+    def _order(self, of: str) -> paging.Order:
+        config = self._checker.config()
+        if self._orders is None or self._orders[0] is not config:
+            self._orders = (config, {})
+        orders = self._orders[1]
+        if of not in orders:
+            names: Iterable[str] = {
+                "frontends": config.frontends,
+                "backends": config.backends,
+                "healthchecks": config.healthchecks,
+            }[of]
+            orders[of] = paging.Order(tuple(names))
+        return orders[of]
+
+    async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for a change that was begun. It goes on when the caller does not: half a reload helps nobody."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await _bounded(asyncio.shield(task))
+
+    async def settle(self, seconds: float) -> None:
+        """Give changes that were begun so long to come to their end; then they are cancelled."""
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=seconds)
+            for task in late:
+                task.cancel()
+
+
+async def _bounded(work: Awaitable[T]) -> T:
+    try:
+        async with asyncio.timeout(CALL_SECONDS):
+            return await work
+    except TimeoutError:
+        raise errors.Unavailable(f"no answer within {CALL_SECONDS:.0f} s") from None
+
+
+def _named(kind: str, among: Mapping[str, T], name: str) -> T:
+    try:
+        return among[name]
+    except KeyError:
+        raise errors.UnknownName(kind, name) from None
+
+
+def _override_key(override: OverrideView) -> str:
+    return f"{override.since_ns}/{override.backend}/{override.frontend}/{override.pool}"
+
+
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    """Whether a name matches. RE2 runs in time linear in the name, whatever the pattern. Raises ``BadValue``."""
+    if not pattern:
+        return lambda name: True
+    if len(pattern) > MAX_REGEXP:
+        raise errors.BadValue(f"a regular expression may have {MAX_REGEXP} characters")
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        compiled = re2.compile(pattern, options=options)
+    except re2.error as error:
+        raise errors.BadValue(f"no regular expression: {error}") from None
+    return lambda name: compiled.search(name) is not None
+
+
+def _reason(text: str) -> str:
+    if len(text) > MAX_REASON or not text.isprintable():
+        raise errors.BadValue(f"a reason has at most {MAX_REASON} characters and no control characters")
+    return text
+
+
+def _duration(duration_ns: int) -> int:
+    if not 0 <= duration_ns <= MAX_DURATION_NS:
+        raise errors.BadValue("a duration lies between 0 and 366 days")
+    return duration_ns
