@@ -1,0 +1,179 @@
+"""What operators set at run time: one record per thing that differs from the file, until it is taken back.
+
+Pure bookkeeping without clocks or sockets; the checker decides when a record comes and goes, ``maglev.statefile``
+keeps the records across a restart.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+Key = tuple[str, str, str, str]
+
+
+class OverrideKind(enum.Enum):
+    """What was set. ``ENABLE`` exists where the file says ``enabled: false``."""
+
+    DRAIN = "drain"
+    DISABLE = "disable"
+    ENABLE = "enable"
+    PAUSE = "pause"
+    WEIGHT = "weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """One thing that an operator set.
+
+    ``since_ns`` and ``until_ns`` are wall clock, nanoseconds since the epoch; ``until_ns`` 0 means without end.
+    ``address`` is the backend's at the time. ``file_enabled`` and ``file_weight`` are what the file said at the time:
+    the override ends when the file comes to say something else. ``frontend``, ``pool``, ``weight`` and
+    ``file_weight`` are used by ``WEIGHT`` only.
+    """
+
+    kind: OverrideKind
+    backend: str
+    address: str
+    since_ns: int
+    until_ns: int = 0
+    by: str = ""
+    reason: str = ""
+    frontend: str = ""
+    pool: str = ""
+    weight: int = 0
+    file_weight: int = 0
+    file_enabled: bool = True
+
+    @property
+    def key(self) -> Key:
+        """What is set; two overrides of one key cannot exist beside each other (disable and enable share one)."""
+        item = "enabled" if self.kind in (OverrideKind.DISABLE, OverrideKind.ENABLE) else self.kind.value
+        return item, self.backend, self.frontend, self.pool
+
+
+def enabled_key(backend: str) -> Key:
+    """Key of a disable or enable."""
+    return "enabled", backend, "", ""
+
+
+def drain_key(backend: str) -> Key:
+    """Key of a drain."""
+    return OverrideKind.DRAIN.value, backend, "", ""
+
+
+def pause_key(backend: str) -> Key:
+    """Key of a pause."""
+    return OverrideKind.PAUSE.value, backend, "", ""
+
+
+def weight_key(frontend: str, pool: str, backend: str) -> Key:
+    """Key of the weight of a pool member."""
+    return OverrideKind.WEIGHT.value, backend, frontend, pool
+
+
+class OverrideStore:
+    """All overrides, by key. ``version`` grows with every change, so that a keeper can tell what it has written."""
+
+    def __init__(self) -> None:
+        self._items: dict[Key, Override] = {}
+        # The weights again, as the weight rule asks for them: it asks for every member of every pool.
+        self._weights: dict[tuple[str, str, str], int] = {}
+        self.version = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Override]:
+        return iter(tuple(self._items.values()))
+
+    def get(self, key: Key) -> Override | None:
+        """The override of that key."""
+        return self._items.get(key)
+
+    def put(self, override: Override) -> None:
+        """Add an override, in place of one of the same key."""
+        self._items[override.key] = override
+        if override.kind is OverrideKind.WEIGHT:
+            self._weights[override.frontend, override.pool, override.backend] = override.weight
+        self.version += 1
+
+    def drop(self, key: Key) -> Override | None:
+        """Take an override away; None if there was none."""
+        override = self._items.pop(key, None)
+        if override is not None:
+            if override.kind is OverrideKind.WEIGHT:
+                del self._weights[override.frontend, override.pool, override.backend]
+            self.version += 1
+        return override
+
+    def weight(self, frontend: str, pool: str, backend: str) -> int | None:
+        """The operator's weight of a pool member."""
+        if not self._weights:
+            return None
+        return self._weights.get((frontend, pool, backend))
+
+
+def to_json(override: Override) -> dict[str, str | int | bool]:
+    """An override as the state file holds it; defaults are left out."""
+    value: dict[str, str | int | bool] = {
+        "kind": override.kind.value,
+        "backend": override.backend,
+        "address": override.address,
+        "since_ns": override.since_ns,
+        "file_enabled": override.file_enabled,
+    }
+    if override.until_ns:
+        value["until_ns"] = override.until_ns
+    if override.by:
+        value["by"] = override.by
+    if override.reason:
+        value["reason"] = override.reason
+    if override.kind is OverrideKind.WEIGHT:
+        value["frontend"] = override.frontend
+        value["pool"] = override.pool
+        value["weight"] = override.weight
+        value["file_weight"] = override.file_weight
+    return value
+
+
+def from_json(value: object) -> Override:
+    """The override that ``to_json`` wrote. Raises ``ValueError`` for anything else."""
+    if not isinstance(value, Mapping):
+        raise ValueError("an override is not an object")
+
+    def text(key: str, default: str | None = None) -> str:
+        item = value.get(key, default)
+        if not isinstance(item, str):
+            raise ValueError(f"override: {key} is not a text")
+        return item
+
+    def number(key: str, default: int | None = None) -> int:
+        item = value.get(key, default)
+        if not isinstance(item, int) or isinstance(item, bool) or item < 0:
+            raise ValueError(f"override: {key} is not a number")
+        return item
+
+    kind = OverrideKind(text("kind"))
+    weighted = kind is OverrideKind.WEIGHT
+    file_enabled = value.get("file_enabled", True)
+    if not isinstance(file_enabled, bool):
+        raise ValueError("override: file_enabled is not true or false")
+    override = Override(
+        kind=kind,
+        backend=text("backend"),
+        address=text("address"),
+        since_ns=number("since_ns"),
+        until_ns=number("until_ns", 0),
+        by=text("by", ""),
+        reason=text("reason", ""),
+        frontend=text("frontend") if weighted else "",
+        pool=text("pool") if weighted else "",
+        weight=number("weight") if weighted else 0,
+        file_weight=number("file_weight") if weighted else 0,
+        file_enabled=file_enabled,
+    )
+    if override.weight > 100:
+        raise ValueError("override: a weight above 100")
+    return override

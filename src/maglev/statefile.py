@@ -1,0 +1,191 @@
+"""The state file: what has to survive a restart, written atomically, with the copy before it kept.
+
+One JSON document, ``{"version": 1, "sha256": ..., "state": {section: value}}``; the digest is that of the state as
+written, so that a torn or edited file is told from a good one. Writing happens outside the event loop: to a new file,
+synced, then renamed over the old one, whose content goes to ``<path>.prev`` first. A file that cannot be read is
+replaced by the previous copy: a server under maintenance does not come back because a disk was full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+import orjson
+
+from maglev import logs
+from maglev.clock import Clock
+from maglev.errors import MaglevError
+
+log = logs.get(__name__)
+
+VERSION = 1
+MAX_BYTES = 64 << 20
+RETRY_SECONDS = 10.0
+
+
+class NotSaved(MaglevError):
+    """The change is in force, but the state file could not be written: it would not survive a restart."""
+
+
+class BadStateFile(Exception):
+    """The file is there and is not one of ours, or not whole."""
+
+
+def encode(state: dict[str, object]) -> bytes:
+    """The document for a state."""
+    body = orjson.dumps(state, option=orjson.OPT_SORT_KEYS)
+    digest = hashlib.sha256(body).hexdigest()
+    return b'{"version":%d,"sha256":"%s","state":%s}\n' % (VERSION, digest.encode(), body)
+
+
+def decode(data: bytes) -> dict[str, object]:
+    """The state in a document; raises ``BadStateFile``."""
+    try:
+        document = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise BadStateFile(f"not JSON: {error}") from error
+    if not isinstance(document, dict) or document.get("version") != VERSION:
+        raise BadStateFile(f"not a state file of version {VERSION}")
+    state = document.get("state")
+    if not isinstance(state, dict):
+        raise BadStateFile("it holds no state")
+    body = orjson.dumps(state, option=orjson.OPT_SORT_KEYS)
+    if document.get("sha256") != hashlib.sha256(body).hexdigest():
+        raise BadStateFile("its digest is not that of its content")
+    return state
+
+
+class StateFile:
+    """Named sections of JSON values, kept in a file (``path`` None: in memory only).
+
+    ``fallbacks`` counts starts for which the previous copy had to be used, ``unreadable`` those for which no copy
+    could be, ``failures`` writes that failed.
+    """
+
+    def __init__(self, path: Path | None, clock: Clock) -> None:
+        self.path = path
+        self._clock = clock
+        self._state: dict[str, object] = {}
+        self._changed = 0
+        self._written = 0
+        self._writing = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self.fallbacks = 0
+        self.unreadable = 0
+        self.failures = 0
+        self.written_at_ns = 0
+
+    @property
+    def previous(self) -> Path | None:
+        """Where the copy before the last is kept."""
+        return self.path.with_name(self.path.name + ".prev") if self.path is not None else None
+
+    def load(self) -> None:
+        """Read the file, or its previous copy. Never raises: a state that cannot be read is logged and counted."""
+        if self.path is None or self.previous is None:
+            return
+        try:
+            self._state = self._read(self.path)
+            return
+        except FileNotFoundError:
+            return
+        except (OSError, BadStateFile) as error:
+            log.error("state-file-unreadable", f"state file {self.path}: {error}; trying its previous copy")
+        try:
+            self._state = self._read(self.previous)
+            self.fallbacks += 1
+            log.warning("state-file-previous", f"using {self.previous}, the state before the last change")
+        except (OSError, BadStateFile) as error:
+            self.unreadable += 1
+            log.error(
+                "state-file-lost", f"state file {self.previous}: {error}; what operators had set is not known any more"
+            )
+
+    @staticmethod
+    def _read(path: Path) -> dict[str, object]:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise BadStateFile(f"larger than {MAX_BYTES} bytes")
+        return decode(data)
+
+    def get(self, section: str) -> object:
+        """The value of a section, None if there is none."""
+        return self._state.get(section)
+
+    def set(self, section: str, value: object) -> None:
+        """Change a section; it is written soon (``run``), or as soon as somebody waits for it (``saved``)."""
+        if self._state.get(section) == value:
+            return
+        self._state[section] = value
+        self._changed += 1
+        self._wake.set()
+
+    async def saved(self) -> None:
+        """Wait until all that was set before is on the disk. Raises ``NotSaved``; callers share one write."""
+        wanted = self._changed
+        async with self._writing:
+            if self.path is None or self._written >= wanted:
+                return
+            writes = self._changed
+            data = encode(self._state)
+            try:
+                await asyncio.to_thread(_write, self.path, data)
+            except OSError as error:
+                self.failures += 1
+                raise NotSaved(f"state file {self.path}: {error.strerror or error}") from error
+            self._written = writes
+            self.written_at_ns = self._clock.time_ns()
+
+    async def run(self) -> None:
+        """Write what changes, for ever; a write that failed is tried again."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self.saved()
+            except NotSaved as error:
+                log.error("state-file-not-written", str(error), failures=self.failures)
+                self._wake.set()
+                await self._clock.sleep(RETRY_SECONDS)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Put ``data`` in place of the file at ``path``; its old content becomes the previous copy."""
+    try:
+        old = path.read_bytes()
+    except FileNotFoundError:
+        old = None
+    if old is not None:
+        try:
+            decode(old)
+        except BadStateFile:
+            # A broken file must not take the place of a good previous copy.
+            pass
+        else:
+            _replace(path.with_name(path.name + ".prev"), old)
+    _replace(path, data)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    new = path.with_name(f".{path.name}.new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            new.unlink()
+        raise
