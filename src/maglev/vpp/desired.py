@@ -1,0 +1,133 @@
+"""What VPP should hold: the configuration and the states of the backends, turned into VIPs with weighted ASes.
+
+Pure: a snapshot goes in, frozen dataclasses come out. The weight rule itself is ``maglev.weights``; here its answer
+is laid out by address, since VPP knows no backends, and completed with what VPP's own weight must be left alone for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass
+
+from maglev.config.model import Config, Frontend
+from maglev.states import State
+from maglev.vpp.messages import Encap, VipKey
+from maglev.vpp.model import address_order, vip_key
+from maglev.weights import MemberWeight, StateSource, frontend_weights, programmed_weight
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredAs:
+    """One AS as it should be.
+
+    ``weight``: programmed weight, in units; None: whatever VPP has stays, and an AS that is missing comes at 0.
+    ``nominal``: the programmed weight it would have in the active pool, which tells a foreign multiple from a change.
+    ``backend`` is the member that decides where two backends share an address: the one with the larger weight.
+    """
+
+    address: bytes
+    backend: str
+    pool: str
+    state: State
+    weight: int | None
+    nominal: int
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredVip:
+    """One VIP as it should be, its ASes in numeric order.
+
+    ``length`` None: an existing VIP keeps its own. ``held``: addresses that are no longer configured and stay with
+    the weight they have, because they are all that serves this frontend for now.
+    """
+
+    key: VipKey
+    frontend: str
+    encap: Encap
+    length: int | None
+    sticky: bool
+    unit: int
+    usable: bool
+    flush_on_down: bool
+    ases: tuple[DesiredAs, ...]
+    held: frozenset[bytes] = frozenset()
+
+
+def backends_encap(frontend: Frontend, config: Config) -> Encap:
+    """GRE4 or GRE6 by the family of the backends, which the configuration check has made one."""
+    first = frontend.pools[0].members[0].backend
+    return Encap.GRE4 if config.backends[first].address.version == 4 else Encap.GRE6
+
+
+def desired_vip(
+    frontend: Frontend,
+    source: StateSource,
+    *,
+    unresolved: Container[str] = frozenset(),
+    held: Iterable[bytes] = (),
+) -> DesiredVip:
+    """The VIP of one frontend as it should be now.
+
+    ``unresolved``: backends that have had no verdict since the daemon started. While they are unknown their weight in
+    VPP stays: our own ignorance takes no traffic away.
+
+    ``held``: old addresses of backends that got new ones. They stay only while nothing else of the frontend is usable.
+    """
+    config = source.config()
+    answer = frontend_weights(frontend, source)
+    ases: dict[bytes, DesiredAs] = {}
+    for member in answer.members:
+        address = config.backends[member.backend].address.packed
+        wanted = _desired_as(address, member, answer.unit, unresolved)
+        present = ases.get(address)
+        if present is None or _rank(wanted) > _rank(present):
+            ases[address] = wanted
+    return DesiredVip(
+        key=vip_key(frontend),
+        frontend=frontend.name,
+        encap=backends_encap(frontend, config),
+        length=frontend.new_flows_table_length,
+        sticky=frontend.src_ip_sticky,
+        unit=answer.unit,
+        usable=answer.usable,
+        flush_on_down=frontend.flush_on_down,
+        ases=tuple(ases[address] for address in sorted(ases, key=address_order)),
+        held=frozenset() if answer.usable else frozenset(address for address in held if address not in ases),
+    )
+
+
+def _desired_as(address: bytes, member: MemberWeight, unit: int, unresolved: Container[str]) -> DesiredAs:
+    ignorant = (
+        member.state is State.UNKNOWN and not member.drained and member.weight > 0 and member.backend in unresolved
+    )
+    return DesiredAs(
+        address=address,
+        backend=member.backend,
+        pool=member.pool,
+        state=member.state,
+        weight=None if member.keep or ignorant else member.programmed,
+        nominal=programmed_weight(min(member.weight, 100), unit),
+    )
+
+
+def _rank(wanted: DesiredAs) -> tuple[int, int]:
+    """Which of two members on one address decides: traffic wins over keeping, keeping over nothing."""
+    if wanted.weight is None:
+        return (1, 0)
+    return (2, wanted.weight) if wanted.weight > 0 else (0, 0)
+
+
+def desired_vips(
+    frontends: Iterable[str],
+    source: StateSource,
+    *,
+    unresolved: Container[str] = frozenset(),
+    held: Callable[[str], Iterable[bytes]] = lambda _: (),
+) -> list[DesiredVip]:
+    """The VIPs of the named frontends, as ``desired_vip``; names that are not configured are left out."""
+    configured: Mapping[str, Frontend] = source.config().frontends
+    return [
+        desired_vip(configured[name], source, unresolved=unresolved, held=held(name))
+        for name in frontends
+        if name in configured
+    ]
