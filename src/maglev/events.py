@@ -48,7 +48,10 @@ class FrontendEvent:
 
 @dataclass(frozen=True, slots=True)
 class WeightEvent:
-    """An operator set the weight of a pool member (``new`` None: back to the file's value), or drained a backend."""
+    """An operator set the weight of a pool member, or went back to the file's (``to_default``).
+
+    ``old`` and ``new`` are the weights in force before and after, 0..100.
+    """
 
     frontend: str
     pool: str
@@ -58,6 +61,8 @@ class WeightEvent:
     flush: bool
     at_ns: int
     by: str = ""
+    to_default: bool = False
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

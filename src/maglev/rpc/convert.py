@@ -316,18 +316,18 @@ def event(item: events.Event) -> pb.Event:
                 )
             )
         case events.WeightEvent():
-            # ``new`` None: back to the file's value, which the event does not carry; ``to_default`` says so.
             return pb.Event(
                 weight=pb.WeightEvent(
                     frontend=item.frontend,
                     pool=item.pool,
                     backend=item.backend,
                     old_weight=item.old,
-                    new_weight=item.new or 0,
-                    to_default=item.new is None,
+                    new_weight=item.new,
+                    to_default=item.to_default,
                     flush=item.flush,
                     at_ns=item.at_ns,
                     by=item.by,
+                    reason=item.reason,
                 )
             )
         case events.DrainEvent():
