@@ -1,0 +1,314 @@
+"""The semantic rules: what must hold between the values of a configuration. Pure: a model in, problems out.
+
+What concerns a single value (its range, its form) was checked when it was read (``maglev.config.types``).
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Iterable
+
+import re2
+
+from maglev.config.durations import format_duration
+from maglev.config.model import (
+    Config,
+    Frontend,
+    HealthCheck,
+    HttpParams,
+    LbConfig,
+    Pool,
+    Protocol,
+    TcpParams,
+    TlsParams,
+)
+from maglev.config.problems import Path, Report, make_path, quote
+from maglev.states import CheckType
+from maglev.weights import programmed_weight, weight_unit
+
+DEFAULT_TABLE_LENGTH = 16384
+# Replicas above this share of the table's buckets: weights lose their proportions, and other flows move with every
+# change (measured; docs/architecture.md).
+CROWDED = 20
+
+_LB: Path = make_path("maglev", "vpp", "lb")
+_HEALTHCHECKS: Path = make_path("maglev", "healthchecks")
+_BACKENDS: Path = make_path("maglev", "backends")
+_FRONTENDS: Path = make_path("maglev", "frontends")
+
+
+def check(config: Config, report: Report) -> None:
+    """Report every rule that ``config`` breaks, and what is allowed but looks like a mistake."""
+    _check_lb(config.lb, report)
+    authorities = _Authorities(report)
+    for healthcheck in config.healthchecks.values():
+        _check_healthcheck(healthcheck, authorities, report)
+    _check_backends(config, report)
+    for frontend in config.frontends.values():
+        _check_frontend(frontend, config, report)
+    _check_vips(config, report)
+
+
+def _check_lb(lb: LbConfig, report: Report) -> None:
+    if lb.startup_min_delay > lb.startup_max_delay:
+        report.semantic(
+            (_LB, "startup-min-delay"),
+            f"startup-min-delay ({format_duration(lb.startup_min_delay)}) is longer than startup-max-delay "
+            f"({format_duration(lb.startup_max_delay)})",
+        )
+
+
+def _check_healthcheck(healthcheck: HealthCheck, authorities: _Authorities, report: Report) -> None:
+    path: Path = (_HEALTHCHECKS, healthcheck.name)
+    if healthcheck.type is CheckType.ICMP:
+        if healthcheck.port:
+            report.semantic((path, "port"), "an icmp check has no port")
+    elif not healthcheck.port:
+        report.semantic(path, f"{_article(healthcheck.type)} check needs a port", at_key=True)
+    if healthcheck.timeout > healthcheck.interval:
+        report.warn(
+            (path, "timeout"),
+            f"the timeout ({format_duration(healthcheck.timeout)}) is longer than the interval "
+            f"({format_duration(healthcheck.interval)}); a probe ends with its interval",
+        )
+    params = healthcheck.params
+    place: Path = (path, "params")
+    tls: TlsParams | None = None
+    if isinstance(params, HttpParams):
+        tls = params.tls
+        if params.response_regexp is not None:
+            if params.method == "HEAD":
+                report.semantic(
+                    (place, "response-regexp"), "the answer to HEAD has no body; response-regexp needs method GET"
+                )
+            _check_regexp(params.response_regexp, (place, "response-regexp"), report)
+    elif isinstance(params, TcpParams):
+        tls = params.tls
+    if tls is not None and tls.ca_file is not None:
+        authorities.check(tls.ca_file, (place, "ca-file"))
+
+
+def _article(kind: CheckType) -> str:
+    return f"an {kind}" if kind in (CheckType.HTTP, CheckType.HTTPS, CheckType.ICMP) else f"a {kind}"
+
+
+def _check_regexp(pattern: str, path: Path, report: Report) -> None:
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        re2.compile(pattern, options)
+    except (re2.error, UnicodeEncodeError) as error:
+        text = error.args[0] if error.args else error
+        message = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+        report.semantic(path, f"not a regular expression of RE2: {message}")
+
+
+class _Authorities:
+    """Checks CA files, each once however many checks name it."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._known: dict[str, str | None] = {}
+
+    def check(self, name: str, path: Path) -> None:
+        if name not in self._known:
+            self._known[name] = _unusable(name)
+        why = self._known[name]
+        if why is not None:
+            self._report.semantic(path, f"{quote(name)} cannot be used: {why}")
+
+
+def _unusable(name: str) -> str | None:
+    # Anything but a regular file could block the one who reads it (a pipe) or never end (a device).
+    if "\0" in name:
+        return "not a file name"
+    try:
+        if os.path.exists(name) and not os.path.isfile(name):
+            return "not a regular file"
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=name)
+    except ssl.SSLError:
+        return "no certificates in PEM form in it"
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None
+
+
+def _check_backends(config: Config, report: Report) -> None:
+    for name, backend in config.backends.items():
+        wanted = backend.healthcheck
+        if wanted is not None and wanted not in config.healthchecks:
+            report.semantic(
+                ((_BACKENDS, name), "healthcheck"),
+                f"there is no health check {quote(wanted)}{report.suggest(wanted, config.healthchecks)}",
+            )
+
+
+def _check_frontend(frontend: Frontend, config: Config, report: Report) -> None:
+    path: Path = (_FRONTENDS, frontend.name)
+    if frontend.port and frontend.protocol is Protocol.ANY:
+        report.semantic((path, "port"), "a port needs a protocol")
+    elif frontend.protocol is not Protocol.ANY and not frontend.port:
+        report.semantic(
+            (path, "protocol"), "a protocol needs a port; leave both out for a VIP of any protocol and port"
+        )
+    if not frontend.pools:
+        report.semantic((path, "pools"), "a frontend needs at least one pool", at_key=True)
+        return
+    _check_pools(frontend, config, path, report)
+    _check_weights(frontend, path, report)
+
+
+def _check_pools(frontend: Frontend, config: Config, path: Path, report: Report) -> None:
+    names: dict[str, int] = {}
+    users: dict[str, str] = {}  # backend -> pool
+    addresses: dict[object, str] = {}  # address -> backend
+    family = 0
+    first = ""
+    for index, pool in enumerate(frontend.pools):
+        place: Path = ((path, "pools"), index)
+        if pool.name in names:
+            report.semantic((place, "name"), f"there is a pool {quote(pool.name)} already, pools[{names[pool.name]}]")
+        else:
+            names[pool.name] = index
+        if not pool.members:
+            report.semantic((place, "backends"), "a pool needs at least one backend", at_key=True)
+        for member in pool.members:
+            name = member.backend
+            backend = config.backends.get(name)
+            if backend is None:
+                report.semantic(
+                    ((place, "backends"), name),
+                    f"there is no backend {quote(name)}{report.suggest(name, config.backends)}",
+                    at_key=True,
+                )
+                continue
+            if name in users:
+                report.semantic(
+                    ((place, "backends"), name),
+                    f"the backend {quote(name)} is in pool {quote(users[name])} of this frontend already",
+                    at_key=True,
+                )
+                continue
+            users[name] = pool.name
+            address = backend.address
+            if address in addresses:
+                # VPP knows an application server by its address: it could hold one weight for the two of them.
+                report.semantic(
+                    ((place, "backends"), name),
+                    f"the backend {quote(name)} has the same address ({address}) as {quote(addresses[address])}",
+                    at_key=True,
+                )
+                continue
+            addresses[address] = name
+            if not family:
+                family, first = address.version, name
+            elif address.version != family:
+                report.semantic(
+                    ((place, "backends"), name),
+                    f"the backend {quote(name)} is IPv{address.version}, but {quote(first)} is IPv{family}; "
+                    "the backends of a frontend are of one family",
+                    at_key=True,
+                )
+
+
+def _members(pools: Iterable[Pool]) -> Iterable[tuple[int, str, int]]:
+    for index, pool in enumerate(pools):
+        for member in pool.members:
+            yield index, member.backend, member.weight
+
+
+def _check_weights(frontend: Frontend, path: Path, report: Report) -> None:
+    unit = frontend.weight_unit
+    if unit is not None and not 1 <= unit <= 100:
+        return  # out of range, which has been reported
+    unit = weight_unit(frontend)
+    units = 0
+    heaviest = 0
+    odd: list[str] = []
+    for index, name, weight in _members(frontend.pools):
+        programmed = programmed_weight(weight, unit)
+        units += programmed
+        heaviest = max(heaviest, weight)
+        if weight > 0 and programmed * unit != weight:
+            odd.append(f"pools[{index}].backends.{name}")
+    if not heaviest and any(pool.members for pool in frontend.pools):
+        report.warn((path, "pools"), "every backend has weight 0: this frontend can never serve", at_key=True)
+    if odd:
+        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+        report.warn(
+            (path, "weight-unit"),
+            f"weights that are no multiple of {unit} are rounded: {', '.join(odd[:3])}{more}",
+        )
+    length = frontend.new_flows_table_length or DEFAULT_TABLE_LENGTH
+    if units * CROWDED > length:
+        report.warn(
+            (path, "new-flows-table-length"),
+            f"the table of {length} buckets is small for {units} units of weight: above a {CROWDED}th of the table, "
+            "shares become inexact and changes move more flows than they have to; use a longer table or a larger "
+            "weight-unit",
+        )
+
+
+def _check_vips(config: Config, report: Report) -> None:
+    """Rules between frontends, and between frontends and the section lb."""
+    families: dict[object, tuple[int, str]] = {}  # VIP address -> family of the backends, first frontend
+    taken: dict[object, str] = {}  # (address, protocol, port) -> frontend
+    any_port: dict[object, str] = {}  # address -> frontend without port
+    with_port: dict[object, str] = {}  # address -> first frontend with a port
+    encaps: dict[int, str] = {}  # family of the backends -> first frontend
+    for name, frontend in config.frontends.items():
+        path: Path = (_FRONTENDS, name)
+        address = frontend.address
+        key = (address, frontend.protocol, frontend.port)
+        other = taken.setdefault(key, name)
+        if other != name:
+            what = f"{frontend.protocol} port {frontend.port}" if frontend.port else "any port"
+            report.semantic((path, "address"), f"{address}, {what}, is the frontend {quote(other)} already")
+        elif frontend.protocol is Protocol.ANY:
+            any_port[address] = name
+            if address in with_port:
+                report.semantic(
+                    (path, "address"),
+                    f"a frontend for any port cannot share {address} with {quote(with_port[address])}, "
+                    "which has a port",
+                )
+        else:
+            with_port.setdefault(address, name)
+            if address in any_port:
+                report.semantic(
+                    (path, "address"),
+                    f"a frontend with a port cannot share {address} with {quote(any_port[address])}, "
+                    "which is for any port",
+                )
+        family = _family(frontend, config)
+        if not family:
+            continue
+        encaps.setdefault(family, name)
+        known, first = families.setdefault(address, (family, name))
+        if known != family:
+            report.semantic(
+                (path, "address"),
+                f"the backends are IPv{family}, but those of {quote(first)}, on the same address {address}, are "
+                f"IPv{known}; VPP has one encapsulation per address",
+            )
+    if 4 in encaps and config.lb.ipv4_src_address is None:
+        report.semantic(
+            (_LB, "ipv4-src-address"),
+            f"required: the frontend {quote(encaps[4])} has IPv4 backends, which VPP reaches by GRE4",
+        )
+    if 6 in encaps and config.lb.ipv6_src_address is None:
+        report.warn(
+            (_LB, "ipv6-src-address"),
+            f"not set: the frontend {quote(encaps[6])} has IPv6 backends, and VPP's own outer source of GRE6 stays",
+        )
+
+
+def _family(frontend: Frontend, config: Config) -> int:
+    """The family of the frontend's backends: that of the first one that exists; 0 when none does."""
+    for pool in frontend.pools:
+        for member in pool.members:
+            backend = config.backends.get(member.backend)
+            if backend is not None:
+                return backend.address.version
+    return 0

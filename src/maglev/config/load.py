@@ -1,0 +1,181 @@
+"""From a file to a ``Config``: read, walk along the schema, build the model, check the rules.
+
+Two stages, and all errors of a stage at once: parse errors (unreadable, not YAML or JSON, unknown or duplicate or
+missing keys, wrong types), and, only if there are none, semantic errors. Nothing a file contains makes these
+functions raise.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+from maglev.config import source
+from maglev.config.check import check
+from maglev.config.model import (
+    Backend,
+    Config,
+    Frontend,
+    HealthCheck,
+    HttpParams,
+    IcmpParams,
+    LbConfig,
+    Pool,
+    PoolMember,
+    TcpMode,
+    TcpParams,
+    TlsParams,
+)
+from maglev.config.problems import Path, Problem, ProblemKind, Report, make_path
+from maglev.config.schema import ROOT
+from maglev.config.types import Bad
+from maglev.states import CheckType
+
+__all__ = ["LoadResult", "Problem", "ProblemKind", "load_file", "load_in_child", "load_text"]
+
+Values = dict[str, Any]  # a section as the schema read it: attribute -> value
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """A configuration, or what is wrong with it. ``config`` is None exactly when there is an error."""
+
+    config: Config | None
+    problems: tuple[Problem, ...] = ()
+
+    def _of(self, kind: ProblemKind) -> tuple[Problem, ...]:
+        return tuple(problem for problem in self.problems if problem.kind is kind)
+
+    @property
+    def parse_errors(self) -> tuple[Problem, ...]:
+        """Why the file could not be read, or not be understood."""
+        return self._of(ProblemKind.PARSE)
+
+    @property
+    def semantic_errors(self) -> tuple[Problem, ...]:
+        """Which rules it breaks."""
+        return self._of(ProblemKind.SEMANTIC)
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """What is allowed, but looks like a mistake."""
+        return self._of(ProblemKind.WARNING)
+
+
+def parse_failure(message: str) -> LoadResult:
+    """The result of a load that ended with one parse error that has no place in the file."""
+    return LoadResult(None, (Problem(ProblemKind.PARSE, "", message),))
+
+
+def load_file(path: str | FilePath) -> LoadResult:
+    """Load and check a file: JSON if its name ends in ``.json``, else YAML.
+
+    A file that cannot be read is a parse error.
+    """
+    try:
+        content = _read_file(path)
+    except (OSError, ValueError) as error:
+        return parse_failure(f"cannot read {os.fspath(path)!r}: {getattr(error, 'strerror', None) or error}")
+    return load_text(content, json=os.fspath(path).endswith(".json"))
+
+
+def _read_file(path: str | FilePath) -> bytes:
+    # O_NONBLOCK: opening a named pipe would otherwise wait for a writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("not a regular file")
+        return file.read(source.MAX_BYTES + 1)
+
+
+def load_text(text: str | bytes, *, json: bool = False) -> LoadResult:
+    """Load and check the text of a file."""
+    with source.collector_at_rest():
+        return _load(text, json)
+
+
+def _load(text: str | bytes, is_json: bool) -> LoadResult:
+    document, report = source.read(text, is_json=is_json)
+    if document is None:
+        return LoadResult(None, report.problems(ProblemKind.PARSE))
+    values = ROOT.read(document.value, (), report)
+    if report.has(ProblemKind.PARSE) or isinstance(values, Bad):
+        return LoadResult(None, report.problems(ProblemKind.PARSE))
+    config = _build(values["maglev"], report)
+    check(config, report)
+    problems = report.problems(ProblemKind.SEMANTIC, ProblemKind.WARNING)
+    return LoadResult(None if report.has(ProblemKind.SEMANTIC) else config, problems)
+
+
+def _build(values: Any, report: Report) -> Config:
+    checks = make_path("maglev", "healthchecks")
+    return Config(
+        **values.get("healthchecker", {}),
+        lb=LbConfig(**values.get("vpp", {}).get("lb", {})),
+        healthchecks={
+            name: _healthcheck(name, item, (checks, name), report)
+            for name, item in values.get("healthchecks", {}).items()
+        },
+        backends={name: Backend(name=name, **item) for name, item in values.get("backends", {}).items()},
+        frontends={name: _frontend(name, item) for name, item in values.get("frontends", {}).items()},
+    )
+
+
+def _healthcheck(name: str, values: Values, path: Path, report: Report) -> HealthCheck:
+    interval = values.get("interval", HealthCheck.__dataclass_fields__["interval"].default)
+    filled = {"fast_interval": interval, "down_interval": interval, "timeout": interval} | values
+    kind: CheckType = values["type"]
+    params = values.get("params", {})
+    made: IcmpParams | TcpParams | HttpParams
+    if kind is CheckType.ICMP:
+        made = IcmpParams(**params)
+    elif kind is CheckType.TCP:
+        made = _tcp_params(params, (path, "params"), report)
+    else:
+        made = _http_params(params, kind)
+    return HealthCheck(name=name, **filled | {"params": made})
+
+
+_TLS_KEYS = {"server_name": "server-name", "insecure_skip_verify": "insecure-skip-verify", "ca_file": "ca-file"}
+
+
+def _tcp_params(params: Values, path: Path, report: Report) -> TcpParams:
+    if params.get("tls", False):
+        if params.get("mode") is TcpMode.SYN:
+            report.semantic((path, "mode"), "a TLS handshake needs mode connect, which tls: true implies")
+        tls = TlsParams(**{key: value for key, value in params.items() if key in _TLS_KEYS})
+        return TcpParams(mode=TcpMode.CONNECT, tls=tls)
+    for attribute, key in _TLS_KEYS.items():
+        if attribute in params:
+            report.semantic((path, key), f"{key} needs tls: true", at_key=True)
+    return TcpParams(mode=params.get("mode", TcpMode.SYN))
+
+
+def _http_params(params: Values, kind: CheckType) -> HttpParams:
+    rest = {key: value for key, value in params.items() if key not in _TLS_KEYS}
+    if kind is CheckType.HTTP:
+        return HttpParams(**rest)
+    return HttpParams(**rest, tls=TlsParams(**{key: value for key, value in params.items() if key in _TLS_KEYS}))
+
+
+def _frontend(name: str, values: Values) -> Frontend:
+    pools = tuple(
+        Pool(pool["name"], tuple(PoolMember(backend, **member) for backend, member in pool["members"].items()))
+        for pool in values["pools"]
+    )
+    return Frontend(name=name, **values | {"pools": pools})
+
+
+async def load_in_child(path: str | FilePath, *, deadline: float = 120.0) -> LoadResult:
+    """``load_file`` in a child process, so that the event loop goes on meanwhile.
+
+    The child sends its result in slices, and each is unpacked in a few milliseconds at most. After ``deadline``
+    seconds the child is killed; that, and a child that dies or answers nonsense, is a parse error.
+    """
+    # Only the daemon needs it, and the child imports this module too.
+    from maglev.config.child import load
+
+    return await load(path, deadline=deadline)
