@@ -177,9 +177,7 @@ class Checker:
         spec = live.check.spec if live.check is not None else None
         info = self.probe_info(live)
         passed = sum(info.codes[code] for code in PASSES) if info is not None else 0
-        since, why = live.trouble_since_ns, live.trouble
-        if info is not None and info.blocked_since_ns and live.state not in _NOT_PROBED:
-            since, why = info.blocked_since_ns, info.blocked_reason
+        since, why = self._blocked(live, info)
         age: int | None = None
         if info is not None and info.last_at_ns:
             # Two readings of a wall clock that may have been set back in between.
@@ -206,6 +204,16 @@ class Checker:
             probes_failed=sum(info.codes) - passed if info is not None else 0,
             transitions=live.history,
         )
+
+    @staticmethod
+    def _blocked(live: LiveBackend, info: ProbeInfo | None) -> tuple[int, str]:
+        if info is not None and info.blocked_since_ns and live.state not in _NOT_PROBED:
+            return info.blocked_since_ns, info.blocked_reason
+        return live.trouble_since_ns, live.trouble
+
+    def unprobed_since(self, live: LiveBackend) -> int:
+        """Since when (wall clock, ns) a backend could not be probed for a local reason; 0 while it can be."""
+        return self._blocked(live, self.probe_info(live))[0]
 
     def probe_info(self, live: LiveBackend) -> ProbeInfo | None:
         """What the engine knows of a backend; None while it does not know it."""

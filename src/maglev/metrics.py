@@ -1,0 +1,426 @@
+"""Metrics in Prometheus' text format: families as generators of finished lines, and the HTTP server that sends them.
+
+A scrape of 50,000 backends is some hundred thousand lines. They are made in slices of a few milliseconds and sent as
+they are made, so that neither the event loop nor the memory has to hold the whole; prometheus_client serves the
+process's own families, which are few.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
+
+from maglev import logs
+from maglev.checker import PASSES, Checker
+from maglev.listen import parse_listen
+from maglev.states import Code
+
+log = logs.get(__name__)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+SLICE_NS = 4_000_000
+CHUNK_BYTES = 64 << 10
+
+MAX_REQUEST_BYTES = 8 << 10
+MAX_CONNECTIONS = 64
+MAX_SCRAPES = 4
+REQUEST_SECONDS = 10.0
+SCRAPE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One metric family. ``rows`` makes its lines, each with its line break; a family without lines is left out."""
+
+    name: str
+    kind: str
+    help: str
+    rows: Callable[[], Iterable[str]]
+
+
+class HistogramView(Protocol):
+    """A histogram as the engine gives it: ``counts[i]`` up to ``bounds[i]`` seconds, one more above; not cumulative."""
+
+    @property
+    def bounds(self) -> tuple[float, ...]: ...
+    @property
+    def counts(self) -> tuple[int, ...]: ...
+    @property
+    def sum_seconds(self) -> float: ...
+
+
+def escape_label(value: str) -> str:
+    """A label's value between its quotes. Configured names and addresses need no escaping, other texts do."""
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def single(name: str, kind: str, text: str, value: Callable[[], float | int | None]) -> Family:
+    """A family with one sample and no label; absent while ``value`` gives None."""
+
+    def rows() -> Iterator[str]:
+        number = value()
+        if number is not None:
+            yield f"{name} {number}\n"
+
+    return Family(name, kind, text, rows)
+
+
+def labelled(name: str, kind: str, text: str, label: str, values: Callable[[], Mapping[str, float | int]]) -> Family:
+    """A family with one label."""
+
+    def rows() -> Iterator[str]:
+        for key, number in values().items():
+            yield f'{name}{{{label}="{escape_label(key)}"}} {number}\n'
+
+    return Family(name, kind, text, rows)
+
+
+def histogram_rows(name: str, labels: str, view: HistogramView) -> Iterator[str]:
+    """The lines of one histogram; ``labels`` like ``type="http"``, or empty."""
+    comma = "," if labels else ""
+    total = 0
+    for bound, count in zip(view.bounds, view.counts, strict=False):
+        total += count
+        yield f'{name}_bucket{{{labels}{comma}le="{bound!r}"}} {total}\n'
+    total += view.counts[len(view.bounds)]
+    yield f'{name}_bucket{{{labels}{comma}le="+Inf"}} {total}\n'
+    braces = f"{{{labels}}}" if labels else ""
+    yield f"{name}_sum{braces} {view.sum_seconds!r}\n"
+    yield f"{name}_count{braces} {total}\n"
+
+
+class CheckerFamilies:
+    """The families about backends and frontends, read from the checker."""
+
+    def __init__(self, checker: Checker) -> None:
+        self._checker = checker
+
+    def families(self) -> list[Family]:
+        """All of them."""
+        return [
+            Family("maglev_backend_state", "gauge", "1 for the present state of the backend.", self._states),
+            Family("maglev_backend_health", "gauge", "Health counter, 0 to rise+fall-1.", self._health),
+            Family("maglev_backend_enabled", "gauge", "0 while the backend is disabled.", self._enabled),
+            Family("maglev_backend_drained", "gauge", "1 while the backend is drained.", self._drained),
+            Family(
+                "maglev_backend_unprobed_since_seconds",
+                "gauge",
+                "Unix time since which the backend could not be probed for a local reason; absent while it can be.",
+                self._unprobed,
+            ),
+            Family(
+                "maglev_backend_transitions_total",
+                "counter",
+                "Changes of state by the states before and after.",
+                self._transitions,
+            ),
+            Family("maglev_frontend_state", "gauge", "1 for the present state of the frontend.", self._frontends),
+            Family(
+                "maglev_frontend_pool_backend_weight",
+                "gauge",
+                "Weight of the pool member: the file's, or an operator's.",
+                self._weights,
+            ),
+            Family(
+                "maglev_frontend_pool_backend_effective_weight",
+                "gauge",
+                "What the pool member may receive now: its weight or 0.",
+                self._effective_weights,
+            ),
+            Family("maglev_probe_total", "counter", "Probes by their outcome.", self._probes),
+            Family("maglev_probe_rtt_seconds", "summary", "Round-trip time of passed probes.", self._rtt),
+            labelled(
+                "maglev_overrides",
+                "gauge",
+                "What operators have set and not taken back, by kind.",
+                "kind",
+                self._overrides,
+            ),
+        ]
+
+    def _states(self) -> Iterator[str]:
+        for live in self._checker.backends():
+            yield (
+                f'maglev_backend_state{{backend="{live.name}",address="{live.address}",'
+                f'healthcheck="{live.healthcheck}",state="{live.state}"}} 1\n'
+            )
+
+    def _health(self) -> Iterator[str]:
+        for live in self._checker.backends():
+            info = self._checker.probe_info(live)
+            if info is not None:
+                yield f'maglev_backend_health{{backend="{live.name}"}} {info.counter}\n'
+
+    def _enabled(self) -> Iterator[str]:
+        for live in self._checker.backends():
+            yield f'maglev_backend_enabled{{backend="{live.name}"}} {int(live.enabled)}\n'
+
+    def _drained(self) -> Iterator[str]:
+        for live in self._checker.backends():
+            yield f'maglev_backend_drained{{backend="{live.name}"}} {int(live.drained)}\n'
+
+    def _unprobed(self) -> Iterator[str]:
+        for live in self._checker.backends():
+            since = self._checker.unprobed_since(live)
+            if since:
+                yield f'maglev_backend_unprobed_since_seconds{{backend="{live.name}"}} {since / 1e9!r}\n'
+
+    def _transitions(self) -> Iterator[str]:
+        for live in self._checker.backends():
+            for (before, after), count in live.transitions.items():
+                yield (
+                    f'maglev_backend_transitions_total{{backend="{live.name}",from="{before}",to="{after}"}} {count}\n'
+                )
+
+    def _frontends(self) -> Iterator[str]:
+        for name in self._checker.config().frontends:
+            yield f'maglev_frontend_state{{frontend="{name}",state="{self._checker.frontend_state(name)}"}} 1\n'
+
+    def _members(self) -> Iterator[tuple[str, int, int]]:
+        """Labels, weight and effective weight of every pool member."""
+        for name in list(self._checker.config().frontends):
+            if name not in self._checker.config().frontends:
+                continue  # a reload between two slices took it away
+            for member in self._checker.frontend_weights(name).members:
+                labels = f'frontend="{name}",pool="{member.pool}",backend="{member.backend}"'
+                yield labels, member.weight, member.effective
+
+    def _weights(self) -> Iterator[str]:
+        for labels, weight, _ in self._members():
+            yield f"maglev_frontend_pool_backend_weight{{{labels}}} {weight}\n"
+
+    def _effective_weights(self) -> Iterator[str]:
+        for labels, _, effective in self._members():
+            yield f"maglev_frontend_pool_backend_effective_weight{{{labels}}} {effective}\n"
+
+    def _probes(self) -> Iterator[str]:
+        for live in self._checker.backends():
+            info = self._checker.probe_info(live)
+            if info is None or live.check is None:
+                continue
+            head = f'maglev_probe_total{{backend="{live.name}",type="{live.check.spec.type}"'
+            for code, count in enumerate(info.codes):
+                if count:
+                    result = "pass" if code in PASSES else "fail"
+                    yield f'{head},result="{result}",code="{Code(code)}"}} {count}\n'
+
+    def _rtt(self) -> Iterator[str]:
+        for live in self._checker.backends():
+            info = self._checker.probe_info(live)
+            if info is not None and info.rtt_count:
+                yield f'maglev_probe_rtt_seconds_sum{{backend="{live.name}"}} {info.rtt_sum_ns / 1e9!r}\n'
+                yield f'maglev_probe_rtt_seconds_count{{backend="{live.name}"}} {info.rtt_count}\n'
+
+    def _overrides(self) -> dict[str, int]:
+        counts = dict.fromkeys(("drain", "disable", "enable", "pause", "weight"), 0)
+        for override in self._checker.override_records():
+            counts[override.kind.value] += 1
+        return counts
+
+
+class EngineView(Protocol):
+    """What the metrics read of the probe engine."""
+
+    def stats(self) -> Mapping[str, int]: ...
+    def histograms(self) -> Mapping[tuple[str, str], HistogramView]: ...
+    def lateness(self) -> HistogramView: ...
+
+
+ENGINE_GAUGES = frozenset({"targets", "in_flight", "waiting_fd"})
+
+
+class EngineFamilies:
+    """The families about the probe engine itself."""
+
+    def __init__(self, engine: EngineView) -> None:
+        self._engine = engine
+
+    def families(self) -> list[Family]:
+        """All of them; one family for each of the engine's counters."""
+        made = [
+            Family("maglev_probe_duration_seconds", "histogram", "How long probes took.", self._durations),
+            Family(
+                "maglev_engine_send_lateness_seconds",
+                "histogram",
+                "How late probes were sent, against when they were due.",
+                lambda: histogram_rows("maglev_engine_send_lateness_seconds", "", self._engine.lateness()),
+            ),
+        ]
+        for key in self._engine.stats():
+            words = key.replace("_", " ")
+            if key in ENGINE_GAUGES:
+                made.append(single(f"maglev_engine_{key}", "gauge", f"Probe engine: {words} now.", self._stat(key)))
+            else:
+                made.append(single(f"maglev_engine_{key}_total", "counter", f"Probe engine: {words}.", self._stat(key)))
+        return made
+
+    def _stat(self, key: str) -> Callable[[], int]:
+        return lambda: self._engine.stats()[key]
+
+    def _durations(self) -> Iterator[str]:
+        for (kind, result), view in self._engine.histograms().items():
+            labels = f'type="{kind}",result="{result}"'
+            yield from histogram_rows("maglev_probe_duration_seconds", labels, view)
+
+
+class Exposition:
+    """All families, rendered piece by piece."""
+
+    def __init__(self) -> None:
+        self._families: list[Family] = []
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+        self._process = registry
+
+    def add(self, families: Iterable[Family]) -> None:
+        """Add families; raises ``ValueError`` for a name that is there already."""
+        names = {family.name for family in self._families}
+        for family in families:
+            if family.name in names:
+                raise ValueError(f"two metric families are called {family.name}")
+            names.add(family.name)
+            self._families.append(family)
+
+    async def render(self) -> AsyncIterator[bytes]:
+        """The text in pieces of some 64 KiB; gives the loop a turn every few milliseconds."""
+        pieces: list[str] = []
+        size = 0
+        end = time.monotonic_ns() + SLICE_NS
+        for family in tuple(self._families):
+            headed = False
+            for row in family.rows():
+                if not headed:
+                    headed = True
+                    pieces.append(f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.kind}\n")
+                pieces.append(row)
+                size += len(row)
+                if size >= CHUNK_BYTES or time.monotonic_ns() >= end:
+                    yield "".join(pieces).encode()
+                    pieces.clear()
+                    size = 0
+                    await asyncio.sleep(0)
+                    end = time.monotonic_ns() + SLICE_NS
+        yield "".join(pieces).encode() + generate_latest(self._process)
+
+
+class MetricsServer:
+    """Answers ``GET /metrics``, and nothing else: bounded in request size, connections, scrapes and time.
+
+    ``refused`` counts by reason what was turned away.
+    """
+
+    def __init__(self, exposition: Exposition) -> None:
+        self._exposition = exposition
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._scrapes = 0
+        self.scraped = 0
+        self.refused: dict[str, int] = dict.fromkeys(("connections", "scrapes", "request", "slow", "broken"), 0)
+
+    async def start(self, address: str) -> None:
+        """Listen. Raises ``ValueError`` for a bad address and ``OSError`` when it cannot be listened on."""
+        host, port = parse_listen(address)
+        self._server = await asyncio.start_server(self._connected, host, port, limit=MAX_REQUEST_BYTES, backlog=16)
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        assert self._server is not None
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def stop(self) -> None:
+        """Stop listening and drop what is open."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._tasks) >= MAX_CONNECTIONS:
+            self.refused["connections"] += 1
+            writer.transport.abort()
+            return
+        task = asyncio.ensure_future(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            try:
+                async with asyncio.timeout(REQUEST_SECONDS):
+                    head = await reader.readuntil(b"\r\n\r\n")
+            except (asyncio.LimitOverrunError, asyncio.IncompleteReadError):
+                self.refused["request"] += 1
+                await self._answer(writer, 400, "bad request")
+                return
+            async with asyncio.timeout(SCRAPE_SECONDS):
+                await self._respond(writer, head)
+        except TimeoutError:
+            self.refused["slow"] += 1
+            writer.transport.abort()
+        except OSError:
+            self.refused["broken"] += 1
+        except Exception as error:
+            self.refused["broken"] += 1
+            log.exception("metrics-failed", f"a scrape failed: {error}", error)
+            writer.transport.abort()
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                async with asyncio.timeout(1.0):
+                    await writer.wait_closed()
+
+    async def _respond(self, writer: asyncio.StreamWriter, head: bytes) -> None:
+        line = head.split(b"\r\n", 1)[0].split(b" ")
+        if len(line) != 3 or line[2] not in (b"HTTP/1.1", b"HTTP/1.0"):
+            self.refused["request"] += 1
+            await self._answer(writer, 400, "bad request")
+            return
+        method, path, version = line
+        if path.partition(b"?")[0] != b"/metrics":
+            await self._answer(writer, 404, "metrics are at /metrics")
+        elif method not in (b"GET", b"HEAD"):
+            await self._answer(writer, 405, "only GET and HEAD", "Allow: GET, HEAD\r\n")
+        elif self._scrapes >= MAX_SCRAPES:
+            self.refused["scrapes"] += 1
+            await self._answer(writer, 503, "too many scrapes at once")
+        else:
+            self._scrapes += 1
+            try:
+                await self._scrape(writer, chunked=version == b"HTTP/1.1", body=method == b"GET")
+                self.scraped += 1
+            finally:
+                self._scrapes -= 1
+
+    async def _scrape(self, writer: asyncio.StreamWriter, *, chunked: bool, body: bool) -> None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: {CONTENT_TYPE}\r\nConnection: close\r\n"
+        writer.write((head + ("Transfer-Encoding: chunked\r\n\r\n" if chunked else "\r\n")).encode())
+        if not body:
+            await writer.drain()
+            return
+        async for piece in self._exposition.render():
+            if piece:
+                writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+                await writer.drain()
+        if chunked:
+            writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    @staticmethod
+    async def _answer(writer: asyncio.StreamWriter, status: int, text: str, headers: str = "") -> None:
+        reason = {400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}[status]
+        writer.write(
+            f"HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain\r\nContent-Length: {len(text) + 1}\r\n"
+            f"{headers}Connection: close\r\n\r\n{text}\n".encode()
+        )
+        await writer.drain()
