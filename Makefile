@@ -64,7 +64,7 @@ debug: $(PROGRAMS) build/ext-debug.stamp ## the same with bounds checks, asserti
 $(VENV)/created.stamp:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo "make: python 3.11 or newer is needed" >&2; exit 1; }
-	@"$(PYTHON)" -c 'import ensurepip, venv' \
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null \
 	    || { echo "make: $(PYTHON) cannot make a virtual environment: run 'make deps' first" >&2; exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 	@touch $@

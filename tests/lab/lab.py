@@ -1,0 +1,240 @@
+"""One lab: a private directory with a copy of a configuration, real servers for it, the stand-in and the daemon.
+
+The servers follow from the configuration: every backend with an http or tcp check gets one on its own address; ping
+targets are answered by the kernel, static backends need nobody. Ports are kept if they are free.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+
+from maglev.vpp.messages import ANY_PROTOCOL, VipKey
+from tests.lab.dataplane import Call, Tap, read_weights
+from tests.lab.processes import LabError, Maglevc, Program, program, wait_until
+from tests.lab.servers import LoopThread, Servers, free_port
+
+# `<name> weight <configured> effective <effective>`, then `[disabled]`, `[drained]` where it is.
+MEMBER = re.compile(
+    r"^\s*(?P<name>[A-Za-z0-9._-]+) weight (?P<weight>\d+) effective (?P<effective>\d+)"
+    r"(?P<flags>(?: \[[a-z]+\])*)",
+    re.MULTILINE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A pool member as `maglevc show frontends NAME` prints it."""
+
+    name: str
+    weight: int
+    effective: int
+    flags: tuple[str, ...]
+
+
+def members(text: str) -> dict[str, Member]:
+    """The pool members in the output of `maglevc show frontends NAME`, by name."""
+    found = {}
+    for match in MEMBER.finditer(text):
+        flags = tuple(re.findall(r"\[([a-z]+)\]", match["flags"]))
+        found[match["name"]] = Member(match["name"], int(match["weight"]), int(match["effective"]), flags)
+    return found
+
+
+class Lab:
+    """Everything of one lab; a context manager that ends and removes it all."""
+
+    def __init__(self, configuration: Path) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="maglev-lab-"))
+        self._thread = LoopThread()
+        self.servers = Servers(self._thread)
+        self.tap: Tap | None = None
+        self.stand_in: Program | None = None
+        self.daemon: Program | None = None
+        self.config_file = self.directory / "maglev.yaml"
+        self.vpp_socket = self.directory / "vpp.sock"  # where the stand-in listens
+        self.api_socket = self.directory / "api.sock"  # where the daemon connects: the tap
+        self.grpc_socket = self.directory / "maglevd.sock"
+        self.state_file = self.directory / "state.json"
+        self.metrics_port = 0
+        self.moved_ports: dict[int, int] = {}
+        self._calls: deque[Call] = deque(maxlen=100_000)
+        self._closed = False
+        self.names: dict[str, str] = {}  # address -> backend
+        self.vips: dict[str, VipKey] = {}  # frontend -> VIP
+        try:
+            self.maglevc = Maglevc(f"unix:{self.grpc_socket}")
+            self._settle(configuration.read_text(encoding="utf-8"))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes, stop the servers, remove the directory; doing it twice is harmless."""
+        for process in (self.daemon, self.stand_in):
+            if process is not None:
+                process.close()
+        if not self._closed:
+            self._closed = True
+            self._cut_tap()
+            self.servers.close()
+            self._thread.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _settle(self, text: str) -> None:
+        """Start the servers of the configuration in ``text`` and write it with the ports that they got."""
+        # Every scalar is text to this loader, as it is to maglevd: a backend may be called `no`.
+        maglev: dict[str, Any] = yaml.load(text, Loader=yaml.BaseLoader)["maglev"]
+        checks: dict[str, Any] = maglev.get("healthchecks", {})
+        targets: dict[int, list[tuple[str, str, bool]]] = {}
+        for name, backend in maglev["backends"].items():
+            check = checks.get(backend.get("healthcheck", ""), {})
+            if check.get("type") in ("http", "tcp"):
+                target = (name, backend["address"], check["type"] == "http")
+                targets.setdefault(int(check["port"]), []).append(target)
+            self.names[backend["address"]] = name
+        for name, frontend in maglev["frontends"].items():
+            protocol = {"tcp": 6, "udp": 17}.get(frontend.get("protocol", ""), ANY_PROTOCOL)
+            self.vips[name] = VipKey.parse(frontend["address"], protocol, int(frontend.get("port", 0)))
+        for wanted, group in targets.items():
+            port = free_port([address for _, address, _ in group], wanted)
+            for name, address, http in group:
+                self.servers.add(name, address, port, http=http)
+            if port != wanted:
+                self.moved_ports[wanted] = port
+                text = re.sub(rf"^(\s+port: ){wanted}\b", rf"\g<1>{port}", text, flags=re.MULTILINE)
+        self.config_file.write_text(text, encoding="utf-8")
+
+    # -- the stand-in for VPP
+
+    def start_stand_in(self) -> None:
+        """Start an empty stand-in, and the tap in front of it. LabError: it does not come up."""
+        self.vpp_socket.unlink(missing_ok=True)
+        self.stand_in = Program(
+            "the stand-in",
+            [sys.executable, "-m", "maglev.vppsim", "--socket", self.vpp_socket],
+            self.directory / "vppsim.log",
+        )
+        self.stand_in.wait_ready(self._stand_in_answers)
+        self.tap = Tap(self.api_socket, self.vpp_socket, self._calls)
+        self._thread.do(self.tap.start())
+
+    def _stand_in_answers(self) -> bool:
+        try:
+            read_weights(self.vpp_socket)
+        except OSError:
+            return False
+        return True
+
+    def _cut_tap(self) -> None:
+        if self.tap is not None:
+            self._thread.do(self.tap.stop())
+            self.tap = None
+
+    def stop_stand_in(self) -> None:
+        """End the stand-in; what it held is lost, as when VPP ends."""
+        self._cut_tap()
+        if self.stand_in is not None:
+            self.stand_in.close()
+            self.stand_in = None
+
+    def calls(self) -> list[Call]:
+        """Every call so far that changed something in the dataplane, and every goodbye, in order."""
+        return list(self._calls)
+
+    def programmed(self, frontend: str) -> dict[str, int]:
+        """Weights that the stand-in holds for the VIP of a frontend, by the name of the backend.
+
+        Addresses that no backend has stand for themselves; without the VIP there are none.
+        """
+        key = self.vips[frontend]
+        vip = read_weights(self.vpp_socket).get(key)
+        return {self.names.get(address, address): weight for address, weight in vip.weights.items()} if vip else {}
+
+    def wait_programmed(self, frontend: str, expected: dict[str, int], seconds: float) -> None:
+        """Wait for the weights that the stand-in holds. LabError: they are others."""
+        self._wait_weights(f"weights of {frontend} in VPP", lambda: self.programmed(frontend), expected, seconds)
+
+    # -- the daemon
+
+    def daemon_command(self, *, dataplane: bool, config: Path | None = None) -> list[str]:
+        """Command line of the daemon in this lab, with the stand-in or without VPP."""
+        return [
+            str(program("maglevd")),
+            "--config", str(config or self.config_file),
+            "--grpc-socket", str(self.grpc_socket),
+            "--grpc-addr", "",
+            "--metrics-addr", f"127.0.0.1:{self.metrics_port}",
+            "--vpp-api-addr", str(self.api_socket) if dataplane else "",
+            "--vpp-stats-addr", "",
+            "--state-file", str(self.state_file),
+            "--log-level", "info",
+        ]  # fmt: skip
+
+    def start_maglevd(self, *, dataplane: bool) -> None:
+        """Start the installed maglevd and wait until it answers. LabError: it does not."""
+        self.metrics_port = free_port(["127.0.0.1"])
+        self.daemon = Program("maglevd", self.daemon_command(dataplane=dataplane), self.directory / "maglevd.log")
+        self.daemon.wait_ready(self._maglevd_answers)
+
+    def _maglevd_answers(self) -> bool:
+        return self.grpc_socket.exists() and self.maglevc.run("show", "version").status == 0
+
+    def stop_maglevd(self, number: int = signal.SIGTERM) -> int:
+        """Exit status of the daemon after a signal. LabError: it runs on, or was not there."""
+        if self.daemon is None:
+            raise LabError("maglevd is not running")
+        daemon, self.daemon = self.daemon, None
+        daemon.expect_running()
+        daemon.signal(number)
+        try:
+            return daemon.wait()
+        finally:
+            daemon.close()
+
+    # -- looking
+
+    def show(self, frontend: str) -> dict[str, Member]:
+        """Pool members of a frontend, as maglevc shows them."""
+        return members(self.maglevc.ask("show", "frontends", frontend))
+
+    def wait_weights(self, frontend: str, expected: dict[str, int], seconds: float) -> None:
+        """Wait for the effective weights of a frontend. LabError: they are others."""
+
+        def effective() -> dict[str, int]:
+            return {member.name: member.effective for member in self.show(frontend).values()}
+
+        self._wait_weights(f"effective weights of {frontend}", effective, expected, seconds)
+
+    @staticmethod
+    def _wait_weights(what: str, read: Callable[[], dict[str, int]], expected: dict[str, int], seconds: float) -> None:
+        last: dict[str, int] = {}
+
+        def as_expected() -> bool:
+            nonlocal last
+            last = read()
+            return last == expected
+
+        try:
+            wait_until(f"{what} to be {expected}", as_expected, seconds)
+        except LabError as error:
+            raise LabError(f"{error}; they are {last}") from error
