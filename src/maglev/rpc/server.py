@@ -16,9 +16,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -31,8 +32,9 @@ from maglev.rpc.watch import TooMany, Watchers
 
 log = logs.get(__name__)
 
-Context = grpc.aio.ServicerContext[Any, Any]
-Handler = grpc.RpcMethodHandler[Any, Any]
+# Generic in the type stubs only, hence the quotes.
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 STATUS: dict[type[errors.MaglevError], grpc.StatusCode] = {
     errors.UnknownName: grpc.StatusCode.NOT_FOUND,
@@ -45,6 +47,8 @@ STATUS: dict[type[errors.MaglevError], grpc.StatusCode] = {
 # A request is some names and numbers. An answer is a page, or the plan for everything.
 MAX_REQUEST_BYTES = 1 << 20
 MAX_ANSWER_BYTES = 64 << 20
+# Percent-encoding can triple it.
+MAX_WORDS = 2_000
 MAX_STREAMS_PER_CONNECTION = 128
 MAX_CONNECTIONS = 1_024
 MAX_CALLS = 1_024
@@ -137,7 +141,30 @@ def tcp_target(address: str) -> tuple[str, bool]:
     return address, ip.is_loopback
 
 
-class Gate(grpc.aio.ServerInterceptor[Any, Any]):
+def _lenient(deserializer: Any) -> Any:
+    """The deserializer, with None for what it cannot read: gRPC itself would log a traceback for each."""
+
+    def deserialize(data: bytes) -> Any:
+        try:
+            return deserializer(data)
+        except DecodeError:
+            return None
+
+    return deserialize
+
+
+def _refuse_garbage(request: Any) -> None:
+    if request is None:
+        raise errors.BadValue("the request is no message of this API")
+
+
+def _words(error: errors.MaglevError) -> str:
+    """What a status says. It travels in a header, and headers beyond 8 KiB lose the whole status."""
+    text = str(error)
+    return text if len(text) <= MAX_WORDS else text[:MAX_WORDS] + "..."
+
+
+class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Stands before every call of ours: checks the role, turns errors into a status, counts, logs changes.
 
     ``calls`` counts ended calls by method ("PauseBackend") and status ("OK", "NOT_FOUND").
@@ -164,19 +191,20 @@ class Gate(grpc.aio.ServerInterceptor[Any, Any]):
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
                 self._stream(method, handler.unary_stream),
-                request_deserializer=handler.request_deserializer,
+                request_deserializer=_lenient(handler.request_deserializer),
                 # Watches hand out messages that are encoded already.
                 response_serializer=bytes,
             )
         return grpc.unary_unary_rpc_method_handler(
             self._unary(method, handler.unary_unary),
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=_lenient(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
 
     def _unary(self, method: str, inner: Any) -> Any:
         async def call(request: Any, context: Context) -> Any:
             async def run() -> Any:
+                _refuse_garbage(request)
                 return await inner(request, context)
 
             return await self._guarded(method, context, run)
@@ -186,6 +214,7 @@ class Gate(grpc.aio.ServerInterceptor[Any, Any]):
     def _stream(self, method: str, inner: Any) -> Any:
         async def call(request: Any, context: Context) -> None:
             async def run() -> None:
+                _refuse_garbage(request)
                 messages: AsyncIterator[bytes] = inner(request, context)
                 # aclosing: the subscription ends when the caller goes away, not when the collector comes by.
                 async with aclosing(messages) as stream:  # type: ignore[type-var]
@@ -209,8 +238,8 @@ class Gate(grpc.aio.ServerInterceptor[Any, Any]):
         except errors.MaglevError as error:
             code = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), grpc.StatusCode.UNKNOWN)
             self._count(call, code)
-            self._log_change(method, call, caller.name, code, str(error))
-            await context.abort(code, str(error))
+            self._log_change(method, call, caller.name, code, _words(error))
+            await context.abort(code, _words(error))
         except asyncio.CancelledError:
             self._count(call, grpc.StatusCode.CANCELLED)
             raise

@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import re2
@@ -27,7 +27,8 @@ from maglev.rpc.watch import TooMany, Watchers
 from maglev.weights import MemberWeight, applied_weight
 
 T = TypeVar("T")
-Context = grpc.aio.ServicerContext[Any, Any]
+# Generic in the type stubs only, hence the quotes.
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 # Pool members on one page of frontends: some 40 bytes each, so that a page stays well within 4 MiB.
 MAX_MEMBERS = 20_000
@@ -76,7 +77,6 @@ class MaglevService(pb_grpc.MaglevServicer):
         self._tcp_role = tcp_role
         self.watchers = watchers if watchers is not None else Watchers(services)
         self._orders: tuple[Config, dict[str, paging.Order]] | None = None
-        self._backend_users: tuple[Config, Mapping[str, Sequence[str]]] | None = None
         self._files = Turnstile("the configuration file")
         self._readings = Turnstile("a reading of VPP")
         self._reading: tuple[str | None, int, LbStateView] | None = None
@@ -164,31 +164,15 @@ class MaglevService(pb_grpc.MaglevServicer):
 
     async def GetBackend(self, request: pb.GetBackendRequest, context: Context) -> pb.BackendInfo:
         """One backend with its history and the frontends that use it."""
-        return await self._backend(request.name)
+        return self._backend(request.name)
 
-    async def _backend(self, name: str) -> pb.BackendInfo:
-        config = self._checker.config()
-        configured = _named("backend", config.backends, name)
-        users = await self._users(config)
+    def _backend(self, name: str) -> pb.BackendInfo:
         return convert.backend(
-            configured,
+            _named("backend", self._checker.config().backends, name),
             self._checker.backend_status(name),
             overrides=[one for one in self._checker.overrides() if one.backend == name],
-            frontends=users.get(name, ()),
+            frontends=self._checker.frontends_of(name),
         )
-
-    async def _users(self, config: Config) -> Mapping[str, Sequence[str]]:
-        """Names of the frontends that use each backend; worked out once for each configuration."""
-        if self._backend_users is None or self._backend_users[0] is not config:
-            users: dict[str, list[str]] = {}
-            pace = Pace()
-            for frontend in config.frontends.values():
-                for pool in frontend.pools:
-                    for member in pool.members:
-                        users.setdefault(member.backend, []).append(frontend.name)
-                        await pace.breathe()
-            self._backend_users = (config, users)
-        return self._backend_users[1]
 
     def _overrides_by_backend(self) -> dict[str, list[OverrideView]]:
         found: dict[str, list[OverrideView]] = {}
@@ -241,29 +225,29 @@ class MaglevService(pb_grpc.MaglevServicer):
 
     async def PauseBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
         """Stop probing a backend."""
-        return await self._change(self._checker.pause, request, context, may_expire=True)
+        return self._change(self._checker.pause, request, context, may_expire=True)
 
     async def ResumeBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
         """Probe a paused backend again."""
-        return await self._change(self._checker.resume, request, context)
+        return self._change(self._checker.resume, request, context)
 
     async def EnableBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
         """Take a disabled backend back into service."""
-        return await self._change(self._checker.enable, request, context)
+        return self._change(self._checker.enable, request, context)
 
     async def DisableBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
         """Take a backend out at once."""
-        return await self._change(self._checker.disable, request, context, may_expire=True)
+        return self._change(self._checker.disable, request, context, may_expire=True)
 
     async def DrainBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
         """Give a backend no new flows."""
-        return await self._change(self._checker.drain, request, context, may_expire=True)
+        return self._change(self._checker.drain, request, context, may_expire=True)
 
     async def UndrainBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
         """Take a drain back."""
-        return await self._change(self._checker.undrain, request, context)
+        return self._change(self._checker.undrain, request, context)
 
-    async def _change(
+    def _change(
         self, verb: Verb, request: pb.ChangeBackendRequest, context: Context, *, may_expire: bool = False
     ) -> pb.ChangeBackendResponse:
         if request.duration_ns and not may_expire:
@@ -275,7 +259,7 @@ class MaglevService(pb_grpc.MaglevServicer):
             duration_ns=_duration(request.duration_ns),
         )
         return pb.ChangeBackendResponse(
-            backend=await self._backend(request.name), changed=change.changed, warnings=change.warnings
+            backend=self._backend(request.name), changed=change.changed, warnings=change.warnings
         )
 
     async def SetFrontendPoolBackendWeight(

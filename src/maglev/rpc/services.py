@@ -18,7 +18,7 @@ from maglev.states import Code, FrontendState, State
 from maglev.weights import FrontendWeights
 
 # Name of the log record of a single probe; only watchers that name its backend get it.
-PROBE_RECORD = "probe-result"
+PROBE_RECORD = "probe"
 
 # ---------------------------------------------------------------------------------------------------- the checker
 
@@ -157,6 +157,10 @@ class CheckerApi(Protocol):
 
     def frontend_weights(self, name: str) -> FrontendWeights:
         """Active pool, unit and the weights of all members, by the weight rule. Raises ``UnknownName``."""
+        ...
+
+    def frontends_of(self, backend: str) -> Sequence[str]:
+        """Names of the frontends that use a backend, in the order of the file."""
         ...
 
     def overrides(self) -> Sequence[OverrideView]:
