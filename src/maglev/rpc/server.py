@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import inspect
 import ipaddress
 import os
 import socket
@@ -173,13 +174,15 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     def __init__(self, tcp_role: Role) -> None:
         self._tcp_role = tcp_role
         self.calls: dict[tuple[str, str], int] = {}
+        # Set when the server ends: the streams of others end with it.
+        self.closing = asyncio.Event()
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        """Wrap our own handlers; the health service and reflection go as they are."""
+        """Wrap our own handlers; streams of the health service and of reflection only get an end."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None:
@@ -187,7 +190,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             self._count("unknown", grpc.StatusCode.UNIMPLEMENTED)
             return handler
         if not method.startswith(f"/{SERVICE}/"):
-            return handler
+            return self._foreign(handler)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
                 self._stream(method, handler.unary_stream),
@@ -200,6 +203,46 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             request_deserializer=_lenient(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
+
+    def _foreign(self, handler: Handler) -> Handler:
+        """A handler of another service, whose streams end with ``UNAVAILABLE`` when the server does."""
+        make: Any
+        inner: Any
+        if handler.request_streaming and handler.response_streaming:
+            inner, make = handler.stream_stream, grpc.stream_stream_rpc_method_handler
+        elif handler.response_streaming:
+            inner, make = handler.unary_stream, grpc.unary_stream_rpc_method_handler
+        else:
+            return handler
+
+        async def drive(request: Any, context: Context) -> None:
+            stream: Any = inner(request, context)
+            if inspect.isawaitable(stream):
+                await stream
+                return
+            async with aclosing(stream) as messages:
+                async for message in messages:
+                    await context.write(message)
+
+        async def call(request: Any, context: Context) -> Any:
+            work = asyncio.ensure_future(drive(request, context))
+            end = asyncio.ensure_future(self.closing.wait())
+            try:
+                await asyncio.wait((work, end), return_when=asyncio.FIRST_COMPLETED)
+                if work.done():
+                    return await work
+            finally:
+                end.cancel()
+                work.cancel()
+            await asyncio.wait((work,))
+            return await context.abort(grpc.StatusCode.UNAVAILABLE, "the daemon is on its way out")
+
+        wrapped: Handler = make(
+            call,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+        return wrapped
 
     def _unary(self, method: str, inner: Any) -> Any:
         async def call(request: Any, context: Context) -> Any:
@@ -340,6 +383,7 @@ class RpcServer:
             return
         await self._health.enter_graceful_shutdown()
         self.watchers.close()
+        self._gate.closing.set()
         await asyncio.gather(server.stop(seconds), self._service.settle(seconds))
 
 
