@@ -1,0 +1,78 @@
+"""What the weight rule costs: everything at once, and one frontend after a transition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from bench.harness import Figure, cpu_ms
+from maglev.config.model import Backend, Config, Frontend, Pool, PoolMember
+from maglev.states import State
+from maglev.weights import WeightTable, frontend_weights
+
+QUESTION = "How long does the weight rule take?"
+
+FRONTENDS = 1000
+MEMBERS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A backend as the rule sees it."""
+
+    state: State
+    drained: bool = False
+
+
+class Source:
+    """States from a dictionary, no run-time weights."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._states = {
+            name: View(State.DOWN if number % 7 == 0 else State.UP) for number, name in enumerate(config.backends)
+        }
+
+    def config(self) -> Config:
+        """The configuration."""
+        return self._config
+
+    def backend_state(self, name: str) -> View:
+        """The state of a backend."""
+        return self._states[name]
+
+    def weight_override(self, frontend: str, pool: str, backend: str) -> int | None:
+        """None: the file's weights count."""
+        return None
+
+
+def configuration() -> Config:
+    """FRONTENDS frontends with MEMBERS members each, in two pools."""
+    backends: dict[str, Backend] = {}
+    frontends: dict[str, Frontend] = {}
+    for number in range(FRONTENDS):
+        members = []
+        for index in range(MEMBERS):
+            name = f"b{number}-{index}"
+            backends[name] = Backend(name, IPv4Address(0x0A000000 + len(backends)))
+            members.append(PoolMember(name, 10 * (1 + index % 10)))
+        pools = (Pool("primary", tuple(members[: MEMBERS // 2])), Pool("fallback", tuple(members[MEMBERS // 2 :])))
+        frontends[f"f{number}"] = Frontend(f"f{number}", IPv4Address(0xC0000000 + number), pools)
+    return Config(backends=backends, frontends=frontends)
+
+
+def run() -> list[Figure]:
+    """Targets 10 and 11."""
+    config = configuration()
+    source = Source(config)
+    table = WeightTable(config)
+    for name in config.backends:
+        view = source.backend_state(name)
+        table.set_backend(name, view.state, view.drained)
+    one = next(iter(config.frontends.values()))
+    full = cpu_ms({"full": table.compute}, repeat=20)["full"]
+    single = cpu_ms({"one": lambda: frontend_weights(one, source)}, repeat=1000)["one"]
+    return [
+        Figure(f"all: {FRONTENDS * MEMBERS} members, {FRONTENDS} frontends", full, "ms", 2.0),
+        Figure(f"one frontend of {MEMBERS} members", single * 1000, "us", 20.0),
+    ]
