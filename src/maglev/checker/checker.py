@@ -924,12 +924,24 @@ class Checker:
             )
         changed = became != previous
         if changed or flush:
-            self._weight_changed(conf, pool, backend, previous, became, flush=flush, by=by, reason=reason)
+            self._weight_changed(
+                conf, pool, backend, previous, became, flush=flush, by=by, reason=reason, to_default=weight is None
+            )
         self._overrides_changed()
         return WeightChange(changed=changed, previous=previous, weight=became, requested=weight, unit=unit)
 
     def _weight_changed(
-        self, conf: Frontend, pool: str, backend: str, old: int, new: int, *, flush: bool, by: str, reason: str
+        self,
+        conf: Frontend,
+        pool: str,
+        backend: str,
+        old: int,
+        new: int,
+        *,
+        flush: bool,
+        by: str,
+        reason: str,
+        to_default: bool,
     ) -> None:
         log.info(
             "weight-set",
@@ -953,6 +965,8 @@ class Checker:
                 flush=flush,
                 at_ns=self._clock.time_ns(),
                 by=by,
+                to_default=to_default,
+                reason=reason,
             )
         )
         self._dirty.names[conf.name] = None
@@ -1047,6 +1061,7 @@ class Checker:
                         flush=False,
                         by="expiry",
                         reason=override.reason,
+                        to_default=True,
                     )
             else:
                 self._align(live, *self._configured(live), by="expiry", reason=override.reason)

@@ -1,0 +1,141 @@
+"""The configuration file of a running daemon: checking it, and putting it into effect."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from maglev import logs
+from maglev.checker import Checker
+from maglev.clock import Clock
+from maglev.config.diff import ConfigChange, diff_configs
+from maglev.config.load import LoadResult, load_in_child
+from maglev.config.model import Config
+from maglev.config.problems import Problem
+from maglev.errors import NotAllowed
+from maglev.sdnotify import Notifier
+
+log = logs.get(__name__)
+
+OUTCOMES = ("ok", "parse_error", "semantic_error", "refused")
+
+Load = Callable[[Path], Awaitable[LoadResult]]
+
+
+class ConfigFile:
+    """Loads outside the process, so that verdicts go on meanwhile. ``outcomes`` counts reloads by how they ended."""
+
+    def __init__(
+        self,
+        path: Path,
+        checker: Checker,
+        notifier: Notifier,
+        clock: Clock,
+        *,
+        load: Load = load_in_child,
+        before: Callable[[Config], None] | None = None,
+    ) -> None:
+        self._path = path
+        self._checker = checker
+        self._notifier = notifier
+        self._clock = clock
+        self._load = load
+        self._before = before
+        self._busy = asyncio.Lock()
+        self._loaded_at_ns = 0
+        self._loaded_by = ""
+        self._last_error = ""
+        self.outcomes: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
+
+    @property
+    def file(self) -> str:
+        """Path of the file."""
+        return str(self._path)
+
+    @property
+    def loaded_at_ns(self) -> int:
+        """When the configuration in force took effect, wall clock."""
+        return self._loaded_at_ns
+
+    @property
+    def loaded_by(self) -> str:
+        """Who asked for that: ``start``, ``signal`` or the caller of a reload."""
+        return self._loaded_by
+
+    @property
+    def last_error(self) -> str:
+        """Why the last reload was refused; empty: it was not."""
+        return self._last_error
+
+    async def check(self) -> LoadResult:
+        """Read the file and check it; changes nothing."""
+        return await self._load(self._path)
+
+    async def diff(self, new: Config) -> Sequence[ConfigChange]:
+        """What differs between the configuration in force and ``new``."""
+        # Comparing holds no lock and takes long for large files: a thread, whose slices the interpreter gives out.
+        return await asyncio.to_thread(diff_configs, self._checker.config(), new)
+
+    def needs_force(self, new: Config) -> bool:
+        """Whether a reload to ``new`` deletes so many VIPs that it is refused unless forced."""
+        return bool(self._checker.needs_force(new))
+
+    async def start(self) -> LoadResult:
+        """The first load: like a reload, without anything to compare with."""
+        return await self.reload(force=True, by="start")
+
+    async def reload(self, *, force: bool, by: str) -> LoadResult:
+        """Read the file and put it into effect if it has no error.
+
+        Errors are logged, counted and returned, and nothing is changed. Raises ``NotAllowed`` for want of ``force``.
+        """
+        async with self._busy:
+            first = self._loaded_at_ns == 0
+            if not first:
+                self._notifier.reloading()
+            try:
+                return await self._reload(force, by)
+            finally:
+                if not first:
+                    self._notifier.ready()
+
+    async def _reload(self, force: bool, by: str) -> LoadResult:
+        result = await self._load(self._path)
+        for problem in result.problems:
+            _log_problem(problem, str(self._path))
+        if result.config is None:
+            errors = result.parse_errors or result.semantic_errors
+            self.outcomes["parse_error" if result.parse_errors else "semantic_error"] += 1
+            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+            self._last_error = errors[0].render(self.file) + more
+            log.error(
+                "config-refused",
+                f"{self.file} has {len(errors)} errors, the configuration in force stays",
+                file=self.file,
+                errors=len(errors),
+                by=by,
+            )
+            return result
+        if self._before is not None:
+            self._before(result.config)
+        try:
+            await self._checker.apply(result.config, by=by, force=force)
+        except NotAllowed as error:
+            self.outcomes["refused"] += 1
+            self._last_error = str(error)
+            log.error("config-refused", f"{self.file} is not put into effect: {error}", file=self.file, by=by)
+            raise
+        self.outcomes["ok"] += 1
+        self._last_error = ""
+        self._loaded_at_ns = self._clock.time_ns()
+        self._loaded_by = by
+        return result
+
+
+def _log_problem(problem: Problem, file: str) -> None:
+    kind = problem.kind.name.lower()
+    if kind == "warning":
+        log.warning("config-warning", problem.render(file), path=problem.path)
+    else:
+        log.error("config-error", problem.render(file), path=problem.path, kind=kind)

@@ -1,0 +1,489 @@
+"""maglevd: puts the parts together, tells systemd and the operator how it goes, and ends within two seconds.
+
+Which task may fail: ``state-file``, ``status``, ``reload`` and ``expiry`` are started again, and so is everything that
+has to do with VPP, since probing and the API go on without it. The probe engine is not a task but a thread; if it
+cannot start, the daemon does not. An exception in a callback of the event loop is logged and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import uvloop
+
+from maglev import logs
+from maglev._probe import Engine, missing_capabilities
+from maglev.checker import Checker
+from maglev.clock import Clock, SystemClock
+from maglev.config.load import LoadResult, load_file
+from maglev.config.model import Config
+from maglev.configfile import ConfigFile
+from maglev.errors import NotAllowed
+from maglev.events import Bus
+from maglev.metrics import CheckerFamilies, EngineFamilies, Exposition, Family, MetricsServer, labelled, single
+from maglev.options import Options, parse
+from maglev.overrides import from_json, to_json
+from maglev.reload import used_checks
+from maglev.sdnotify import Notifier
+from maglev.statefile import NotSaved, StateFile
+from maglev.states import State
+from maglev.supervise import Supervisor
+from maglev.version import version
+
+log = logs.get(__name__)
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_PARSE = 1
+EXIT_SEMANTIC = 2
+
+END_SECONDS = 1.8
+"""From the signal to the end; what has not ended by then is cut off."""
+
+STATUS_SECONDS = 5.0
+
+CAP_NET_RAW = "CAP_NET_RAW"
+CAPABILITY_HELP = (
+    "give it to the program (setcap cap_net_raw+ep on the interpreter of its environment), "
+    "or run it by systemd with AmbientCapabilities=CAP_NET_RAW"
+)
+
+
+class CannotStart(Exception):
+    """The daemon cannot start; the text says why. ``status`` is the exit status."""
+
+    def __init__(self, text: str, status: int = EXIT_FAILED) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def has_capability(number: int) -> bool:
+    """Whether this process has a capability in effect, by its number (capabilities(7))."""
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    for line in text.splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> number & 1)
+    return False
+
+
+def raise_file_limit() -> int:
+    """Raise the limit of open files to what is allowed, since checks by connect need one each; returns it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as error:
+            log.warning("file-limit", f"the limit of open files stays at {soft}: {error}", limit=soft)
+            return soft
+    return hard
+
+
+# ------------------------------------------------------------------------------------------------------------- --check
+
+
+def check(options: Options) -> int:
+    """``--check``: print everything that is wrong with the file; 0 valid, 1 parse error, 2 semantic error."""
+    result = load_file(options.config)
+    name = str(options.config)
+    status = _exit_status(result)
+    if options.json:
+        problems = [
+            {"kind": str(p.kind), "path": p.path, "message": p.message, "line": p.line, "column": p.column}
+            for p in result.problems
+        ]
+        document = {"file": name, "ok": status == EXIT_OK, "problems": problems}
+        sys.stdout.buffer.write(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
+        return status
+    for problem in result.problems:
+        print(logs.escape(problem.render(name)), file=sys.stderr)
+    if result.config is not None:
+        config = result.config
+        print(
+            f"{name}: valid: {len(config.frontends)} frontends, {len(config.backends)} backends, "
+            f"{len(config.healthchecks)} health checks"
+        )
+    return status
+
+
+def _exit_status(result: LoadResult) -> int:
+    if result.parse_errors:
+        return EXIT_PARSE
+    return EXIT_SEMANTIC if result.semantic_errors else EXIT_OK
+
+
+# ---------------------------------------------------------------------------------------------------------- the daemon
+
+
+class Daemon:
+    """One run of maglevd. ``run`` returns the exit status."""
+
+    def __init__(self, options: Options, log_control: logs.LogControl, clock: Clock) -> None:
+        self.options = options
+        self.clock = clock
+        self.logs = log_control
+        self.started_at_ns = clock.time_ns()
+        self.started_monotonic_ns = clock.monotonic_ns()
+        self.loop_errors = 0
+        self._ending = asyncio.Event()
+        self._ended_by = ""
+        self._reload = asyncio.Event()
+        self._stack = contextlib.AsyncExitStack()
+
+    # ------------------------------------------------------------------------------------------------ start and end
+
+    async def run(self) -> int:
+        """From the start to the end. Never raises for what an operator can cause."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._loop_error)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end, signal.Signals(number).name)
+        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+        self.notifier = Notifier()
+        self.supervisor = Supervisor(self.clock)
+        status = EXIT_OK
+        try:
+            status = await self._until_end(self._start())
+        except CannotStart as error:
+            log.error("start-failed", str(error))
+            status = error.status
+        finally:
+            await self._stop()
+        log.info("stopped", f"maglevd ends with status {status}", status=status)
+        return status
+
+    async def _until_end(self, starting: Any) -> int:
+        """Start, then wait for a signal or for a vital task's end; a signal ends the start too."""
+        start = asyncio.ensure_future(starting)
+        ending = asyncio.ensure_future(self._ending.wait())
+        try:
+            await asyncio.wait([start, ending], return_when=asyncio.FIRST_COMPLETED)
+            if start.done():
+                start.result()
+                await asyncio.wait([ending, self.supervisor.fatal], return_when=asyncio.FIRST_COMPLETED)
+            if self.supervisor.fatal.done():
+                log.error("vital-task-failed", f"task {self.supervisor.fatal.result()} failed")
+                return EXIT_FAILED
+            log.info("stopping", f"maglevd ends: {self._ended_by}", signal=self._ended_by)
+            return EXIT_OK
+        finally:
+            for task in (start, ending):
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, CannotStart):
+                await start
+
+    def _end(self, why: str) -> None:
+        if not self._ending.is_set():
+            self._ended_by = why
+            self._ending.set()
+
+    def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.loop_errors += 1
+        error = context.get("exception")
+        message = str(context.get("message", "error in a callback"))
+        if isinstance(error, BaseException):
+            log.exception("callback-failed", f"{message}: {error}", error)
+        else:
+            log.error("callback-failed", message)
+
+    async def _start(self) -> None:
+        options = self.options
+        log.info("starting", f"maglevd {version()} starts", version=version(), pid=os.getpid())
+        limit = raise_file_limit()
+        log.debug("file-limit", f"{limit} open files", limit=limit)
+
+        self.bus = Bus()
+        self.logs.tap(self.bus, asyncio.get_running_loop())
+        self.state_file = StateFile(options.state_file, self.clock)
+        self.state_file.load()
+        self.engine = Engine(user_agent=f"vpp-maglev/{version()}")
+        self.checker = Checker(self.engine, self.bus, self.clock, on_overrides=self._keep_overrides)
+        self.checker.restore(self._kept_overrides())
+        self.config_file = ConfigFile(options.config, self.checker, self.notifier, self.clock, before=self._before)
+        self._stack.callback(self.engine.stop)
+
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self.engine.fileno(), self.checker.read_engine)
+        self._stack.callback(loop.remove_reader, self.engine.fileno())
+
+        result = await self.config_file.start()
+        if result.config is None:
+            raise CannotStart(f"{options.config} has errors", _exit_status(result))
+        try:
+            self.engine.start()
+        except (RuntimeError, OSError) as error:
+            raise CannotStart(f"the probe engine cannot start: {error}") from error
+        # What was made so far stays: the collector need not look at it again, which would hold the loop.
+        gc.collect()
+        gc.freeze()
+
+        self.supervisor.start("state-file", self.state_file.run)
+        self.supervisor.start("expiry", self.checker.run)
+        self.supervisor.start("reload", self._reload_on_signal)
+        await self._start_dataplane()
+        await self._start_api()
+        await self._start_metrics()
+        self.notifier.ready(self._status())
+        self.supervisor.start("status", self._tell_status)
+        log.info("ready", "maglevd is ready", **self._addresses())
+
+    async def _stop(self) -> None:
+        """End everything within ``END_SECONDS``; whatever hangs then, the process ends all the same."""
+        self.notifier.stopping()
+        last_resort = threading.Timer(END_SECONDS, os._exit, (EXIT_FAILED,))
+        last_resort.daemon = True
+        last_resort.start()
+        try:
+            async with asyncio.timeout(END_SECONDS - 0.2):
+                await self._stack.aclose()
+                if hasattr(self, "state_file"):
+                    with contextlib.suppress(NotSaved):
+                        await self.state_file.saved()
+                await self.supervisor.stop_all(0.3)
+        except TimeoutError:
+            log.error("stop-late", "not everything ended in time")
+        except Exception as error:
+            log.exception("stop-failed", f"the end was not orderly: {error}", error)
+        finally:
+            last_resort.cancel()
+            self.notifier.close()
+
+    # -------------------------------------------------------------------------------------------------- the parts
+
+    def _kept_overrides(self) -> list[Any]:
+        kept = self.state_file.get("overrides")
+        records = []
+        for item in kept if isinstance(kept, list) else []:
+            try:
+                records.append(from_json(item))
+            except ValueError as error:
+                log.error("override-unreadable", f"state file: {error}")
+        return records
+
+    def _keep_overrides(self) -> None:
+        self.state_file.set("overrides", [to_json(record) for record in self.checker.override_records()])
+
+    def _before(self, config: Config) -> None:
+        """Look at a configuration before it takes effect: can its checks be done?"""
+        lacking: dict[str, list[str]] = {}
+        for name, spec in used_checks(config).items():
+            for capability in missing_capabilities(spec):
+                lacking.setdefault(capability, []).append(name)
+        for capability, names in lacking.items():
+            shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+            text = f"no {capability}, which health check {shown} needs: {CAPABILITY_HELP}"
+            if capability == CAP_NET_RAW and self.config_file.loaded_at_ns == 0:
+                raise CannotStart(text)
+            log.error("capability-missing", text, capability=capability, healthchecks=len(names))
+        if CAP_NET_RAW not in lacking and not has_capability(13) and self.config_file.loaded_at_ns == 0:
+            log.warning(
+                "capability-missing",
+                f"no {CAP_NET_RAW}: icmp and half-open tcp checks cannot be done; {CAPABILITY_HELP}",
+                capability=CAP_NET_RAW,
+            )
+
+    async def _start_dataplane(self) -> None:
+        self.dataplane = None
+        # Nobody will say what VPP holds.
+        self.checker.settle(())
+
+    async def _start_api(self) -> None:
+        from maglev.rpc.access import Role
+        from maglev.rpc.server import CannotListen, RpcServer, ServerOptions
+        from maglev.rpc.services import Identity, Services
+
+        services = Services(
+            identity=Identity(version(), self.started_at_ns, self.started_monotonic_ns),
+            bus=self.bus,
+            checker=self.checker,
+            tracer=self.checker,
+            loader=self.config_file,
+            logs=self.logs,
+            dataplane=self.dataplane,
+        )
+        self.api = RpcServer(
+            services,
+            ServerOptions(
+                unix_socket=self.options.grpc_socket,
+                tcp_address=self.options.grpc_addr,
+                tcp_role=Role(self.options.grpc_tcp_role),
+                reflection=self.options.reflection,
+            ),
+        )
+        try:
+            await self.api.start()
+        except CannotListen as error:
+            raise CannotStart(str(error)) from error
+        self._stack.push_async_callback(self.api.stop, 0.8)
+
+    async def _start_metrics(self) -> None:
+        if not self.options.metrics_addr:
+            return
+        exposition = Exposition()
+        self.metrics = MetricsServer(exposition)
+        exposition.add(CheckerFamilies(self.checker).families())
+        exposition.add(EngineFamilies(self.engine).families())
+        exposition.add(self._own_families())
+        try:
+            await self.metrics.start(self.options.metrics_addr)
+        except (OSError, ValueError) as error:
+            raise CannotStart(f"metrics cannot listen on {self.options.metrics_addr}: {error}") from error
+        self._stack.push_async_callback(self.metrics.stop)
+
+    def _own_families(self) -> list[Family]:
+        bus, checker, state = self.bus, self.checker, self.state_file
+        return [
+            labelled("maglev_build_info", "gauge", "1; the version.", "version", lambda: {version(): 1}),
+            labelled(
+                "maglev_config_loads_total",
+                "counter",
+                "Loads of the configuration file by outcome.",
+                "outcome",
+                lambda: self.config_file.outcomes,
+            ),
+            single(
+                "maglev_config_last_success_timestamp_seconds",
+                "gauge",
+                "When the configuration in force took effect.",
+                lambda: self.config_file.loaded_at_ns / 1e9,
+            ),
+            single(
+                "maglev_config_last_load_successful",
+                "gauge",
+                "0 when the last load was refused.",
+                lambda: int(not self.config_file.last_error),
+            ),
+            labelled(
+                "maglev_task_failures_total",
+                "counter",
+                "Tasks that ended by an exception.",
+                "task",
+                lambda: self.supervisor.failures,
+            ),
+            single(
+                "maglev_callback_failures_total",
+                "counter",
+                "Callbacks of the event loop that ended by an exception.",
+                lambda: self.loop_errors + checker.counters.errors,
+            ),
+            single("maglev_events_published_total", "counter", "Events on the bus.", lambda: bus.published),
+            single("maglev_events_lost_total", "counter", "Events that slow watchers lost.", lambda: bus.lost),
+            single("maglev_watchers", "gauge", "Open WatchEvents streams.", lambda: bus.subscribers),
+            single("maglev_log_lost_total", "counter", "Log lines that could not be written.", lambda: self.logs.lost),
+            single(
+                "maglev_verdicts_stale_total",
+                "counter",
+                "Verdicts that came after a change that made them meaningless.",
+                lambda: checker.counters.stale,
+            ),
+            single(
+                "maglev_overrides_expired_total",
+                "counter",
+                "Operators' settings that ended by themselves.",
+                lambda: checker.counters.expired,
+            ),
+            single(
+                "maglev_state_file_fallback",
+                "gauge",
+                "1 when the state file was unreadable at the start and its previous copy was used.",
+                lambda: state.fallbacks,
+            ),
+            single(
+                "maglev_state_file_lost",
+                "gauge",
+                "1 when neither the state file nor its previous copy could be read at the start.",
+                lambda: state.unreadable,
+            ),
+            single(
+                "maglev_state_file_write_failures_total",
+                "counter",
+                "Writes of the state file that failed.",
+                lambda: state.failures,
+            ),
+            labelled(
+                "maglev_metrics_refused_total",
+                "counter",
+                "Requests for metrics that were turned away.",
+                "reason",
+                lambda: self.metrics.refused,
+            ),
+            Family("maglev_grpc_calls_total", "counter", "Ended gRPC calls by call and status.", self._grpc_rows),
+        ]
+
+    def _grpc_rows(self) -> list[str]:
+        return [
+            f'maglev_grpc_calls_total{{call="{call}",status="{status}"}} {count}\n'
+            for (call, status), count in self.api.calls.items()
+        ]
+
+    # ------------------------------------------------------------------------------------------------------- tasks
+
+    async def _reload_on_signal(self) -> None:
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            log.info("reload-requested", "SIGHUP: the configuration is read again")
+            # A refusal is in the log already, and there is no caller to tell.
+            with contextlib.suppress(NotAllowed):
+                await self.config_file.reload(force=False, by="signal")
+
+    async def _tell_status(self) -> None:
+        """The status line, and the watchdog: fed by this loop, and only while the engine's thread runs too."""
+        watch = self.notifier.watchdog_seconds
+        while True:
+            if watch and self.engine.running:
+                self.notifier.alive()
+            self.notifier.status(self._status())
+            await self.clock.sleep(min(STATUS_SECONDS, watch) if watch else STATUS_SECONDS)
+
+    def _status(self) -> str:
+        counts = self.checker.state_counts()
+        states = ", ".join(f"{counts[state]} {state}" for state in State if state in counts) or "none"
+        return f"{len(self.checker.config().frontends)} frontends; backends: {states}"
+
+    def _addresses(self) -> dict[str, object]:
+        options = self.options
+        return {
+            "grpc_socket": str(options.grpc_socket or ""),
+            "grpc_addr": options.grpc_addr,
+            "metrics_addr": options.metrics_addr,
+            "vpp_api_addr": options.vpp_api_addr,
+        }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program ``maglevd``; returns its exit status."""
+    options = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
+    if options.version:
+        print(f"maglevd {version()}")
+        return EXIT_OK
+    if options.check:
+        return check(options)
+    control = logs.LogControl(level=options.log_level, form=options.log_format)
+    control.start()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_run(options, control))
+    finally:
+        control.end()
+
+
+async def _run(options: Options, control: logs.LogControl) -> int:
+    return await Daemon(options, control, SystemClock()).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
