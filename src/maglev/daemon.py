@@ -173,7 +173,8 @@ class Daemon:
             await asyncio.wait([start, ending], return_when=asyncio.FIRST_COMPLETED)
             if start.done():
                 start.result()
-                await asyncio.wait([ending, self.supervisor.fatal], return_when=asyncio.FIRST_COMPLETED)
+                ends: list[asyncio.Future[Any]] = [ending, self.supervisor.fatal]
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if self.supervisor.fatal.done():
                 log.error("vital-task-failed", f"task {self.supervisor.fatal.result()} failed")
                 return EXIT_FAILED
@@ -307,6 +308,7 @@ class Daemon:
 
         services = Services(
             identity=Identity(version(), self.started_at_ns, self.started_monotonic_ns),
+            clock=self.clock,
             bus=self.bus,
             checker=self.checker,
             tracer=self.checker,

@@ -1,0 +1,198 @@
+"""Logs: forms, levels, escaping, and what watchers get of them."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from maglev import logs
+from maglev.events import Bus, Event, LogEvent
+
+
+@pytest.fixture
+def quiet_root() -> Iterator[None]:
+    """Leave the logging of the test process as it was."""
+    root, ours = logging.getLogger(), logging.getLogger(logs.ROOT)
+    before = (list(root.handlers), list(ours.handlers), ours.level, ours.propagate)
+    yield
+    root.handlers[:], ours.handlers[:] = before[0], before[1]
+    ours.setLevel(before[2])
+    ours.propagate = before[3]
+
+
+def written(form: str, level: str = "debug") -> tuple[logs.LogControl, io.StringIO]:
+    stream = io.StringIO()
+    control = logs.LogControl(level=level, form=form, stream=stream)
+    control.start()
+    return control, stream
+
+
+@pytest.mark.usefixtures("quiet_root")
+def test_text_line_has_time_level_message_event_and_fields() -> None:
+    control, stream = written("text")
+    logs.get("part").info("backend-transition", "backend a is up", backend="a", detail='say "hi"', n=3)
+    control.end()
+    (line,) = stream.getvalue().splitlines()
+    time, rest = line.split(" ", 1)
+    assert time.endswith("Z")
+    assert rest == r'info    backend a is up event=backend-transition backend=a detail="say \"hi\"" n=3'
+
+
+@pytest.mark.usefixtures("quiet_root")
+def test_json_line_is_an_object_and_no_field_hides_another() -> None:
+    control, stream = written("json")
+    logs.get("part").warning("some-event", "words", level="field", big=1 << 80, odd="\ud800")
+    control.end()
+    value = json.loads(stream.getvalue())
+    assert value["level"] == "warning"
+    assert value["event"] == "some-event"
+    assert value["logger"] == "maglev.part"
+    assert value["level_"] == "field"
+    assert value["big"] == str(1 << 80)
+
+
+@pytest.mark.usefixtures("quiet_root")
+def test_text_from_the_network_cannot_forge_a_line_or_drive_a_terminal() -> None:
+    control, stream = written("text")
+    logs.get("part").info("x", "a\n2026 error forged\x1b[2J", detail="\u202eb\r\nc")
+    control.end()
+    (line,) = stream.getvalue().splitlines()
+    assert "\x1b" not in line
+    assert "\u202e" not in line
+    assert r"\x1b[2J" in line
+    assert r"\u202eb\r\nc" in line
+
+
+@pytest.mark.usefixtures("quiet_root")
+@pytest.mark.parametrize("form", logs.FORMATS)
+def test_traceback_is_written(form: str) -> None:
+    control, stream = written(form)
+    try:
+        raise ValueError("broken\x1b")
+    except ValueError as error:
+        logs.get("part").exception("task-failed", "it broke", error)
+    control.end()
+    assert "Traceback" in stream.getvalue()
+    assert "ValueError: broken" in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()
+
+
+@pytest.mark.usefixtures("quiet_root")
+def test_level_is_obeyed_and_can_be_changed() -> None:
+    control, stream = written("text", "info")
+    log = logs.get("part")
+    log.debug("one", "not written")
+    control.level = "debug"
+    log.debug("two", "written")
+    control.level = "error"
+    log.warning("three", "not written")
+    control.end()
+    assert [line.split("event=")[1] for line in stream.getvalue().splitlines()] == ["two"]
+    assert control.level == "error"
+
+
+@pytest.mark.parametrize("level", ["", "loud", "critical", "10"])
+def test_unknown_level_is_refused(level: str) -> None:
+    with pytest.raises(ValueError, match="not one of"):
+        logs.LogControl(level=level)
+
+
+@pytest.mark.usefixtures("quiet_root")
+async def test_watchers_get_their_level_whatever_the_daemons_own_is() -> None:
+    control, stream = written("text", "error")
+    bus = Bus()
+    seen: list[Event] = []
+    bus.listen(seen.append)
+    control.tap(bus, asyncio.get_running_loop())
+    log = logs.get("part")
+    log.debug("nobody", "watches")
+    end_info = control.watch("info")
+    log.debug("too-low", "for the watcher")
+    log.info("told", "words", n=3)
+    end_debug = control.watch("debug")
+    log.debug("told-too", "words")
+    end_debug()
+    end_debug()
+    log.debug("over", "no watcher for debug any more")
+    end_info()
+    log.info("over", "no watcher any more")
+    control.end()
+    events = [e for e in seen if isinstance(e, LogEvent)]
+    assert [(e.level, e.event) for e in events] == [("info", "told"), ("debug", "told-too")]
+    assert events[0].fields == {"n": "3"}
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.usefixtures("quiet_root")
+async def test_a_listener_that_logs_does_not_call_itself_for_ever() -> None:
+    control, _ = written("text")
+    bus = Bus()
+    log = logs.get("part")
+    seen: list[Event] = []
+
+    def listener(event: Event) -> None:
+        seen.append(event)
+        log.info("echo", "again")
+
+    bus.listen(listener)
+    control.tap(bus, asyncio.get_running_loop())
+    control.watch("debug")
+    log.info("one", "words")
+    control.end()
+    assert len(seen) == 1
+
+
+@pytest.mark.usefixtures("quiet_root")
+async def test_records_of_other_threads_reach_the_bus_on_the_loop() -> None:
+    control, _ = written("text")
+    bus = Bus()
+    told = asyncio.Event()
+    threads: list[int] = []
+
+    def listener(event: Event) -> None:
+        threads.append(threading.get_ident())
+        told.set()
+
+    bus.listen(listener)
+    control.tap(bus, asyncio.get_running_loop())
+    control.watch("info")
+    await asyncio.to_thread(logs.get("part").info, "from-a-thread", "words")
+    await asyncio.wait_for(told.wait(), 5)
+    control.end()
+    assert threads == [threading.get_ident()]
+
+
+class Stalled(io.StringIO):
+    """A stream whose reader does not read until it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered = threading.Event()
+        self.go_on = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.entered.set()
+        self.go_on.wait(10)
+        return super().write(text)
+
+
+@pytest.mark.usefixtures("quiet_root")
+def test_a_stalled_reader_never_holds_the_daemon_and_losses_are_counted() -> None:
+    stream = Stalled()
+    control = logs.LogControl(stream=stream)
+    control.start(bound=10)
+    log = logs.get("part")
+    log.info("first", "taken by the writer")
+    assert stream.entered.wait(10)
+    for n in range(25):
+        log.info("more", "words", n=n)
+    assert control.lost == 15
+    stream.go_on.set()
+    control.end(10)
+    assert len(stream.getvalue().splitlines()) == 11
