@@ -180,14 +180,18 @@ class CheckerFamilies:
                 )
 
     def _frontends(self) -> Iterator[str]:
-        for name in self._checker.config().frontends:
+        for name in self._frontend_names():
             yield f'maglev_frontend_state{{frontend="{name}",state="{self._checker.frontend_state(name)}"}} 1\n'
+
+    def _frontend_names(self) -> Iterator[str]:
+        for name in self._checker.config().frontends:
+            # A reload between two slices may have taken it away.
+            if name in self._checker.config().frontends:
+                yield name
 
     def _members(self) -> Iterator[tuple[str, int, int]]:
         """Labels, weight and effective weight of every pool member."""
-        for name in list(self._checker.config().frontends):
-            if name not in self._checker.config().frontends:
-                continue  # a reload between two slices took it away
+        for name in self._frontend_names():
             for member in self._checker.frontend_weights(name).members:
                 labels = f'frontend="{name}",pool="{member.pool}",backend="{member.backend}"'
                 yield labels, member.weight, member.effective
