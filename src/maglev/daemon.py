@@ -315,6 +315,7 @@ class Daemon:
             loader=self.config_file,
             logs=self.logs,
             dataplane=self.dataplane,
+            keep=self.state_file.saved,
         )
         self.api = RpcServer(
             services,

@@ -225,29 +225,29 @@ class MaglevService(pb_grpc.MaglevServicer):
 
     async def PauseBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
         """Stop probing a backend."""
-        return self._change(self._checker.pause, request, context, may_expire=True)
+        return await self._change(self._checker.pause, request, context, may_expire=True)
 
     async def ResumeBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
         """Probe a paused backend again."""
-        return self._change(self._checker.resume, request, context)
+        return await self._change(self._checker.resume, request, context)
 
     async def EnableBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
         """Take a disabled backend back into service."""
-        return self._change(self._checker.enable, request, context)
+        return await self._change(self._checker.enable, request, context)
 
     async def DisableBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
         """Take a backend out at once."""
-        return self._change(self._checker.disable, request, context, may_expire=True)
+        return await self._change(self._checker.disable, request, context, may_expire=True)
 
     async def DrainBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
         """Give a backend no new flows."""
-        return self._change(self._checker.drain, request, context, may_expire=True)
+        return await self._change(self._checker.drain, request, context, may_expire=True)
 
     async def UndrainBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
         """Take a drain back."""
-        return self._change(self._checker.undrain, request, context)
+        return await self._change(self._checker.undrain, request, context)
 
-    def _change(
+    async def _change(
         self, verb: Verb, request: pb.ChangeBackendRequest, context: Context, *, may_expire: bool = False
     ) -> pb.ChangeBackendResponse:
         if request.duration_ns and not may_expire:
@@ -258,9 +258,19 @@ class MaglevService(pb_grpc.MaglevServicer):
             reason=_reason(request.reason),
             duration_ns=_duration(request.duration_ns),
         )
-        return pb.ChangeBackendResponse(
-            backend=self._backend(request.name), changed=change.changed, warnings=change.warnings
-        )
+        backend = self._backend(request.name)
+        warnings = [*change.warnings, *await self._kept()]
+        return pb.ChangeBackendResponse(backend=backend, changed=change.changed, warnings=warnings)
+
+    async def _kept(self) -> list[str]:
+        """Wait until a change is on the disk; words for the caller if it is in force but could not be written."""
+        if self._services.keep is None:
+            return []
+        try:
+            await self._services.keep()
+        except errors.MaglevError as error:
+            return [f"the change is in force, but would not survive a restart: {error}"]
+        return []
 
     async def SetFrontendPoolBackendWeight(
         self, request: pb.SetWeightRequest, context: Context
@@ -285,13 +295,14 @@ class MaglevService(pb_grpc.MaglevServicer):
         for member in weights.members:
             if member.pool == request.pool and member.backend == request.backend:
                 applied = applied_weight(member.weight, weights.unit)
+                warnings = [*change.warnings, *await self._kept()]
                 return pb.SetWeightResponse(
                     backend=convert.member(member),
                     unit=weights.unit,
                     applied_weight=applied,
-                    rounded=applied != member.weight,
+                    rounded=applied != (member.weight if weight is None else weight),
                     previous_weight=change.previous,
-                    warnings=change.warnings,
+                    warnings=warnings,
                 )
         raise errors.UnknownName("pool member", request.backend)
 

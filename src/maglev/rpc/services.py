@@ -7,7 +7,7 @@ are those of ``maglev.errors`` and reach the caller with their gRPC status; anyt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -611,7 +611,11 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """All that the API serves from. ``dataplane`` None: the daemon runs without VPP."""
+    """All that the API serves from. ``dataplane`` None: the daemon runs without VPP.
+
+    ``keep`` waits until what operators have set is on the disk; it raises a ``MaglevError`` when that fails. None:
+    it is kept in memory only.
+    """
 
     identity: Identity
     clock: Clock
@@ -621,3 +625,4 @@ class Services:
     loader: LoaderApi
     logs: LogControlApi
     dataplane: DataplaneApi | None = None
+    keep: Callable[[], Awaitable[None]] | None = None
