@@ -286,7 +286,7 @@ _VIP = struct.Struct(">B16sBBH")
 _MATCHER = struct.Struct(">BB")
 _ROUTE = struct.Struct(">IIB16sBB")
 _ENTRY = struct.Struct(">H64s")
-_THREAD = struct.Struct(">I64s64sIIIII")
+_THREAD = struct.Struct(">I64s64sIIII")
 
 
 def address_bytes(address: bytes) -> bytes:
