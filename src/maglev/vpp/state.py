@@ -1,0 +1,168 @@
+"""Reads back what VPP holds: the list of VIPs, their ASes, the global conf, and what only the CLI tells.
+
+Reading stalls VPP too (a dump of 50,000 ASes for a tenth of a second), so what is read, and when, is the caller's:
+everything at once at connect, VIP by VIP later, the CLI only at connect and after VIPs came or went.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from maglev.vpp.client import VppClient
+from maglev.vpp.messages import (
+    ANY_PROTOCOL,
+    REPLY_PAYLOAD,
+    AsDetails,
+    LbConf,
+    ProtocolError,
+    VipDetails,
+    VipKey,
+    pack_as_dump,
+    pack_vip_dump,
+    unpack_as_details,
+    unpack_conf,
+    unpack_vip_details,
+)
+from maglev.vpp.model import Actual, ActualAs, ActualVip
+
+T = TypeVar("T")
+
+SLICE = 2000
+"""Entries that are unpacked before other tasks get their turn: about two milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerboseVip:
+    """What ``show lb vips verbose`` says of a VIP and no API message does."""
+
+    index: int
+    sticky: bool
+
+
+_VIP_LINE = re.compile(r"^ (?P<kind>\S+) \[(?P<index>\d+)\] (?P<prefix>[0-9a-fA-F.:]+/\d+)(?P<flags>[^\r\n]*)$")
+_PORT_LINE = re.compile(r"^  protocol:(?P<protocol>\d+) port:(?P<port>\d+)\s*$")
+
+
+def parse_verbose(text: str) -> dict[VipKey, VerboseVip]:
+    """The live VIPs in the output of ``show lb vips verbose``; what is removed and lingers is left out.
+
+    Lines that are not understood are passed over: another build of VPP may say more.
+    """
+    found: dict[VipKey, VerboseVip] = {}
+    head: re.Match[str] | None = None
+    protocol, port = ANY_PROTOCOL, 0
+
+    def finish() -> None:
+        if head is None:
+            return
+        flags = head["flags"].split()
+        if "removed" in flags:
+            return
+        try:
+            key = VipKey.parse(head["prefix"], protocol, port)
+        except ValueError:
+            return
+        found[key] = VerboseVip(int(head["index"]), "src_ip_sticky" in flags)
+
+    for line in text.splitlines():
+        if (match := _VIP_LINE.match(line)) is not None:
+            finish()
+            head, protocol, port = match, ANY_PROTOCOL, 0
+        elif head is not None and (match := _PORT_LINE.match(line)) is not None:
+            protocol, port = int(match["protocol"]), int(match["port"])
+    finish()
+    return found
+
+
+def table_length(details: VipDetails) -> int:
+    """The length of the new-flow table: it is u16 on the wire, where 65536 reads as 0."""
+    return details.flow_table_length or 65536
+
+
+class StateReader:
+    """Reads from one VPP. Errors of the connection pass through; what VPP answers wrongly drops the connection."""
+
+    def __init__(self, client: VppClient) -> None:
+        self._client = client
+
+    async def conf(self) -> LbConf:
+        """The global settings."""
+        payload = await self._client.call("lb_conf_get")
+        return self._understand(partial(unpack_conf, payload))
+
+    async def vips(self) -> dict[VipKey, VipDetails]:
+        """The live VIPs. VPP ignores every filter of this dump."""
+        bodies = await self._client.dump("lb_vip_dump", pack_vip_dump())
+        found: dict[VipKey, VipDetails] = {}
+        for start in range(0, len(bodies), SLICE):
+            for body in bodies[start : start + SLICE]:
+                details = self._understand(partial(unpack_vip_details, body[REPLY_PAYLOAD:]))
+                found[details.key] = details
+            await asyncio.sleep(0)
+        return found
+
+    async def ases(self, key: VipKey | None = None) -> dict[VipKey, list[AsDetails]]:
+        """The ASes of one VIP, or of all, with those that were deleted and linger."""
+        bodies = await self._client.dump("lb_as_v2_dump", pack_as_dump(key))
+        found: dict[VipKey, list[AsDetails]] = {}
+        keys: dict[bytes, VipKey] = {}
+        for start in range(0, len(bodies), SLICE):
+            part = bodies[start : start + SLICE]
+            for details in self._understand(partial(unpack_as_details, part, keys)):
+                found.setdefault(details.vip, []).append(details)
+            await asyncio.sleep(0)
+        return found
+
+    async def verbose(self) -> dict[VipKey, VerboseVip]:
+        """Index and stickiness of the live VIPs."""
+        return parse_verbose(await self._client.cli("show lb vips verbose"))
+
+    async def everything(self) -> Actual:
+        """All of it, in few calls: for the moment after connecting."""
+        conf = await self.conf()
+        listed = await self.vips()
+        ases = await self.ases() if listed else {}
+        verbose = await self.verbose() if listed else {}
+        actual = Actual(conf, {})
+        for key, details in listed.items():
+            vip = actual.vips[key] = new_vip(details)
+            fill(vip, ases.get(key, ()))
+        describe(actual.vips, verbose)
+        return actual
+
+    def _understand(self, unpack: Callable[[], T]) -> T:
+        try:
+            return unpack()
+        except ProtocolError as error:
+            self._client.drop(f"VPP sent nonsense: {error}")
+            raise
+
+
+def new_vip(details: VipDetails) -> ActualVip:
+    """A VIP as the list of VIPs has it, without its ASes."""
+    return ActualVip(details.key, details.encap, table_length(details))
+
+
+def fill(vip: ActualVip, details: Iterable[AsDetails]) -> None:
+    """Put the ASes of a VIP as read into it. What is known to hold no flow stays known while its weight is 0."""
+    before, vip.ases, vip.lingering = vip.ases, {}, 0
+    for one in details:
+        if not one.live:
+            vip.lingering += 1
+            continue
+        known = before.get(one.address)
+        clean = one.weight == 0 and known is not None and known.clean
+        vip.ases[one.address] = ActualAs(one.weight, one.num_buckets, clean)
+
+
+def describe(vips: Mapping[VipKey, ActualVip], verbose: Mapping[VipKey, VerboseVip]) -> None:
+    """Put index and stickiness into the VIPs."""
+    for key, vip in vips.items():
+        told = verbose.get(key)
+        if told is not None:
+            vip.index, vip.sticky = told.index, told.sticky
