@@ -1,0 +1,1008 @@
+"""The single path from an event to a VPP call.
+
+Events mark frontends dirty and flushes owed, at once and without waiting. One batch is in flight at a time: it takes
+the newest state of everything dirty, plans, sends a bounded piece of the plan, and what is left or changed meanwhile
+goes out with the next. A full sync walks over all VIPs in small pieces between the batches, reads each back, and
+repairs what differs. What VPP holds is kept in a mirror that is read at connect and moved on by acknowledged calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter, deque
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Protocol, TypeVar
+
+from maglev import logs
+from maglev.clock import Clock
+from maglev.config.model import Config, Frontend
+from maglev.errors import NotAllowed, Unavailable, UnknownName
+from maglev.events import BackendEvent, ConfigEvent, DrainEvent, Event, EventSource, WeightEvent
+from maglev.states import State
+from maglev.vpp.client import Refused, VppClient
+from maglev.vpp.desired import DesiredVip, desired_vips
+from maglev.vpp.executor import Executor, Outcome, Pacer, RefusalKey
+from maglev.vpp.messages import Encap, ProtocolError, VipKey
+from maglev.vpp.model import Actual, parse_vip_key, vip_key
+from maglev.vpp.state import StateReader, describe, fill, new_vip, table_length
+from maglev.vpp.sync import (
+    COUNTED,
+    Cause,
+    CostModel,
+    FlushKey,
+    Op,
+    Owed,
+    Plan,
+    Policy,
+    Step,
+    acknowledge,
+    common_multiple,
+    diff,
+)
+from maglev.vpp.warmup import Phase, WarmUp
+from maglev.weights import StateSource, flush_owed
+
+log = logs.get(__name__)
+
+T = TypeVar("T")
+
+BUDGET_STALLS = 20
+"""A batch ends after this many times ``max-stall`` of estimated work, so that newer changes get their turn."""
+
+MOST_MEMBERS = 2000
+"""About how many pool members one batch plans for: some milliseconds of the loop."""
+
+READ_PER_VIP_NS = 10_000
+READ_PER_AS_NS = 2_500
+"""What reading back costs VPP, measured: a dump of 50,000 ASes took 113 ms."""
+
+DRIFT_WINDOW_NS = 600 * 1_000_000_000
+DRIFT_RECREATIONS = 2
+RELOAD_PATIENCE_NS = 10 * 1_000_000_000
+"""How long a configuration that is in force may stay unannounced (a reload between its first and its last step)."""
+
+
+class Presumption(Protocol):
+    """Who is told which backends VPP already sends traffic to; the checker."""
+
+    def settle(self, names: Iterable[str]) -> None:
+        """Only these are presumed good from now on. Called once."""
+        ...
+
+
+class OwnershipStore(Protocol):
+    """Where the VIPs that are ours are remembered over restarts, as ``str(VipKey)``."""
+
+    def load(self) -> Iterable[str]:
+        """What was saved last."""
+        ...
+
+    def save(self, vips: Sequence[str]) -> None:
+        """Remember these. Must not wait."""
+        ...
+
+
+class MemoryStore:
+    """An ``OwnershipStore`` that forgets with the process."""
+
+    def __init__(self) -> None:
+        self.vips: list[str] = []
+
+    def load(self) -> Iterable[str]:
+        """What was saved last."""
+        return self.vips
+
+    def save(self, vips: Sequence[str]) -> None:
+        """Remember these."""
+        self.vips = list(vips)
+
+
+@dataclass(slots=True)
+class Counters:
+    """What the reconciler counts. ``lbsync`` by (scope ``all`` or ``one``, kind); ``drift`` by kind."""
+
+    lbsync: Counter[tuple[str, str]] = field(default_factory=Counter)
+    drift: Counter[str] = field(default_factory=Counter)
+    batches: int = 0
+    full_syncs: int = 0
+    failed_syncs: int = 0
+    suppressed: int = 0
+    recreations_given_up: int = 0
+
+
+@dataclass(slots=True)
+class SyncResult:
+    """What a sync did: the steps that were planned (with notes), and the calls that VPP refused, in words."""
+
+    plan: Plan = field(default_factory=Plan)
+    done: list[Step] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def add(self, plan: Plan, outcome: Outcome) -> None:
+        """Take in one batch of the sync."""
+        sent = len(plan.steps) - len(outcome.rest)
+        self.plan.steps.extend(plan.steps[:sent])
+        self.plan.notes.extend(note for note in plan.notes if note not in self.plan.notes)
+        self.plan.unmanaged = plan.unmanaged or self.plan.unmanaged
+        self.done.extend(outcome.done)
+        self.failures.extend(outcome.failures)
+
+
+class Reconciler:
+    """Brings VPP to the desired state and keeps it there. Create it before the first event, then ``run``.
+
+    ``started_ns``: the clock's monotonic time at the start of the process, from which the warm-up counts.
+    """
+
+    def __init__(
+        self,
+        client: VppClient,
+        events: EventSource,
+        states: StateSource,
+        clock: Clock,
+        *,
+        presumption: Presumption | None = None,
+        ownership: OwnershipStore | None = None,
+        started_ns: int | None = None,
+    ) -> None:
+        self.client = client
+        self.counters = Counters()
+        self.unmanaged: tuple[VipKey, ...] = ()
+        self.last_full_sync_at_ns = 0
+        self.last_full_sync_changes = 0
+        self._states = states
+        self._clock = clock
+        self._started_ns = clock.monotonic_ns() if started_ns is None else started_ns
+        self._presumption = presumption
+        self._ownership = ownership or MemoryStore()
+        self._owned: set[VipKey] = set()
+        self._load_ownership()
+        self._config: Config | None = None
+        self._unannounced_since = 0
+        self._users: dict[str, tuple[str, ...]] = {}
+        self._configured: frozenset[VipKey] = frozenset()
+        self._warmup = WarmUp(clock, min_delay_ns=0, max_delay_ns=0, started_ns=self._started_ns)
+        self._reader = StateReader(client)
+        self._pacer = Pacer(clock, max_stall_ns=5_000_000, max_duty=0.5)
+        self._executor = Executor(client, self._pacer, self._acknowledged)
+        self._actual: Actual | None = None
+        self._dirty: dict[str, None] = {}
+        self._parked: dict[str, None] = {}
+        self._owed: dict[FlushKey, Owed] = {}
+        self._serial = 0
+        self._held: dict[str, dict[bytes, int]] = {}
+        self._multiples: dict[VipKey, Fraction] = {}
+        self._natures: dict[VipKey, tuple[Encap, bool, int | None]] = {}
+        self._recreations: dict[VipKey, deque[int]] = {}
+        self._explained: set[VipKey] = set()
+        self._frozen: set[VipKey] = set()
+        self._stale: set[VipKey] = set()
+        self._refused: set[RefusalKey] = set()
+        self._scope = "one"
+        self._vips_changed = False
+        self._settled = False
+        self._wake = asyncio.Event()
+        self._full_due = asyncio.Event()
+        self._full_reason = ""
+        self._work = asyncio.Lock()
+        self._full = asyncio.Lock()
+        self._stop_listening = events.listen(self._on_event)
+        client.on_connect.append(self._connected)
+        client.on_disconnect.append(self._disconnected)
+
+    # ------------------------------------------------------------------------------------------- what others may ask
+
+    @property
+    def warmup_state(self) -> WarmUp:
+        """The warm-up."""
+        return self._warmup
+
+    @property
+    def actual(self) -> Actual | None:
+        """What VPP holds, as last read and moved on by acknowledged calls; None while that is not known."""
+        return self._actual
+
+    @property
+    def owed(self) -> Mapping[FlushKey, Owed]:
+        """Flushes that VPP has not acknowledged."""
+        return self._owed
+
+    @property
+    def multiples(self) -> Mapping[VipKey, Fraction]:
+        """VIPs that keep the scale in which they were found."""
+        return self._multiples
+
+    @property
+    def pacer(self) -> Pacer:
+        """The pace, with its calibration."""
+        return self._pacer
+
+    @property
+    def refusals(self) -> int:
+        """Calls that VPP refused."""
+        return self._executor.refusals
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing waits to be programmed that could be."""
+        return (
+            not self._work.locked() and not self._full.locked() and not self._takeable() and not self._full_due.is_set()
+        )
+
+    def cost(self) -> CostModel:
+        """What calls cost on this VPP."""
+        info = self.client.info()
+        conf = self._actual.conf if self._actual is not None else None
+        return CostModel(
+            sticky_buckets=conf.sticky_buckets_per_core if conf is not None else 1024,
+            workers=info.workers if info is not None else 1,
+            factor=self._pacer.factor,
+        )
+
+    def desired(self, names: Iterable[str], source: StateSource | None = None) -> list[DesiredVip]:
+        """The wanted VIPs of these frontends, as of now."""
+        unresolved = self._warmup.unresolved
+        return desired_vips(names, source or self._states, unresolved=unresolved, held=self._held_of)
+
+    def policy(self, *, full: bool, prune_rest: bool, force: bool, config: Config | None = None) -> Policy:
+        """What a plan may do now; with ``config`` after a reload to it."""
+        config = config or self._states.config()
+        configured = self._configured
+        if config is not self._config:
+            configured = frozenset(vip_key(frontend) for frontend in config.frontends.values())
+        return Policy(
+            full=full,
+            prune_rest=prune_rest,
+            force=force,
+            lb=config.lb,
+            configured=configured,
+            owned=self._owned | self._configured,
+            frozen=frozenset(self._frozen),
+            multiples=dict(self._multiples),
+            cost=self.cost(),
+        )
+
+    def released(self, name: str) -> bool:
+        """Whether the warm-up lets this frontend be written to."""
+        frontend = self._states.config().frontends.get(name)
+        return frontend is not None and self._warmup.released(frontend, self._state_of)
+
+    # -------------------------------------------------------------------------------------------------------- events
+
+    def _on_event(self, event: Event) -> None:
+        """Called at once with every event of the checker. Marks, and never waits."""
+        if isinstance(event, BackendEvent):
+            self._backend_changed(event)
+        elif isinstance(event, WeightEvent):
+            self._mark(event.frontend)
+            if event.flush and self._config is not None:
+                frontend = self._config.frontends.get(event.frontend)
+                backend = self._config.backends.get(event.backend)
+                if frontend is not None and backend is not None:
+                    self._owe(frontend, backend.address.packed, Cause.OPERATOR)
+        elif isinstance(event, DrainEvent):
+            for name in self._users.get(event.name, ()):
+                self._mark(name)
+        elif isinstance(event, ConfigEvent):
+            self._configure()
+        else:
+            return
+        self._wake.set()
+
+    def _backend_changed(self, event: BackendEvent) -> None:
+        if event.from_state == event.to_state:
+            return
+        # The first thing known since the start is no transition: the server may have been like this all the time.
+        # Were it owed a flush, each restart would evict what a dead server's standbys have long taken over.
+        first = event.to_state is not State.UNKNOWN and self._warmup.resolved(event.name)
+        config = self._config
+        for name in self._users.get(event.name, ()):
+            self._mark(name)
+            if first or config is None or event.to_state is State.REMOVED:
+                continue  # What is removed is deleted with a flush.
+            frontend, backend = config.frontends.get(name), config.backends.get(event.name)
+            if frontend is None or backend is None:
+                continue
+            if flush_owed(event.to_state, flush_on_down=frontend.flush_on_down):
+                cause = Cause.DOWN if event.to_state is State.DOWN else Cause.OPERATOR
+                self._owe(frontend, backend.address.packed, cause)
+
+    def _owe(self, frontend: Frontend, address: bytes, cause: Cause) -> None:
+        self._serial += 1
+        key = FlushKey(vip_key(frontend), address)
+        before = self._owed.get(key)
+        if before is not None and before.cause is Cause.OPERATOR:
+            cause = Cause.OPERATOR
+        self._owed[key] = Owed(cause, serial=self._serial)
+
+    def _mark(self, name: str) -> None:
+        self._dirty[name] = None
+        self._parked.pop(name, None)
+        if self._refused and self._config is not None and (frontend := self._config.frontends.get(name)) is not None:
+            key = vip_key(frontend)
+            self._refused = {refused for refused in self._refused if refused[1] != key}
+
+    def _configure(self) -> None:
+        """A configuration took effect: at start, or by a reload."""
+        old, new = self._config, self._states.config()
+        self._config = new
+        self._unannounced_since = 0
+        users: dict[str, dict[str, None]] = {}
+        for frontend in new.frontends.values():
+            for pool in frontend.pools:
+                for member in pool.members:
+                    users.setdefault(member.backend, {})[frontend.name] = None
+        self._users = {name: tuple(frontends) for name, frontends in users.items()}
+        self._configured = frozenset(vip_key(frontend) for frontend in new.frontends.values())
+        self._own(self._configured)
+        lb = new.lb
+        self._pacer.max_stall_ns, self._pacer.max_duty = lb.max_stall, lb.max_duty
+        if old is None:
+            self._warmup = WarmUp(
+                self._clock,
+                min_delay_ns=lb.startup_min_delay,
+                max_delay_ns=lb.startup_max_delay,
+                started_ns=self._started_ns,
+            )
+            self._warmup.begin(new.backends, self._state_of)
+        else:
+            self._warmup.forget(new.backends)
+            self._hold_old_addresses(old, new)
+            self._forget_scales(old, new)
+        addresses = {
+            (vip_key(frontend), new.backends[member.backend].address.packed)
+            for frontend in new.frontends.values()
+            for pool in frontend.pools
+            for member in pool.members
+        }
+        self._owed = {key: debt for key, debt in self._owed.items() if (key.vip, key.address) in addresses}
+        self._unpark()
+        self._dirty = {name: None for name in self._dirty if name in new.frontends}
+        self._refused.clear()
+        self._request_full("reload" if old is not None else "start")
+
+    def _hold_old_addresses(self, old: Config, new: Config) -> None:
+        """Remember the old address of each backend that got a new one: it may be all that serves for a while."""
+        until = self._clock.monotonic_ns() + new.lb.startup_max_delay
+        held: dict[str, dict[bytes, int]] = {}
+        for frontend in new.frontends.values():
+            kept = dict(self._held.get(frontend.name, {}))
+            before = old.frontends.get(frontend.name)
+            members = {member.backend for pool in before.pools for member in pool.members} if before else set()
+            for pool in frontend.pools:
+                for member in pool.members:
+                    was, now = old.backends.get(member.backend), new.backends[member.backend]
+                    if member.backend in members and was is not None and was.address != now.address:
+                        kept[was.address.packed] = until
+            if kept:
+                held[frontend.name] = kept
+        self._held = held
+
+    def _forget_scales(self, old: Config, new: Config) -> None:
+        for name, frontend in new.frontends.items():
+            before = old.frontends.get(name)
+            if before is not None and (before.weight_unit, before.pools) != (frontend.weight_unit, frontend.pools):
+                self._multiples.pop(vip_key(frontend), None)
+
+    def _held_of(self, name: str) -> Iterable[bytes]:
+        held = self._held.get(name)
+        if not held:
+            return ()
+        now = self._clock.monotonic_ns()
+        return [address for address, until in held.items() if until > now]
+
+    def _state_of(self, name: str) -> State:
+        return self._states.backend_state(name).state
+
+    def _connected(self) -> None:
+        self._actual = None
+        self._request_full("connect")
+
+    def _disconnected(self, why: str) -> None:
+        self._actual = None
+        self._stale.clear()
+
+    def _request_full(self, reason: str) -> None:
+        self._full_reason = reason
+        self._full_due.set()
+        self._wake.set()
+
+    # ------------------------------------------------------------------------------------------------------- running
+
+    async def run(self) -> None:
+        """Keep VPP in sync until cancelled. The client's own ``run`` is another task."""
+        if self._config is None and self._states.config().frontends:
+            self._configure()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._batches())
+                group.create_task(self._full_syncs())
+        finally:
+            self._stop_listening()
+
+    async def _batches(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._takeable():
+                async with self._work:
+                    whole = await self._guarded(self._batch())
+                if not whole:
+                    break
+
+    async def _guarded(self, work: Coroutine[object, object, None]) -> bool:
+        """Run a piece of work; a VPP that goes away or talks nonsense ends the piece and nothing else."""
+        try:
+            await work
+        except Unavailable as error:
+            self.counters.failed_syncs += 1
+            log.warning("vpp-sync-broken", f"a sync ended early: {error}")
+            return False
+        except (ProtocolError, Refused) as error:
+            # The connection stands and the answer was wrong: nothing that is known of this VPP can be relied on.
+            self.counters.failed_syncs += 1
+            self._actual = None
+            log.error("vpp-sync-broken", f"a sync ended early, the connection is made anew: {error}")
+            self.client.drop(f"a sync failed: {error}")
+            return False
+        return True
+
+    def _announced(self) -> bool:
+        """Whether the configuration in force is the one whose event has come: a reload is not seen half done."""
+        if self._config is not None and self._states.config() is self._config:
+            self._unannounced_since = 0
+            return True
+        now = self._clock.monotonic_ns()
+        if self._unannounced_since == 0:
+            self._unannounced_since = now
+        if self._config is None or now - self._unannounced_since < RELOAD_PATIENCE_NS:
+            return False
+        log.warning("vpp-config-unannounced", "a configuration is in force that was not announced; it is used now")
+        self._configure()
+        return True
+
+    def _writable(self) -> bool:
+        return (
+            self.client.usable
+            and self._actual is not None
+            and self._announced()
+            and self._warmup.phase is not Phase.SILENT
+        )
+
+    def _takeable(self) -> list[str]:
+        """Dirty frontends that may be programmed now, no more than one batch plans for.
+
+        What the warm-up holds is put aside: only an event of its backends or a new phase can release it, and both bring
+        it back.
+        """
+        if not self._dirty or not self._writable():
+            return []
+        frontends = self._states.config().frontends
+        names: list[str] = []
+        members = 0
+        for name in list(self._dirty):
+            if not self.released(name):
+                self._parked[name] = None
+                del self._dirty[name]
+                self.counters.suppressed += 1
+                log.debug("vpp-sync-suppressed", f"sync of frontend {name} suppressed by the warm-up", frontend=name)
+                continue
+            names.append(name)
+            members += sum(len(pool.members) for pool in frontends[name].pools)
+            if members >= MOST_MEMBERS:
+                break
+        return names
+
+    def _unpark(self) -> None:
+        self._dirty.update(self._parked)
+        self._parked.clear()
+
+    async def _batch(self) -> None:
+        """Program the newest state of what is dirty, or as much of it as one batch may hold."""
+        names = self._takeable()
+        for name in names:
+            del self._dirty[name]
+        if not names:
+            return
+        try:
+            await self._refresh_stale(names)
+            self.counters.batches += 1
+            await self._apply(names, full=False, scope="one")
+        except BaseException:
+            self._dirty.update(dict.fromkeys(names))
+            raise
+
+    async def _refresh_stale(self, names: Iterable[str]) -> None:
+        if not self._stale:
+            return
+        config = self._states.config()
+        keys = [vip_key(config.frontends[name]) for name in names if name in config.frontends]
+        stale = [key for key in keys if key in self._stale]
+        if stale:
+            await self._read_list()
+            await self._read_ases(stale)
+
+    async def _apply(
+        self,
+        names: Iterable[str],
+        *,
+        full: bool,
+        scope: str,
+        prune_rest: bool = False,
+        force: bool = False,
+        drift: bool = False,
+    ) -> tuple[Plan, Outcome]:
+        """Plan for these frontends and send a bounded piece of it. What is left over is dirty again.
+
+        From the snapshot to the plan nothing waits, so that the plan is of one moment.
+        """
+        assert self._actual is not None
+        wanted = self.desired(names)
+        policy = self.policy(full=full, prune_rest=prune_rest, force=force)
+        plan = diff(wanted, self._actual, self._owed, policy)
+        self._note_debts(plan)
+        self._note_natures(wanted)
+        if drift and plan.steps:
+            self._note_drift(plan)
+        for note in plan.notes:
+            log.debug("vpp-plan-note", note)
+        self._scope = scope
+        budget = BUDGET_STALLS * self._pacer.max_stall_ns
+        outcome = await self._executor.run(plan.steps, budget_ns=budget, skip=self._refused)
+        self._refused |= outcome.refused
+        self._stale.update(key for _, key, _ in outcome.refused if key is not None)
+        self._dirty.update(dict.fromkeys(step.frontend for step in outcome.rest if step.frontend))
+        return plan, outcome
+
+    def _note_debts(self, plan: Plan) -> None:
+        for key in plan.settled:
+            self._owed.pop(key, None)
+        for key in plan.waiting:
+            if (debt := self._owed.get(key)) is not None and not debt.waited:
+                self._owed[key] = replace(debt, waited=True)
+        for key, debt in plan.incurred.items():
+            self._serial += 1
+            self._owed.setdefault(key, replace(debt, serial=self._serial))
+
+    def _note_natures(self, wanted: Sequence[DesiredVip]) -> None:
+        """Remember what a recreation would be explained by: a change of the file."""
+        for vip in wanted:
+            nature = (vip.encap, vip.sticky, vip.length)
+            before = self._natures.get(vip.key)
+            self._natures[vip.key] = nature
+            if before is not None and before != nature:
+                self._explained.add(vip.key)
+                self._recreations.pop(vip.key, None)
+                self._frozen.discard(vip.key)
+
+    def _note_recreation(self, key: VipKey, reason: str) -> None:
+        """A configured VIP was removed, to be created again. If no change of the file explains that twice, give up."""
+        log.warning("vpp-vip-recreated", f"VIP {key} is removed and created again: {reason}", vip=str(key))
+        if key in self._explained:
+            self._explained.discard(key)
+            return
+        now = self._clock.monotonic_ns()
+        times = self._recreations.setdefault(key, deque())
+        times.append(now)
+        while now - times[0] > DRIFT_WINDOW_NS:
+            times.popleft()
+        if len(times) >= DRIFT_RECREATIONS:
+            self._frozen.add(key)
+            self.counters.recreations_given_up += 1
+            log.error(
+                "vpp-recreation-given-up",
+                f"VIP {key} had to be created again twice within ten minutes: somebody else changes it; from now on it"
+                " is left as it is, until its configuration changes or a sync is forced",
+                vip=str(key),
+            )
+
+    def _note_drift(self, plan: Plan) -> None:
+        for step in plan.steps:
+            if step.frontend and step.frontend not in self._dirty:
+                self.counters.drift[COUNTED.get(step.op, step.op.value)] += 1
+                log.warning("vpp-drift", f"VPP held something else than was programmed: {step}", vip=str(step.vip))
+
+    def _acknowledged(self, step: Step) -> None:
+        """VPP has accepted a step."""
+        if self._actual is not None:
+            acknowledge(self._actual, step)
+        if (kind := COUNTED.get(step.op)) is not None:
+            self.counters.lbsync[self._scope, kind] += 1
+        for key, serial in step.settles:
+            debt = self._owed.get(key)
+            if debt is not None and debt.serial == serial:
+                del self._owed[key]
+        log.info("vpp-change", str(step), frontend=step.frontend, backend=step.backend, vip=str(step.vip or ""))
+        if step.vip is None:
+            return
+        if step.op is Op.DELETE_AS:
+            self._owed.pop(FlushKey(step.vip, step.address), None)
+        elif step.op is Op.CREATE_VIP:
+            self._vips_changed = True
+            self._multiples.pop(step.vip, None)
+            self._own([step.vip])
+        elif step.op is Op.DELETE_VIP:
+            self._vips_changed = True
+            self._multiples.pop(step.vip, None)
+            for key in [key for key in self._owed if key.vip == step.vip]:
+                del self._owed[key]
+            if step.vip in self._configured:
+                self._note_recreation(step.vip, step.reason)
+            elif step.vip in self._owned:
+                self._owned.discard(step.vip)
+                self._save_ownership()
+
+    # ----------------------------------------------------------------------------------------------------- full sync
+
+    async def _full_syncs(self) -> None:
+        """Full syncs: when one is asked for, at the phases of the warm-up, and every sync interval."""
+        last = self._clock.monotonic_ns()
+        phase = self._warmup.phase
+        while True:
+            due_in = self._next_due(last)
+            await self._wait_for(self._full_due, due_in / 1e9)
+            asked = self._full_due.is_set()
+            self._full_due.clear()
+            if self._warmup.phase is Phase.DONE and self._config is not None:
+                # Backends of a VPP that has not been seen by now are presumed nothing.
+                self._settle(())
+            changed, phase = self._warmup.phase is not phase, self._warmup.phase
+            now = self._clock.monotonic_ns()
+            periodic = self._config is not None and now - last >= self._config.lb.sync_interval
+            self._expire_held()
+            if changed:
+                self._unpark()
+            self._wake.set()
+            if not (asked or changed or periodic):
+                continue
+            if periodic:
+                last = now
+            if not self.client.usable or not self._announced():
+                continue
+            reason = self._full_reason if asked else ("warm-up" if changed else "periodic")
+            if await self._guarded(self._full_sync(reason)):
+                self._wake.set()
+
+    def _next_due(self, last: int) -> int:
+        now = self._clock.monotonic_ns()
+        interval = self._config.lb.sync_interval if self._config is not None else 1_000_000_000
+        due = [max(0, last + interval - now)]
+        if self._warmup.phase is not Phase.DONE:
+            due.append(self._warmup.next_change_ns)
+        due.extend(max(0, until - now) for held in self._held.values() for until in held.values())
+        return max(min(due), 1_000_000)
+
+    def _expire_held(self) -> None:
+        now = self._clock.monotonic_ns()
+        for name, held in list(self._held.items()):
+            left = {address: until for address, until in held.items() if until > now}
+            if len(left) != len(held):
+                self._dirty[name] = None
+            if left:
+                self._held[name] = left
+            else:
+                del self._held[name]
+
+    async def _wait_for(self, event: asyncio.Event, seconds: float) -> None:
+        waiting = asyncio.ensure_future(event.wait())
+        sleeping = asyncio.ensure_future(self._clock.sleep(seconds))
+        try:
+            await asyncio.wait([waiting, sleeping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (waiting, sleeping):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+    async def _full_sync(self, reason: str) -> None:
+        fresh = False
+        if self._actual is None:
+            async with self._work:
+                await self._first_read()
+            fresh = True
+        if self._warmup.phase is Phase.SILENT:
+            self.counters.suppressed += 1
+            log.debug("vpp-sync-suppressed", f"full sync ({reason}) suppressed by the warm-up", reason=reason)
+            return
+        await self.sync_all(fresh=fresh, drift=reason == "periodic", reason=reason)
+
+    async def _first_read(self) -> None:
+        """Read everything after connecting, and adopt what is there."""
+        actual = await self._reader.everything()
+        self._stale.clear()
+        self._refused.clear()
+        presumed: set[str] = set()
+        config = self._states.config()
+        names = list(config.frontends)
+        for start in range(0, len(names), 100):
+            for wanted in desired_vips(names[start : start + 100], self._states):
+                found = actual.vips.get(wanted.key)
+                if found is None:
+                    self._multiples.pop(wanted.key, None)
+                    continue
+                serving = {address for address, have in found.ases.items() if have.weight > 0}
+                presumed.update(self._backends_at(config, wanted.frontend, serving))
+                if wanted.key not in self._multiples and not self._settled:
+                    self._adopt_scale(wanted, actual)
+            await asyncio.sleep(0)
+        self._actual = actual
+        self._settle(presumed)
+        self._wake.set()
+
+    def _backends_at(self, config: Config, name: str, addresses: Iterable[bytes]) -> Iterable[str]:
+        wanted = set(addresses)
+        frontend = config.frontends[name]
+        for pool in frontend.pools:
+            for member in pool.members:
+                if config.backends[member.backend].address.packed in wanted:
+                    yield member.backend
+
+    def _adopt_scale(self, wanted: DesiredVip, actual: Actual) -> None:
+        multiple = common_multiple(wanted, actual.vips[wanted.key])
+        if multiple != 1:
+            self._multiples[wanted.key] = multiple
+            log.info(
+                "vpp-scale-adopted",
+                f"the weights of VIP {wanted.key} in VPP are {multiple} times ours; they stay so until a sync is"
+                " asked for",
+                vip=str(wanted.key),
+            )
+
+    def _settle(self, names: Iterable[str]) -> None:
+        if self._settled:
+            return
+        self._settled = True
+        if self._presumption is not None:
+            self._presumption.settle(names)
+
+    async def sync_all(
+        self,
+        *,
+        force: bool = False,
+        fresh: bool = False,
+        drift: bool = False,
+        explicit: bool = False,
+        reason: str = "request",
+    ) -> SyncResult:
+        """Bring all of VPP to the desired state, in pieces between which batches get their turn.
+
+        ``fresh``: VPP has just been read. ``explicit``: an operator asked, so that adopted scales and given-up
+        recreations end. Raises ``Unavailable`` when VPP is away.
+        """
+        async with self._full:
+            result = SyncResult()
+            self._refused.clear()
+            if explicit:
+                self._multiples.clear()
+            if force:
+                self._frozen.clear()
+                self._recreations.clear()
+            if not fresh:
+                async with self._work:
+                    await self._read_list(conf=True)
+            complete = self._warmup.phase is Phase.DONE
+            names = [name for name in self._states.config().frontends if self.released(name)]
+            # The settings come first: without a source address what is created next would tunnel from nowhere.
+            await self._until_done([], result, force=force, fresh=True, drift=drift, prune=False)
+            for piece in self._pieces(names):
+                await self._until_done(piece, result, force=force, fresh=fresh, drift=drift, prune=False)
+            if complete:
+                await self._until_done([], result, force=force, fresh=fresh, drift=drift, prune=True)
+                self.unmanaged = tuple(result.plan.unmanaged)
+            if self._vips_changed:
+                async with self._work:
+                    await self._read_verbose()
+            self.counters.full_syncs += 1
+            self.last_full_sync_at_ns = self._clock.time_ns()
+            self.last_full_sync_changes = len(result.done)
+            log.log(
+                20 if result.done or result.failures else 10,
+                "vpp-full-sync",
+                f"full sync ({reason}): {len(result.done)} changes, {len(result.failures)} refused",
+                reason=reason,
+                changes=len(result.done),
+                refused=len(result.failures),
+            )
+            return result
+
+    async def _until_done(
+        self, names: Sequence[str], result: SyncResult, *, force: bool, fresh: bool, drift: bool, prune: bool
+    ) -> None:
+        """One piece of a full sync: read it back, and apply until nothing of it is left over."""
+        first = True
+        while True:
+            async with self._work:
+                self._demand()
+                if first and not fresh:
+                    await self._read_ases(self._keys_to_read(names, prune))
+                live = [name for name in names if name in self._states.config().frontends]
+                plan, outcome = await self._apply(
+                    live, full=True, scope="all", prune_rest=prune, force=force, drift=drift and first
+                )
+                if not outcome.rest:
+                    for name in live:
+                        self._dirty.pop(name, None)
+            result.add(plan, outcome)
+            first = False
+            if not outcome.rest:
+                return
+            await asyncio.sleep(0)
+
+    def _demand(self) -> Actual:
+        if not self.client.usable or self._actual is None:
+            raise Unavailable(f"VPP is away: {self.client.problem or 'it has not been read yet'}")
+        return self._actual
+
+    def _keys_to_read(self, names: Sequence[str], prune: bool) -> list[VipKey]:
+        actual = self._demand()
+        config = self._states.config()
+        keys = [vip_key(config.frontends[name]) for name in names if name in config.frontends]
+        if prune:
+            policy = self.policy(full=True, prune_rest=True, force=False)
+            keys += [key for key in actual.vips if key not in self._configured and policy.may_remove(key)]
+        else:
+            prefixes = {key.prefix for key in keys}
+            keys += [key for key in actual.vips if key.prefix in prefixes and key not in self._configured]
+        return [key for key in dict.fromkeys(keys) if key in actual.vips]
+
+    def _pieces(self, names: Iterable[str]) -> list[list[str]]:
+        """Frontends in pieces of about ``max-stall`` of reading; those of one address in one piece.
+
+        VIPs that serve nobody come first, then in numeric order.
+        """
+        actual = self._demand()
+        config = self._states.config()
+        groups: dict[bytes, list[tuple[VipKey, Frontend]]] = {}
+        for name in names:
+            frontend = config.frontends[name]
+            groups.setdefault(frontend.address.packed, []).append((vip_key(frontend), frontend))
+
+        def order(group: list[tuple[VipKey, Frontend]]) -> tuple[bool, tuple[int, bytes, int, int, int]]:
+            found = [actual.vips.get(key) for key, _ in group]
+            return (all(vip is not None and vip.serves for vip in found), min(key.sort_key for key, _ in group))
+
+        pieces: list[list[str]] = []
+        size = 0
+        for group in sorted(groups.values(), key=order):
+            members = sum(len(pool.members) for _, frontend in group for pool in frontend.pools)
+            cost = READ_PER_VIP_NS * len(group) + READ_PER_AS_NS * members
+            if not pieces or size + cost > self._pacer.max_stall_ns:
+                pieces.append([])
+                size = 0
+            pieces[-1].extend(frontend.name for _, frontend in group)
+            size += cost
+        return pieces
+
+    # ------------------------------------------------------------------------------------------------------- reading
+
+    async def _read_list(self, *, conf: bool = False) -> None:
+        """Read the list of VIPs into the mirror: new ones come without ASes, vanished ones go."""
+        actual = self._demand()
+        if conf:
+            actual.conf = await self._reader.conf()
+        listed = await self._reader.vips()
+        for key in [key for key in actual.vips if key not in listed]:
+            del actual.vips[key]
+            self._vips_changed = True
+        for key, details in listed.items():
+            found = actual.vips.get(key)
+            if found is None or (found.encap, found.length) != (details.encap, table_length(details)):
+                actual.vips[key] = new_vip(details)
+                self._vips_changed = True
+                self._stale.add(key)
+        if self._vips_changed:
+            await self._read_verbose()
+
+    async def _read_ases(self, keys: Sequence[VipKey]) -> None:
+        """Read the ASes of these VIPs into the mirror, at the pace that forwarding can stand."""
+        actual = self._demand()
+        for key in keys:
+            vip = actual.vips.get(key)
+            if vip is None:
+                continue
+            await self._pacer.turn()
+            self._pacer.start(READ_PER_VIP_NS + READ_PER_AS_NS * (len(vip.ases) + vip.lingering))
+            read = await self._reader.ases(key)
+            fill(vip, read.get(key, ()))
+            self._stale.discard(key)
+
+    async def _read_verbose(self) -> None:
+        actual = self._demand()
+        verbose = await self._reader.verbose() if actual.vips else {}
+        describe(actual.vips, verbose)
+        self._vips_changed = False
+
+    # ------------------------------------------------------------------------------------------------------ requests
+
+    def frontend(self, name: str) -> Frontend:
+        """The configured frontend of that name. Raises ``UnknownName``."""
+        frontend = self._states.config().frontends.get(name)
+        if frontend is None:
+            raise UnknownName("frontend", name)
+        return frontend
+
+    async def sync(self, name: str | None, *, force: bool, by: str) -> SyncResult:
+        """What an operator asks for: one frontend, or all. Raises ``NotAllowed`` during the warm-up."""
+        if name is not None:
+            return await self.sync_one(name, force=force, by=by)
+        self._demand()
+        if self._warmup.phase is not Phase.DONE:
+            raise NotAllowed(
+                f"the warm-up lasts {self._warmup.remaining_ns / 1e9:.1f} s more; nothing is forced before"
+            )
+        log.info("vpp-sync-requested", "full sync requested", by=by, force=force)
+        return await self._checked(self.sync_all(force=force, explicit=True, reason=f"requested by {by}"))
+
+    async def sync_one(self, name: str, *, force: bool = False, by: str = "") -> SyncResult:
+        """Read one VIP back and bring it to the desired state. Never deletes a VIP; notes say what a full sync would.
+
+        Raises ``UnknownName``, ``Unavailable``, and ``NotAllowed`` while the warm-up holds the frontend.
+        """
+        frontend = self.frontend(name)
+        self._demand()
+        if not self._warmup.released(frontend, self._state_of):
+            raise NotAllowed(f"frontend {name} is not released by the warm-up yet")
+        log.info("vpp-sync-requested", f"sync of frontend {name} requested", by=by, frontend=name)
+        return await self._checked(self._sync_one(frontend, force))
+
+    async def _sync_one(self, frontend: Frontend, force: bool) -> SyncResult:
+        result = SyncResult()
+        key = vip_key(frontend)
+        self._multiples.pop(key, None)
+        self._mark(frontend.name)
+        while True:
+            async with self._work:
+                await self._read_list()
+                await self._read_ases([key])
+                plan, outcome = await self._apply([frontend.name], full=False, scope="one", force=force)
+                if not outcome.rest:
+                    self._dirty.pop(frontend.name, None)
+            result.add(plan, outcome)
+            if not outcome.rest:
+                return result
+
+    async def _checked(self, work: Coroutine[object, object, T]) -> T:
+        """Work that somebody waits for: what VPP does wrong is told to him too."""
+        try:
+            return await work
+        except (ProtocolError, Refused) as error:
+            self._actual = None
+            self.client.drop(f"a sync failed: {error}")
+            raise Unavailable(str(error)) from error
+
+    async def refresh(self, names: Iterable[str] | None = None) -> Actual:
+        """Read VPP, paced; all of it, or the VIPs of these frontends. Raises ``Unavailable``."""
+        async with self._work:
+            await self._read_list(conf=True)
+        actual = self._demand()
+        config = self._states.config()
+        keys = (
+            sorted(actual.vips, key=lambda key: key.sort_key)
+            if names is None
+            else [vip_key(config.frontends[name]) for name in names if name in config.frontends]
+        )
+        for start in range(0, len(keys), 20):
+            async with self._work:
+                await self._read_ases(keys[start : start + 20])
+        return self._demand()
+
+    # ----------------------------------------------------------------------------------------------------- ownership
+
+    def _own(self, keys: Iterable[VipKey]) -> None:
+        before = len(self._owned)
+        self._owned.update(keys)
+        if len(self._owned) != before:
+            self._save_ownership()
+
+    def _load_ownership(self) -> None:
+        for text in self._ownership.load():
+            try:
+                self._owned.add(parse_vip_key(text))
+            except ValueError as error:
+                log.warning("vpp-ownership-unreadable", f"an entry of the state file names no VIP: {error}")
+
+    def _save_ownership(self) -> None:
+        self._ownership.save([str(key) for key in sorted(self._owned, key=lambda key: key.sort_key)])
