@@ -112,6 +112,8 @@ class _Authorities:
         self._known: dict[str, str | None] = {}
 
     def check(self, name: str, path: Path) -> None:
+        if not name.startswith("/"):
+            return  # which has been reported; and it would be looked for in whatever directory this is
         if name not in self._known:
             self._known[name] = _unusable(name)
         why = self._known[name]

@@ -72,15 +72,15 @@ def format_path(path: Path) -> str:
         if isinstance(segment, int):
             text += f"[{segment}]"
         else:
-            text += f"{'.' if text else ''}{abbreviate(segment)}"
+            text += f"{'.' if text else ''}{abbreviate(segment, 63) or quote(segment)}"
     return text
 
 
-def abbreviate(text: str) -> str:
+def abbreviate(text: str, longest: int = _SHOWN) -> str:
     """``text`` on one line and not too long, with everything that a terminal could act on escaped."""
-    cut = text[:_SHOWN]
+    cut = text[:longest]
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
-    return safe + ("…" if len(text) > _SHOWN else "")
+    return safe + ("…" if len(text) > longest else "")
 
 
 def quote(value: object) -> str:

@@ -51,7 +51,7 @@ class Section:
         if value is None:
             value = {}
         elif not isinstance(value, dict):
-            report.parse(path, f"expected {self.what} (a mapping), got {quote(value)}")
+            report.parse(path, f"expected a mapping ({self.what}), got {quote(value)}")
             return BAD
         found: dict[str, object] = {}
         later: list[Key] = []
@@ -93,7 +93,7 @@ class Named:
         if value is None:
             return {}
         if not isinstance(value, dict):
-            report.parse(path, f"expected {self.what} (a mapping from names), got {quote(value)}")
+            report.parse(path, f"expected a mapping from names ({self.what}), got {quote(value)}")
             return BAD
         found: dict[str, dict[str, object]] = {}
         for name, item in value.items():
@@ -117,7 +117,7 @@ class Listed:
         if value is None:
             return []
         if not isinstance(value, list):
-            report.parse(path, f"expected {self.what} (a list), got {quote(value)}")
+            report.parse(path, f"expected a list ({self.what}), got {quote(value)}")
             return BAD
         read = (self.section.read(item, (path, index), report) for index, item in enumerate(value))
         return [values for values in read if not isinstance(values, Bad)]

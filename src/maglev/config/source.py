@@ -211,7 +211,7 @@ def _read_yaml(text: str) -> tuple[Document | None, Report]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = "; ".join(part for part in (error.context, error.problem) if part)
-        _fail(report, f"not valid YAML: {abbreviate(what)}", *((mark.line + 1, mark.column + 1) if mark else ()))
+        _fail(report, f"not valid YAML: {abbreviate(what, 200)}", *((mark.line + 1, mark.column + 1) if mark else ()))
     except yaml.reader.ReaderError as error:
         _fail(report, *_unreadable(text, error))
     except (yaml.YAMLError, _TooMuch) as error:
@@ -223,14 +223,12 @@ def _read_yaml(text: str) -> tuple[Document | None, Report]:
 
 def _unreadable(text: str, error: yaml.reader.ReaderError) -> tuple[str, int, int]:
     # libyaml does not say where; the first character that YAML 1.1 does not allow is the one it stopped at.
-    message = (
-        f"not valid YAML: character U+{ord(error.character):04X} is not allowed" if error.character else str(error)
-    )
-    for number, line in enumerate(text.split("\n"), 1):
-        found = yaml.reader.Reader.NON_PRINTABLE.search(line)
-        if found:
-            return f"not valid YAML: character U+{ord(found[0]):04X} is not allowed", number, found.start() + 1
-    return message, 0, 0
+    found = yaml.reader.Reader.NON_PRINTABLE.search(text)
+    if found is None:
+        return f"not valid YAML: {error.reason}", 0, 0
+    line = text.count("\n", 0, found.start()) + 1
+    column = found.start() - text.rfind("\n", 0, found.start())
+    return f"not valid YAML: character U+{ord(found[0]):04X} is not allowed", line, column
 
 
 def _is_null(node: yaml.Node) -> bool:

@@ -1,0 +1,152 @@
+"""Every rule of the configuration, from tests/data/config/rules.yaml: a text, and the problems it has, in full."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from maglev.config.load import LoadResult, Problem, load_text
+
+RULES = Path(__file__).parent.parent / "data" / "config" / "rules.yaml"
+CASES: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())
+
+
+# A certificate of no one, for 100 years.
+CERTIFICATE = """\
+-----BEGIN CERTIFICATE-----
+MIIBhDCCASmgAwIBAgIUMpXa9YuGZUwVMsht3xEC7E5H8I0wCgYIKoZIzj0EAwIw
+FjEUMBIGA1UEAwwLbWFnbGV2IHRlc3QwIBcNMjYxMTIyMTMwNTI5WhgPMjEyNjEw
+MjkxMzA1MjlaMBYxFDASBgNVBAMMC21hZ2xldiB0ZXN0MFkwEwYHKoZIzj0CAQYI
+KoZIzj0DAQcDQgAExrSFMrzuKtoVzuNkXWmsCqE5Bd03WCGpAjONG5clCM6R3Kzi
+NXDBDsvaT9os7LPun6iVIV9WncZRCWGtC86Wf6NTMFEwHQYDVR0OBBYEFDySnRp7
+ewrQG0Rpk5teJcy9a1XEMB8GA1UdIwQYMBaAFDySnRp7ewrQG0Rpk5teJcy9a1XE
+MA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSQAwRgIhAOlvpshPuQFcaiGV
+XhKwvtMuamqcACLuAODIQwO99wS3AiEA3LMAI6zGsPEjWEZ2/gqdtAfZn88WG3S7
+EYIMCcWWUnE=
+-----END CERTIFICATE-----
+"""
+
+
+def shown(problems: tuple[Problem, ...]) -> list[str]:
+    return [f"{problem.line}:{problem.column}: {problem}" if problem.line else str(problem) for problem in problems]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case["name"]).replace(" ", "-"))
+def test_rule(case: dict[str, Any]) -> None:
+    result = load_text(case["text"], json=case.get("json", False))
+    assert {
+        "parse": shown(result.parse_errors),
+        "semantic": shown(result.semantic_errors),
+        "warning": shown(result.warnings),
+    } == {
+        "parse": case.get("parse", []),
+        "semantic": case.get("semantic", []),
+        "warning": case.get("warning", []),
+    }
+    assert (result.config is None) == bool(result.parse_errors or result.semantic_errors)
+
+
+def test_every_case_has_a_problem_and_a_name_of_its_own() -> None:
+    assert all({"parse", "semantic", "warning"} & case.keys() for case in CASES)
+    assert len({case["name"] for case in CASES}) == len(CASES)
+
+
+def load_frontend(line: str) -> LoadResult:
+    return load_text(
+        f"""
+        maglev:
+          vpp: {{lb: {{ipv4-src-address: 192.0.2.1}}}}
+          backends: {{a: {{address: 192.0.2.1}}}}
+          frontends:
+            f: {{address: 192.0.2.80, {line} pools: [{{name: p, backends: {{a: }}}}]}}
+        """
+    )
+
+
+@pytest.mark.parametrize("length", [1 << power for power in range(1, 17)])
+def test_every_power_of_two_up_to_65536_is_a_table_length(length: int) -> None:
+    config = load_frontend(f"new-flows-table-length: {length},").config
+    assert config is not None
+    assert config.frontends["f"].new_flows_table_length == length
+
+
+@pytest.mark.parametrize("line", ["port: 1, protocol: tcp,", "port: 65535, protocol: udp,", "weight-unit: 100,", ""])
+def test_bounds_are_allowed(line: str) -> None:
+    assert load_frontend(line).config is not None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "type: icmp, interval: 10ms, params: {size: 16}",
+        "type: icmp, interval: 1h, params: {size: 1452}",
+        "type: tcp, port: 65535, rise: 100, fall: 100, timeout: 1ms",
+        'type: http, port: 1, params: {response-code: "100-599"}',
+        "type: http, port: 1, params: {response-code: 204}",
+        "type: http, port: 1, params: {method: HEAD}",
+        'type: http, port: 1, params: {host: "[2001:db8::1]:8080", path: "/a?b=%20"}',
+        "type: tcp, port: 1, params: {tls: true, mode: connect}",
+        "type: https, port: 1",
+    ],
+)
+def test_allowed_checks(line: str) -> None:
+    result = load_text(f"maglev: {{healthchecks: {{a: {{{line}}}}}}}")
+    assert result.problems == ()
+
+
+def test_readable_ca_file_is_accepted(tmp_path: Path) -> None:
+    text = "maglev: {{healthchecks: {{a: {{type: https, port: 443, params: {{ca-file: {}}}}}}}}}"
+    broken = tmp_path / "ca.pem"
+    broken.write_text("no certificate")
+    result = load_text(text.format(broken))
+    assert "no certificates in PEM form" in result.semantic_errors[0].message
+    good = tmp_path / "good.pem"
+    good.write_text(CERTIFICATE)
+    assert load_text(text.format(good)).problems == ()
+
+
+def test_problems_render_as_compilers_write_them() -> None:
+    result = load_text("maglev:\n  vpp:\n    lb: {prun: all}\n")
+    assert [problem.render("maglev.yaml") for problem in result.problems] == [
+        "maglev.yaml:3:10: maglev.vpp.lb.prun: unknown key in the section lb; did you mean prune?"
+    ]
+    result = load_text('{"maglev": {"a": 1}}', json=True)
+    assert [problem.render("maglev.json") for problem in result.problems] == [
+        "maglev.json: maglev.a: unknown key in the section maglev"
+    ]
+
+
+def test_semantic_errors_wait_until_the_file_can_be_parsed() -> None:
+    result = load_text("maglev: {backends: {a: {address: 192.0.2.1, healthcheck: none, colour: red}}}")
+    assert len(result.parse_errors) == 1
+    assert result.semantic_errors == ()
+
+
+def test_very_many_problems_are_counted_but_not_all_listed() -> None:
+    backends = ", ".join(f"b{index}: {{address: host{index}}}" for index in range(1500))
+    result = load_text(f"maglev: {{backends: {{{backends}}}}}")
+    assert len(result.parse_errors) == 1001
+    assert result.parse_errors[-1].message == "and 500 more of this kind"
+
+
+def test_aliased_value_is_located_where_it_stands() -> None:
+    result = load_text("maglev:\n  healthchecks:\n    a: &x {type: icmp, colour: red}\n    b: *x\n")
+    assert [(problem.path, problem.line) for problem in result.parse_errors] == [
+        ("maglev.healthchecks.a.colour", 3),
+        ("maglev.healthchecks.b.colour", 3),
+    ]
+
+
+def test_merged_value_is_located_where_it_stands() -> None:
+    result = load_text(
+        "maglev:\n  healthchecks:\n    a: &x {type: icmp, rise: 0}\n    b: {<<: *x, fall: 0}\n    c: {<<: [*x]}\n"
+    )
+    assert [(problem.path, problem.line) for problem in result.semantic_errors] == [
+        ("maglev.healthchecks.a.rise", 3),
+        ("maglev.healthchecks.b.rise", 3),
+        ("maglev.healthchecks.c.rise", 3),
+        ("maglev.healthchecks.b.fall", 4),
+    ]
