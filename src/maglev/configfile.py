@@ -111,7 +111,7 @@ class ConfigFile:
             self._last_error = errors[0].render(self.file) + more
             log.error(
                 "config-refused",
-                f"{self.file} has {len(errors)} errors, the configuration in force stays",
+                f"{self.file} is not put into effect: {len(errors)} error{'s' if len(errors) > 1 else ''}",
                 file=self.file,
                 errors=len(errors),
                 by=by,
@@ -136,6 +136,6 @@ class ConfigFile:
 def _log_problem(problem: Problem, file: str) -> None:
     kind = problem.kind.name.lower()
     if kind == "warning":
-        log.warning("config-warning", problem.render(file), path=problem.path)
+        log.warning("config-warning", problem.render(file).replace("warning: ", "", 1), path=problem.path)
     else:
         log.error("config-error", problem.render(file), path=problem.path, kind=kind)

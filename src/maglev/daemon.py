@@ -1,8 +1,9 @@
 """maglevd: puts the parts together, tells systemd and the operator how it goes, and ends within two seconds.
 
-Which task may fail: ``state-file``, ``status``, ``reload`` and ``expiry`` are started again, and so is everything that
-has to do with VPP, since probing and the API go on without it. The probe engine is not a task but a thread; if it
-cannot start, the daemon does not. An exception in a callback of the event loop is logged and counted.
+Which task may fail: ``state-file``, ``status``, ``reload``, ``expiry`` and ``vpp-client`` are started again. The
+``reconciler`` is vital: without it VPP would silently not be driven any more, so the daemon ends with status 1 and is
+started again by its service manager, behind a warm-up. The probe engine is not a task but a thread; if it cannot start,
+the daemon does not. An exception in a callback of the event loop is logged and counted.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ from maglev.statefile import NotSaved, StateFile
 from maglev.states import State
 from maglev.supervise import Supervisor
 from maglev.version import version
+from maglev.vpp.client import VppClient
+from maglev.vpp.reconciler import Reconciler
 
 log = logs.get(__name__)
 
@@ -128,6 +131,22 @@ def _exit_status(result: LoadResult) -> int:
 # ---------------------------------------------------------------------------------------------------------- the daemon
 
 
+class _Ownership:
+    """The VIPs that are ours, in the state file."""
+
+    def __init__(self, state: StateFile) -> None:
+        self._state = state
+
+    def load(self) -> Iterable[str]:
+        """What was saved last."""
+        kept = self._state.get("vips")
+        return [item for item in kept if isinstance(item, str)] if isinstance(kept, list) else []
+
+    def save(self, vips: Sequence[str]) -> None:
+        """Remember these; they are on the disk soon."""
+        self._state.set("vips", list(vips))
+
+
 class Daemon:
     """One run of maglevd. ``run`` returns the exit status."""
 
@@ -213,6 +232,7 @@ class Daemon:
         self.engine = Engine(user_agent=f"vpp-maglev/{version()}")
         self.checker = Checker(self.engine, self.bus, self.clock, on_overrides=self._keep_overrides)
         self.checker.restore(self._kept_overrides())
+        self._make_dataplane()
         self.config_file = ConfigFile(options.config, self.checker, self.notifier, self.clock, before=self._before)
         self._stack.callback(self.engine.stop)
 
@@ -234,7 +254,7 @@ class Daemon:
         self.supervisor.start("state-file", self.state_file.run)
         self.supervisor.start("expiry", self.checker.run)
         self.supervisor.start("reload", self._reload_on_signal)
-        await self._start_dataplane()
+        self._start_dataplane()
         await self._start_api()
         await self._start_metrics()
         self.notifier.ready(self._status())
@@ -296,10 +316,39 @@ class Daemon:
                 capability=CAP_NET_RAW,
             )
 
-    async def _start_dataplane(self) -> None:
-        self.dataplane = None
-        # Nobody will say what VPP holds.
-        self.checker.settle(())
+    def _make_dataplane(self) -> None:
+        """Before the first configuration takes effect: its events are not to be missed."""
+        self.client: VppClient | None = None
+        self.reconciler: Reconciler | None = None
+        if not self.options.vpp_api_addr:
+            # Nobody will say what VPP holds.
+            self.checker.settle(())
+            return
+        self.client = VppClient(self.options.vpp_api_addr, self.clock)
+        self.reconciler = Reconciler(
+            self.client,
+            self.bus,
+            self.checker,
+            self.clock,
+            presumption=self.checker,
+            ownership=_Ownership(self.state_file),
+            started_ns=self.started_monotonic_ns,
+        )
+
+    def _start_dataplane(self) -> None:
+        if self.client is None or self.reconciler is None:
+            return
+        self.supervisor.start("vpp-client", self.client.run)
+        # Without it VPP would not be driven any more, and nobody would see: better to end and be started again.
+        self.supervisor.start("reconciler", self.reconciler.run, vital=True)
+        self._stack.push_async_callback(self._stop_dataplane)
+
+    async def _stop_dataplane(self) -> None:
+        """Leave VPP as it is, and tell it goodbye."""
+        assert self.client is not None
+        await self.supervisor.stop("reconciler", 0.3)
+        await self.client.close()
+        await self.supervisor.stop("vpp-client", 0.3)
 
     async def _start_api(self) -> None:
         from maglev.rpc.access import Role
@@ -314,7 +363,7 @@ class Daemon:
             tracer=self.checker,
             loader=self.config_file,
             logs=self.logs,
-            dataplane=self.dataplane,
+            dataplane=None,
             keep=self.state_file.saved,
         )
         self.api = RpcServer(

@@ -26,13 +26,17 @@ def config(port: int, *, interval: str = "100ms", extra: str = "") -> str:
     """Two HTTP backends and two static ones; www fails over from one to two, static-vip has a static one a pool."""
     return textwrap.dedent(f"""\
         maglev:
+          vpp:
+            lb:
+              ipv4-src-address: 192.0.2.1
+              startup-min-delay: 0s
+              startup-max-delay: 0s
           healthchecks:
             web:
               type: http
               port: {port}
               params: {{path: /healthz}}
               interval: {interval}
-              timeout: 1s
               rise: 2
               fall: 2
           backends:
@@ -238,7 +242,7 @@ async def test_check_of_a_valid_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "status", "place"),
     [
-        ("maglev: [", 1, ":1:"),
+        ("maglev: [", 1, ":2:1: "),
         ("maglev:\n  nonsense: 1\n", 1, ":2:3: maglev.nonsense: "),
         ("maglev:\n  backends:\n    a: {address: 192.0.2.1, healthcheck: none}\n", 2, ":3:"),
     ],
