@@ -1,0 +1,531 @@
+"""The dataplane as the rest of the daemon sees it: state, plans, syncs and counters, in plain values.
+
+What VPP holds is set beside what is wanted here, with the bucket counts that VPP's own algorithm gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from maglev._flowtable import bucket_counts, moved_share
+from maglev.clock import Clock
+from maglev.config.model import Config, Protocol
+from maglev.errors import Unavailable, UnknownName
+from maglev.states import State
+from maglev.vpp.client import VppClient
+from maglev.vpp.desired import DesiredAs, DesiredVip
+from maglev.vpp.messages import Encap, LbConf, VipKey, address_text
+from maglev.vpp.model import DEFAULT_TABLE_LENGTH, Actual, ActualAs, ActualVip, address_order, vip_key
+from maglev.vpp.reconciler import Reconciler, SyncResult
+from maglev.vpp.stats import StatsPoller, VipCounters
+from maglev.vpp.sync import FlushKey, Plan, Step, acknowledge, diff, scaled
+from maglev.weights import BackendView, StateSource
+
+SECOND = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionInfo:
+    """The connection to VPP. ``since_ns``: wall clock. ``problem``: why it is away, or why VPP is left alone."""
+
+    connected: bool
+    socket: str
+    since_ns: int
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class WarmupInfo:
+    """``phase`` is silent, releasing or done; ``remaining_ns`` until all frontends are released."""
+
+    phase: str
+    remaining_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class DataplaneInfo:
+    """The VPP at the other end, and how it is driven. Times in nanoseconds; ``last_full_sync_at_ns`` is wall clock."""
+
+    version: str
+    build_date: str
+    build_directory: str
+    pid: int
+    uptime_ns: int
+    connected_ns: int
+    lb_supported: bool
+    last_full_sync_at_ns: int
+    last_full_sync_changes: int
+    calls_failed: int
+    cost_ns_per_bucket: float
+    cost_ns_per_weight: float
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConfState:
+    """The plugin's global settings; an address that was never set is empty."""
+
+    ipv4_src_address: str
+    ipv6_src_address: str
+    sticky_buckets_per_core: int
+    flow_timeout_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class AsState:
+    """One AS in VPP beside what is wanted. ``vpp_weight`` None: not in VPP. ``backend`` is empty for a foreign one."""
+
+    address: str
+    backend: str
+    pool: str
+    programmed_weight: int
+    vpp_weight: int | None
+    buckets: int
+    predicted_buckets: int
+    live: bool
+    flush_owed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VipState:
+    """One VIP in VPP beside what is wanted. ``held``: the warm-up holds it. ``frontend`` is empty for a foreign one."""
+
+    frontend: str
+    prefix: str
+    protocol: str
+    port: int
+    encap: str
+    new_flows_table_length: int
+    src_ip_sticky: bool
+    index: int | None
+    present: bool
+    wanted: bool
+    in_sync: bool
+    held: bool
+    unit: int
+    lingering: int
+    notes: Sequence[str]
+    ases: Sequence[AsState]
+
+
+@dataclass(frozen=True, slots=True)
+class LbState:
+    """What VPP holds beside what is wanted. ``read_at_ns``: wall clock."""
+
+    conf: ConfState
+    vips: Sequence[VipState]
+    read_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanStep:
+    """One call, in words of the API."""
+
+    kind: str
+    frontend: str
+    vip: str
+    backend: str
+    address: str
+    old_weight: int
+    new_weight: int
+    flush: bool
+    stall_ns: int
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class AsForecast:
+    """Buckets of one AS before and after a plan."""
+
+    address: str
+    backend: str
+    buckets_before: int
+    buckets_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class VipForecast:
+    """What a plan means for one VIP. ``moved_share``: 0..1, of the buckets of ASes whose weight does not change."""
+
+    frontend: str
+    vip: str
+    moved_share: float
+    stall_ns: int
+    ases: Sequence[AsForecast]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanReport:
+    """A plan, printable."""
+
+    steps: Sequence[PlanStep]
+    forecasts: Sequence[VipForecast]
+    stall_ns: int
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What a sync did, and what VPP refused of it."""
+
+    plan: PlanReport
+    failures: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class CountersOfVip:
+    """Packet counters of one VIP."""
+
+    frontend: str
+    prefix: str
+    protocol: str
+    port: int
+    existing_session: int
+    first_session: int
+    untracked: int
+    no_server: int
+    route_packets: int
+    route_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CountersReport:
+    """Packet counters of all VIPs, as last read. ``read_at_ns``: wall clock."""
+
+    vips: Sequence[CountersOfVip]
+    read_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """A backend that a new configuration brings: nothing is known of it."""
+
+    state: State = State.UNKNOWN
+    drained: bool = False
+
+
+class _After:
+    """The state source as it would be after a reload to another configuration."""
+
+    def __init__(self, now: StateSource, config: Config) -> None:
+        self._now = now
+        self._config = config
+
+    def config(self) -> Config:
+        return self._config
+
+    def backend_state(self, name: str) -> BackendView:
+        backend = self._config.backends.get(name)
+        if backend is None:
+            raise UnknownName("backend", name)
+        before = self._now.config().backends.get(name)
+        if before is not None and before.address == backend.address:
+            return self._now.backend_state(name)
+        if not backend.enabled:
+            return _Standing(State.DISABLED)
+        return _Standing(State.UP if backend.healthcheck is None else State.UNKNOWN)
+
+    def weight_override(self, frontend: str, pool: str, backend: str) -> int | None:
+        return self._now.weight_override(frontend, pool, backend)
+
+
+class Dataplane:
+    """VPP, for the API and the metrics. Everything but ``connection`` and ``warmup`` raises ``Unavailable`` while VPP
+    is away; an unknown frontend raises ``UnknownName``.
+    """
+
+    def __init__(
+        self,
+        client: VppClient,
+        reconciler: Reconciler,
+        states: StateSource,
+        clock: Clock,
+        stats: StatsPoller | None = None,
+    ) -> None:
+        self.client = client
+        self.reconciler = reconciler
+        self.stats = stats
+        self._states = states
+        self._clock = clock
+
+    def connection(self) -> ConnectionInfo:
+        """The connection as it is now."""
+        client = self.client
+        return ConnectionInfo(client.connected, client.socket, client.since_ns, client.problem)
+
+    def warmup(self) -> WarmupInfo:
+        """Where the warm-up stands."""
+        warmup = self.reconciler.warmup_state
+        return WarmupInfo(warmup.phase.value, warmup.remaining_ns)
+
+    def info(self) -> DataplaneInfo:
+        """Who is at the other end."""
+        info = self.client.info()
+        if info is None:
+            raise Unavailable(f"VPP is away: {self.client.problem}")
+        cost = self.reconciler.cost()
+        now = self._clock.monotonic_ns()
+        return DataplaneInfo(
+            version=info.version,
+            build_date=info.build_date,
+            build_directory=info.build_directory,
+            pid=info.pid,
+            uptime_ns=now - info.started_ns,
+            connected_ns=now - info.connected_ns,
+            lb_supported=not info.problem,
+            last_full_sync_at_ns=self.reconciler.last_full_sync_at_ns,
+            last_full_sync_changes=self.reconciler.last_full_sync_changes,
+            calls_failed=self.reconciler.refusals,
+            cost_ns_per_bucket=cost.per_bucket * cost.factor,
+            cost_ns_per_weight=cost.per_weight * cost.factor,
+            workers=info.workers,
+        )
+
+    async def lb_state(self, frontend: str | None) -> LbState:
+        """Read VPP, paced, and set it beside what is wanted."""
+        names = self._names(frontend)
+        actual = await self.reconciler.refresh(None if frontend is None else names)
+        wanted = {vip.key: vip for vip in self.reconciler.desired(names)}
+        keys = set(wanted) if frontend is not None else set(wanted) | set(actual.vips)
+        vips = [
+            self._vip_state(key, wanted.get(key), actual.vips.get(key))
+            for key in sorted(keys, key=lambda k: k.sort_key)
+        ]
+        return LbState(_conf_state(actual.conf), vips, self._clock.time_ns())
+
+    async def plan(self, frontend: str | None, *, force: bool, config: Config | None = None) -> PlanReport:
+        """What a sync would do now; with ``config`` what it would do after a reload to it. Writes nothing."""
+        source: StateSource = self._states if config is None else _After(self._states, config)
+        if frontend is not None and frontend not in source.config().frontends:
+            raise UnknownName("frontend", frontend)
+        names = list(source.config().frontends) if frontend is None else [frontend]
+        actual = await self.reconciler.refresh()
+        policy = self.reconciler.policy(
+            full=frontend is None, prune_rest=frontend is None, force=force, config=source.config()
+        )
+        wanted = self.reconciler.desired(names, source)
+        plan = diff(wanted, actual, self.reconciler.owed, policy)
+        backends = {(vip.key, one.address): one.backend for vip in wanted for one in vip.ases}
+        return _report(plan, _forecasts(plan, actual, backends))
+
+    async def sync(self, frontend: str | None, *, force: bool, by: str) -> SyncReport:
+        """Bring VPP to the desired state. Raises ``NotAllowed`` during the warm-up."""
+        result: SyncResult = await self.reconciler.sync(frontend, force=force, by=by)
+        return SyncReport(_report(result.plan, ()), tuple(result.failures))
+
+    async def counters(self, frontend: str | None) -> CountersReport:
+        """Packet counters, as read within the last seconds."""
+        names = self._names(frontend)
+        if not self.client.usable:
+            raise Unavailable(f"VPP is away: {self.client.problem}")
+        if self.stats is None or self.stats.problem:
+            raise Unavailable(f"no counters: {self.stats.problem if self.stats is not None else 'they are turned off'}")
+        by_key = self._frontends_by_key(names)
+        rows = [
+            _counters(by_key.get(counters.key, ""), counters)
+            for counters in sorted(self.stats.vips, key=lambda counters: counters.key.sort_key)
+            if frontend is None or counters.key in by_key
+        ]
+        return CountersReport(rows, self.stats.read_at_ns)
+
+    # ------------------------------------------------------------------------------------------------------- within
+
+    def _names(self, frontend: str | None) -> list[str]:
+        if frontend is None:
+            return list(self._states.config().frontends)
+        self.reconciler.frontend(frontend)
+        return [frontend]
+
+    def _frontends_by_key(self, names: Iterable[str]) -> dict[VipKey, str]:
+        frontends = self._states.config().frontends
+        return {vip_key(frontends[name]): name for name in names}
+
+    def _vip_state(self, key: VipKey, wanted: DesiredVip | None, found: ActualVip | None) -> VipState:
+        reconciler = self.reconciler
+        notes: list[str] = []
+        in_sync = False
+        if wanted is not None:
+            actual = Actual(None, {} if found is None else {key: found})
+            policy = reconciler.policy(full=True, prune_rest=False, force=False)
+            plan = diff([wanted], actual, reconciler.owed, policy)
+            in_sync = not plan.steps and not plan.notes
+            notes += plan.notes
+            if (multiple := reconciler.multiples.get(key)) is not None:
+                notes.append(f"weights are {multiple} times ours, as they were found; a sync changes them to ours")
+            if wanted.held and found is not None and any(address in wanted.held for address in found.ases):
+                notes.append("an old address stays until something else serves")
+        elif not reconciler.policy(full=True, prune_rest=True, force=False).may_remove(key):
+            notes.append("not configured, and left alone")
+        length = _length(wanted, found)
+        return VipState(
+            frontend=wanted.frontend if wanted is not None else "",
+            prefix=str(key.prefix),
+            protocol=_protocol(key),
+            port=key.port,
+            encap=_encap(found.encap if found is not None else (wanted.encap if wanted is not None else 0)),
+            new_flows_table_length=length,
+            src_ip_sticky=bool(found.sticky) if found is not None else (wanted is not None and wanted.sticky),
+            index=found.index if found is not None else None,
+            present=found is not None,
+            wanted=wanted is not None,
+            in_sync=in_sync,
+            held=wanted is not None and not reconciler.released(wanted.frontend),
+            unit=wanted.unit if wanted is not None else 0,
+            lingering=found.lingering if found is not None else 0,
+            notes=notes,
+            ases=self._as_states(key, wanted, found, length),
+        )
+
+    def _as_states(self, key: VipKey, wanted: DesiredVip | None, found: ActualVip | None, length: int) -> list[AsState]:
+        ours: Mapping[bytes, DesiredAs] = {} if wanted is None else {one.address: one for one in wanted.ases}
+        present: Mapping[bytes, ActualAs] = {} if found is None else found.ases
+        predicted = _counts({address: have.weight for address, have in present.items()}, length)
+        multiple = self.reconciler.multiples.get(key)
+        states: list[AsState] = []
+        for address in sorted(set(ours) | set(present), key=address_order):
+            one, have = ours.get(address), present.get(address)
+            weight = one.weight if one is not None else 0
+            if weight is None:
+                weight = have.weight if have is not None else 0
+            elif multiple is not None:
+                weight = scaled(weight, multiple)
+            states.append(
+                AsState(
+                    address=address_text(address),
+                    backend=one.backend if one is not None else "",
+                    pool=one.pool if one is not None else "",
+                    programmed_weight=weight,
+                    vpp_weight=have.weight if have is not None else None,
+                    buckets=have.buckets if have is not None else 0,
+                    predicted_buckets=predicted.get(address, 0),
+                    live=have is not None,
+                    flush_owed=FlushKey(key, address) in self.reconciler.owed,
+                )
+            )
+        return states
+
+
+def _forecasts(plan: Plan, actual: Actual, backends: Mapping[tuple[VipKey, bytes], str]) -> list[VipForecast]:
+    """Buckets before and after, for each VIP that the plan touches."""
+    steps: dict[VipKey, list[Step]] = {}
+    for step in plan.steps:
+        if step.vip is not None:
+            steps.setdefault(step.vip, []).append(step)
+    forecasts: list[VipForecast] = []
+    for key, of_vip in steps.items():
+        found = actual.vips.get(key)
+        scratch = Actual(None, {})
+        if found is not None:
+            scratch.vips[key] = ActualVip(key, found.encap, found.length, ases=dict(found.ases))
+        for step in of_vip:
+            acknowledge(scratch, step)
+        after = scratch.vips.get(key)
+        before_weights = {} if found is None else {a: have.weight for a, have in found.ases.items()}
+        after_weights = {} if after is None else {a: have.weight for a, have in after.ases.items()}
+        before_length = found.length if found is not None else DEFAULT_TABLE_LENGTH
+        after_length = after.length if after is not None else before_length
+        before, then = _counts(before_weights, before_length), _counts(after_weights, after_length)
+        moved = 0.0
+        if any(before_weights.values()) and any(after_weights.values()):
+            moved = 1.0
+            if before_length == after_length:
+                moved = moved_share(_padded(before_weights), _padded(after_weights), after_length)
+        forecasts.append(
+            VipForecast(
+                frontend=next((step.frontend for step in of_vip if step.frontend), ""),
+                vip=str(key),
+                moved_share=moved,
+                stall_ns=sum(step.cost_ns for step in of_vip),
+                ases=[
+                    AsForecast(address_text(a), backends.get((key, a), ""), before.get(a, 0), then.get(a, 0))
+                    for a in sorted(set(before_weights) | set(after_weights), key=address_order)
+                ],
+            )
+        )
+    return forecasts
+
+
+def _padded(weights: Mapping[bytes, int]) -> list[tuple[bytes, int]]:
+    """As the flow table wants them: 16 bytes each, IPv4 at the end."""
+    return [(address.rjust(16, b"\0"), weight) for address, weight in weights.items()]
+
+
+def _counts(weights: Mapping[bytes, int], length: int) -> dict[bytes, int]:
+    if not any(weights.values()):
+        return dict.fromkeys(weights, 0)
+    return dict(zip(weights, bucket_counts(_padded(weights), length), strict=True))
+
+
+def _length(wanted: DesiredVip | None, found: ActualVip | None) -> int:
+    if found is not None:
+        return found.length
+    if wanted is not None and wanted.length is not None:
+        return wanted.length
+    return DEFAULT_TABLE_LENGTH
+
+
+def _protocol(key: VipKey) -> str:
+    try:
+        return str(Protocol(key.protocol))
+    except ValueError:
+        return str(key.protocol)
+
+
+def _encap(encap: int) -> str:
+    try:
+        return str(Encap(encap))
+    except ValueError:
+        return str(encap)
+
+
+def _conf_state(conf: LbConf | None) -> ConfState:
+    if conf is None:
+        return ConfState("", "", 0, 0)
+    unset = {b"\xff" * 4, b"\xff" * 16, bytes(4), bytes(16)}
+    ip4, ip6 = conf.ip4_src_address, conf.ip6_src_address
+    return ConfState(
+        ipv4_src_address="" if ip4 in unset else str(ip_address(ip4)),
+        ipv6_src_address="" if ip6 in unset else str(ip_address(ip6)),
+        sticky_buckets_per_core=conf.sticky_buckets_per_core,
+        flow_timeout_ns=conf.flow_timeout * SECOND,
+    )
+
+
+def _report(plan: Plan, forecasts: Sequence[VipForecast]) -> PlanReport:
+    steps = [
+        PlanStep(
+            kind=step.op.value,
+            frontend=step.frontend,
+            vip=str(step.vip or ""),
+            backend=step.backend,
+            address=address_text(step.address) if step.address else "",
+            old_weight=step.old_weight,
+            new_weight=step.weight,
+            flush=step.flush,
+            stall_ns=step.cost_ns,
+            text=str(step),
+        )
+        for step in plan.steps
+    ]
+    notes = [*plan.notes, *(f"VIP {key} is not configured, and left alone" for key in plan.unmanaged)]
+    return PlanReport(steps, forecasts, plan.stall_ns, notes)
+
+
+def _counters(frontend: str, counters: VipCounters) -> CountersOfVip:
+    return CountersOfVip(
+        frontend=frontend,
+        prefix=str(counters.key.prefix),
+        protocol=_protocol(counters.key),
+        port=counters.key.port,
+        existing_session=counters.existing_session,
+        first_session=counters.first_session,
+        untracked=counters.untracked,
+        no_server=counters.no_server,
+        route_packets=counters.route_packets,
+        route_bytes=counters.route_bytes,
+    )

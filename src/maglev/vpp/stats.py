@@ -1,0 +1,205 @@
+"""Packet counters of the VIPs, read from VPP's stats segment every few seconds, on a thread of its own.
+
+The segment is shared memory that VPP hands out over a socket; vpp_papi reads it. No socket, another format or a VPP
+that died while writing mean that there are no counters, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from vpp_papi.vpp_stats import VPPStats
+
+from maglev import logs
+from maglev.clock import Clock
+from maglev.errors import Unavailable
+from maglev.vpp.client import Refused, VppClient
+from maglev.vpp.messages import KEEP, ProtocolError, VipKey, pack_route_lookup, unpack_route
+from maglev.vpp.reconciler import Reconciler
+
+log = logs.get(__name__)
+
+INTERVAL = 5.0
+"""Seconds between two readings."""
+
+KINDS: Mapping[str, str] = {
+    "existing_session": "packet from existing sessions",
+    "first_session": "first session packet",
+    "untracked": "untracked packet",
+    "no_server": "no server configured",
+}
+"""Our word for each of the plugin's counters, and its name in the segment, which has no leading slash."""
+
+ROUTES = "/net/route/to"
+WARN_EVERY_NS = 60 * 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class VipCounters:
+    """Packets of one VIP since VPP made it, by what the plugin did with them, and what its route carried."""
+
+    key: VipKey
+    existing_session: int = 0
+    first_session: int = 0
+    untracked: int = 0
+    no_server: int = 0
+    route_packets: int = 0
+    route_bytes: int = 0
+
+
+class Segment:
+    """The stats segment, read from one thread. Every failure closes it; the next reading opens it again."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._stats: Any = None
+        self._generation = -1
+
+    def read(self, generation: int, vips: Mapping[VipKey, int], routes: Mapping[VipKey, int]) -> list[VipCounters]:
+        """Counters of these VIPs, by their index in VPP. Blocks. Raises OSError when there is no segment to read.
+
+        ``generation`` changes with every new connection to VPP: a VPP that was restarted has a new segment, while the
+        old one stays readable for ever and never moves.
+        """
+        if generation != self._generation:
+            self.close()
+            self._generation = generation
+        try:
+            if self._stats is None:
+                stats = VPPStats(self._path)
+                stats.connect()
+                self._stats = stats
+            rows = {kind: self._simple(name) for kind, name in KINDS.items()}
+            carried = self._stats[ROUTES] if routes else ()
+            return [
+                VipCounters(
+                    key,
+                    **{kind: sum(row[index] for row in rows[kind] if index < len(row)) for kind in KINDS},
+                    route_packets=self._route(carried, routes.get(key), "packets"),
+                    route_bytes=self._route(carried, routes.get(key), "bytes"),
+                )
+                for key, index in vips.items()
+            ]
+        except Exception as error:
+            # vpp_papi raises bare Exception for a format it does not know, and what struct and mmap raise for garbage.
+            self.close()
+            raise OSError(f"stats segment {self._path}: {error or type(error).__name__}") from error
+
+    def _simple(self, name: str) -> Sequence[Sequence[int]]:
+        """One row a worker; nothing while there has been no VIP yet."""
+        try:
+            rows: Sequence[Sequence[int]] = self._stats[name]
+        except KeyError:
+            return ()
+        return rows
+
+    @staticmethod
+    def _route(rows: Sequence[Sequence[Mapping[str, int]]], index: int | None, what: str) -> int:
+        if index is None:
+            return 0
+        return sum(int(row[index][what]) for row in rows if index < len(row))
+
+    def close(self) -> None:
+        """Let go of the shared memory."""
+        stats, self._stats = self._stats, None
+        if stats is not None:
+            stats.disconnect()
+
+
+class StatsPoller:
+    """Reads the counters every ``INTERVAL`` seconds; ``vips`` is what was read last, empty while VPP is away.
+
+    ``problem``: why there are no counters. ``read_at_ns``: wall clock of the last reading, 0: none.
+    """
+
+    def __init__(self, path: str, client: VppClient, reconciler: Reconciler, clock: Clock) -> None:
+        self.vips: tuple[VipCounters, ...] = ()
+        self.read_at_ns = 0
+        self.problem = "not read yet"
+        self.failures = 0
+        self._path = path
+        self._segment = Segment(path)
+        self._client = client
+        self._reconciler = reconciler
+        self._clock = clock
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="vpp-stats")
+        self._routes: dict[VipKey, int] = {}
+        self._routes_of: tuple[int, frozenset[tuple[VipKey, int]]] = (-1, frozenset())
+        self._warned: dict[VipKey, int] = {}
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        try:
+            while True:
+                await self.read()
+                await self._clock.sleep(INTERVAL)
+        finally:
+            # The thread may be in the middle of a reading: it closes the segment behind that, and nobody waits for it.
+            self._thread.submit(self._segment.close)
+            self._thread.shutdown(wait=False)
+
+    async def read(self) -> None:
+        """One reading. Failures are told once, and kept in ``problem``."""
+        actual = self._reconciler.actual
+        if not self._client.usable or actual is None:
+            self.vips, self.problem = (), "VPP is away"
+            return
+        vips = {key: vip.index for key, vip in actual.vips.items() if vip.index is not None}
+        generation = self._client.connects
+        try:
+            await self._find_routes(generation, vips)
+            read = await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._segment.read, generation, vips, dict(self._routes)
+            )
+        except (OSError, Unavailable, ProtocolError, Refused) as error:
+            self.failures += 1
+            if str(error) != self.problem:
+                log.warning("vpp-stats-unreadable", f"no packet counters: {error}")
+            self.vips, self.problem = (), str(error)
+            return
+        self._warn(read)
+        self.vips, self.problem, self.read_at_ns = tuple(read), "", self._clock.time_ns()
+
+    async def _find_routes(self, generation: int, vips: Mapping[VipKey, int]) -> None:
+        """Where the counters of the VIPs' routes are. Asked again when VIPs came or went, not at every reading."""
+        present = (generation, frozenset(vips.items()))
+        if present == self._routes_of:
+            return
+        routes: dict[VipKey, int] = {}
+        for key in vips:
+            try:
+                payload = await self._client.call("ip_route_lookup", pack_route_lookup(key.prefix))
+            except Refused:
+                continue
+            _, route = unpack_route(payload)
+            if route.stats_index != KEEP:
+                routes[key] = route.stats_index
+        self._routes, self._routes_of = routes, present
+
+    def _warn(self, read: Sequence[VipCounters]) -> None:
+        """A VIP that has servers and whose packets find none, or are not tracked, is worth a look."""
+        before = {counters.key: counters for counters in self.vips}
+        actual = self._reconciler.actual
+        now = self._clock.monotonic_ns()
+        for counters in read:
+            old = before.get(counters.key)
+            vip = actual.vips.get(counters.key) if actual is not None else None
+            if old is None or vip is None or not vip.serves:
+                continue
+            lost, untracked = counters.no_server - old.no_server, counters.untracked - old.untracked
+            last = self._warned.get(counters.key)
+            if max(lost, untracked) <= 0 or (last is not None and now - last < WARN_EVERY_NS):
+                continue
+            self._warned[counters.key] = now
+            log.warning(
+                "vpp-vip-packets-lost",
+                f"VIP {counters.key} has servers, but {max(0, lost)} packets found none and {max(0, untracked)} were"
+                " not tracked",
+                vip=str(counters.key),
+                no_server=lost,
+                untracked=untracked,
+            )
