@@ -42,7 +42,9 @@ from maglev.states import State
 from maglev.supervise import Supervisor
 from maglev.version import version
 from maglev.vpp.client import VppClient
+from maglev.vpp.dataplane import Dataplane
 from maglev.vpp.reconciler import Reconciler
+from maglev.vpp.stats import StatsPoller
 
 log = logs.get(__name__)
 
@@ -320,6 +322,8 @@ class Daemon:
         """Before the first configuration takes effect: its events are not to be missed."""
         self.client: VppClient | None = None
         self.reconciler: Reconciler | None = None
+        self.vpp_stats: StatsPoller | None = None
+        self.dataplane: Dataplane | None = None
         if not self.options.vpp_api_addr:
             # Nobody will say what VPP holds.
             self.checker.settle(())
@@ -334,6 +338,9 @@ class Daemon:
             ownership=_Ownership(self.state_file),
             started_ns=self.started_monotonic_ns,
         )
+        if self.options.vpp_stats_addr:
+            self.vpp_stats = StatsPoller(self.options.vpp_stats_addr, self.client, self.reconciler, self.clock)
+        self.dataplane = Dataplane(self.client, self.reconciler, self.checker, self.clock, self.vpp_stats)
 
     def _start_dataplane(self) -> None:
         if self.client is None or self.reconciler is None:
@@ -341,11 +348,15 @@ class Daemon:
         self.supervisor.start("vpp-client", self.client.run)
         # Without it VPP would not be driven any more, and nobody would see: better to end and be started again.
         self.supervisor.start("reconciler", self.reconciler.run, vital=True)
+        if self.vpp_stats is not None:
+            self.supervisor.start("vpp-stats", self.vpp_stats.run)
         self._stack.push_async_callback(self._stop_dataplane)
 
     async def _stop_dataplane(self) -> None:
         """Leave VPP as it is, and tell it goodbye."""
         assert self.client is not None
+        if self.vpp_stats is not None:
+            await self.supervisor.stop("vpp-stats", 0.1)
         await self.supervisor.stop("reconciler", 0.3)
         await self.client.close()
         await self.supervisor.stop("vpp-client", 0.3)
@@ -363,7 +374,7 @@ class Daemon:
             tracer=self.checker,
             loader=self.config_file,
             logs=self.logs,
-            dataplane=None,
+            dataplane=self.dataplane,
             keep=self.state_file.saved,
         )
         self.api = RpcServer(
