@@ -282,6 +282,7 @@ def _unpad(family: int, union: bytes) -> bytes:
 
 _ADDRESS = struct.Struct(">B16s")
 _PREFIX = struct.Struct(">B16sB")
+_NATIVE_F64 = struct.Struct("=d")
 _VIP = struct.Struct(">B16sBBH")
 _MATCHER = struct.Struct(">BB")
 _ROUTE = struct.Struct(">IIB16sBB")
@@ -360,7 +361,8 @@ _TYPES: Final[Mapping[str, _Type]] = {
     "u32": _Type("I"),
     "i32": _Type("i"),
     "bool": _Type("?", zero=False),
-    "vl_api_timestamp_t": _Type("d", zero=0.0),
+    # The one value that VPP sends in its own byte order: its f64 macros swap nothing.
+    "vl_api_timestamp_t": _Type("8s", _NATIVE_F64.pack, lambda data: _NATIVE_F64.unpack(data)[0], 0.0),
     "vl_api_lb_encap_type_t": _Type("I"),
     "vl_api_lb_srv_type_t": _Type("I"),
     "vl_api_ip_dscp_t": _Type("B"),
@@ -511,9 +513,9 @@ class Message:
         return self._struct.size
 
     @property
-    def head_size(self) -> int:
-        """Bytes of a body in front of its payload."""
-        return _REPLY_HEAD.size if self.envelope is Envelope.REPLY else _REQUEST_HEAD.size
+    def has_tail(self) -> bool:
+        """True if the last field has no fixed size."""
+        return self._tail is not None
 
     def pack(self, **values: Any) -> bytes:
         """The payload of these values. What is not given has its default, or zero.

@@ -1,0 +1,387 @@
+"""The debug CLI that ``cli_inband`` reaches: the lb plugin's commands, with VPP's words and line ends."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Final
+
+from maglev.vppsim.model import (
+    ANY_PROTOCOL,
+    COUNTERS,
+    ENCAP_GRE4,
+    ENCAP_GRE6,
+    ENCAP_L3DSR,
+    ENCAP_NAT4,
+    ENCAP_NAT6,
+    OK,
+    VALUE_EXIST,
+    Model,
+    NewVip,
+    Vip,
+    VipType,
+    embed,
+    extract,
+)
+
+_ENCAPS: Final = {
+    "gre4": ENCAP_GRE4,
+    "gre6": ENCAP_GRE6,
+    "l3dsr": ENCAP_L3DSR,
+    "nat4": ENCAP_NAT4,
+    "nat6": ENCAP_NAT6,
+}
+_PROTOCOLS: Final = {"tcp": 6, "udp": 17}
+
+
+class CliError(Exception):
+    """What a command answers when it fails; VPP puts the command's name in front of it."""
+
+
+class _Words:
+    """The arguments of a command, taken from the front."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self._words = list(words)
+
+    def __bool__(self) -> bool:
+        return bool(self._words)
+
+    def __str__(self) -> str:
+        return " ".join(self._words)
+
+    def take(self, *wanted: str) -> bool:
+        """Take these words if they come next."""
+        if self._words[: len(wanted)] != list(wanted):
+            return False
+        del self._words[: len(wanted)]
+        return True
+
+    def value(self, name: str) -> str | None:
+        """Take ``name`` and the word behind it, if ``name`` comes next."""
+        if len(self._words) < 2 or self._words[0] != name:
+            return None
+        value = self._words[1]
+        del self._words[:2]
+        return value
+
+    def number(self, name: str) -> int | None:
+        """Take ``name`` and the number behind it."""
+        if len(self._words) < 2 or self._words[0] != name or not self._words[1].isdecimal():
+            return None
+        return int(self.value(name) or 0) & 0xFFFFFFFF
+
+    def choice(self, name: str, choices: dict[str, int]) -> int | None:
+        """Take ``name`` and one of the words that may follow it."""
+        if len(self._words) < 2 or self._words[0] != name or self._words[1] not in choices:
+            return None
+        return choices[self.value(name) or ""]
+
+    def address(self) -> bytes | None:
+        """Take an address: 16 bytes."""
+        try:
+            address = embed(ipaddress.ip_address(self._words[0]).packed)
+        except (IndexError, ValueError):
+            return None
+        del self._words[0]
+        return address
+
+    def prefix(self) -> tuple[bytes, int] | None:
+        """Take a prefix: 16 bytes and the embedded length."""
+        try:
+            text, _, bits = self._words[0].partition("/")
+            address = ipaddress.ip_address(text)
+            length = int(bits)
+        except (IndexError, ValueError):
+            return None
+        if not 0 <= length <= address.max_prefixlen:
+            return None
+        del self._words[0]
+        return embed(address.packed), length + 128 - address.max_prefixlen
+
+    def refuse(self) -> CliError:
+        """The error for words that nobody wants."""
+        return CliError(f"parse error: '{self}'")
+
+
+class Cli:
+    """The command line of one model."""
+
+    def __init__(self, model: Model, version: Callable[[], str], now: Callable[[], float]) -> None:
+        self._model = model
+        self._version = version
+        self._now = now
+        self._commands: dict[tuple[str, ...], Callable[[_Words], str]] = {
+            ("show", "lb"): self._show,
+            ("show", "lb", "vips"): self._show_vips,
+            ("show", "version"): lambda _: f"{version()}\n",
+            ("show", "clock"): self._show_clock,
+            ("lb", "vip"): self._vip,
+            ("lb", "as"): self._as,
+            ("lb", "conf"): self._conf,
+            ("lb", "flush", "vip"): self._flush_vip,
+            ("test", "lb", "flowtable", "flush"): self._flush_all,
+        }
+
+    def execute(self, line: str) -> tuple[int, str]:
+        """Run one line; return value and output. Words may be shortened as long as they are unique."""
+        words = line.split()
+        path: tuple[str, ...] = ()
+        while words:
+            depth = len(path)
+            known = {command[depth] for command in self._commands if command[:depth] == path and len(command) > depth}
+            matches = [words[0]] if words[0] in known else [word for word in known if word.startswith(words[0])]
+            if len(matches) != 1:
+                break
+            path += (matches[0],)
+            words.pop(0)
+        command = self._commands.get(path)
+        if command is None:
+            where = f"{' '.join(path)}: " if path else ""
+            return -1, f"{where}unknown input `{' '.join(words)}'\n"
+        try:
+            return OK, command(_Words(words))
+        except CliError as error:
+            return -1, f"{' '.join(path)}: {error}\n"
+
+    # --- show
+
+    def _show(self, words: _Words) -> str:
+        model = self._model
+        return (
+            f"lb_main ip4-src-address: {_text(model.conf.ip4_src_address)} \n"
+            f" ip6-src-address: {_text(model.conf.ip6_src_address)} \n"
+            f" #vips: {len(model.vips)}\n"
+            f" #ass: {len(model.ases) - 1}\n"
+        )
+
+    def _show_vips(self, words: _Words) -> str:
+        show = self._detailed if words.take("verbose") else self._brief
+        return "".join([f"{show(vip)}\n" for vip in self._model.visible_vips()])
+
+    def _show_clock(self, words: _Words) -> str:
+        now = self._now()
+        date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
+        return (
+            f"Time now {now:.6f}, {date}\n"
+            f"Time last barrier release 0.000000000\n"
+            f"0: Time now {now:.6f}\nThread 0 offset 0.000000000 error 0.000000000\n"
+        )
+
+    def _brief(self, vip: Vip) -> str:
+        text = f"{vip.type} {_prefix(vip)} new_size:{vip.table_length} #as:{len(vip.as_slots)}"
+        if not vip.used:
+            text += " removed"
+        if vip.port:
+            text += f"  protocol:{vip.protocol} port:{vip.port} "
+        if vip.type is VipType.IP4_L3DSR:
+            text += f"  dscp:{vip.encap_low}"
+        elif vip.type.is_nat:
+            text += f" {_nat(vip)}"
+        return text
+
+    def _detailed(self, vip: Vip) -> str:
+        model = self._model
+        flags = (" src_ip_sticky" if vip.src_ip_sticky else "") + ("" if vip.used else " removed")
+        lines = [f" {vip.type} [{vip.index}] {_prefix(vip)}{flags}\n", f"  new_size:{vip.table_length}\n"]
+        if vip.port:
+            lines.append(f"  protocol:{vip.protocol} port:{vip.port}\n")
+        if vip.type is VipType.IP4_L3DSR:
+            lines.append(f"  dscp:{vip.encap_low}\n")
+        elif vip.type.is_nat:
+            lines.append(f"  {_nat(vip)}")  # no line end here in VPP
+        lines.append("  counters:\n")
+        lines += [f"    {name}: {value}\n" for name, value in zip(COUNTERS, vip.counters, strict=True)]
+        lines.append(f"  #as:{len(vip.as_slots)}\n")
+        buckets = model.buckets(vip)
+        for server in model.ases_of(vip):
+            lines.append(
+                f"    {_text(server.address)} weight:{server.weight} buckets:{buckets.get(server.index, 0)}"
+                f" flows:{server.flows} dpo:{server.dpo} {'used' if server.used else ' removed'}\n"
+            )
+        return "".join(lines)
+
+    # --- change
+
+    def _vip(self, words: _Words) -> str:
+        if not words:
+            return ""
+        prefix = words.prefix()
+        if prefix is None:
+            raise CliError(f"invalid vip prefix: '{words}'")
+        args = NewVip(*prefix, protocol=0, port=0, encap=ENCAP_GRE4)
+        delete, dscp = False, None
+        while words:
+            if (number := words.number("new_len")) is not None:
+                args = replace(args, table_length=number)
+            elif words.take("del"):
+                delete = True
+            elif words.take("src_ip_sticky"):
+                args = replace(args, src_ip_sticky=True)
+            elif (number := words.choice("protocol", _PROTOCOLS)) is not None:
+                args = replace(args, protocol=number)
+            elif (number := words.number("port")) is not None:
+                args = replace(args, port=number & 0xFFFF)
+            elif (number := words.choice("encap", _ENCAPS)) is not None:
+                args = replace(args, encap=number)
+            elif (number := words.number("dscp")) is not None:
+                dscp = number
+            elif (number := words.choice("type", {"clusterip": 0, "nodeport": 1})) is not None:
+                args = replace(args, srv_type=number)
+            elif (number := words.number("target_port")) is not None:
+                args = replace(args, target_port=number & 0xFFFF)
+            else:
+                raise words.refuse()
+        if args.port == 0:
+            args = replace(args, protocol=ANY_PROTOCOL)
+        is_ip4 = args.length >= 96 and extract(args.prefix) != args.prefix
+        if args.encap != ENCAP_L3DSR and dscp is not None:
+            raise CliError("lb_vip_add error: should not configure dscp for none L3DSR.")
+        if args.encap == ENCAP_L3DSR:
+            if dscp is None or dscp >= 64:
+                raise CliError("lb_vip_add error: dscp for L3DSR should be less than 64.")
+            args = replace(args, dscp=dscp)
+        if is_ip4 and args.encap == ENCAP_NAT6:
+            raise CliError("currently does not support NAT46")
+        if not is_ip4 and args.encap == ENCAP_NAT4:
+            raise CliError("currently does not support NAT64")
+        self._model.collect_garbage()
+        if delete:
+            vip = self._find(prefix, args.protocol, args.port)
+            _check("lb_vip_del", self._model.delete_vip(vip))
+            return ""
+        retval, index = self._model.add_vip(args)
+        _check("lb_vip_add", retval)
+        return f"lb_vip_add ok {index}\n"
+
+    def _as(self, words: _Words) -> str:
+        if not words:
+            return ""
+        prefix = words.prefix()
+        if prefix is None:
+            raise CliError(f"invalid as address: '{words}'")
+        addresses: list[bytes] = []
+        protocol = port = 0
+        delete = flush = False
+        weight: int | None = None
+        while words:
+            if (address := words.address()) is not None:
+                addresses.append(address)
+            elif (number := words.number("weight")) is not None:
+                weight = number
+            elif words.take("del"):
+                delete = True
+            elif words.take("flush"):
+                flush = True
+            elif (number := words.choice("protocol", _PROTOCOLS)) is not None:
+                protocol = number
+            elif (number := words.number("port")) is not None:
+                port = number & 0xFFFF
+            else:
+                raise words.refuse()
+        if weight is not None and weight > 100:
+            raise CliError("weight must be between 0 and 100")
+        if weight is not None and delete:
+            raise CliError("weight and del are mutually exclusive")
+        vip = self._find(prefix, ANY_PROTOCOL if port == 0 else protocol, port)
+        if not addresses:
+            raise CliError("No AS address provided")
+        model = self._model
+        if delete:
+            _check("lb_vip_del_ass", model.delete_ases(vip, addresses, flush=flush))
+        elif weight is None:
+            _check("lb_vip_add_ass", model.add_ases(vip, addresses, 100, flush=flush))
+        else:
+            retval = model.add_ases(vip, addresses, weight, flush=flush)
+            if retval == VALUE_EXIST:
+                # One that exists makes VPP change the weights one by one; new ones in the same list are then refused.
+                for address in addresses:
+                    _check("lb_vip_set_as_weight", model.set_weight(vip, address, weight, flush=flush))
+            else:
+                _check("lb_vip_add_ass", retval)
+        return ""
+
+    def _conf(self, words: _Words) -> str:
+        if not words:
+            return ""
+        conf = replace(self._model.conf)
+        while words:
+            if (text := words.value("ip4-src-address")) is not None:
+                conf.ip4_src_address = _address(text, 4)
+            elif (text := words.value("ip6-src-address")) is not None:
+                conf.ip6_src_address = _address(text, 16)
+            elif (number := words.number("buckets")) is not None:
+                conf.sticky_buckets_per_core = number
+            elif (number := words.number("buckets-log2")) is not None:
+                if number >= 32:
+                    raise CliError("buckets-log2 value is too high")
+                conf.sticky_buckets_per_core = 1 << number
+            elif (number := words.number("timeout")) is not None:
+                conf.flow_timeout = number
+            else:
+                raise words.refuse()
+        self._model.collect_garbage()
+        _check("lb_conf", self._model.set_conf(conf))
+        return ""
+
+    def _flush_vip(self, words: _Words) -> str:
+        if not words:
+            return ""
+        prefix = words.prefix()
+        if prefix is None:
+            raise CliError(f"invalid vip prefix: '{words}'")
+        protocol = port = 0
+        while words:
+            if (number := words.choice("protocol", _PROTOCOLS)) is not None:
+                protocol = number
+            elif (number := words.number("port")) is not None:
+                port = number & 0xFFFF
+            else:
+                raise words.refuse()
+        vip = self._find(prefix, ANY_PROTOCOL if port == 0 else protocol, port)
+        self._model.flush_vip(vip)
+        return f"lb_flush_vip ok {vip.index}\n"
+
+    def _flush_all(self, words: _Words) -> str:
+        self._model.flush_all()
+        return ""
+
+    def _find(self, prefix: tuple[bytes, int], protocol: int, port: int) -> Vip:
+        vip = self._model.find(*prefix, protocol, port)
+        if vip is None:
+            raise CliError("lb_vip_find_index error -6")
+        return vip
+
+
+def _check(what: str, retval: int) -> None:
+    if retval != OK:
+        raise CliError(f"{what} error {retval}")
+
+
+def _address(text: str, size: int) -> bytes:
+    try:
+        packed = ipaddress.ip_address(text).packed
+    except ValueError:
+        packed = b""
+    if len(packed) != size:
+        raise CliError(f"parse error: '{text}'")
+    return packed
+
+
+def _text(address: bytes) -> str:
+    return str(ipaddress.ip_address(extract(address) if len(address) == 16 else address))
+
+
+def _prefix(vip: Vip) -> str:
+    if vip.is_ip4:
+        return f"{_text(vip.prefix)}/{vip.length - 96}"
+    return f"{ipaddress.IPv6Address(vip.prefix)}/{vip.length}"
+
+
+def _nat(vip: Vip) -> str:
+    # VPP swaps the bytes of a port that is in host order already.
+    port = int.from_bytes(vip.port.to_bytes(2, "big"), "little")
+    target = int.from_bytes(vip.target_port.to_bytes(2, "big"), "little")
+    return f"type:{'nodeport' if vip.encap_low else 'clusterip'} port:{port} target_port:{target}"
