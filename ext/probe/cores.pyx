@@ -1,0 +1,174 @@
+# The pure cores as Python sees them, for tests, fuzzing and tools that look at packets. None of it touches an engine.
+
+
+cdef Key _key(bytes key) except *:
+    cdef Key out
+    if len(key) != 16:
+        raise ValueError(f"a key has 16 bytes, not {len(key)}")
+    memcpy(&out, <const char*>key, 16)
+    return out
+
+
+def siphash24(bytes key, uint64_t first, uint64_t second):
+    """SipHash-2-4 of two little-endian words: the function behind every cookie."""
+    cdef Key k = _key(key)
+    return siphash(&k, first, second)
+
+
+def seal_cookie(bytes key, uint32_t plain):
+    """The cookie of a probe: a keyed permutation of slot << 12 | serial."""
+    cdef Key k = _key(key)
+    return cookie_seal(&k, plain)
+
+
+def open_cookie(bytes key, uint32_t cookie):
+    """The slot and serial of a cookie; the inverse of ``seal_cookie``."""
+    cdef Key k = _key(key)
+    return cookie_open(&k, cookie)
+
+
+def seal_cookie64(bytes key, uint32_t cookie):
+    """The 64-bit cookie in the payload of an echo request."""
+    cdef Key k = _key(key)
+    return cookie_seal64(&k, cookie)
+
+
+def make_echo(bint v6, uint32_t cookie, uint64_t magic, uint64_t seal, int payload=ICMP_MIN_PAYLOAD):
+    """An echo request from its ICMP header on; IPv6 without a checksum, which the kernel adds."""
+    cdef uint8_t head[ICMP_HEAD]
+    if not ICMP_MIN_PAYLOAD <= payload <= ICMP_MAX_PAYLOAD:
+        raise ValueError(f"payload must be {ICMP_MIN_PAYLOAD}..{ICMP_MAX_PAYLOAD}")
+    build_echo(head, v6, cookie, magic, seal)
+    return (<char*>head)[:ICMP_HEAD] + bytes(payload - ICMP_MIN_PAYLOAD)
+
+
+def make_syn4(bytes source, bytes target, uint16_t own_port, uint16_t peer_port, uint32_t cookie):
+    """A SYN with its IPv4 header, whose own checksum and identification the kernel adds."""
+    cdef uint8_t packet[IP4_HEAD + TCP_HEAD]
+    if len(source) != 4 or len(target) != 4:
+        raise ValueError("addresses must have 4 bytes")
+    build_syn4(packet, <const uint8_t*><const char*>source, <const uint8_t*><const char*>target, own_port, peer_port,
+               cookie)
+    return (<char*>packet)[:IP4_HEAD + TCP_HEAD]
+
+
+cdef object _packet(const Packet* packet, bint v6):
+    return {
+        "kind": ("malformed", "other", "echo", "syn-ack", "rst", "error-icmp", "error-tcp")[packet.kind],
+        "cookie": packet.cookie,
+        "seal": packet.seal,
+        "magic": packet.magic,
+        "address": (<const char*>packet.address)[:16 if v6 else 4],
+        "peer_port": packet.peer_port,
+        "own_port": packet.own_port,
+        "error": (packet.error_type, packet.error_code),
+    }
+
+
+def read_icmp(const uint8_t[::1] data, bint v6, bytes source=bytes(16)):
+    """Parse an ICMP message as a raw socket delivers it (IPv4: with its IP header). Never raises for bad packets."""
+    cdef Packet packet
+    cdef uint8_t nothing = 0
+    if len(source) != 16:
+        raise ValueError("source must have 16 bytes")
+    parse_icmp(&data[0] if data.shape[0] else &nothing, data.shape[0], v6, <const uint8_t*><const char*>source, &packet)
+    return _packet(&packet, v6)
+
+
+def read_tcp(const uint8_t[::1] data, bint v6, bytes source=bytes(16)):
+    """Parse a TCP segment as a raw socket delivers it (IPv4: with its IP header). Never raises for bad packets."""
+    cdef Packet packet
+    cdef uint8_t nothing = 0
+    if len(source) != 16:
+        raise ValueError("source must have 16 bytes")
+    parse_tcp(&data[0] if data.shape[0] else &nothing, data.shape[0], v6, <const uint8_t*><const char*>source, &packet)
+    return _packet(&packet, v6)
+
+
+cdef class HttpParser:
+    """An HTTP response parser: ``feed`` bytes as they come, ``eof`` when the server closes. See ``_probe.pyi``."""
+    cdef Http http
+    cdef uint64_t codes[10]
+
+    def __cinit__(self, codes=(200,), *, bint head=False, bint want_body=False):
+        memset(self.codes, 0, sizeof(self.codes))
+        for code in codes:
+            if not 0 <= code < HTTP_CODES:
+                raise ValueError(f"status {code} is not in 0..599")
+            self.codes[code >> 6] |= <uint64_t>1 << (code & 63)
+        http_init(&self.http, self.codes, head, want_body)
+
+    def __dealloc__(self):
+        free(self.http.body)
+
+    def feed(self, const uint8_t[::1] data):
+        """Take bytes; those behind the end of the response are ignored."""
+        if data.shape[0]:
+            http_feed(&self.http, &data[0], data.shape[0])
+
+    def eof(self):
+        """The server has closed."""
+        http_eof(&self.http)
+
+    @property
+    def state(self):
+        return {HTTP_COMPLETE: "complete", HTTP_FAILED: "failed"}.get(self.http.state, "more")
+
+    @property
+    def status(self):
+        return self.http.status
+
+    @property
+    def fault(self):
+        return _HTTP.get(self.http.fault, "")
+
+    @property
+    def body(self):
+        return (<char*>self.http.body)[:self.http.body_bytes] if self.http.body_bytes else b""
+
+
+cdef class TimingWheel:
+    """The wheel alone, over ``capacity`` slots, from millisecond ``now`` on."""
+    cdef Wheel wheel
+    cdef Link* links
+    cdef uint32_t* out
+    cdef uint32_t capacity
+
+    def __cinit__(self, uint32_t capacity, int64_t now=0):
+        cdef uint32_t i
+        self.capacity = capacity
+        self.links = <Link*>calloc(capacity + 1, sizeof(Link))
+        self.out = <uint32_t*>calloc(capacity + 1, sizeof(uint32_t))
+        if self.links is NULL or self.out is NULL:
+            raise MemoryError
+        for i in range(capacity):
+            self.links[i].bucket = NO_BUCKET
+        wheel_init(&self.wheel, now)
+
+    def __dealloc__(self):
+        free(self.links)
+        free(self.out)
+
+    cdef int _check(self, uint32_t index) except -1:
+        if index >= self.capacity:
+            raise IndexError(index)
+        return 0
+
+    def put(self, uint32_t index, int64_t at):
+        """Have ``index`` looked at in millisecond ``at``, or a multiple of 4,096 earlier."""
+        self._check(index)
+        wheel_put(&self.wheel, <char*>self.links, sizeof(Link), index, at)
+
+    def remove(self, uint32_t index):
+        """Take ``index`` out; harmless if it is not in."""
+        self._check(index)
+        wheel_remove(&self.wheel, <char*>self.links, sizeof(Link), index)
+
+    def next(self):
+        """The next millisecond in which anything is to be looked at, or -1."""
+        return wheel_next(&self.wheel)
+
+    def take(self, int64_t until):
+        """Everything up to millisecond ``until``, in no order within one."""
+        cdef uint32_t count = wheel_take(&self.wheel, <char*>self.links, sizeof(Link), until, self.out)
+        return [self.out[i] for i in range(count)]

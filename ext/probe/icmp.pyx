@@ -1,0 +1,17 @@
+# ICMP echo: the payload is the magic of the origin (which the filter asks for), a 64-bit cookie, and zeros.
+
+
+# Message `at` of the batch. Always True: nothing can be missing.
+cdef bint icmp_build(State* e, Origin* origin, uint32_t at, uint32_t index) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    cdef const Check* check = e.checks[slot.check]
+    cdef msghdr* header = &e.out.messages[at].msg_hdr
+    cdef iovec* parts = &e.out.parts[2 * at]
+    build_echo(e.out.heads[at], origin.v6, slot.cookie, origin.magic, cookie_seal64(&e.key, slot.cookie))
+    header.msg_namelen = fill_name(&e.out.names[at], origin.v6, slot.address, 0)
+    parts[0].iov_base = e.out.heads[at]
+    parts[0].iov_len = ICMP_HEAD
+    parts[1].iov_base = e.zeros
+    parts[1].iov_len = check.icmp_size - ICMP_MIN_PAYLOAD
+    header.msg_iovlen = 2 if parts[1].iov_len else 1
+    return True

@@ -1,0 +1,292 @@
+# What ICMP and SYN probes share: batches out by sendmmsg, batches in by recvmmsg, and the matching of what comes in.
+
+
+# Kernel receive time of a message on the monotonic clock. The stamp is on the wall clock, which may have been set since
+# the probe left: a value that cannot be is replaced by the time of reading.
+cdef int64_t received_at(State* e, msghdr* header, int64_t sent, uint32_t* drops) noexcept nogil:
+    cdef cmsghdr* control = CMSG_FIRSTHDR(header)
+    cdef timespec stamp
+    cdef int64_t at = 0
+    while control is not NULL:
+        if control.cmsg_level == SOL_SOCKET:
+            if control.cmsg_type == SO_TIMESTAMPNS:
+                memcpy(&stamp, CMSG_DATA(control), sizeof(stamp))
+                at = <int64_t>stamp.tv_sec * SECOND + stamp.tv_nsec - e.wall
+            elif control.cmsg_type == SO_RXQ_OVFL and drops is not NULL:
+                memcpy(drops, CMSG_DATA(control), sizeof(uint32_t))
+        control = CMSG_NXTHDR(header, control)
+    if at > e.now or at < sent - 5 * MS:
+        return e.now
+    # Within a batch the time of sending is interpolated, and may be a little too late.
+    return at if at > sent else sent
+
+
+# A reply that matched: was it in time? If so it decides, however late it was read.
+cdef void raw_reply(
+    State* e, uint32_t index, int64_t at, bint passed, int code, int kind, uint32_t value
+) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    if at > slot.deadline + stalled_since(e, slot):
+        e.stats[STAT_LATE_REPLIES] += 1
+        return      # the wheel will call it a time-out in this very tick
+    raw_landed(e, slot)
+    if not passed and not failure_stands(e, index):
+        return
+    conclude(e, index, passed, code, kind, value, at - slot.sent)
+
+
+cdef inline void raw_landed(State* e, Slot* slot) noexcept nogil:
+    slot.phase = PHASE_IDLE
+    e.flying -= 1
+    e.origins[slot.origin].flying -= 1
+
+
+# Something with a valid form and a cookie that is not that of a probe in flight.
+cdef void raw_unmatched(State* e, const Slot* slot, uint32_t serial) noexcept nogil:
+    cdef uint32_t age
+    if slot is NULL or not slot.flags & SLOT_ACTIVE:
+        e.stats[STAT_FORGED if slot is NULL else STAT_LATE_REPLIES] += 1
+        return
+    age = (slot.serial - serial) & SERIAL_MASK
+    if age == 0:
+        e.stats[STAT_DUPLICATE] += 1
+    elif age < 64:
+        e.stats[STAT_LATE_REPLIES] += 1
+    else:
+        e.stats[STAT_FORGED] += 1
+
+
+# One packet of a raw socket.
+cdef void raw_packet(State* e, Origin* origin, RawSocket* raw, mmsghdr* message, const uint8_t* source) noexcept nogil:
+    cdef Packet packet
+    cdef uint32_t plain, index
+    cdef Slot* slot = NULL
+    cdef const Check* check
+    cdef const uint8_t* data = <const uint8_t*>message.msg_hdr.msg_iov.iov_base
+    cdef size_t size = 16 if origin.v6 else 4
+    cdef bint icmp
+    cdef int64_t at
+    if raw.tcp:
+        parse_tcp(data, message.msg_len, origin.v6, source, &packet)
+    else:
+        parse_icmp(data, message.msg_len, origin.v6, source, &packet)
+    if packet.kind == PACKET_MALFORMED:
+        e.stats[STAT_MALFORMED] += 1
+        return
+    if packet.kind == PACKET_OTHER or (packet.kind == PACKET_ECHO and packet.magic != origin.magic):
+        e.stats[STAT_FOREIGN] += 1
+        return
+    plain = cookie_open(&e.key, packet.cookie)
+    index = plain >> SERIAL_BITS
+    icmp = packet.kind == PACKET_ECHO or packet.kind == PACKET_ERROR_ICMP
+    if index < e.capacity:
+        slot = &e.slots[index]
+    if slot is not NULL and (
+        slot.type != (PROBE_ICMP if icmp else PROBE_SYN)
+        or slot.origin != origin.id
+        or memcmp(slot.address, packet.address, size) != 0
+    ):
+        slot = NULL
+    if packet.kind == PACKET_ECHO and packet.seal != cookie_seal64(&e.key, packet.cookie):
+        slot = NULL
+    if slot is NULL and packet.kind == PACKET_ERROR_ICMP:
+        e.stats[STAT_FOREIGN] += 1      # somebody else on this host pings, too
+        return
+    if slot is not NULL and not icmp and slot.phase == PHASE_FLYING and slot.cookie == packet.cookie:
+        check = e.checks[slot.check]
+        if packet.own_port != slot.own_port or packet.peer_port != check.port:
+            slot = NULL
+    if slot is NULL or slot.phase != PHASE_FLYING or slot.cookie != packet.cookie:
+        raw_unmatched(e, slot, plain & SERIAL_MASK)
+        return
+    at = received_at(e, &message.msg_hdr, slot.sent, NULL)
+    if packet.kind == PACKET_ECHO:
+        raw_reply(e, index, at, True, CODE_L3OK, DETAIL_NONE, 0)
+    elif packet.kind == PACKET_SYN_ACK:
+        raw_reply(e, index, at, True, CODE_L4OK, DETAIL_NONE, 0)
+    elif packet.kind == PACKET_RST:
+        raw_reply(e, index, at, False, CODE_L4CON, DETAIL_ERRNO, ECONNREFUSED)
+    elif (packet.error_type == 2) if origin.v6 else (packet.error_type == 3 and packet.error_code == 4):
+        # Too big for a link on the way: the kernel has learned that, and fragments the next one.
+        raw_landed(e, slot)
+        repeat(e, index, e.now + TICK)
+    else:
+        e.stats[STAT_ICMP_ERRORS] += 1
+        raw_reply(
+            e,
+            index,
+            at,
+            False,
+            CODE_L3ERR if icmp else CODE_L4CON,
+            DETAIL_ICMP6 if origin.v6 else DETAIL_ICMP4,
+            (<uint32_t>packet.error_type << 8) | packet.error_code,
+        )
+
+
+# Read a raw socket until it is empty. False if it could not be emptied: then nothing of it may expire yet.
+cdef bint raw_receive(State* e, Origin* origin, RawSocket* raw) noexcept nogil:
+    cdef ReceiveBuffers* r = &e.receive
+    cdef mmsghdr* message
+    cdef uint32_t drops, total = 0
+    cdef int count, i
+    cdef int turn = 0
+    if raw.fd < 0:
+        return True
+    while turn < RECV_ROUNDS:
+        turn += 1
+        # The lengths are in and out: those of the last round have to be set again.
+        for i in range(RECV_BATCH):
+            message = &r.messages[i]
+            message.msg_hdr.msg_namelen = sizeof(sockaddr_in6)
+            message.msg_hdr.msg_controllen = RECV_CONTROL
+        count = recvmmsg(raw.fd, r.messages, RECV_BATCH, MSG_DONTWAIT, NULL)
+        if count < 0:
+            if errno == EINTR:
+                continue
+            if errno != EAGAIN:
+                e.stats[STAT_LOCAL_ERRORS] += 1
+            return True
+        refresh_clock(e)
+        drops = raw.drops_seen
+        for i in range(count):
+            message = &r.messages[i]
+            raw_packet(e, origin, raw, message, <const uint8_t*>&r.names[i].sin6_addr)
+            if i == count - 1:
+                received_at(e, &message.msg_hdr, 0, &drops)
+        total += <uint32_t>count
+        e.quiet = 0
+        if drops != raw.drops_seen:
+            e.stats[STAT_RX_DROPS] += <uint32_t>(drops - raw.drops_seen)
+            raw.drops_seen = drops
+            # The same counter rises with bad checksums, which any stranger may send. An overflow leaves a full queue.
+            if total >= RECV_BATCH:
+                origin.overflows += 1
+        if count < RECV_BATCH:
+            return True
+    return False
+
+
+cdef void raw_buffers_init(State* e) noexcept nogil:
+    cdef int i
+    for i in range(RECV_BATCH):
+        e.receive.parts[i].iov_base = e.receive.data[i]
+        e.receive.parts[i].iov_len = RECV_BYTES
+        e.receive.messages[i].msg_hdr.msg_name = &e.receive.names[i]
+        e.receive.messages[i].msg_hdr.msg_iov = &e.receive.parts[i]
+        e.receive.messages[i].msg_hdr.msg_iovlen = 1
+        e.receive.messages[i].msg_hdr.msg_control = e.receive.control[i]
+    for i in range(BATCH):
+        e.out.messages[i].msg_hdr.msg_name = &e.out.names[i]
+        e.out.messages[i].msg_hdr.msg_iov = &e.out.parts[2 * i]
+
+
+# Put a probe that is due into its batch; a full batch goes out.
+cdef void raw_queue(State* e, uint32_t index) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    cdef Origin* origin = e.origins[slot.origin]
+    cdef int kind = 1 if slot.type == PROBE_SYN else 0
+    origin.batch[kind][origin.batch_count[kind]] = index
+    origin.batch_count[kind] += 1
+    if origin.batch_count[kind] == BATCH:
+        raw_flush(e, origin, kind)
+
+
+# Send a batch. What the kernel refuses is a local error of that target alone; what does not fit waits for a tick.
+cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
+    cdef uint32_t count = origin.batch_count[kind]
+    cdef uint32_t* batch = origin.batch[kind]
+    cdef uint32_t ready = 0
+    cdef uint32_t done = 0
+    cdef uint32_t i
+    cdef int sent, error
+    cdef int64_t before, after, step
+    cdef Slot* slot
+    cdef const Check* check
+    cdef RawSocket* raw = &origin.tcp if kind else &origin.icmp
+    origin.batch_count[kind] = 0
+    if raw.fd < 0:      # lost since these were queued, within this very tick
+        for i in range(count):
+            block(e, batch[i], origin.failed_kind, origin.failed_errno)
+        return
+    for i in range(count):
+        slot = &e.slots[batch[i]]
+        slot.serial = (slot.serial + 1) & SERIAL_MASK
+        slot.cookie = cookie_seal(&e.key, (batch[i] << SERIAL_BITS) | slot.serial)
+        if (syn_build(e, origin, ready, batch[i]) if kind else icmp_build(e, origin, ready, batch[i])):
+            batch[ready] = batch[i]
+            ready += 1
+    refresh_clock(e)
+    while done < ready:
+        before = e.now
+        sent = sendmmsg(raw.fd, e.out.messages + done, ready - done, MSG_DONTWAIT)
+        error = errno
+        refresh_clock(e)
+        if sent < 0:
+            if error == EINTR:
+                continue
+            if error == EAGAIN or error == ENOBUFS:
+                e.stats[STAT_ENOBUFS] += 1
+                for i in range(done, ready):
+                    repeat(e, batch[i], e.now + TICK)
+                break
+            send_refused(e, batch[done], error)
+            done += 1
+            continue
+        # The kernel answers for loopback within the call, so each packet has left about when its turn came.
+        after = e.now
+        step = (after - before) // sent
+        for i in range(<uint32_t>sent):
+            slot = &e.slots[batch[done + i]]
+            check = e.checks[slot.check]
+            count_sent(e, slot, before + step * i)
+            slot.deadline = after + limit_of(slot, check)
+            slot.phase = PHASE_FLYING
+            slot.drops = origin.overflows
+            e.flying += 1
+            origin.flying += 1
+            plan(e, batch[done + i], slot.deadline + GRACE)
+        done += <uint32_t>sent
+    e.quiet = 0
+    # Between two batches: what came in must not wait until the receive queue is full.
+    raw_receive(e, origin, &origin.icmp)
+    if origin.tcp.fd >= 0:
+        raw_receive(e, origin, &origin.tcp)
+
+
+# sendmmsg refused this one. No route is an answer, everything else is our own trouble.
+cdef void send_refused(State* e, uint32_t index, int error) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    memset(slot.source, 0, 4)
+    if error in (ENETUNREACH, EHOSTUNREACH, ECONNREFUSED) and failure_stands(e, index):
+        slot.sent = e.now
+        conclude(e, index, False, CODE_L3ERR if slot.type == PROBE_ICMP else CODE_L4CON, DETAIL_ERRNO, error, 0)
+    elif slot.phase == PHASE_IDLE and slot.link.bucket == NO_BUCKET:
+        block(e, index, BLOCK_SEND, error)
+
+
+# A raw probe whose time is over, after the sockets were read.
+cdef void raw_expired(State* e, uint32_t index) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    cdef Origin* origin = e.origins[slot.origin]
+    cdef uint8_t source[4]
+    raw_landed(e, slot)
+    if slot.drops != origin.overflows:
+        repeat(e, index, soon(e))
+        return
+    if not failure_stands(e, index):
+        return
+    if slot.type == PROBE_SYN and not slot.v6:
+        # The checksum covers the source address. If the kernel would choose another one by now, our probe was wrong.
+        if resolve_source(origin, slot.address, source) and memcmp(source, slot.source, 4) != 0:
+            memcpy(slot.source, source, 4)
+            repeat(e, index, soon(e))
+            return
+    conclude(
+        e,
+        index,
+        False,
+        CODE_L3TOUT if slot.type == PROBE_ICMP else CODE_L4TOUT,
+        DETAIL_TIMEOUT,
+        <uint32_t>((slot.deadline - slot.sent) // MS),
+        0,
+    )

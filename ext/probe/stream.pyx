@@ -1,0 +1,482 @@
+# Checks over a TCP connection: connect, and HTTP on top of it. Sockets are used again and again: connect() to AF_UNSPEC
+# resets the connection and costs less than close() and socket(). What a server answers within a tick or two is seen by
+# a direct system call; only what takes longer is given to epoll, and its descriptor is closed afterwards.
+
+
+cdef Stream* stream_take(State* e, uint32_t index) noexcept nogil:
+    cdef Stream* stream
+    cdef uint32_t at = e.stream_free
+    if at != NIL:
+        stream = &e.streams[at]
+        e.stream_free = stream.next
+    elif e.stream_top < e.stream_space:
+        at = e.stream_top
+        e.stream_top += 1
+        stream = &e.streams[at]
+        stream.tag = 0
+    else:
+        return NULL
+    stream.tag += 1
+    stream.slot = index
+    stream.next = NIL
+    stream.sent_bytes = 0
+    stream.looks = 0
+    stream.watched = False
+    stream.fresh = False
+    stream.used = True
+    e.streams_used += 1
+    e.slots[index].stream = at
+    return stream
+
+
+# A descriptor to connect with, or -1 with errno EMFILE (wait), EAGAIN (the opener is at it) or a real error.
+cdef int stream_descriptor(State* e, Origin* origin) noexcept nogil:
+    cdef Origin* other
+    cdef uint32_t i
+    cdef int fd
+    if origin.netns[0] and load32(&origin.stocking) == 2:
+        for i in range(origin.stock_count):
+            e.open_sockets += 1
+            pool_put(e, origin, origin.stock[i])
+        origin.stocking = 0
+        if origin.pool_count == 0 and origin.stock_errno:
+            errno_set(origin.stock_errno)
+            return -1
+    if origin.pool_count:
+        origin.pool_count -= 1
+        return origin.pool[origin.pool_count]
+    if e.open_sockets >= e.max_sockets:
+        # Idle sockets of other origins are the only ones that may be had.
+        for i in range(e.origin_top):
+            other = e.origins[i]
+            if other is not NULL and other.pool_count:
+                other.pool_count -= 1
+                close(other.pool[other.pool_count])
+                e.open_sockets -= 1
+                break
+        else:
+            errno_set(EMFILE)
+            return -1
+    if origin.netns[0]:
+        if origin.stocking == 0:
+            origin.stocking = 1
+            opener_ask(e, origin)
+        errno_set(EAGAIN)
+        return -1
+    fd = stream_socket(origin)
+    if fd >= 0:
+        e.open_sockets += 1
+    return fd
+
+
+cdef void pool_put(State* e, Origin* origin, int fd) noexcept nogil:
+    cdef uint32_t space
+    cdef int* grown
+    if origin.pool_count == origin.pool_space:
+        space = 64 if origin.pool_space == 0 else 2 * origin.pool_space
+        grown = <int*>realloc(origin.pool, space * sizeof(int))
+        if grown is NULL:
+            close(fd)
+            e.open_sockets -= 1
+            return
+        origin.pool = grown
+        origin.pool_space = space
+    origin.pool[origin.pool_count] = fd
+    origin.pool_count += 1
+
+
+# The connection has served its purpose: reset it, and keep the socket if that is possible.
+cdef void stream_end(State* e, uint32_t at) noexcept nogil:
+    cdef Stream* stream = &e.streams[at]
+    cdef Slot* slot = &e.slots[stream.slot]
+    cdef Origin* origin = e.origins[slot.origin]
+    cdef sockaddr nowhere
+    if stream.watched:
+        e.watched_count -= 1
+    memset(&nowhere, 0, sizeof(nowhere))
+    nowhere.sa_family = AF_UNSPEC
+    if (
+        not stream.watched
+        and load32(&origin.state) == ORIGIN_OPEN
+        and connect(stream.fd, &nowhere, sizeof(nowhere)) == 0
+    ):
+        pool_put(e, origin, stream.fd)
+    else:
+        close(stream.fd)
+        e.open_sockets -= 1
+    free(stream.http.body)
+    stream.http.body = NULL
+    stream.fd = -1
+    stream.used = False
+    e.streams_used -= 1
+    slot.stream = NIL
+    if not stream.fresh:        # else the walk over the fresh ones gives it back
+        stream.next = e.stream_free
+        e.stream_free = at
+
+
+cdef void stream_freshen(State* e, uint32_t at) noexcept nogil:
+    cdef Stream* stream = &e.streams[at]
+    stream.looks = 0
+    if not stream.fresh and not stream.watched:
+        stream.fresh = True
+        stream.next = e.fresh
+        e.fresh = at
+        e.fresh_count += 1
+
+
+cdef void fifo_put(State* e, uint32_t index) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    slot.phase = PHASE_WAITING
+    if slot.flags & SLOT_IN_FIFO:
+        return
+    slot.flags |= SLOT_IN_FIFO
+    slot.fifo_next = NIL
+    if e.fifo_tail == NIL:
+        e.fifo_head = index
+    else:
+        e.slots[e.fifo_tail].fifo_next = index
+    e.fifo_tail = index
+    e.fifo_count += 1
+
+
+# Those that wait for a descriptor, in turn: each is tried once, and queues again if there is still none.
+cdef void fifo_walk(State* e) noexcept nogil:
+    cdef uint32_t left = e.fifo_count
+    cdef uint32_t index
+    cdef Slot* slot
+    if left > FIFO_STEP:
+        left = FIFO_STEP
+    while left and e.fifo_head != NIL:
+        left -= 1
+        index = e.fifo_head
+        slot = &e.slots[index]
+        e.fifo_head = slot.fifo_next
+        if e.fifo_head == NIL:
+            e.fifo_tail = NIL
+        e.fifo_count -= 1
+        slot.flags &= ~SLOT_IN_FIFO
+        if slot.phase != PHASE_WAITING:
+            continue
+        slot.phase = PHASE_IDLE
+        if not origin_ready(e, e.origins[slot.origin]):
+            plan(e, index, e.now)
+            continue
+        stream_start(e, index)
+        if slot.phase == PHASE_WAITING and e.now - slot.due > SECOND:
+            mark_blocked(e, index, BLOCK_SOCKET, EMFILE)
+
+
+cdef void stream_start(State* e, uint32_t index) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    cdef const Check* check = e.checks[slot.check]
+    cdef Origin* origin = e.origins[slot.origin]
+    cdef Stream* stream
+    cdef sockaddr_in6 name
+    cdef socklen_t length
+    cdef int error
+    cdef int fd = stream_descriptor(e, origin)
+    if fd < 0:
+        error = errno
+        if error == EMFILE or error == ENFILE or error == EAGAIN:
+            if error != EAGAIN and not slot.flags & SLOT_IN_FIFO:
+                e.stats[STAT_LATE_FD] += 1
+            fifo_put(e, index)
+        elif error == EADDRNOTAVAIL and origin.has_source:
+            block(e, index, BLOCK_SOURCE, error)
+        else:
+            block(e, index, BLOCK_SOCKET, error)
+        return
+    stream = stream_take(e, index)
+    if stream is NULL:
+        pool_put(e, origin, fd)
+        e.stats[STAT_LATE_FD] += 1
+        fifo_put(e, index)
+        return
+    stream.fd = fd
+    slot.serial = (slot.serial + 1) & SERIAL_MASK
+    http_init(&stream.http, check.codes, check.head_request, check.regexp)
+    count_sent(e, slot, e.now)
+    slot.deadline = e.now + limit_of(slot, check)
+    slot.phase = PHASE_CONNECTING
+    length = fill_name(&name, slot.v6, slot.address, check.port)
+    if connect(fd, <sockaddr*>&name, length) < 0 and errno != EINPROGRESS:
+        stream_refused(e, index, errno)
+        return
+    e.quiet = 0
+    stream_freshen(e, slot.stream)
+    plan(e, index, slot.deadline + GRACE)
+
+
+# connect() itself failed. What concerns the way there or the server is an answer; the rest is our own trouble.
+cdef void stream_refused(State* e, uint32_t index, int error) noexcept nogil:
+    stream_end(e, e.slots[index].stream)
+    if error in (ECONNREFUSED, ENETUNREACH, EHOSTUNREACH, EHOSTDOWN, ECONNRESET, ETIMEDOUT):
+        if failure_stands(e, index):
+            conclude(e, index, False, CODE_L4CON, DETAIL_ERRNO, error, 0)
+    else:
+        block(e, index, BLOCK_CONNECT, error)
+
+
+# The connection failed while it was being made, or afterwards.
+cdef void stream_failed(State* e, uint32_t index, int error) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    cdef bint connecting = slot.phase == PHASE_CONNECTING
+    stream_end(e, slot.stream)
+    if error in (ENOBUFS, ENOMEM, ENETDOWN, EPERM, EADDRNOTAVAIL):
+        block(e, index, BLOCK_CONNECT, error)
+    elif failure_stands(e, index):
+        conclude(e, index, False, CODE_L4CON if connecting else CODE_L7RSP, DETAIL_ERRNO, error, 0)
+
+
+# A port of the range that the kernel gives to clients, on this host, with no server: now and then a connect() to it
+# gets that very port as its own and meets itself.
+cdef bint connected_to_itself(State* e, const Stream* stream, const Slot* slot, const Check* check) noexcept nogil:
+    cdef sockaddr_in6 own
+    cdef socklen_t length = sizeof(own)
+    if not e.ephemeral_low <= check.port <= e.ephemeral_high:
+        return False
+    if getsockname(stream.fd, <sockaddr*>&own, &length) < 0 or ntohs(own.sin6_port) != check.port:
+        return False
+    if slot.v6:
+        return memcmp(&own.sin6_addr, slot.address, 16) == 0
+    return memcmp(&(<sockaddr_in*>&own).sin_addr, slot.address, 4) == 0
+
+
+# Look what has become of a stream. True while it is still under way.
+cdef bint stream_look(State* e, uint32_t at) noexcept nogil:
+    cdef Stream* stream = &e.streams[at]
+    cdef uint32_t index = stream.slot
+    cdef Slot* slot = &e.slots[index]
+    cdef const Check* check = e.checks[slot.check]
+    cdef sockaddr_in6 name
+    cdef socklen_t length
+    cdef tcp_info info
+    cdef int64_t rtt
+    if slot.phase == PHASE_CONNECTING and check.type == PROBE_CONNECT:
+        # The second connect() tells: 0 or EISCONN when it is made, EALREADY when not yet, else why not.
+        length = fill_name(&name, slot.v6, slot.address, check.port)
+        if connect(stream.fd, <sockaddr*>&name, length) < 0 and errno != EISCONN:
+            if errno == EALREADY or errno == EINPROGRESS or errno == EINTR:
+                return True
+            stream_failed(e, index, errno)
+            return False
+        if connected_to_itself(e, stream, slot, check):
+            stream_end(e, at)
+            conclude(e, index, False, CODE_L4CON, DETAIL_SELF, 0, 0)
+            return False
+        # How long the handshake took by the kernel's own measure; our looks are a tick apart.
+        rtt = e.now - slot.sent
+        length = sizeof(info)
+        if getsockopt(stream.fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 and info.tcpi_rtt:
+            if <int64_t>info.tcpi_rtt * 1000 < rtt:
+                rtt = <int64_t>info.tcpi_rtt * 1000
+        stream_end(e, at)
+        conclude(e, index, True, CODE_L4OK, DETAIL_NONE, 0, rtt)
+        return False
+    if slot.phase == PHASE_RECEIVING:
+        return response_receive(e, at)
+    return request_send(e, stream, slot, check)
+
+
+# Put the request together and send what is left of it. False when the stream has ended. The connection's own outcome
+# shows here too: EAGAIN while it is not made, its error if it failed.
+cdef bint request_send(State* e, Stream* stream, Slot* slot, const Check* check) noexcept nogil:
+    cdef uint32_t length = check.prefix_bytes
+    cdef char* text = <char*>e.scratch
+    cdef char* host
+    cdef ssize_t sent
+    memcpy(text, check.request, check.prefix_bytes)
+    if check.host_is_address:
+        host = text + length
+        if slot.v6:
+            host[0] = 91
+            inet_ntop(AF_INET6, slot.address, host + 1, 64)
+            length += <uint32_t>strlen(host)
+            text[length] = 93
+            length += 1
+        else:
+            inet_ntop(AF_INET, slot.address, host, 64)
+            length += <uint32_t>strlen(host)
+    memcpy(text + length, check.request + check.prefix_bytes, check.suffix_bytes)
+    length += check.suffix_bytes
+    sent = send(stream.fd, text + stream.sent_bytes, length - stream.sent_bytes, MSG_DONTWAIT | MSG_NOSIGNAL)
+    if sent < 0:
+        if errno == EAGAIN or errno == EINTR:
+            return True
+        stream_failed(e, stream.slot, errno)
+        return False
+    if slot.phase == PHASE_CONNECTING and connected_to_itself(e, stream, slot, check):
+        stream_failed(e, stream.slot, ECONNREFUSED)
+        return False
+    stream.sent_bytes += <uint32_t>sent
+    slot.phase = PHASE_RECEIVING if stream.sent_bytes == length else PHASE_SENDING
+    stream_freshen(e, slot.stream)
+    return True
+
+
+cdef bint response_receive(State* e, uint32_t at) noexcept nogil:
+    cdef Stream* stream = &e.streams[at]
+    cdef Slot* slot = &e.slots[stream.slot]
+    cdef char control[RECV_CONTROL]
+    cdef iovec part
+    cdef msghdr header
+    cdef ssize_t got
+    cdef int64_t when = e.now
+    cdef int _turn
+    memset(&header, 0, sizeof(header))
+    part.iov_base = e.scratch
+    part.iov_len = SCRATCH
+    header.msg_iov = &part
+    header.msg_iovlen = 1
+    header.msg_control = control
+    # A server that never stops sending is read at most this much a look; its body is bounded anyway.
+    for _turn in range(8):
+        header.msg_controllen = RECV_CONTROL
+        got = recvmsg(stream.fd, &header, MSG_DONTWAIT)
+        if got < 0:
+            if errno == EAGAIN or errno == EINTR:
+                return True
+            if not (errno == ECONNRESET and stream.http.state == HTTP_BODY):
+                stream_failed(e, stream.slot, errno)
+                return False
+            got = 0     # a body without a length, ended by a reset: it ended
+        if got == 0:
+            http_eof(&stream.http)
+        else:
+            when = received_at(e, &header, slot.sent, NULL)
+            http_feed(&stream.http, e.scratch, got)
+        if stream.http.state >= HTTP_COMPLETE:
+            response_done(e, at, when)
+            return False
+        if got < SCRATCH:
+            return True
+    return True
+
+
+# The response is complete, or is none.
+cdef void response_done(State* e, uint32_t at, int64_t when) noexcept nogil:
+    cdef Stream* stream = &e.streams[at]
+    cdef uint32_t index = stream.slot
+    cdef Slot* slot = &e.slots[index]
+    cdef const Check* check = e.checks[slot.check]
+    cdef bint complete = stream.http.state == HTTP_COMPLETE
+    cdef bint good = complete and http_code_good(check.codes, stream.http.status)
+    cdef uint32_t status = stream.http.status
+    cdef int fault = stream.http.fault
+    cdef bint no_memory = stream.http.no_memory
+    if when > slot.deadline + stalled_since(e, slot):
+        stream_expired(e, index)
+        return
+    if good and check.regexp:
+        judge_put(e, index, stream, when)
+        return
+    stream_end(e, at)
+    if no_memory:
+        block(e, index, BLOCK_SOCKET, ENOMEM)
+    elif good:
+        conclude(e, index, True, CODE_L7OK, DETAIL_STATUS, status, when - slot.sent)
+    elif not failure_stands(e, index):
+        pass
+    elif complete:
+        conclude(e, index, False, CODE_L7STS, DETAIL_STATUS, status, when - slot.sent)
+    else:
+        conclude(e, index, False, CODE_L7RSP, DETAIL_HTTP, fault, when - slot.sent)
+
+
+# Hand the body to the thread that runs regular expressions. The probe waits for its answer without a stream.
+cdef void judge_put(State* e, uint32_t index, Stream* stream, int64_t when) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    cdef Judgement* job
+    cdef uint64_t one = 1
+    cdef uint32_t tail = e.judge_tail
+    if tail - load32(&e.judge_head) >= JUDGE_RING:
+        stream_end(e, slot.stream)
+        repeat(e, index, soon(e))
+        return
+    job = &e.judge[tail % JUDGE_RING]
+    job.slot = index
+    job.generation = slot.generation
+    job.serial = slot.serial
+    job.check = slot.check
+    job.status = stream.http.status
+    job.body = stream.http.body
+    job.body_bytes = stream.http.body_bytes
+    stream.http.body = NULL
+    store32(&e.judge_tail, tail + 1)
+    write(e.judge_notify, &one, sizeof(one))
+    stream_end(e, slot.stream)
+    slot.phase = PHASE_JUDGING
+    slot.deadline = when        # from here on: when the response came
+    plan(e, index, e.now + JUDGE_LIMIT)
+
+
+# Nothing came, or not enough, and the time is over.
+cdef void stream_expired(State* e, uint32_t index) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    cdef int code = CODE_L4TOUT if slot.phase == PHASE_CONNECTING else CODE_L7TOUT
+    cdef uint32_t limit = <uint32_t>((slot.deadline - slot.sent) // MS)
+    stream_end(e, slot.stream)
+    if failure_stands(e, index):
+        conclude(e, index, False, code, DETAIL_TIMEOUT, limit, 0)
+
+
+# Look at the fresh ones. Those that were looked at often enough are left to epoll.
+cdef void stream_walk(State* e) noexcept nogil:
+    cdef uint32_t at = e.fresh
+    cdef uint32_t following
+    cdef uint32_t count = 0
+    cdef Stream* stream
+    e.fresh = NIL
+    e.fresh_count = 0
+    while at != NIL:
+        stream = &e.streams[at]
+        following = stream.next
+        stream.fresh = False
+        if count & 127 == 127:
+            refresh_clock(e)
+        count += 1
+        if not stream.used:
+            stream.next = e.stream_free
+            e.stream_free = at
+        elif stream_look(e, at) and not stream.fresh:
+            stream.looks += 1
+            if stream.looks < STREAM_LOOKS or not stream_watch(e, at, EPOLL_CTL_ADD):
+                stream.fresh = True
+                stream.next = e.fresh
+                e.fresh = at
+                e.fresh_count += 1
+        at = following
+
+
+cdef bint stream_watch(State* e, uint32_t at, int operation) noexcept nogil:
+    cdef Stream* stream = &e.streams[at]
+    cdef epoll_event event
+    event.events = EPOLLONESHOT | (EPOLLIN if e.slots[stream.slot].phase == PHASE_RECEIVING else EPOLLOUT)
+    event.data.u64 = (<uint64_t>stream.tag << 32) | at
+    if epoll_ctl(e.epoll, operation, stream.fd, &event) < 0:
+        e.stats[STAT_LOCAL_ERRORS] += 1
+        return False
+    if not stream.watched:
+        stream.watched = True
+        e.watched_count += 1
+    return True
+
+
+cdef void stream_events(State* e) noexcept nogil:
+    cdef int count = EVENTS
+    cdef int i
+    cdef uint32_t at
+    cdef Stream* stream
+    while count == EVENTS and e.watched_count:
+        count = epoll_wait(e.epoll, e.events, EVENTS, 0)
+        if count > 0:
+            refresh_clock(e)
+            e.quiet = 0
+        for i in range(count):
+            at = <uint32_t>e.events[i].data.u64
+            stream = &e.streams[at]
+            if not stream.used or stream.tag != <uint32_t>(e.events[i].data.u64 >> 32):
+                continue
+            if stream_look(e, at):
+                stream_watch(e, at, EPOLL_CTL_MOD)

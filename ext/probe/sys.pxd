@@ -1,0 +1,284 @@
+# C declarations: system calls, their structures and constants. Nothing of our own but the three lines of C that
+# Cython cannot write.
+
+from libc.errno cimport (
+    EADDRNOTAVAIL,
+    EAGAIN,
+    EALREADY,
+    EINPROGRESS,
+    EINTR,
+    EINVAL,
+    EISCONN,
+    EMFILE,
+    ENFILE,
+    ENOBUFS,
+    ENOENT,
+    ENOMEM,
+    EPERM,
+    errno,
+)
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memset, strlen
+
+cdef extern from "errno.h" nogil:
+    enum:
+        EACCES
+        EAFNOSUPPORT
+        ECONNABORTED
+        ECONNREFUSED
+        ECONNRESET
+        EHOSTDOWN
+        EHOSTUNREACH
+        EMSGSIZE
+        ENETDOWN
+        ENETUNREACH
+        ENOPROTOOPT
+        ENODEV
+        EPIPE
+        EPROTO
+        ETIMEDOUT
+
+cdef extern from "time.h" nogil:
+    ctypedef int clockid_t
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    enum:
+        CLOCK_MONOTONIC
+        CLOCK_REALTIME
+        TIMER_ABSTIME
+    int clock_gettime(clockid_t, timespec*)
+    int clock_nanosleep(clockid_t, int, const timespec*, timespec*)
+
+cdef extern from "unistd.h" nogil:
+    int close(int)
+    ssize_t read(int, void*, size_t)
+    ssize_t write(int, const void*, size_t)
+
+cdef extern from "fcntl.h" nogil:
+    enum:
+        O_RDONLY
+        O_CLOEXEC
+    int open_fd "open"(const char*, int)
+
+cdef extern from "sys/stat.h" nogil:
+    struct stat_t "stat":
+        uint64_t st_dev
+        uint64_t st_ino
+    int stat(const char*, stat_t*)
+    int fstat(int, stat_t*)
+
+cdef extern from "sched.h" nogil:
+    enum:
+        CLONE_NEWNET
+    int setns(int, int)
+
+cdef extern from "signal.h" nogil:
+    ctypedef struct sigset_t:
+        pass
+    enum:
+        SIG_SETMASK
+    int sigfillset(sigset_t*)
+    int pthread_sigmask(int, const sigset_t*, sigset_t*)
+
+cdef extern from "pthread.h" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef struct pthread_cond_t:
+        pass
+    ctypedef unsigned long pthread_t
+    int pthread_mutex_init(pthread_mutex_t*, void*)
+    int pthread_mutex_lock(pthread_mutex_t*)
+    int pthread_mutex_unlock(pthread_mutex_t*)
+    int pthread_mutex_destroy(pthread_mutex_t*)
+    int pthread_cond_init(pthread_cond_t*, void*)
+    int pthread_cond_wait(pthread_cond_t*, pthread_mutex_t*)
+    int pthread_cond_signal(pthread_cond_t*)
+    int pthread_cond_destroy(pthread_cond_t*)
+    int pthread_create(pthread_t*, void*, void* (*)(void*) noexcept nogil, void*)
+    int pthread_join(pthread_t, void**)
+
+cdef extern from "sys/resource.h" nogil:
+    ctypedef unsigned long rlim_t
+    struct rlimit:
+        rlim_t rlim_cur
+        rlim_t rlim_max
+    enum:
+        RLIMIT_NOFILE
+    int getrlimit(int, rlimit*)
+    int setrlimit(int, const rlimit*)
+
+cdef extern from "sys/eventfd.h" nogil:
+    enum:
+        EFD_CLOEXEC
+        EFD_NONBLOCK
+    int eventfd(unsigned int, int)
+
+cdef extern from "sys/epoll.h" nogil:
+    ctypedef union epoll_data_t:
+        uint64_t u64
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    enum:
+        EPOLL_CLOEXEC
+        EPOLL_CTL_ADD
+        EPOLL_CTL_MOD
+        EPOLLIN
+        EPOLLOUT
+        EPOLLONESHOT
+        EPOLLRDHUP
+    int epoll_create1(int)
+    int epoll_ctl(int, int, int, epoll_event*)
+    int epoll_wait(int, epoll_event*, int, int)
+
+cdef extern from "poll.h" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    enum:
+        POLLIN
+    int ppoll(pollfd*, unsigned long, const timespec*, const sigset_t*)
+
+cdef extern from "sys/socket.h" nogil:
+    ctypedef unsigned int socklen_t
+    ctypedef unsigned short sa_family_t
+    struct sockaddr:
+        sa_family_t sa_family
+    struct iovec:
+        void* iov_base
+        size_t iov_len
+    struct msghdr:
+        void* msg_name
+        socklen_t msg_namelen
+        iovec* msg_iov
+        size_t msg_iovlen
+        void* msg_control
+        size_t msg_controllen
+        int msg_flags
+    struct mmsghdr:
+        msghdr msg_hdr
+        unsigned int msg_len
+    struct cmsghdr:
+        size_t cmsg_len
+        int cmsg_level
+        int cmsg_type
+    struct linger:
+        int l_onoff
+        int l_linger
+    enum:
+        AF_INET
+        AF_INET6
+        AF_UNSPEC
+        SOCK_STREAM
+        SOCK_DGRAM
+        SOCK_RAW
+        SOCK_NONBLOCK
+        SOCK_CLOEXEC
+        SOL_SOCKET
+        SO_ATTACH_FILTER
+        SO_ERROR
+        SO_LINGER
+        SO_RCVBUF
+        SO_RCVBUFFORCE
+        SO_RXQ_OVFL
+        SO_SNDBUF
+        SO_SNDBUFFORCE
+        SO_TIMESTAMPNS
+        MSG_DONTWAIT
+        MSG_NOSIGNAL
+    int socket(int, int, int)
+    int bind(int, const sockaddr*, socklen_t)
+    int connect(int, const sockaddr*, socklen_t)
+    int getsockname(int, sockaddr*, socklen_t*)
+    int setsockopt(int, int, int, const void*, socklen_t)
+    int getsockopt(int, int, int, void*, socklen_t*)
+    ssize_t send(int, const void*, size_t, int)
+    ssize_t recvmsg(int, msghdr*, int)
+    int sendmmsg(int, mmsghdr*, unsigned int, int)
+    int recvmmsg(int, mmsghdr*, unsigned int, int, timespec*)
+    cmsghdr* CMSG_FIRSTHDR(msghdr*)
+    cmsghdr* CMSG_NXTHDR(msghdr*, cmsghdr*)
+    unsigned char* CMSG_DATA(cmsghdr*)
+
+cdef extern from "netinet/in.h" nogil:
+    struct in_addr:
+        uint32_t s_addr
+    struct in6_addr:
+        uint8_t s6_addr[16]
+    struct sockaddr_in:
+        sa_family_t sin_family
+        uint16_t sin_port
+        in_addr sin_addr
+    struct sockaddr_in6:
+        sa_family_t sin6_family
+        uint16_t sin6_port
+        uint32_t sin6_flowinfo
+        in6_addr sin6_addr
+        uint32_t sin6_scope_id
+    enum:
+        IPPROTO_IP
+        IPPROTO_ICMP
+        IPPROTO_TCP
+        IPPROTO_IPV6
+        IPPROTO_ICMPV6
+        IP_HDRINCL
+        IPV6_V6ONLY
+        IPV6_CHECKSUM
+    uint16_t htons(uint16_t)
+    uint32_t htonl(uint32_t)
+    uint16_t ntohs(uint16_t)
+    uint32_t ntohl(uint32_t)
+
+cdef extern from "linux/tcp.h" nogil:
+    struct tcp_info:
+        uint8_t tcpi_state
+        uint32_t tcpi_rtt
+    enum:
+        TCP_DEFER_ACCEPT
+        TCP_INFO
+        TCP_NODELAY
+
+cdef extern from "arpa/inet.h" nogil:
+    const char* inet_ntop(int, const void*, char*, socklen_t)
+
+cdef extern from "linux/filter.h" nogil:
+    struct sock_filter:
+        uint16_t code
+        uint8_t jt
+        uint8_t jf
+        uint32_t k
+    struct sock_fprog:
+        unsigned short len
+        sock_filter* filter
+
+cdef extern from *:
+    """
+    /* Numbers whose headers (linux/icmp.h, linux/in.h) clash with those of the C library. */
+    #define MGL_SOL_RAW 255
+    #define MGL_ICMP_FILTER 1
+    #define MGL_ICMPV6_FILTER 1
+    #define MGL_IP_BIND_ADDRESS_NO_PORT 24
+
+    #define mgl_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+    #define mgl_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+    #define mgl_fence_write() __atomic_thread_fence(__ATOMIC_RELEASE)
+    #define mgl_fence_read() __atomic_thread_fence(__ATOMIC_ACQUIRE)
+    #define mgl_ctz(v) __builtin_ctzll(v)
+    #define mgl_errno_set(v) (errno = (v))
+    """
+    enum:
+        MGL_SOL_RAW
+        MGL_ICMP_FILTER
+        MGL_ICMPV6_FILTER
+        MGL_IP_BIND_ADDRESS_NO_PORT
+    uint32_t load32 "mgl_load"(const uint32_t*) noexcept nogil
+    void store32 "mgl_store"(uint32_t*, uint32_t) noexcept nogil
+    int64_t load64 "mgl_load"(const int64_t*) noexcept nogil
+    void store64 "mgl_store"(int64_t*, int64_t) noexcept nogil
+    void fence_write "mgl_fence_write"() noexcept nogil
+    void fence_read "mgl_fence_read"() noexcept nogil
+    void errno_set "mgl_errno_set"(int) noexcept nogil
+    int ctz64 "mgl_ctz"(uint64_t) noexcept nogil
