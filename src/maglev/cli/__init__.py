@@ -1,0 +1,1 @@
+"""``maglevc``: the command line. It knows the daemon by its gRPC API only."""
