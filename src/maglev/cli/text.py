@@ -58,7 +58,7 @@ def duration(ns: int) -> str:
         value = ns / unit
         # What rounds up to the limit belongs to the next unit.
         if value < limit - 0.5:
-            return f"{value:.1f}{name}" if value < 9.95 else f"{value:.0f}{name}"
+            return f"{value:.1f}".removesuffix(".0") + name if value < 9.95 else f"{value:.0f}{name}"
     seconds = round(ns / _SECOND)
     for size, big, small in ((60, "m", "s"), (3600, "h", "m"), (86400, "d", "h")):
         if seconds < size * (60 if big == "m" else 24) or big == "d":

@@ -29,7 +29,7 @@ from maglev.pb import maglev_pb2_grpc as pb_grpc
 from maglev.rpc.access import OPERATOR_CALLS, SERVICE, Role, caller_of
 from maglev.rpc.service import MaglevService
 from maglev.rpc.services import Services
-from maglev.rpc.watch import TooMany, Watchers
+from maglev.rpc.watch import GoingAway, TooMany, Watchers
 
 log = logs.get(__name__)
 
@@ -165,6 +165,13 @@ def _words(error: errors.MaglevError) -> str:
     return text if len(text) <= MAX_WORDS else text[:MAX_WORDS] + "..."
 
 
+def _origin(error: errors.MaglevError) -> tuple[tuple[str, str], ...]:
+    """Tells a VPP that is away from a daemon that is: both are ``UNAVAILABLE``."""
+    if isinstance(error, errors.Unavailable) and not isinstance(error, GoingAway):
+        return (("maglev-away", "vpp"),)
+    return ()
+
+
 class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Stands before every call of ours: checks the role, turns errors into a status, counts, logs changes.
 
@@ -282,7 +289,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             code = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), grpc.StatusCode.UNKNOWN)
             self._count(call, code)
             self._log_change(method, call, caller.name, code, _words(error))
-            await context.abort(code, _words(error))
+            await context.abort(code, _words(error), _origin(error))
         except asyncio.CancelledError:
             self._count(call, grpc.StatusCode.CANCELLED)
             raise

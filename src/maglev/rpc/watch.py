@@ -49,6 +49,10 @@ class TooMany(errors.MaglevError):
     """No room for another: gRPC ``RESOURCE_EXHAUSTED``."""
 
 
+class GoingAway(errors.Unavailable):
+    """The daemon ends: gRPC ``UNAVAILABLE``, as for a daemon that is gone."""
+
+
 class Encoder:
     """Encodes events for the wire, each once: the last ``size`` are remembered.
 
@@ -154,7 +158,7 @@ class Watchers:
         return len(self._open)
 
     def close(self) -> None:
-        """End every watch: their streams end with ``Unavailable`` as soon as what they write is written."""
+        """End every watch: their streams end with ``GoingAway`` as soon as what they write is written."""
         self.closing = True
         for subscription in tuple(self._open):
             subscription.close()
@@ -162,7 +166,7 @@ class Watchers:
     async def watch(self, request: pb.WatchEventsRequest) -> AsyncIterator[bytes]:
         """Encoded ``WatchEventsResponse`` messages, until the caller goes away or the daemon does.
 
-        Raises ``BadValue``, ``UnknownName``, ``TooMany``, and ``Unavailable`` at the end of the daemon.
+        Raises ``BadValue``, ``UnknownName``, ``TooMany``, and ``GoingAway`` at the end of the daemon.
         """
         wants = Filter(request)
         config = self._checker.config()
@@ -173,7 +177,7 @@ class Watchers:
             if name not in config.frontends:
                 raise errors.UnknownName("frontend", name)
         if self.closing:
-            raise errors.Unavailable("the daemon is on its way out")
+            raise GoingAway("the daemon is on its way out")
         if len(self._open) >= self._most:
             self.refused += 1
             raise TooMany(f"{self._most} watchers are open, which is the limit")
@@ -198,7 +202,7 @@ class Watchers:
                 if events or lost:
                     yield await self._encoded(events, lost)
                 elif subscription.closed:
-                    raise errors.Unavailable("the daemon is on its way out")
+                    raise GoingAway("the daemon is on its way out")
 
     async def _encoded(self, events: list[Event], lost: int) -> bytes:
         pace = Pace()

@@ -1,0 +1,150 @@
+"""The way to the daemon: where it is, calls with a deadline, pages, and what a failure means."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import grpc
+
+from maglev.cli.errors import CommandError, Unreachable, UsageError
+from maglev.pb.maglev_pb2_grpc import MaglevStub
+
+DEFAULT_SOCKET = "/run/vpp-maglev/maglevd.sock"
+DEFAULT_TCP = "localhost:9090"
+DEFAULT_PORT = 9090
+# What answers from memory, and what reads the configuration file or drives VPP (the daemon gives up after 120 s).
+CALL_SECONDS = 10.0
+LONG_SECONDS = 130.0
+PAGE = 1_000
+# In the trailing metadata of a status that the daemon itself gave: it is there, VPP is not.
+AWAY = "maglev-away"
+MAX_ANSWER_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How to speak TLS. Paths of PEM files, empty where there is none; ``name`` is verified instead of the address."""
+
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    name: str = ""
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Raises ``UsageError`` for a file that cannot be read."""
+        return grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.cert))
+
+
+def _read(path: str) -> bytes | None:
+    if not path:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error
+
+
+def default_server(path: str = DEFAULT_SOCKET) -> str:
+    """The Unix socket if it can be opened, else the TCP port of this machine."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except OSError:
+            return DEFAULT_TCP
+    return f"unix:{path}"
+
+
+def target(server: str) -> str:
+    """gRPC's form of a server: ``/path`` and ``unix:/path``, ``host``, ``host:port``, ``[v6]:port``.
+
+    Raises ``UsageError`` for what is none of them.
+    """
+    if server.startswith("/"):
+        return f"unix:{server}"
+    if server.startswith("unix:"):
+        return server
+    if not server or any(c.isspace() or not c.isprintable() for c in server):
+        raise UsageError(f"{server!r} is no server: expected host:port or unix:/path")
+    host, separator, port = server.rpartition(":")
+    if server.endswith("]") or not separator:
+        return f"dns:{server}:{DEFAULT_PORT}"
+    if ":" in host and not host.startswith("["):
+        # An IPv6 address without brackets has no port.
+        return f"dns:[{server}]:{DEFAULT_PORT}"
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) <= 65535):
+        raise UsageError(f"{server!r} is no server: {port!r} is no port")
+    return f"dns:{server}"
+
+
+class Method(Protocol):
+    """A call of the stub with one answer."""
+
+    def __call__(self, request: Any, timeout: float | None = None) -> Any:
+        """Call and wait. Raises ``grpc.RpcError``."""
+        ...
+
+
+class Client:
+    """A connection to the daemon. It connects with the first call, and again whenever it was lost."""
+
+    def __init__(self, server: str, tls: Tls | None = None) -> None:
+        self.server = server
+        options: list[tuple[str, int | str]] = [
+            ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
+            # A proxy of the environment is for the web.
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.keepalive_time_ms", 20_000),
+            ("grpc.keepalive_timeout_ms", 10_000),
+            ("grpc.max_reconnect_backoff_ms", 2_000),
+        ]
+        if tls is not None:
+            if tls.name:
+                options.append(("grpc.ssl_target_name_override", tls.name))
+            self.channel = grpc.secure_channel(target(server), tls.credentials(), options)
+        else:
+            self.channel = grpc.insecure_channel(target(server), options)
+        self.stub = MaglevStub(self.channel)
+
+    def call(self, method: Method, request: Any, *, seconds: float = CALL_SECONDS) -> Any:
+        """One call. Raises ``CommandError`` with the daemon's words, or ``Unreachable``."""
+        try:
+            return method(request, timeout=seconds)
+        except grpc.RpcError as error:
+            raise self.failure(error) from None
+
+    def pages(self, method: Method, request: Any, *, seconds: float = CALL_SECONDS) -> Iterator[Any]:
+        """All pages of a list, one after the other. ``request`` is changed on the way."""
+        request.page_size = PAGE
+        while True:
+            page = self.call(method, request, seconds=seconds)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def failure(self, error: grpc.RpcError) -> CommandError:
+        """What went wrong, with its exit status."""
+        code: grpc.StatusCode = error.code()
+        words: str = error.details() or code.name
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return Unreachable(f"{self.server} does not answer in time")
+        if code is grpc.StatusCode.UNAVAILABLE and not _answered(error):
+            return Unreachable(f"cannot reach {self.server}: {words}")
+        if code is grpc.StatusCode.UNIMPLEMENTED:
+            return CommandError(f"{self.server} does not know this call: it is another version, or no maglevd")
+        return CommandError(words)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.channel.close()
+
+
+def _answered(error: grpc.RpcError) -> bool:
+    """Whether the daemon itself said "unavailable" (of VPP), rather than gRPC of the daemon."""
+    metadata: Any = error.trailing_metadata() or ()
+    return any(key == AWAY for key, _ in metadata)

@@ -1,0 +1,443 @@
+"""What each command does: ask, print, return the exit status."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+import grpc
+
+from maglev.cli import grammar, render
+from maglev.cli.client import LONG_SECONDS, Client
+from maglev.cli.errors import DONE, REFUSED, CommandError
+from maglev.cli.grammar import Command, Kind
+from maglev.cli.jsonout import dumps, plain, word
+from maglev.cli.text import Style, Table, escape, parse_duration
+from maglev.pb import maglev_pb2 as pb
+
+Values = Mapping[str, str]
+
+
+class Quit(Exception):
+    """The shell is to end."""
+
+
+@dataclass
+class Context:
+    """What a command works with. ``err`` takes messages, ``out`` takes what was asked for."""
+
+    client: Client
+    style: Style
+    json: bool
+    out: IO[str]
+    err: IO[str]
+    version: str
+
+    def print(self, lines: Iterable[str]) -> None:
+        """Print lines as they come."""
+        for line in lines:
+            self.out.write(line + "\n")
+
+    def complain(self, text: str) -> None:
+        """A message beside the answer."""
+        self.out.flush()
+        self.err.write(f"maglevc: {text}\n")
+
+    def show(self, message: Any, lines: Callable[[], Iterable[str]]) -> int:
+        """One message, as JSON or for people."""
+        self.print([dumps(plain(message), pretty=True)] if self.json else lines())
+        return DONE
+
+    def list(self, pages: Iterable[Any], table: Table, rows: Callable[[Any], Any]) -> int:
+        """A list page by page, as a JSON array or as a table. ``pages``: repeated fields."""
+        if not self.json:
+            for page in pages:
+                self.print(table.lines(rows(page)))
+            return DONE
+        first = True
+        for page in pages:
+            for one in page:
+                self.out.write(("[\n" if first else ",\n") + dumps(plain(one)))
+                first = False
+        self.out.write("[]\n" if first else "\n]\n")
+        return DONE
+
+
+def exists(client: Client) -> grammar.Exists:
+    """Asks the daemon whether there is an object of a name, where a word could be either."""
+
+    def ask(kind: Kind, name: str, values: Values) -> bool:
+        calls: dict[Kind, tuple[Any, Any]] = {
+            Kind.FRONTEND: (client.stub.GetFrontend, pb.GetFrontendRequest(name=name)),
+            Kind.BACKEND: (client.stub.GetBackend, pb.GetBackendRequest(name=name)),
+            Kind.HEALTHCHECK: (client.stub.GetHealthCheck, pb.GetHealthCheckRequest(name=name)),
+        }
+        if kind not in calls:
+            return False
+        try:
+            calls[kind][0](calls[kind][1], timeout=10.0)
+        except grpc.RpcError as error:
+            code: grpc.StatusCode = error.code()
+            if code is grpc.StatusCode.NOT_FOUND:
+                return False
+            raise client.failure(error) from None
+        return True
+
+    return ask
+
+
+def run(context: Context, words: list[str]) -> int:
+    """Parse and carry out one command. Returns its exit status; raises ``Quit``."""
+    try:
+        command = grammar.parse(words, exists(context.client))
+        return ACTIONS[command.action](context, command)
+    except CommandError as error:
+        context.complain(escape(str(error)))
+        return error.status
+
+
+# ---------------------------------------------------------------------------------------------------------- show
+
+
+def _show_version(context: Context, command: Command) -> int:
+    client = context.client
+    info = client.call(client.stub.GetServerInfo, pb.GetServerInfoRequest())
+    return context.show(info, lambda: render.version(context.style, context.version, info, client.server))
+
+
+def _show_frontends(context: Context, command: Command) -> int:
+    client = context.client
+    request = pb.ListFrontendsRequest(name_regexp=command.values.get("match", ""), omit_pools=not context.json)
+    if "state" in command.values:
+        request.states.append(pb.FrontendState.Value(f"FRONTEND_STATE_{command.values['state'].upper()}"))
+    pages = (page.frontends for page in client.pages(client.stub.ListFrontends, request))
+    return context.list(pages, render.frontend_table(context.style), render.frontend_rows)
+
+
+def _show_frontend(context: Context, command: Command) -> int:
+    client = context.client
+    info = client.call(client.stub.GetFrontend, pb.GetFrontendRequest(name=command.values["frontend"]))
+    return context.show(info, lambda: render.frontend(context.style, info))
+
+
+def _show_backends(context: Context, command: Command) -> int:
+    client = context.client
+    request = pb.ListBackendsRequest(name_regexp=command.values.get("match", ""), omit_transitions=not context.json)
+    if "state" in command.values:
+        request.states.append(pb.BackendState.Value(f"BACKEND_STATE_{command.values['state'].upper()}"))
+    pages = (page.backends for page in client.pages(client.stub.ListBackends, request))
+    now = time.time_ns()
+    return context.list(pages, render.backend_table(context.style), lambda page: render.backend_rows(page, now))
+
+
+def _show_backend(context: Context, command: Command) -> int:
+    client = context.client
+    info = client.call(client.stub.GetBackend, pb.GetBackendRequest(name=command.values["backend"]))
+    return context.show(info, lambda: render.backend(context.style, info, time.time_ns()))
+
+
+def _show_healthchecks(context: Context, command: Command) -> int:
+    client = context.client
+    request = pb.ListHealthChecksRequest(name_regexp=command.values.get("match", ""))
+    pages = (page.healthchecks for page in client.pages(client.stub.ListHealthChecks, request))
+    return context.list(pages, render.healthcheck_table(context.style), render.healthcheck_rows)
+
+
+def _show_healthcheck(context: Context, command: Command) -> int:
+    client = context.client
+    request = pb.GetHealthCheckRequest(name=command.values[Kind.HEALTHCHECK.value])
+    info = client.call(client.stub.GetHealthCheck, request)
+    return context.show(info, lambda: render.healthcheck(context.style, info))
+
+
+def _show_overrides(context: Context, command: Command) -> int:
+    client = context.client
+    pages = (page.overrides for page in client.pages(client.stub.ListOverrides, pb.ListOverridesRequest()))
+    now = time.time_ns()
+    return context.list(pages, render.override_table(context.style), lambda page: render.override_rows(page, now))
+
+
+def _show_vpp_info(context: Context, command: Command) -> int:
+    client = context.client
+    info = client.call(client.stub.GetVPPInfo, pb.GetVPPInfoRequest())
+    return context.show(info, lambda: render.vpp_info(context.style, info, time.time_ns()))
+
+
+def _show_vpp_lb_state(context: Context, command: Command) -> int:
+    client = context.client
+    request = pb.GetVPPLBStateRequest(frontend=command.values.get("frontend", ""))
+    pages = client.pages(client.stub.GetVPPLBState, request, seconds=LONG_SECONDS)
+    if context.json:
+        whole = next(pages)
+        for page in pages:
+            whole.vips.extend(page.vips)
+        whole.next_page_token = ""
+        return context.show(whole, list)
+    first = True
+    for page in pages:
+        if first:
+            context.print(render.lb_conf(context.style, page.conf))
+            first = False
+        for one in page.vips:
+            context.print(render.vip(context.style, one))
+    return DONE
+
+
+def _show_vpp_lb_counters(context: Context, command: Command) -> int:
+    client = context.client
+    request = pb.GetVPPLBCountersRequest(frontend=command.values.get("frontend", ""))
+    pages = (page.vips for page in client.pages(client.stub.GetVPPLBCounters, request))
+    return context.list(pages, render.counter_table(context.style), render.counter_rows)
+
+
+# ------------------------------------------------------------------------------------------------------- changes
+
+
+def _set_backend(context: Context, command: Command) -> int:
+    client = context.client
+    values = command.values
+    verb = values["verb"]
+    request = pb.ChangeBackendRequest(
+        name=values["backend"],
+        reason=values.get("reason", ""),
+        duration_ns=parse_duration(values["for"]) if "for" in values else 0,
+    )
+    answer = client.call(getattr(client.stub, f"{verb.capitalize()}Backend"), request)
+    _warn(context, answer.warnings)
+    name = escape(answer.backend.name)
+    state = word(pb.BackendState, answer.backend.state)
+    state += ", drained" if answer.backend.drained else ""
+    note = "" if answer.changed else f"nothing to {verb}: "
+    return context.show(answer, lambda: [f"{note}backend {name} is {state}"])
+
+
+def _set_weight(context: Context, command: Command) -> int:
+    client = context.client
+    values = command.values
+    request = pb.SetWeightRequest(
+        frontend=values["frontend"],
+        pool=values["pool"],
+        backend=values["backend"],
+        weight=None if values["weight"] == "default" else int(values["weight"]),
+        flush="flush" in values,
+        reason=values.get("reason", ""),
+        duration_ns=parse_duration(values["for"]) if "for" in values else 0,
+    )
+    answer = client.call(client.stub.SetFrontendPoolBackendWeight, request)
+    _warn(context, answer.warnings)
+
+    def lines() -> Iterator[str]:
+        yield render.member(context.style, answer.backend)
+        if answer.rounded:
+            unit = f"the unit of {escape(values['frontend'])} is {answer.unit}"
+            yield f"rounded to {answer.applied_weight} in VPP: {unit}"
+
+    return context.show(answer, lines)
+
+
+def _warn(context: Context, warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        context.complain(f"warning: {escape(warning)}")
+
+
+def _sync(context: Context, command: Command) -> int:
+    client = context.client
+    how = command.values.get("how", "")
+    request = pb.SyncVPPLBStateRequest(
+        frontend=command.values.get("frontend", ""), dry_run=how == "dry-run", force=how == "force"
+    )
+    answer = client.call(client.stub.SyncVPPLBState, request, seconds=LONG_SECONDS)
+    context.show(answer, lambda: render.plan(context.style, answer.plan))
+    for failure in answer.failures:
+        context.complain(f"VPP refused: {escape(failure)}")
+    return REFUSED if answer.failures else DONE
+
+
+# ------------------------------------------------------------------------------------------------- configuration
+
+
+def _config_check(context: Context, command: Command) -> int:
+    client = context.client
+    answer = client.call(client.stub.CheckConfig, pb.CheckConfigRequest(), seconds=LONG_SECONDS)
+
+    def lines() -> Iterator[str]:
+        yield from render.problems(context.style, answer)
+        if answer.ok:
+            yield f"{escape(answer.file)} is valid"
+
+    context.show(answer, lines)
+    if answer.ok:
+        return DONE
+    context.complain(f"{escape(answer.file)} has errors")
+    return REFUSED
+
+
+def _config_diff(context: Context, command: Command) -> int:
+    client = context.client
+    answer = client.call(client.stub.DiffConfig, pb.DiffConfigRequest(), seconds=LONG_SECONDS)
+
+    def lines() -> Iterator[str]:
+        yield from render.problems(context.style, answer.check)
+        if answer.check.ok:
+            yield from render.changes(context.style, answer)
+            if answer.HasField("plan"):
+                yield "in VPP:"
+                yield from render.plan(context.style, answer.plan)
+
+    context.show(answer, lines)
+    if answer.check.ok:
+        return DONE
+    context.complain(f"{escape(answer.check.file)} has errors")
+    return REFUSED
+
+
+def _config_reload(context: Context, command: Command) -> int:
+    client = context.client
+    request = pb.ReloadConfigRequest(force="force" in command.values)
+    answer = client.call(client.stub.ReloadConfig, request, seconds=LONG_SECONDS)
+
+    def lines() -> Iterator[str]:
+        yield from render.problems(context.style, answer)
+        if answer.ok:
+            yield f"{escape(answer.file)} is in force"
+
+    context.show(answer, lines)
+    if answer.ok:
+        return DONE
+    context.complain(f"{escape(answer.file)} has errors, nothing was changed")
+    return REFUSED
+
+
+# --------------------------------------------------------------------------------------------------------- watch
+
+
+def _watch(context: Context, command: Command) -> int:
+    client = context.client
+    values = command.values
+    kinds = {"log": pb.EVENT_KIND_LOG, "backend": pb.EVENT_KIND_BACKEND, "frontend": pb.EVENT_KIND_FRONTEND}
+    request = pb.WatchEventsRequest(kinds=[number for key, number in kinds.items() if key in values])
+    if "level" in values:
+        request.log_level = pb.LogLevel.Value(f"LOG_LEVEL_{values['level'].upper()}")
+    if "backend-name" in values:
+        request.backends.append(values["backend-name"])
+    if "frontend-name" in values:
+        request.frontends.append(values["frontend-name"])
+    left = int(values["num"]) if "num" in values else None
+    # Without a deadline: it ends with a key, with Ctrl-C, or with the daemon, whose pings say that it is there.
+    call: Any = client.stub.WatchEvents(request)
+    with _until_key(call.cancel) as pressed:
+        try:
+            for batch in call:
+                if batch.lost:
+                    context.print([dumps({"lost": batch.lost})])
+                for event in batch.events:
+                    kind = event.WhichOneof("event")
+                    if kind is not None:
+                        context.print([dumps({kind: plain(getattr(event, kind))})])
+                    if left is not None:
+                        left -= 1
+                        if left == 0:
+                            context.out.flush()
+                            call.cancel()
+                            return DONE
+                context.out.flush()
+        except KeyboardInterrupt:
+            call.cancel()
+            return DONE
+        except grpc.RpcError as error:
+            if pressed.is_set():
+                return DONE
+            raise client.failure(error) from None
+    return DONE
+
+
+@contextmanager
+def _until_key(cancel: Callable[[], Any]) -> Iterator[threading.Event]:
+    """Calls ``cancel`` when a key is pressed, if standard input is a terminal. The event says whether it was."""
+    pressed = threading.Event()
+    try:
+        terminal = sys.stdin.isatty() and os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except (OSError, ValueError):
+        terminal = False
+    if not terminal:
+        yield pressed
+        return
+    import termios
+    import tty
+
+    stdin = sys.stdin.fileno()
+    before = termios.tcgetattr(stdin)
+    wake, waker = os.pipe()
+
+    def wait() -> None:
+        ready, _, _ = select.select((stdin, wake), (), ())
+        if stdin in ready:
+            os.read(stdin, 4096)
+            pressed.set()
+            cancel()
+
+    reader = threading.Thread(target=wait, name="key", daemon=True)
+    # Signals stay on: Ctrl-C is one.
+    tty.setcbreak(stdin)
+    try:
+        reader.start()
+        yield pressed
+    finally:
+        os.write(waker, b"x")
+        reader.join()
+        os.close(wake)
+        os.close(waker)
+        termios.tcsetattr(stdin, termios.TCSADRAIN, before)
+
+
+# --------------------------------------------------------------------------------------------------------- words
+
+
+def _help(context: Context, command: Command) -> int:
+    context.print(help_lines())
+    return DONE
+
+
+def help_lines() -> Iterator[str]:
+    """All commands with a line of help each."""
+    for syntax, text in grammar.usage():
+        if len(syntax) <= 38:
+            yield f"  {syntax:<38}  {text}"
+        else:
+            yield f"  {syntax}"
+            yield f"  {'':<38}  {text}"
+
+
+def _quit(context: Context, command: Command) -> int:
+    raise Quit
+
+
+ACTIONS: Mapping[str, Callable[[Context, Command], int]] = {
+    "show-version": _show_version,
+    "show-frontends": _show_frontends,
+    "show-frontend": _show_frontend,
+    "show-backends": _show_backends,
+    "show-backend": _show_backend,
+    "show-healthchecks": _show_healthchecks,
+    "show-healthcheck": _show_healthcheck,
+    "show-overrides": _show_overrides,
+    "show-vpp-info": _show_vpp_info,
+    "show-vpp-lb-state": _show_vpp_lb_state,
+    "show-vpp-lb-counters": _show_vpp_lb_counters,
+    "set-backend": _set_backend,
+    "set-weight": _set_weight,
+    "sync": _sync,
+    "config-check": _config_check,
+    "config-diff": _config_diff,
+    "config-reload": _config_reload,
+    "watch": _watch,
+    "help": _help,
+    "quit": _quit,
+}

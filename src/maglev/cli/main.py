@@ -1,0 +1,162 @@
+"""``maglevc``: flags, one command or the shell, and the exit status.
+
+Exit status: 0 done, 1 refused or not found, 2 usage, 3 server unreachable.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import IO
+
+from maglev.cli.errors import DONE, USAGE, CommandError, UsageError
+
+USAGE_TEXT = """\
+usage: maglevc [flags] [command]
+
+Without a command: an interactive shell (? shows what can follow, Tab completes).
+
+flags (one dash or two)
+  --server ADDRESS       host:port or unix:/path [MAGLEV_SERVER]; default: the daemon's
+                         Unix socket if it can be opened, else localhost:9090
+  --json                 JSON instead of tables
+  --color[=true|false]   colours; default: on a terminal
+  --tls                  speak TLS, with the system's authorities
+  --tls-ca FILE          speak TLS, with these authorities
+  --tls-cert FILE        our certificate
+  --tls-key FILE         its key
+  --tls-server-name NAME the name to verify instead of the address
+  --version              our version
+  --help                 this text
+
+exit status: 0 done, 1 refused or not found, 2 usage, 3 server unreachable
+
+commands
+"""
+
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+@dataclass
+class Flags:
+    """The command line. ``colour`` None: on a terminal. ``server`` empty: find it."""
+
+    server: str = ""
+    json: bool = False
+    colour: bool | None = None
+    version: bool = False
+    help: bool = False
+    tls: bool = False
+    tls_ca: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_server_name: str = ""
+    words: list[str] = field(default_factory=list)
+
+
+def parse_flags(arguments: Sequence[str], environment: Mapping[str, str]) -> Flags:
+    """Flags wherever they stand, up to ``--``; the rest is the command. Raises ``UsageError``."""
+    flags = Flags(server=environment.get("MAGLEV_SERVER", ""))
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument == "--":
+            flags.words += rest
+            break
+        if not argument.startswith("-") or argument == "-":
+            flags.words.append(argument)
+            continue
+        name, given, value = argument.lstrip("-").partition("=")
+        match name:
+            case "json" | "version" | "help" | "h" | "tls":
+                on = _boolean(argument, value) if given else True
+                setattr(flags, "help" if name == "h" else name, on)
+            case "color" | "colour":
+                flags.colour = _boolean(argument, value) if given else True
+            case "server" | "tls-ca" | "tls-cert" | "tls-key" | "tls-server-name":
+                if not given:
+                    if not rest:
+                        raise UsageError(f"{argument} needs a value")
+                    value = rest.pop(0)
+                setattr(flags, name.replace("-", "_"), value)
+            case _:
+                raise UsageError(f"{argument!r} is no flag: expected one of those that --help lists")
+    return flags
+
+
+def _boolean(argument: str, value: str) -> bool:
+    try:
+        return _BOOLEANS[value.lower()]
+    except KeyError:
+        raise UsageError(f"{argument!r}: expected true or false") from None
+
+
+def our_version() -> str:
+    """Our version; ``unknown`` in a tree that was never built."""
+    try:
+        from maglev._version import version
+    except ImportError:
+        return "unknown"
+    return str(version)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program. Returns the exit status."""
+    try:
+        status = _main(sys.argv[1:] if arguments is None else arguments, sys.stdout)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read us had enough (head, less). Python would complain once more when it closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except KeyboardInterrupt:
+        return 130
+
+
+def _main(arguments: Sequence[str], out: IO[str]) -> int:
+    try:
+        flags = parse_flags(arguments, os.environ)
+    except UsageError as error:
+        sys.stderr.write(f"maglevc: {error}\n")
+        return USAGE
+    if flags.version:
+        out.write(f"maglevc {our_version()}\n")
+        return DONE
+    if flags.help:
+        from maglev.cli.grammar import usage
+
+        out.write(USAGE_TEXT)
+        out.writelines(f"  {syntax}\n" for syntax, _ in usage())
+        return DONE
+    # gRPC takes a tenth of a second to import: not for the above.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from maglev.cli.client import Client, Tls, default_server
+    from maglev.cli.commands import Context, Quit, run
+    from maglev.cli.text import Style, escape
+
+    try:
+        wants_tls = flags.tls or flags.tls_ca or flags.tls_cert or flags.tls_key or flags.tls_server_name
+        tls = Tls(flags.tls_ca, flags.tls_cert, flags.tls_key, flags.tls_server_name) if wants_tls else None
+        client = Client(flags.server or default_server(), tls)
+    except CommandError as error:
+        sys.stderr.write(f"maglevc: {escape(str(error))}\n")
+        return error.status
+    colour = out.isatty() if flags.colour is None else flags.colour
+    context = Context(client, Style(colour), flags.json, out, sys.stderr, our_version())
+    try:
+        if flags.words:
+            return run(context, flags.words)
+        from maglev.cli.shell import interactive, script
+
+        return interactive(context) if sys.stdin.isatty() else script(context, sys.stdin)
+    except Quit:
+        return DONE
+    finally:
+        client.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,497 @@
+"""What ``maglevc`` prints for people, as lines. No I/O; everything that came over the wire is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from maglev.cli.jsonout import word
+from maglev.cli.text import Style, Table, duration, escape, fields, moment, yes
+from maglev.pb import maglev_pb2 as pb
+
+
+def endpoint(address: str, protocol: int, port: int) -> str:
+    """``192.0.2.80 tcp 80``, or the address alone for any protocol."""
+    if protocol in (pb.PROTOCOL_ANY, pb.PROTOCOL_UNSPECIFIED):
+        return address
+    return f"{address} {word(pb.Protocol, protocol)} {port}"
+
+
+# ----------------------------------------------------------------------------------------------------- frontends
+
+
+def frontend_table(style: Style) -> Table:
+    """The table of ``show frontends``."""
+    return Table(style, ("FRONTEND", "VIP", "STATE", "POOL", "USABLE"), paint=("STATE",))
+
+
+def frontend_rows(page: Iterable[pb.FrontendInfo]) -> list[tuple[str, ...]]:
+    """Its rows."""
+    return [
+        (
+            one.name,
+            endpoint(one.address, one.protocol, one.port),
+            word(pb.FrontendState, one.state),
+            one.active_pool,
+            f"{one.backends_usable}/{one.backends}",
+        )
+        for one in page
+    ]
+
+
+def frontend(style: Style, info: pb.FrontendInfo) -> Iterator[str]:
+    """``show frontends NAME``. A pool member is one line: ``<name> weight <cfg> effective <eff> [flags]``."""
+    yield style.paint(f"frontend {escape(info.name)}", "bold")
+    yield from fields(
+        style,
+        (
+            ("vip", endpoint(info.address, info.protocol, info.port)),
+            ("description", info.description),
+            ("state", word(pb.FrontendState, info.state)),
+            ("active pool", info.active_pool),
+            ("weight unit", str(info.unit)),
+            ("source sticky", yes(info.src_ip_sticky)),
+            ("flush on down", yes(info.flush_on_down)),
+            ("on all down", word(pb.OnAllDown, info.on_all_down)),
+            ("table length", str(info.new_flows_table_length) if info.new_flows_table_length else ""),
+        ),
+    )
+    for at, pool in enumerate(info.pools):
+        yield f"  pool {escape(pool.name)}" + (" (active)" if at == info.active_pool_index else "")
+        for one in pool.backends:
+            yield "    " + member(style, one)
+
+
+def member(style: Style, info: pb.PoolBackendInfo) -> str:
+    """One pool member. The weight is the one in force; the form is a contract, see the user guide."""
+    flags = "" if info.enabled else " " + style.paint("[disabled]", "disabled")
+    flags += " " + style.paint("[drained]", "drained") if info.drained else ""
+    name = style.paint(escape(info.name), word(pb.BackendState, info.state))
+    return f"{name} weight {info.weight} effective {info.effective_weight}{flags}"
+
+
+# ------------------------------------------------------------------------------------------------------ backends
+
+
+def backend_table(style: Style) -> Table:
+    """The table of ``show backends``."""
+    return Table(style, ("BACKEND", "ADDRESS", "STATE", "CHECK", "LAST", "RTT", "SINCE"), paint=("STATE",))
+
+
+def backend_rows(page: Iterable[pb.BackendInfo], now_ns: int) -> list[tuple[str, ...]]:
+    """Its rows; ``now_ns`` is the wall clock."""
+    return [
+        (
+            one.name,
+            one.address,
+            word(pb.BackendState, one.state) + (" drained" if one.drained else ""),
+            one.healthcheck or "static",
+            ("unprobed" if one.unprobed_since_ns else word(pb.CheckCode, one.last_code)) or "-",
+            duration(one.last_rtt_ns) if one.HasField("last_rtt_ns") else "-",
+            duration(max(0, now_ns - one.state_since_ns)) if one.state_since_ns else "",
+        )
+        for one in page
+    ]
+
+
+def backend(style: Style, info: pb.BackendInfo, now_ns: int) -> Iterator[str]:
+    """``show backends NAME``: what it is, its last result, what operators set, its history."""
+    state = word(pb.BackendState, info.state)
+    checked = bool(info.healthcheck)
+    unprobed = ""
+    if info.unprobed_since_ns:
+        unprobed = f"since {moment(info.unprobed_since_ns)}: {info.unprobed_reason}"
+    last = word(pb.CheckCode, info.last_code)
+    if last and info.last_detail:
+        last += f" ({info.last_detail})"
+    yield style.paint(f"backend {escape(info.name)}", "bold")
+    yield from fields(
+        style,
+        (
+            ("address", info.address),
+            ("state", state),
+            (
+                "since",
+                f"{moment(info.state_since_ns)} ({_ago(now_ns, info.state_since_ns)})" if info.state_since_ns else "",
+            ),
+            ("enabled", yes(info.enabled)),
+            ("drained", yes(info.drained)),
+            ("health check", info.healthcheck or "none (static)"),
+            (
+                "counter",
+                f"{info.counter} of {info.rise + info.fall - 1} (rise {info.rise}, fall {info.fall})"
+                if checked
+                else "",
+            ),
+            ("last result", last),
+            ("last rtt", duration(info.last_rtt_ns) if info.HasField("last_rtt_ns") else ""),
+            ("last age", duration(info.last_result_age_ns) if info.HasField("last_result_age_ns") else ""),
+            ("probes", f"{info.probes_passed} passed, {info.probes_failed} failed" if checked else ""),
+            ("not probed", unprobed),
+            ("presumed", "good, as VPP sent it traffic at the start" if info.presumed else ""),
+            ("frontends", ", ".join(info.frontends)),
+        ),
+    )
+    for one in info.overrides:
+        yield f"  override      {escape(_override_words(one))}"
+    if info.transitions:
+        yield "  history"
+    for change in info.transitions:
+        yield "    " + transition(style, change)
+
+
+def transition(style: Style, info: pb.Transition) -> str:
+    """``<time>  <from> -> <to>  <code> (<detail>) by <who>: <reason>``."""
+    to = word(pb.BackendState, info.to_state)
+    line = f"{moment(info.at_ns)}  {word(pb.BackendState, info.from_state)} -> {style.paint(to, to)}"
+    code = word(pb.CheckCode, info.code)
+    line += f"  {code}" if code else ""
+    line += f" ({escape(info.detail)})" if info.detail else ""
+    line += f" by {escape(info.by)}" if info.by else ""
+    return line + (f": {escape(info.reason)}" if info.reason else "")
+
+
+def _ago(now_ns: int, at_ns: int) -> str:
+    return f"{duration(max(0, now_ns - at_ns))} ago"
+
+
+def _override_words(info: pb.Override) -> str:
+    words = word(pb.OverrideKind, info.kind)
+    if info.kind == pb.OVERRIDE_KIND_WEIGHT:
+        words += f" {info.weight} (file: {info.file_weight}) in {info.frontend} pool {info.pool}"
+    words += f" by {info.by}" if info.by else ""
+    words += f" since {moment(info.since_ns)}" if info.since_ns else ""
+    words += f" until {moment(info.until_ns)}" if info.until_ns else ""
+    return words + (f": {info.reason}" if info.reason else "")
+
+
+def override_table(style: Style) -> Table:
+    """The table of ``show overrides``."""
+    return Table(style, ("BACKEND", "OVERRIDE", "WHERE", "BY", "SINCE", "LEFT", "REASON"))
+
+
+def override_rows(page: Iterable[pb.Override], now_ns: int) -> list[tuple[str, ...]]:
+    """Its rows."""
+    rows: list[tuple[str, ...]] = []
+    for one in page:
+        what = word(pb.OverrideKind, one.kind)
+        where = ""
+        if one.kind == pb.OVERRIDE_KIND_WEIGHT:
+            what += f" {one.weight}, file {one.file_weight}"
+            where = f"{one.frontend}/{one.pool}"
+        rows.append(
+            (
+                one.backend,
+                what,
+                where or "-",
+                one.by or "-",
+                _ago(now_ns, one.since_ns) if one.since_ns else "-",
+                duration(max(0, one.until_ns - now_ns)) if one.until_ns else "-",
+                one.reason,
+            )
+        )
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------- health checks
+
+
+def healthcheck_table(style: Style) -> Table:
+    """The table of ``show healthchecks``."""
+    return Table(style, ("HEALTHCHECK", "TYPE", "PORT", "INTERVAL", "TIMEOUT", "RISE", "FALL", "BACKENDS"))
+
+
+def healthcheck_rows(page: Iterable[pb.HealthCheckInfo]) -> list[tuple[str, ...]]:
+    """Its rows."""
+    return [
+        (
+            one.name,
+            word(pb.CheckType, one.type),
+            str(one.port) if one.port else "-",
+            duration(one.interval_ns),
+            duration(one.timeout_ns),
+            str(one.rise),
+            str(one.fall),
+            str(one.backends),
+        )
+        for one in page
+    ]
+
+
+def healthcheck(style: Style, info: pb.HealthCheckInfo) -> Iterator[str]:
+    """``show healthchecks NAME``."""
+    yield style.paint(f"healthcheck {escape(info.name)}", "bold")
+    pairs = [
+        ("type", word(pb.CheckType, info.type)),
+        ("port", str(info.port) if info.port else ""),
+        ("interval", duration(info.interval_ns)),
+        ("fast interval", duration(info.fast_interval_ns)),
+        ("down interval", duration(info.down_interval_ns)),
+        ("timeout", duration(info.timeout_ns)),
+        ("rise", str(info.rise)),
+        ("fall", str(info.fall)),
+        ("ipv4 source", info.probe_ipv4_src),
+        ("ipv6 source", info.probe_ipv6_src),
+        ("netns", info.netns),
+        ("backends", str(info.backends)),
+    ]
+    tls: pb.TlsCheck | None = None
+    match info.WhichOneof("params"):
+        case "icmp":
+            pairs.append(("payload", f"{info.icmp.size} bytes"))
+        case "tcp":
+            pairs.append(("mode", "connect" if info.tcp.connect else "syn"))
+            tls = info.tcp.tls if info.tcp.HasField("tls") else None
+        case "http":
+            codes = ",".join(
+                str(one.low) if one.low == one.high else f"{one.low}-{one.high}" for one in info.http.response_codes
+            )
+            pairs += [
+                ("request", f"{info.http.method} {info.http.path}"),
+                ("host", info.http.host or "(the backend's address)"),
+                ("response code", codes),
+                ("response regexp", info.http.response_regexp),
+            ]
+            tls = info.http.tls if info.http.HasField("tls") else None
+    if tls is not None:
+        pairs += [
+            ("server name", tls.server_name),
+            ("verified", yes(not tls.insecure_skip_verify)),
+            ("ca file", tls.ca_file),
+        ]
+    yield from fields(style, pairs)
+
+
+# -------------------------------------------------------------------------------------------------------- server
+
+
+def version(style: Style, client: str, info: pb.ServerInfo, server: str) -> Iterator[str]:
+    """``show version``."""
+    states = ", ".join(f"{one.backends} {word(pb.BackendState, one.state)}" for one in info.backend_states)
+    phase = word(pb.WarmupPhase, info.warmup)
+    if info.warmup_remaining_ns:
+        phase += f", {duration(info.warmup_remaining_ns)} left"
+    yield f"maglevc {escape(client)}"
+    yield f"maglevd {escape(info.version)} at {escape(server)}"
+    yield from fields(
+        style,
+        (
+            ("host", f"{info.hostname}, pid {info.pid}"),
+            ("uptime", duration(info.uptime_ns)),
+            ("configuration", info.config_file),
+            (
+                "loaded",
+                f"{moment(info.config_loaded_at_ns)} by {info.config_loaded_by}" if info.config_loaded_at_ns else "",
+            ),
+            ("reload refused", info.config_error),
+            ("frontends", str(info.frontends)),
+            ("backends", f"{info.backends}" + (f" ({states})" if states else "")),
+            ("healthchecks", str(info.healthchecks)),
+            ("vpp", _connection(info.vpp)),
+            ("warm-up", phase if info.vpp.configured else ""),
+            ("watchers", f"{info.watchers}, {info.events_lost} events lost"),
+            ("you are", f"{info.caller}, {word(pb.Role, info.role)}"),
+        ),
+    )
+
+
+def _connection(info: pb.VPPConnection) -> str:
+    if not info.configured:
+        return "none"
+    words = f"{'connected' if info.connected else 'away'}, {info.socket}"
+    words += f", since {moment(info.since_ns)}" if info.since_ns else ""
+    return words + (f": {info.problem}" if info.problem else "")
+
+
+# ----------------------------------------------------------------------------------------------------------- VPP
+
+
+def vpp_info(style: Style, info: pb.VPPInfo, now_ns: int) -> Iterator[str]:
+    """``show vpp info``."""
+    synced = "not yet"
+    if info.last_full_sync_at_ns:
+        synced = f"{_ago(now_ns, info.last_full_sync_at_ns)}, {info.last_full_sync_changes} changes"
+    yield style.paint(f"VPP {escape(info.version)}", "bold")
+    yield from fields(
+        style,
+        (
+            ("built", info.build_date),
+            ("in", info.build_directory),
+            ("pid", str(info.pid)),
+            ("workers", str(info.workers)),
+            ("uptime", duration(info.uptime_ns)),
+            ("connected", duration(info.connected_ns)),
+            ("socket", info.socket),
+            ("weights", "supported" if info.lb_supported else "not supported: VPP is left alone"),
+            ("problem", info.problem),
+            ("last full sync", synced),
+            ("calls refused", str(info.calls_failed)),
+            (
+                "estimated cost",
+                f"{info.cost_ns_per_bucket:.1f} ns a bucket, {info.cost_ns_per_weight:.1f} ns a weight",
+            ),
+        ),
+    )
+
+
+def lb_conf(style: Style, conf: pb.VPPLBConf) -> Iterator[str]:
+    """The global configuration, beside the wanted where that differs."""
+    yield style.paint("global", "bold")
+    yield from fields(
+        style,
+        (
+            ("ipv4 source", _beside(conf.ipv4_src_address, conf.wanted_ipv4_src_address)),
+            ("ipv6 source", _beside(conf.ipv6_src_address, conf.wanted_ipv6_src_address)),
+            (
+                "sticky buckets",
+                _beside(
+                    str(conf.sticky_buckets_per_core),
+                    str(conf.wanted_sticky_buckets_per_core) if conf.wanted_sticky_buckets_per_core else "",
+                ),
+            ),
+            (
+                "flow timeout",
+                _beside(
+                    duration(conf.flow_timeout_ns),
+                    duration(conf.wanted_flow_timeout_ns) if conf.wanted_flow_timeout_ns else "",
+                ),
+            ),
+        ),
+    )
+
+
+def _beside(found: str, wanted: str) -> str:
+    return f"{found} (wanted: {wanted})" if wanted and wanted != found else found
+
+
+def vip(style: Style, info: pb.VPPVip) -> Iterator[str]:
+    """One VIP of ``show vpp lb state`` with its application servers."""
+    name = escape(endpoint(info.prefix, info.protocol, info.port))
+    owner = f"frontend {escape(info.frontend)}" if info.frontend else "not configured"
+    yield style.paint(f"vip {name}", "bold") + f" ({owner})"
+    if not info.present:
+        state = "missing"
+    elif info.in_sync:
+        state = "in sync"
+    else:
+        state = "to be synced" if info.wanted else "left alone"
+    facts = [
+        state,
+        word(pb.Encap, info.encap),
+        f"table {info.new_flows_table_length}",
+        f"unit {info.unit}" if info.wanted else "",
+        "source sticky" if info.src_ip_sticky else "",
+        "held by the warm-up" if info.held else "",
+        f"{info.lingering} lingering" if info.lingering else "",
+    ]
+    yield "  " + ", ".join(fact for fact in facts if fact)
+    for note in info.notes:
+        yield f"  note: {escape(note)}"
+    if info.ases:
+        table = Table(style, ("BACKEND", "ADDRESS", "STATE", "CFG", "EFF", "PROG", "VPP", "BUCKETS"), paint=("STATE",))
+        for line in table.lines(_as_row(one) for one in info.ases):
+            yield f"  {line}"
+
+
+def _as_row(info: pb.VPPAs) -> tuple[str, ...]:
+    state = word(pb.BackendState, info.state)
+    buckets = str(info.buckets)
+    if info.buckets != info.predicted_buckets:
+        buckets += f" (wanted: {info.predicted_buckets})"
+    return (
+        info.backend or "-",
+        info.address,
+        (state or "-") + (" drained" if info.drained else ""),
+        str(info.configured_weight) if info.backend else "-",
+        str(info.effective_weight) if info.backend else "-",
+        str(info.programmed_weight) if info.backend else "-",
+        str(info.vpp_weight) if info.HasField("vpp_weight") else "-",
+        buckets + ("" if info.live else " deleted") + (" flush owed" if info.flush_owed else ""),
+    )
+
+
+def counter_table(style: Style) -> Table:
+    """The table of ``show vpp lb counters``."""
+    return Table(style, ("VIP", "EXISTING", "FIRST", "UNTRACKED", "NO-SERVER", "PACKETS", "BYTES"))
+
+
+def counter_rows(page: Iterable[pb.VPPVipCounters]) -> list[tuple[str, ...]]:
+    """Its rows."""
+    return [
+        (
+            one.frontend or endpoint(one.prefix, one.protocol, one.port),
+            *(
+                str(count)
+                for count in (
+                    one.existing_session,
+                    one.first_session,
+                    one.untracked,
+                    one.no_server,
+                    one.route_packets,
+                    one.route_bytes,
+                )
+            ),
+        )
+        for one in page
+    ]
+
+
+def plan(style: Style, info: pb.Plan) -> Iterator[str]:
+    """A plan: its calls, what they mean for each VIP, and what they cost."""
+    for step in info.steps:
+        cost = f"  ({duration(step.stall_ns)})" if step.stall_ns else ""
+        yield f"  {escape(step.text)}{cost}"
+    if info.steps_omitted:
+        yield f"  ... and {info.steps_omitted} more"
+    for one in info.vips:
+        yield style.paint(f"  vip {escape(one.vip)}", "bold") + (
+            f" (frontend {escape(one.frontend)})" if one.frontend else ""
+        )
+        yield f"    {one.moved_share * 100:.1f} % of the other flows' buckets move"
+        table = Table(style, ("BACKEND", "ADDRESS", "BUCKETS", "AFTER"))
+        rows = [
+            (each.backend or "-", each.address, str(each.buckets_before), str(each.buckets_after)) for each in one.ases
+        ]
+        for line in table.lines(rows):
+            yield f"    {line}"
+    for note in info.notes:
+        yield f"  note: {escape(note)}"
+    many = len(info.steps) + info.steps_omitted
+    yield f"{many} {'call' if many == 1 else 'calls'}, workers stalled for {duration(info.stall_ns)} in all"
+
+
+# ------------------------------------------------------------------------------------------------- configuration
+
+
+def problems(style: Style, check: Any) -> Iterator[str]:
+    """Errors and warnings as ``file:line:col: class: path: message``; of ``CheckConfig`` or ``ReloadConfig``."""
+    for kind, colour, found in (
+        ("parse error", "error", check.parse_errors),
+        ("semantic error", "error", check.semantic_errors),
+        ("warning", "warning", check.warnings),
+    ):
+        for one in found:
+            place = escape(check.file)
+            if one.line:
+                place += f":{one.line}" + (f":{one.column}" if one.column else "")
+            path = f"{escape(one.path)}: " if one.path else ""
+            yield f"{place}: {style.paint(kind, colour)}: {path}{escape(one.message)}"
+
+
+def changes(style: Style, diff: pb.DiffConfigResponse) -> Iterator[str]:
+    """What a reload would change."""
+    for one in diff.changes:
+        path = escape(one.path)
+        match one.kind:
+            case pb.CHANGE_KIND_ADDED:
+                yield f"+ {path}" + (f": {escape(one.new)}" if one.new else "")
+            case pb.CHANGE_KIND_REMOVED:
+                yield f"- {path}" + (f": {escape(one.old)}" if one.old else "")
+            case _:
+                yield f"~ {path}: {escape(one.old)} -> {escape(one.new)}"
+    if diff.changes_omitted:
+        yield f"... and {diff.changes_omitted} more"
+    if not diff.changes:
+        yield "nothing changes"
+    if diff.needs_force:
+        yield style.paint("this reload deletes most VIPs and needs force", "warning")
