@@ -32,7 +32,16 @@ from maglev.config.model import Config
 from maglev.configfile import ConfigFile
 from maglev.errors import NotAllowed
 from maglev.events import Bus
-from maglev.metrics import CheckerFamilies, EngineFamilies, Exposition, Family, MetricsServer, labelled, single
+from maglev.metrics import (
+    CheckerFamilies,
+    EngineFamilies,
+    Exposition,
+    Family,
+    MetricsServer,
+    VppFamilies,
+    labelled,
+    single,
+)
 from maglev.options import Options, parse
 from maglev.overrides import from_json, to_json
 from maglev.reload import used_checks
@@ -399,6 +408,8 @@ class Daemon:
         self.metrics = MetricsServer(exposition)
         exposition.add(CheckerFamilies(self.checker).families())
         exposition.add(EngineFamilies(self.engine).families())
+        if self.client is not None and self.reconciler is not None:
+            exposition.add(VppFamilies(self.client, self.reconciler, self.clock).families())
         exposition.add(self._own_families())
         try:
             await self.metrics.start(self.options.metrics_addr)

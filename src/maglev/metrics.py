@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, 
 
 from maglev import logs
 from maglev.checker import PASSES, Checker
+from maglev.clock import Clock
 from maglev.listen import parse_listen
 from maglev.states import Code
 
@@ -272,6 +273,153 @@ class EngineFamilies:
         for (kind, result), view in self._engine.histograms().items():
             labels = f'type="{kind}",result="{result}"'
             yield from histogram_rows("maglev_probe_duration_seconds", labels, view)
+
+
+class VppInfoView(Protocol):
+    """The VPP at the other end; ``started_ns`` and ``connected_ns`` are moments of the monotonic clock."""
+
+    @property
+    def version(self) -> str: ...
+    @property
+    def build_date(self) -> str: ...
+    @property
+    def pid(self) -> int: ...
+    @property
+    def started_ns(self) -> int: ...
+    @property
+    def connected_ns(self) -> int: ...
+
+
+class VppClientView(Protocol):
+    """What the metrics read of the connection. ``api_total``: by message, direction, result."""
+
+    @property
+    def api_total(self) -> Mapping[tuple[str, str, str], int]: ...
+    @property
+    def connects(self) -> int: ...
+    def info(self) -> VppInfoView | None: ...
+
+
+class SyncCounters(Protocol):
+    """What the reconciler counts. ``lbsync`` by scope and kind, ``drift`` by kind."""
+
+    @property
+    def lbsync(self) -> Mapping[tuple[str, str], int]: ...
+    @property
+    def drift(self) -> Mapping[str, int]: ...
+    @property
+    def batches(self) -> int: ...
+    @property
+    def full_syncs(self) -> int: ...
+    @property
+    def failed_syncs(self) -> int: ...
+    @property
+    def suppressed(self) -> int: ...
+    @property
+    def recreations_given_up(self) -> int: ...
+
+
+class ReconcilerView(Protocol):
+    """What the metrics read of the reconciler. ``unmanaged``: VIPs in VPP that are not ours."""
+
+    @property
+    def counters(self) -> SyncCounters: ...
+    @property
+    def refusals(self) -> int: ...
+    @property
+    def unmanaged(self) -> Sized: ...
+
+
+LBSYNC_KINDS = ("vip_added", "vip_removed", "as_added", "as_removed", "as_weight_updated")
+
+
+class VppFamilies:
+    """The families about VPP. What describes the VPP at the other end is absent while there is none; what we counted
+    of our own calls stays.
+    """
+
+    def __init__(self, client: VppClientView, reconciler: ReconcilerView, clock: Clock) -> None:
+        self._client = client
+        self._reconciler = reconciler
+        self._clock = clock
+
+    def families(self) -> list[Family]:
+        """All of them."""
+        counters = self._reconciler.counters
+        return [
+            single(
+                "maglev_vpp_connected",
+                "gauge",
+                "1 while the daemon is connected to VPP.",
+                lambda: int(self._client.info() is not None),
+            ),
+            single("maglev_vpp_uptime_seconds", "gauge", "How long VPP has been running.", self._uptime),
+            single("maglev_vpp_connected_seconds", "gauge", "How long the connection stands.", self._connected),
+            Family("maglev_vpp_info", "gauge", "1; the VPP at the other end.", self._info),
+            single(
+                "maglev_vpp_connects_total", "counter", "Connections to VPP that stood.", lambda: self._client.connects
+            ),
+            Family("maglev_vpp_api_total", "counter", "API messages by direction and result.", self._api),
+            Family("maglev_vpp_lbsync_total", "counter", "Changes made to VPP by scope and kind.", self._lbsync),
+            labelled(
+                "maglev_vpp_drift_total",
+                "counter",
+                "Differences that nobody here made, found and repaired.",
+                "kind",
+                lambda: counters.drift,
+            ),
+            single("maglev_vpp_batches_total", "counter", "Batches of calls.", lambda: counters.batches),
+            single("maglev_vpp_full_syncs_total", "counter", "Full syncs that were done.", lambda: counters.full_syncs),
+            single("maglev_vpp_failed_syncs_total", "counter", "Syncs that broke off.", lambda: counters.failed_syncs),
+            single(
+                "maglev_vpp_suppressed_syncs_total",
+                "counter",
+                "Syncs that the warm-up suppressed.",
+                lambda: counters.suppressed,
+            ),
+            single(
+                "maglev_vpp_recreations_given_up_total",
+                "counter",
+                "VIPs whose recreation was given up because drift causes it again and again.",
+                lambda: counters.recreations_given_up,
+            ),
+            single(
+                "maglev_vpp_refused_calls_total",
+                "counter",
+                "Calls that VPP refused.",
+                lambda: self._reconciler.refusals,
+            ),
+            single(
+                "maglev_vpp_unmanaged_vips",
+                "gauge",
+                "VIPs in VPP that are not ours and are left alone.",
+                lambda: len(self._reconciler.unmanaged) if self._client.info() is not None else None,
+            ),
+        ]
+
+    def _uptime(self) -> float | None:
+        info = self._client.info()
+        return None if info is None else (self._clock.monotonic_ns() - info.started_ns) / 1e9
+
+    def _connected(self) -> float | None:
+        info = self._client.info()
+        return None if info is None else (self._clock.monotonic_ns() - info.connected_ns) / 1e9
+
+    def _info(self) -> Iterator[str]:
+        info = self._client.info()
+        if info is not None:
+            version, built = escape_label(info.version), escape_label(info.build_date)
+            yield f'maglev_vpp_info{{version="{version}",build_date="{built}",pid="{info.pid}"}} 1\n'
+
+    def _api(self) -> Iterator[str]:
+        for (name, direction, result), count in tuple(self._client.api_total.items()):
+            yield f'maglev_vpp_api_total{{msg="{name}",direction="{direction}",result="{result}"}} {count}\n'
+
+    def _lbsync(self) -> Iterator[str]:
+        counts = dict.fromkeys(((scope, kind) for scope in ("all", "one") for kind in LBSYNC_KINDS), 0)
+        counts.update(self._reconciler.counters.lbsync)
+        for (scope, kind), count in counts.items():
+            yield f'maglev_vpp_lbsync_total{{scope="{scope}",kind="{kind}"}} {count}\n'
 
 
 class Exposition:
