@@ -1,9 +1,9 @@
 """maglevd: puts the parts together, tells systemd and the operator how it goes, and ends within two seconds.
 
-Which task may fail: ``state-file``, ``status``, ``reload``, ``expiry`` and ``vpp-client`` are started again. The
-``reconciler`` is vital: without it VPP would silently not be driven any more, so the daemon ends with status 1 and is
-started again by its service manager, behind a warm-up. The probe engine is not a task but a thread; if it cannot start,
-the daemon does not. An exception in a callback of the event loop is logged and counted.
+Which task may fail: all but one are started again. The ``reconciler`` is vital: without it VPP would silently not be
+driven any more, so the daemon ends with status 1 and is started again by its service manager, behind a warm-up. The
+probe engine is a thread and no task; if it cannot start, the daemon does not. An exception in a callback of the event
+loop is logged and counted.
 """
 
 from __future__ import annotations
@@ -409,7 +409,7 @@ class Daemon:
         exposition.add(CheckerFamilies(self.checker).families())
         exposition.add(EngineFamilies(self.engine).families())
         if self.client is not None and self.reconciler is not None:
-            exposition.add(VppFamilies(self.client, self.reconciler, self.clock).families())
+            exposition.add(VppFamilies(self.client, self.reconciler, self.clock, self.vpp_stats).families())
         exposition.add(self._own_families())
         try:
             await self.metrics.start(self.options.metrics_addr)

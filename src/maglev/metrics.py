@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -330,6 +330,33 @@ class ReconcilerView(Protocol):
     def unmanaged(self) -> Sized: ...
 
 
+class VipCountersView(Protocol):
+    """Packet counters of one VIP; ``str(key)`` is its prefix, then protocol and port if it has one."""
+
+    @property
+    def key(self) -> object: ...
+    @property
+    def existing_session(self) -> int: ...
+    @property
+    def first_session(self) -> int: ...
+    @property
+    def untracked(self) -> int: ...
+    @property
+    def no_server(self) -> int: ...
+    @property
+    def route_packets(self) -> int: ...
+    @property
+    def route_bytes(self) -> int: ...
+
+
+class StatsView(Protocol):
+    """The counters of all VIPs as last read; empty while VPP is away."""
+
+    @property
+    def vips(self) -> Sequence[VipCountersView]: ...
+
+
+VIP_KINDS = ("existing_session", "first_session", "untracked", "no_server")
 LBSYNC_KINDS = ("vip_added", "vip_removed", "as_added", "as_removed", "as_weight_updated")
 
 
@@ -338,10 +365,13 @@ class VppFamilies:
     of our own calls stays.
     """
 
-    def __init__(self, client: VppClientView, reconciler: ReconcilerView, clock: Clock) -> None:
+    def __init__(
+        self, client: VppClientView, reconciler: ReconcilerView, clock: Clock, stats: StatsView | None = None
+    ) -> None:
         self._client = client
         self._reconciler = reconciler
         self._clock = clock
+        self._stats = stats
 
     def families(self) -> list[Family]:
         """All of them."""
@@ -361,6 +391,11 @@ class VppFamilies:
             ),
             Family("maglev_vpp_api_total", "counter", "API messages by direction and result.", self._api),
             Family("maglev_vpp_lbsync_total", "counter", "Changes made to VPP by scope and kind.", self._lbsync),
+            Family(
+                "maglev_vpp_vip_packets_total", "counter", "Packets of a VIP by what became of them.", self._vip_packets
+            ),
+            Family("maglev_vpp_vip_route_packets_total", "counter", "Packets of a VIP's route.", self._route_packets),
+            Family("maglev_vpp_vip_route_bytes_total", "counter", "Bytes of a VIP's route.", self._route_bytes),
             labelled(
                 "maglev_vpp_drift_total",
                 "counter",
@@ -396,6 +431,28 @@ class VppFamilies:
                 lambda: len(self._reconciler.unmanaged) if self._client.info() is not None else None,
             ),
         ]
+
+    def _vips(self) -> Iterator[tuple[str, VipCountersView]]:
+        """Labels and counters of every VIP, while VPP is there."""
+        if self._stats is None or self._client.info() is None:
+            return
+        for vip in self._stats.vips:
+            prefix, _, rest = str(vip.key).partition(" ")
+            protocol, _, port = rest.partition(" ")
+            yield f'prefix="{prefix}",protocol="{protocol or "any"}",port="{port or 0}"', vip
+
+    def _vip_packets(self) -> Iterator[str]:
+        for labels, vip in self._vips():
+            for kind in VIP_KINDS:
+                yield f'maglev_vpp_vip_packets_total{{{labels},kind="{kind}"}} {getattr(vip, kind)}\n'
+
+    def _route_packets(self) -> Iterator[str]:
+        for labels, vip in self._vips():
+            yield f"maglev_vpp_vip_route_packets_total{{{labels}}} {vip.route_packets}\n"
+
+    def _route_bytes(self) -> Iterator[str]:
+        for labels, vip in self._vips():
+            yield f"maglev_vpp_vip_route_bytes_total{{{labels}}} {vip.route_bytes}\n"
 
     def _uptime(self) -> float | None:
         info = self._client.info()

@@ -30,12 +30,16 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 class HttpTarget:
-    """A web server on one loopback address that answers every request with ``status``, and counts them."""
+    """A web server on one loopback address that answers every request with ``status``, and counts them.
+
+    The next ``failures`` requests are answered with 500 instead.
+    """
 
     def __init__(self, address: str, port: int) -> None:
         self.address = address
         self.port = port
         self.status = 200
+        self.failures = 0
         self.requests = 0
         self._asked = asyncio.Event()
         self._server: asyncio.Server | None = None
@@ -63,7 +67,11 @@ class HttpTarget:
             await reader.readuntil(b"\r\n\r\n")
             self.requests += 1
             self._asked.set()
-            writer.write(b"HTTP/1.1 %d X\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok" % self.status)
+            status = self.status
+            if self.failures:
+                self.failures -= 1
+                status = 500
+            writer.write(b"HTTP/1.1 %d X\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok" % status)
             await writer.drain()
         writer.close()
 
@@ -209,7 +217,7 @@ class Watcher:
 
     def __init__(self, stub: pb_grpc.MaglevAsyncStub) -> None:
         request = pb.WatchEventsRequest(
-            kinds=[pb.EVENT_KIND_BACKEND, pb.EVENT_KIND_FRONTEND, pb.EVENT_KIND_LOG], log_level=pb.LOG_LEVEL_INFO
+            kinds=[pb.EVENT_KIND_BACKEND, pb.EVENT_KIND_FRONTEND, pb.EVENT_KIND_LOG], log_level=pb.LOG_LEVEL_DEBUG
         )
         self.call = stub.WatchEvents(request)
         self.backends: dict[str, str] = {}
