@@ -151,6 +151,11 @@ def test_file_beyond_the_bound_is_not_read(tmp_path: Path, monkeypatch: pytest.M
     refused(load_file(file), "larger than")
 
 
+def test_number_of_values_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "MAX_VALUES", 1000)
+    refused(load_text(f"maglev: [{'a,' * 1000}]"), "more than 1000 values")
+
+
 def test_missing_file_is_a_parse_error(tmp_path: Path) -> None:
     refused(load_file(tmp_path / "none.yaml"), "No such file or directory")
     refused(load_file("a\0b"), "cannot read")

@@ -18,6 +18,9 @@ from maglev.config.problems import Path, Problem, ProblemKind, Report, abbreviat
 
 MAX_BYTES = 64 << 20
 MAX_DEPTH = 32  # a valid file is 10 deep at most
+MAX_VALUES = (
+    4_000_000  # of a YAML file; each takes half a kilobyte while it is read, 50,000 backends have half a million
+)
 MAX_ALIASED = 1_000_000  # values that aliases may stand for, all together
 
 
@@ -177,15 +180,20 @@ def _report_doubled(value: object, report: Report) -> None:
 class _Composer(yaml.CSafeLoader):
     """Composes nodes and resolves nothing: every scalar is text, whatever it looks like.
 
-    The composer calls itself for each level, in C, so the depth is bounded while it works and not after.
+    The composer calls itself for each level, in C, so the depth is bounded while it works and not after; so is
+    the number of nodes, of which a short file can have very many.
     """
 
     depth = 0
+    values = 0
 
     def descend_resolver(self, current_node: object, current_index: object) -> None:
         self.depth += 1
         if self.depth > MAX_DEPTH + 1:
             raise _TooMuch(f"the file is nested more than {MAX_DEPTH} levels deep")
+        self.values += 1
+        if self.values > MAX_VALUES:
+            raise _TooMuch(f"the file has more than {MAX_VALUES} values")
 
     def ascend_resolver(self) -> None:
         self.depth -= 1
