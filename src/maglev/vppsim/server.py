@@ -144,6 +144,11 @@ class StandIn:
             self._restart = asyncio.get_running_loop().create_task(self.restart(down))
             self._restart.add_done_callback(_report)
 
+    async def restarted(self) -> None:
+        """Wait until a restart that is under way is over. Raises what it failed with."""
+        if self._restart is not None:
+            await asyncio.shield(self._restart)
+
     @property
     def hanging(self) -> bool:
         """True while nothing is read and nothing is answered."""
