@@ -115,8 +115,8 @@ $(OUT)/%: $(VENV)/project.stamp
 
 proto: build/stubs.stamp ## compile proto/maglev.proto into src/maglev/pb
 
-run: deps build ## the lab: a failover to watch, until Ctrl-C (ONCE=1: check it and end)
-	$(PY) -m tests.lab $(if $(ONCE),--once)
+run: deps build ## the lab: a failover to watch (ONCE=1: check it and end; VPP=SOCKET: with a real VPP)
+	$(PY) -m tests.lab $(if $(ONCE),--once) $(if $(VPP),--vpp $(VPP))
 
 lint: build ## ruff, mypy, cython-lint and the import contracts
 	$(PY) -m tests.run lint

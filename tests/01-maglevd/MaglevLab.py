@@ -479,7 +479,9 @@ class MaglevLab:
         flushes = [
             call
             for call in self._news()
-            if call.name == "lb_as_set_weight" and call.values["is_flush"] and self.lab.names.get(call.address) == name
+            if call.name == "lb_as_set_weight"
+            and call.arguments["is_flush"]
+            and self.lab.names.get(call.address) == name
         ]
         check(len(flushes) == 1, f"{len(flushes)} flushes of {name}: {self._news()}")
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import signal
+import subprocess
 import sys
 import textwrap
 import time
@@ -133,9 +135,15 @@ class Tour:
     def dataplane(self, frontend: str, expected: dict[str, int]) -> None:
         """Wait until the stand-in holds the ``expected`` weights of a frontend, and show them."""
         self.lab.wait_programmed(frontend, expected, VERDICT_SECONDS)
-        lines = [f"the dataplane: {frontend} is {self.lab.vips[frontend]}"]
-        lines += [f"  {name:<8} weight {weight:>3}" for name, weight in self.lab.programmed(frontend).items()]
-        print("\n" + textwrap.indent("\n".join(lines), "  "), flush=True)
+        done = subprocess.run(
+            self.lab.show_command(), capture_output=True, text=True, timeout=VERDICT_SECONDS, check=True
+        )
+        head = f"{self.lab.vips[frontend]}  "
+        block = itertools.takewhile(
+            lambda line: line.startswith((head, " ")),
+            itertools.dropwhile(lambda line: not line.startswith(head), done.stdout.splitlines()),
+        )
+        show("python -m maglev.vppsim show", "\n".join(block))
 
     def stay(self) -> None:
         """Tell what can be done here, and wait to be ended."""
@@ -144,7 +152,7 @@ class Tour:
         say("The lab stays as it is until Ctrl-C. In another terminal:")
         print(f"\n  {shell}            # the shell; Tab completes, ? helps")
         print(f"  {shell} watch events")
-        print(f"  {sys.executable} -m maglev.vppsim show --socket {lab.api_socket}")
+        print(f"  {' '.join(lab.show_command()).replace(f'{ROOT}/', '')}")
         print(f"  curl http://127.0.0.1:{lab.metrics_port}/metrics")
         print(f"\n  configuration  {lab.config_file}\n  log            {lab.directory / 'maglevd.log'}", flush=True)
         while True:
@@ -177,14 +185,14 @@ def main(arguments: Sequence[str]) -> int:
     """Exit status: 0 the tour went as it should (and was ended, without ``--once``), 1 it did not."""
     parser = argparse.ArgumentParser(prog="python -m tests.lab", description="vpp-maglev's lab")
     parser.add_argument("--once", action="store_true", help="end after the tour instead of waiting for Ctrl-C")
-    parser.add_argument("--config", type=Path, default=CONFIGURATION, help=argparse.SUPPRESS)
+    parser.add_argument("--vpp", type=Path, help="API socket of a real VPP, to be driven instead of the stand-in")
     options = parser.parse_args(arguments)
     for number in ENDING_SIGNALS:
         signal.signal(number, end)
     toured = False
     began = time.monotonic()
     try:
-        with Lab(options.config) as lab, contextlib.closing(Tour(lab)) as tour:
+        with Lab(CONFIGURATION, options.vpp) as lab, contextlib.closing(Tour(lab)) as tour:
             try:
                 tour.start()
                 tour.fail()

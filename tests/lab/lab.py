@@ -11,7 +11,6 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, Self
 import yaml
 
 from maglev.vpp.messages import ANY_PROTOCOL, VipKey
-from tests.lab.dataplane import Call, Tap, read_weights
+from tests.lab.dataplane import Call, read_calls, read_weights
 from tests.lab.processes import LabError, Maglevc, Program, program, wait_until
 from tests.lab.servers import LoopThread, Servers, free_port
 
@@ -55,21 +54,21 @@ def members(text: str) -> dict[str, Member]:
 class Lab:
     """Everything of one lab; a context manager that ends and removes it all."""
 
-    def __init__(self, configuration: Path) -> None:
+    def __init__(self, configuration: Path, vpp: Path | None = None) -> None:
+        """With ``vpp``, the API socket of a real VPP, there is no stand-in: ``start_stand_in`` only looks at it."""
+        self._real = vpp is not None
         self.directory = Path(tempfile.mkdtemp(prefix="maglev-lab-"))
         self._thread = LoopThread()
         self.servers = Servers(self._thread)
-        self.tap: Tap | None = None
         self.stand_in: Program | None = None
         self.daemon: Program | None = None
         self.config_file = self.directory / "maglev.yaml"
-        self.vpp_socket = self.directory / "vpp.sock"  # where the stand-in listens
-        self.api_socket = self.directory / "api.sock"  # where the daemon connects: the tap
+        self.api_socket = vpp or self.directory / "api.sock"
+        self.call_log = self.directory / "calls.jsonl"
         self.grpc_socket = self.directory / "maglevd.sock"
         self.state_file = self.directory / "state.json"
         self.metrics_port = 0
         self.moved_ports: dict[int, int] = {}
-        self._calls: deque[Call] = deque(maxlen=100_000)
         self._closed = False
         self.names: dict[str, str] = {}  # address -> backend
         self.vips: dict[str, VipKey] = {}  # frontend -> VIP
@@ -95,7 +94,6 @@ class Lab:
                 process.close()
         if not self._closed:
             self._closed = True
-            self._cut_tap()
             self.servers.close()
             self._thread.close()
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -127,48 +125,49 @@ class Lab:
     # -- the stand-in for VPP
 
     def start_stand_in(self) -> None:
-        """Start an empty stand-in, and the tap in front of it. LabError: it does not come up."""
-        self.vpp_socket.unlink(missing_ok=True)
+        """Start an empty stand-in. LabError: it does not come up."""
+        if self._real:
+            read_weights(self.api_socket)
+            return
         self.stand_in = Program(
             "the stand-in",
-            [sys.executable, "-m", "maglev.vppsim", "--socket", self.vpp_socket],
+            [
+                sys.executable, "-m", "maglev.vppsim",
+                "--socket", self.api_socket,
+                "--log-calls", self.call_log,
+            ],
             self.directory / "vppsim.log",
-        )
+        )  # fmt: skip
         self.stand_in.wait_ready(self._stand_in_answers)
-        self.tap = Tap(self.api_socket, self.vpp_socket, self._calls)
-        self._thread.do(self.tap.start())
 
     def _stand_in_answers(self) -> bool:
         try:
-            read_weights(self.vpp_socket)
+            read_weights(self.api_socket)
         except OSError:
             return False
         return True
 
-    def _cut_tap(self) -> None:
-        if self.tap is not None:
-            self._thread.do(self.tap.stop())
-            self.tap = None
-
     def stop_stand_in(self) -> None:
         """End the stand-in; what it held is lost, as when VPP ends."""
-        self._cut_tap()
         if self.stand_in is not None:
             self.stand_in.close()
             self.stand_in = None
 
+    def show_command(self) -> list[str]:
+        """The command that shows what the dataplane holds."""
+        return [sys.executable, "-m", "maglev.vppsim", "show", "--socket", str(self.api_socket)]
+
     def calls(self) -> list[Call]:
-        """Every call so far that changed something in the dataplane, and every goodbye, in order."""
-        return list(self._calls)
+        """Every call of the daemon that the stand-in has answered so far, in order."""
+        return read_calls(self.call_log)
 
     def programmed(self, frontend: str) -> dict[str, int]:
         """Weights that the stand-in holds for the VIP of a frontend, by the name of the backend.
 
         Addresses that no backend has stand for themselves; without the VIP there are none.
         """
-        key = self.vips[frontend]
-        vip = read_weights(self.vpp_socket).get(key)
-        return {self.names.get(address, address): weight for address, weight in vip.weights.items()} if vip else {}
+        weights = read_weights(self.api_socket).get(self.vips[frontend], {})
+        return {self.names.get(address, address): weight for address, weight in weights.items()}
 
     def wait_programmed(self, frontend: str, expected: dict[str, int], seconds: float) -> None:
         """Wait for the weights that the stand-in holds. LabError: they are others."""
