@@ -249,6 +249,12 @@ With The Stand-In: A Set Weight Reaches VPP
     Maglevc    set    frontend    http-vip    pool    primary    backend    web2    weight    default
     Weights In VPP Should Become    http-vip    web1=10    web2=5    web3=0
 
+With The Stand-In: A Second Sync Has Nothing To Do
+    Maglevc    sync    vpp    lb    state
+    Remember The Calls To VPP
+    Maglevc    sync    vpp    lb    state
+    VPP Should Have Seen No Write
+
 With The Stand-In: A Changed Check Changes No Weight
     Remember The Calls To VPP
     Remember The History Of    web1
@@ -296,7 +302,7 @@ With The Stand-In: A Restart With A Lost Probe Changes No Weight
 
 With The Stand-In: An Emptied VPP Is Programmed Again
     Stop Stand In
-    Maglevc Should Fail    3    show    vpp    info
+    Maglevc Should Fail    1    show    vpp    info
     Effective Weight Should Be    http-vip    web1    100
     Start Stand In
     Weights In VPP Should Become    http-vip    web1=10    web2=5    web3=0

@@ -465,6 +465,7 @@ class MaglevLab:
     @keyword("VPP Should Have Seen No Write")
     def vpp_should_have_seen_no_write(self) -> None:
         """Nothing that changes anything was sent to the stand-in since the calls were remembered."""
+        check(bool(self.lab.calls()), "the stand-in has written no call down at all")
         writes = [call for call in self._news() if call.name in WRITES]
         check(not writes, f"written to VPP: {writes}")
 
