@@ -7,6 +7,7 @@ tests of pytest and Robot, and each lint step as one. Reports are left in ``buil
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -90,7 +91,9 @@ def run(step: Step) -> Outcome:
     """Run one step with its output on the terminal."""
     print(f"\n== {step.name}: {Path(step.command[0]).name} {' '.join(step.command[1:])}", flush=True)
     began = time.monotonic()
-    status = subprocess.run(step.command, cwd=ROOT, check=False).returncode
+    # cython-lint looks for pycodestyle on the path.
+    environment = {**os.environ, "PATH": os.pathsep.join([str(BIN), os.environ.get("PATH", "")])}
+    status = subprocess.run(step.command, cwd=ROOT, env=environment, check=False).returncode
     seconds = time.monotonic() - began
     counts = Counts(int(status == 0), int(status != 0))
     if step.counts is not None:
