@@ -38,6 +38,8 @@ MAX_REQUEST: Final = 1 << 20
 """Longest request that is read, bytes."""
 BACKLOG: Final = 4096
 """Requests that may wait behind a slow one; a connection with more to say is not read meanwhile."""
+OUTPUT: Final = 1 << 16
+"""Replies of one client that are held back within a round, bytes."""
 SOCKET_CLIENT: Final = 0x80000000
 """VPP marks the client indexes of socket clients with this bit."""
 
@@ -79,6 +81,7 @@ class StandIn:
         self.control = Control(self)
         self._server: asyncio.Server | None = None
         self._backlog: deque[tuple[_Connection, bytes]] = deque()
+        self._answered: dict[_Connection, None] = {}
         self._worker: asyncio.Task[None] | None = None
         self._restart: asyncio.Task[None] | None = None
         self._hanging = False
@@ -157,8 +160,7 @@ class StandIn:
     @hanging.setter
     def hanging(self, value: bool) -> None:
         self._hanging = value
-        for connection in self.connections:
-            connection.regulate()
+        self._regulate()
         if not value:
             self._work()
 
@@ -182,23 +184,40 @@ class StandIn:
             if self._delay(body) > 0.0:
                 self._worker = asyncio.get_running_loop().create_task(self._work_slowly())
                 self._worker.add_done_callback(_report)
-                return
+                break
             self._backlog.popleft()
             self._handle(connection, body)
+        self._flush()
+
+    def _flush(self) -> None:
+        # Replies of one round go out together; a system call for each would cost more than the work itself.
+        for connection in self._answered:
+            connection.flush()
+        self._answered.clear()
+
+    def answered(self, connection: _Connection) -> None:
+        """The connection holds replies that are to be written at the end of the round."""
+        self._answered[connection] = None
 
     async def _work_slowly(self) -> None:
-        while self._backlog and not self._hanging:
-            connection, body = self._backlog.popleft()
-            delay = self._delay(body)
-            if delay > 0.0:
-                await self.clock.sleep(delay)
-            self._handle(connection, body)
-            if len(self._backlog) == BACKLOG // 2:
-                for one in self.connections:
-                    one.regulate()
-        self._worker = None
-        for one in self.connections:
-            one.regulate()
+        try:
+            while self._backlog and not self._hanging:
+                connection, body = self._backlog.popleft()
+                delay = self._delay(body)
+                if delay > 0.0:
+                    await self.clock.sleep(delay)
+                self._handle(connection, body)
+                self._flush()
+                if len(self._backlog) == BACKLOG // 2:
+                    self._regulate()
+        finally:
+            if self._worker is asyncio.current_task():
+                self._worker = None
+        self._regulate()
+
+    def _regulate(self) -> None:
+        for connection in self.connections:
+            connection.regulate()
 
     def _delay(self, body: bytes) -> float:
         if not self.faults.delays:
@@ -233,6 +252,7 @@ class StandIn:
         except Crash as crash:
             log.error("VPP would have crashed: %s", crash)
             self.crashes.append(str(crash))
+            self._flush()
             self.restart_soon()
             self.drop_connections()
             return
@@ -294,6 +314,8 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._choked = False  # the client does not read its replies
         self._reading = True
+        self._out: list[bytes] = []
+        self._out_size = 0
         self.client_index: int | None = None
         self.name = ""
 
@@ -344,7 +366,21 @@ class _Connection(asyncio.Protocol):
         self._reading = wanted
 
     def send(self, data: bytes) -> None:
-        """Write replies, as far as the faults let them."""
+        """Take replies; they are written at the end of the round, or when there is much of them."""
+        if not data:
+            return
+        self._out.append(data)
+        self._out_size += len(data)
+        if self._out_size > OUTPUT:
+            self.flush()
+        else:
+            self._server.answered(self)
+
+    def flush(self) -> None:
+        """Write the replies, as far as the faults let them."""
+        data = b"".join(self._out)
+        self._out.clear()
+        self._out_size = 0
         transport = self._transport
         if transport is None or transport.is_closing() or not data:
             return
@@ -360,7 +396,8 @@ class _Connection(asyncio.Protocol):
         transport.close()
 
     def close(self) -> None:
-        """Close behind what was written already."""
+        """Close behind what is to be written."""
+        self.flush()
         if self._transport is not None:
             self._transport.close()
 
