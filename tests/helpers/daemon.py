@@ -102,8 +102,8 @@ class DaemonProcess:
         self._readers: list[asyncio.Task[None]] = []
         self._notify: asyncio.DatagramTransport | None = None
 
-    async def spawn(self) -> None:
-        """Start the process, and wait for nothing."""
+    async def spawn(self, before_exec: Callable[[], None] | None = None) -> None:
+        """Start the process, and wait for nothing. ``before_exec`` is called in the child."""
         path = self.directory / f"notify-{len(self._readers)}"
         path.unlink(missing_ok=True)
         self._notices = _Notices()
@@ -126,6 +126,7 @@ class DaemonProcess:
             env={**os.environ, "NOTIFY_SOCKET": str(path)},
             stderr=asyncio.subprocess.PIPE,
             stdin=asyncio.subprocess.DEVNULL,
+            preexec_fn=before_exec,
         )
         self._readers.append(asyncio.create_task(self._read_log(self.process)))
 
