@@ -17,7 +17,7 @@ DEFAULT_SOCKET = "/run/vpp-maglev/maglevd.sock"
 DEFAULT_TCP = "localhost:9090"
 DEFAULT_PORT = 9090
 # What answers from memory, and what reads the configuration file or drives VPP (the daemon gives up after 120 s).
-CALL_SECONDS = 10.0
+CALL_SECONDS = 5.0
 LONG_SECONDS = 130.0
 PAGE = 1_000
 # In the trailing metadata of a status that the daemon itself gave: it is there, VPP is not.

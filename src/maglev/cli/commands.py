@@ -15,7 +15,7 @@ from typing import IO, Any
 import grpc
 
 from maglev.cli import grammar, render
-from maglev.cli.client import LONG_SECONDS, Client
+from maglev.cli.client import CALL_SECONDS, LONG_SECONDS, Client
 from maglev.cli.errors import DONE, REFUSED, CommandError
 from maglev.cli.grammar import Command, Kind
 from maglev.cli.jsonout import dumps, plain, word
@@ -82,7 +82,7 @@ def exists(client: Client) -> grammar.Exists:
         if kind not in calls:
             return False
         try:
-            calls[kind][0](calls[kind][1], timeout=10.0)
+            calls[kind][0](calls[kind][1], timeout=CALL_SECONDS)
         except grpc.RpcError as error:
             code: grpc.StatusCode = error.code()
             if code is grpc.StatusCode.NOT_FOUND:

@@ -1,0 +1,492 @@
+"""``maglevc`` as operators run it: a process of its own, against a real server whose states the test sets by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pexpect
+import pytest
+
+from maglev.pb import maglev_pb2 as pb
+from maglev.rpc.server import RpcServer, ServerOptions
+from maglev.states import Code, State
+from tests.helpers.rpc import FakeDaemon, Load, Problem, fake_daemon, large_config
+
+DEADLINE = 30.0
+COMMAND = [sys.executable, "-m", "maglev.cli.main"]
+
+T = TypeVar("T")
+
+
+@dataclass
+class Answer:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Served:
+    """A server on a loop in a thread of its own; the test stays free to wait for processes."""
+
+    def __init__(self, directory: Path, make: Callable[[], FakeDaemon] = fake_daemon) -> None:
+        self.socket = directory / "run" / "maglevd.sock"
+        self.home = directory
+        self._make = make
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.daemon, self.server = self.do(self._start)
+
+    async def _start(self) -> tuple[FakeDaemon, RpcServer]:
+        daemon = self._make()
+        server = RpcServer(
+            daemon.services, ServerOptions(unix_socket=self.socket, tcp_address="127.0.0.1:0", reflection=False)
+        )
+        await server.start()
+        return daemon, server
+
+    def do(self, work: Callable[[], Any]) -> Any:
+        """Run something on the server's loop and wait for it."""
+
+        async def run() -> Any:
+            result = work()
+            return await result if asyncio.iscoroutine(result) else result
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(DEADLINE)
+
+    def stop(self) -> None:
+        self.do(lambda: self.server.stop(0.3))
+
+    def restart(self) -> None:
+        self.daemon, self.server = self.do(self._start)
+
+    def close(self) -> None:
+        self.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(DEADLINE)
+        self._loop.close()
+
+    def environment(self) -> dict[str, str]:
+        keep = {name: value for name, value in os.environ.items() if not name.startswith(("MAGLEV_", "XDG_"))}
+        return {**keep, "XDG_STATE_HOME": str(self.home / "state"), "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"}
+
+    def run(self, line: str, *flags: str, server: str = "", stdin: str | None = None) -> Answer:
+        """One command, given as a line."""
+        done = subprocess.run(
+            [*COMMAND, "--server", server or f"unix:{self.socket}", *flags, *line.split()],
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            env=self.environment(),
+        )
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    one = Served(tmp_path)
+    checker = one.daemon.checker
+    one.do(lambda: checker.move("web0", State.UP, Code.L7OK))
+    one.do(lambda: checker.move("web1", State.DOWN, Code.L7STS, detail="\x1b[31m503"))
+    yield one
+    one.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("show version", "maglevd 1.2.3"),
+        ("show frontends", "www       192.0.2.80 tcp 80"),
+        ("show frontends www", "    web0 weight 100 effective 100\n    web1 weight 50 effective 0\n"),
+        ("show frontend state up match w", "www"),
+        ("show backends", "web0     10.0.0.1"),
+        ("show backends web1", "unknown -> down  L7STS (\\x1b[31m503)"),
+        ("show backends state down", "web1"),
+        ("show healthchecks", "web          http  80"),
+        ("show healthchecks web", "GET /healthz"),
+        ("show overrides", "BACKEND"),
+        ("show vpp info", "VPP 26.10-rc0"),
+        ("show vpp lb state", "vip 192.0.2.80/32 tcp 80 (frontend www)"),
+        ("show vpp lb state dns", "vip 2001:db8::53/128"),
+        ("show vpp lb counters", "www  1000      10     1          0          1011     64000"),
+        ("set backend web0 pause", "backend web0 is paused"),
+        ("set backend web0 resume", "backend web0 is unknown"),
+        ("set backend web0 disable", "backend web0 is disabled"),
+        ("set backend web0 enable", "nothing to enable: backend web0 is up"),
+        ("set backend web0 drain reason disk for 1h", "backend web0 is up, drained"),
+        ("set backend web0 undrain", "backend web0 is up"),
+        ("set frontend www pool primary backend web0 weight 40 flush", "web0 weight 40 effective 40"),
+        ("set frontend www pool primary backend web0 weight 33", "rounded to 30 in VPP"),
+        ("set frontend www pool primary backend web0 weight default", "web0 weight 100 effective 100"),
+        ("sync vpp lb state", "1 call, workers stalled for 350us"),
+        ("sync vpp lb state www dry-run", "2.0 % of the other flows' buckets move"),
+        ("config check", "/etc/vpp-maglev/maglev.yaml is valid"),
+        ("config diff", "~ maglev.backends.web0.address: 192.0.2.1 -> 192.0.2.2"),
+        ("config reload", "/etc/vpp-maglev/maglev.yaml is in force"),
+        ("help", "set backend NAME pause"),
+    ],
+)
+def test_each_command(served: Served, line: str, expected: str) -> None:
+    answer = served.run(line)
+
+    assert expected in answer.out
+    assert answer.status == 0, answer.err
+    assert "\x1b" not in answer.out
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "words"),
+    [
+        ("show bogus", 2, "'bogus' is not expected here"),
+        ("show frontends www surplus", 2, "'surplus' is not expected here"),
+        ("set backend web0", 2, "incomplete"),
+        ("set frontend www pool primary backend web0 weight 101", 2, "'101' is no weight"),
+        ("show frontends nil", 1, "no frontend named 'nil'"),
+        ("show backends nil", 1, "no backend named 'nil'"),
+        ("show healthchecks nil", 1, "no health check named 'nil'"),
+        ("set backend nil pause", 1, "no backend named 'nil'"),
+        ("set frontend www pool nil backend web0 weight 1", 1, "web0"),
+        ("show backends match (", 1, "no regular expression"),
+        ("watch events backend nil", 1, "no backend named 'nil'"),
+    ],
+)
+def test_refusals_have_their_status_and_words(served: Served, line: str, status: int, words: str) -> None:
+    answer = served.run(line)
+
+    assert answer.status == status
+    assert words in answer.err
+    assert answer.err.startswith("maglevc: ")
+
+
+def test_pause_of_a_disabled_backend_is_refused(served: Served) -> None:
+    served.do(lambda: served.daemon.checker.move("web0", State.DISABLED, Code.DISABLED))
+
+    answer = served.run("set backend web0 pause")
+
+    assert answer.status == 1
+    assert "disabled" in answer.err
+
+
+def test_a_viewer_is_refused(served: Served) -> None:
+    answer = served.run("set backend web0 pause", server=f"127.0.0.1:{served.server.port}")
+
+    assert answer.status == 1
+    assert "viewer" in answer.err
+
+
+def test_vpp_away_is_a_refusal_and_a_server_away_is_unreachable(served: Served) -> None:
+    served.daemon.dataplane.link.connected = False
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nobody = f"127.0.0.1:{closed.getsockname()[1]}"
+
+    away = served.run("show vpp info")
+    gone = served.run("show version", server=nobody)
+    missing = served.run("show version", server=f"unix:{served.home}/nil.sock")
+
+    assert (away.status, gone.status, missing.status) == (1, 3, 3)
+    assert "VPP is away" in away.err
+    assert "cannot reach" in gone.err
+
+
+def test_a_server_that_says_nothing_is_unreachable(served: Served) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        answer = served.run("show version", server=f"127.0.0.1:{silent.getsockname()[1]}")
+
+    assert answer.status == 3
+    assert answer.err
+
+
+def test_a_broken_file_is_refused_with_all_its_errors(served: Served) -> None:
+    served.daemon.loader.result = Load(
+        None,
+        parse_errors=[Problem("maglev.x", "unknown key", 2, 3)],
+        semantic_errors=[Problem("maglev.y", "no such backend")],
+    )
+    for line in ("config check", "config diff", "config reload"):
+        answer = served.run(line)
+        assert answer.status == 1
+        assert "maglev.yaml:2:3: parse error: maglev.x: unknown key" in answer.out
+        assert "semantic error: maglev.y: no such backend" in answer.out
+        assert "has errors" in answer.err
+
+
+def test_a_dangerous_reload_needs_force(served: Served) -> None:
+    served.daemon.loader.dangerous = True
+
+    assert served.run("config reload").status == 1
+    assert served.run("config reload force").status == 0
+    assert served.daemon.loader.reloads == [(True, "unix")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "show version",
+        "show frontends",
+        "show frontends www",
+        "show backends",
+        "show backends web0",
+        "show healthchecks",
+        "show healthchecks web",
+        "show overrides",
+        "show vpp info",
+        "show vpp lb state",
+        "show vpp lb counters",
+        "set backend web0 drain",
+        "sync vpp lb state dry-run",
+        "config check",
+        "config diff",
+    ],
+)
+def test_everything_is_json_when_asked(served: Served, line: str) -> None:
+    answer = served.run(line, "--json")
+
+    assert isinstance(answer.json, (dict, list))
+    assert answer.status == 0
+
+
+def test_json_of_lists_is_an_array_over_all_pages(tmp_path: Path) -> None:
+    served = Served(tmp_path, lambda: fake_daemon(large_config(2_500, 5)))
+    try:
+        names = [one["name"] for one in served.run("show backends", "--json").json]
+        rows = served.run("show backends").out.splitlines()
+        none = served.run("show backends match ^nothing$", "--json").json
+    finally:
+        served.close()
+
+    assert names == [f"b{at:05}" for at in range(2_500)]
+    assert len(rows) == 2_501
+    assert none == []
+
+
+def test_colours_when_asked_and_not_in_a_pipe(served: Served) -> None:
+    assert "\x1b[32m" in served.run("show backends", "--color").out
+    assert "\x1b" not in served.run("show backends", "-color=false").out
+    assert "\x1b" not in served.run("show backends").out
+
+
+def test_an_abbreviation_that_is_a_live_name_is_the_name(served: Served) -> None:
+    answer = served.run("sync vpp lb state d")
+
+    assert answer.status == 0
+    # "d" is no frontend, so it is dry-run; nothing was synced.
+    assert served.daemon.dataplane.syncs == []
+
+
+def test_version_and_help_need_no_server() -> None:
+    for flags, words in ((["--version"], "maglevc "), (["--help"], "show frontends NAME"), (["-version"], "maglevc ")):
+        done = subprocess.run([*COMMAND, *flags], capture_output=True, text=True, timeout=DEADLINE, check=True)
+        assert words in done.stdout
+    bad = subprocess.run([*COMMAND, "--bogus"], capture_output=True, text=True, timeout=DEADLINE)
+    assert bad.returncode == 2
+
+
+def test_commands_from_a_pipe_are_all_run(served: Served) -> None:
+    answer = served.run(
+        "", stdin="show frontends www\n\n# a comment\nshow bogus\nset backend web0 drain reason 'a b'\n"
+    )
+
+    assert "web0 weight 100" in answer.out
+    assert "bogus" in answer.err
+    assert served.daemon.checker.asked == [("drain", "web0", "unix", "a b", 0)]
+    assert answer.status == 2
+
+
+def test_a_closed_pipe_is_no_error(served: Served) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "--server", f"unix:{served.socket}", "watch", "events"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        env=served.environment(),
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    served.do(lambda: served.daemon.checker.move("web0", State.DOWN, Code.L4CON))
+    _, err = process.communicate(timeout=DEADLINE)
+
+    assert process.returncode == 0
+    assert err == b""
+
+
+# -------------------------------------------------------------------------------------------------------- watch
+
+
+def test_watch_prints_json_lines_and_ends_after_some(served: Served) -> None:
+    answer = served.run("watch events num 6")
+    events = [json.loads(line) for line in answer.out.splitlines()]
+
+    assert answer.status == 0
+    assert [next(iter(event)) for event in events] == ["backend"] * 4 + ["frontend"] * 2
+    assert (events[0]["backend"]["name"], events[0]["backend"]["to_state"]) == ("web0", "up")
+    assert events[1]["backend"]["detail"] == "\x1b[31m503"
+
+
+def test_watch_passes_its_filters_on(served: Served) -> None:
+    answer = served.run("watch events num 1 backend web1")
+
+    assert json.loads(answer.out)["backend"]["name"] == "web1"
+
+
+def test_watch_ends_as_unreachable_when_the_server_ends(served: Served) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "--server", f"unix:{served.socket}", "watch", "events"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env=served.environment(),
+    )
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["backend"]["name"] == "web0"
+    served.stop()
+    _, err = process.communicate(timeout=DEADLINE)
+    served.restart()
+
+    assert process.returncode == 3
+    assert "on its way out" in err
+
+
+# -------------------------------------------------------------------------------------------------------- shell
+
+
+class Terminal:
+    """The shell in a pseudo-terminal."""
+
+    def __init__(self, served: Served, *words: str) -> None:
+        self.child: pexpect.spawn[str] = pexpect.spawn(
+            COMMAND[0],
+            [*COMMAND[1:], "--server", f"unix:{served.socket}", *words],
+            encoding="utf-8",
+            timeout=DEADLINE,
+            dimensions=(50, 200),
+            env=served.environment(),
+        )
+
+    def expect(self, text: str) -> None:
+        self.child.expect_exact(text)
+
+    def type(self, text: str) -> None:
+        self.child.send(text)
+
+    def end(self) -> int:
+        self.child.expect(pexpect.EOF)
+        self.child.close()
+        assert self.child.exitstatus is not None
+        return self.child.exitstatus
+
+
+@pytest.fixture
+def shell(served: Served) -> Iterator[Terminal]:
+    terminal = Terminal(served, "--color=false")
+    terminal.expect("up, 1 down")
+    yield terminal
+    terminal.child.close(force=True)
+
+
+def test_shell_completes_words_and_live_names(shell: Terminal) -> None:
+    # What is drawn is the difference only: the rest of the word.
+    shell.type("sh fro\t")
+    shell.expect("ntends")
+    shell.type("w\t")
+    shell.expect("ww")
+    shell.type("\r")
+    shell.expect("web0 weight 100 effective 100")
+    shell.type("set fr www po pri\t")
+    shell.expect("mary")
+    shell.type("ba web1 wei 7\r")
+    shell.expect("web1 weight 7 effective 0")
+    shell.type("quit\r")
+
+    assert shell.end() == 0
+
+
+def test_shell_shows_what_can_follow(shell: Terminal) -> None:
+    shell.type("set backend web0 ?")
+    shell.expect("  drain    no new flows; flows and probing stay")
+    shell.type("\x15")
+    shell.type("set backend web0 drain reason 'why?'\r")
+    shell.expect("backend web0 is up, drained")
+    shell.type("\x04")
+
+    assert shell.end() == 0
+
+
+def test_shell_survives_errors_and_a_lost_server(shell: Terminal, served: Served) -> None:
+    shell.type("show bogus\r")
+    shell.expect("'bogus' is not expected here")
+    served.stop()
+    shell.expect("away")
+    shell.type("show version\r")
+    shell.expect("cannot reach")
+    served.restart()
+    shell.expect("up]>")
+    shell.type("show version\r")
+    shell.expect("maglevd 1.2.3")
+    shell.type("exit\r")
+
+    assert shell.end() == 0
+
+
+def test_shell_keeps_its_history_on_disk(shell: Terminal, served: Served) -> None:
+    shell.type("show overrides\r")
+    shell.expect("REASON")
+    shell.type("quit\r")
+    assert shell.end() == 0
+
+    path = served.home / "state" / "vpp-maglev" / "maglevc_history"
+    assert "+show overrides" in path.read_text().splitlines()
+    assert path.stat().st_mode & 0o077 == 0
+    again = Terminal(served, "--color=false")
+    again.expect("]>")
+    again.type("\x1b[A\x1b[A\r")
+    again.expect("REASON")
+    again.type("quit\r")
+    assert again.end() == 0
+
+
+def test_a_key_or_an_interrupt_ends_a_watch(shell: Terminal, served: Served) -> None:
+    shell.type("watch events\r")
+    shell.expect('"frontend"')
+    shell.type("x")
+    shell.expect("]>")
+    shell.type("watch events\r")
+    shell.expect('"frontend"')
+    shell.type("\x03")
+    shell.expect("]>")
+    shell.type("show version\r")
+    shell.expect("maglevd 1.2.3")
+    shell.type("quit\r")
+    assert shell.end() == 0
+
+    alone = Terminal(served, "watch", "events")
+    alone.expect('"frontend"')
+    alone.type("q")
+    assert alone.end() == 0
+
+
+def test_proto_enums_and_words_of_the_tree_agree() -> None:
+    for state in ("up", "down", "unknown", "paused", "disabled"):
+        assert pb.BackendState.Value(f"BACKEND_STATE_{state.upper()}")
+    for level in ("debug", "info", "warning", "error"):
+        assert pb.LogLevel.Value(f"LOG_LEVEL_{level.upper()}")

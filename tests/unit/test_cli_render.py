@@ -1,0 +1,297 @@
+"""What people and programs read: golden texts."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from maglev.cli import render
+from maglev.cli.jsonout import dumps, plain, word
+from maglev.cli.text import Style
+from maglev.pb import maglev_pb2 as pb
+
+PLAIN = Style(False)
+NOW = 1_800_000_000_000_000_000
+SECOND = 10**9
+
+
+@pytest.fixture(autouse=True)
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Times are shown in local time: make that UTC."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_frontend_prints_a_parseable_line_for_each_member() -> None:
+    info = pb.FrontendInfo(
+        name="www",
+        address="2001:db8::80",
+        protocol=pb.PROTOCOL_TCP,
+        port=80,
+        description="public \x1b[31mweb",
+        flush_on_down=True,
+        on_all_down=pb.ON_ALL_DOWN_KEEP,
+        state=pb.FRONTEND_STATE_UP,
+        active_pool="primary",
+        unit=10,
+        pools=[
+            pb.PoolInfo(
+                name="primary",
+                backends=[
+                    pb.PoolBackendInfo(name="web0", weight=100, effective_weight=100, enabled=True),
+                    pb.PoolBackendInfo(name="web1", weight=50, enabled=False, drained=True),
+                ],
+            ),
+            pb.PoolInfo(name="spare", backends=[pb.PoolBackendInfo(name="web2", weight=7, enabled=True, drained=True)]),
+        ],
+    )
+
+    lines = list(render.frontend(PLAIN, info))
+
+    assert "\n".join(lines) == (
+        "frontend www\n"
+        "  vip            2001:db8::80 tcp 80\n"
+        "  description    public \\x1b[31mweb\n"
+        "  state          up\n"
+        "  active pool    primary\n"
+        "  weight unit    10\n"
+        "  source sticky  no\n"
+        "  flush on down  yes\n"
+        "  on all down    keep\n"
+        "  pool primary (active)\n"
+        "    web0 weight 100 effective 100\n"
+        "    web1 weight 50 effective 0 [disabled] [drained]\n"
+        "  pool spare\n"
+        "    web2 weight 7 effective 0 [drained]"
+    )
+    members = [
+        match.group(0)
+        for line in lines
+        if (match := re.fullmatch(r"\s+\S+ weight \d+ effective \d+( \[disabled\])?( \[drained\])?", line))
+    ]
+    assert len(members) == 3
+
+
+def test_backend_prints_its_history() -> None:
+    info = pb.BackendInfo(
+        name="web0",
+        address="192.0.2.1",
+        state=pb.BACKEND_STATE_UNKNOWN,
+        enabled=True,
+        healthcheck="web",
+        counter=1,
+        rise=2,
+        fall=3,
+        last_code=pb.CHECK_CODE_L7STS,
+        last_detail="HTTP status 503\r\nSet-Cookie",
+        last_rtt_ns=1_234_567,
+        last_result_age_ns=500_000_000,
+        state_since_ns=NOW - 61 * SECOND,
+        unprobed_since_ns=NOW,
+        unprobed_reason="no such source address",
+        probes_passed=3,
+        probes_failed=1,
+        frontends=["www", "api"],
+        transitions=[
+            pb.Transition(
+                from_state=pb.BACKEND_STATE_UP,
+                to_state=pb.BACKEND_STATE_DISABLED,
+                code=pb.CHECK_CODE_DISABLED,
+                at_ns=NOW - 62 * SECOND,
+                by="unix",
+                reason="disk",
+            ),
+            pb.Transition(
+                from_state=pb.BACKEND_STATE_DISABLED,
+                to_state=pb.BACKEND_STATE_UNKNOWN,
+                code=pb.CHECK_CODE_ENABLED,
+                at_ns=NOW - 61 * SECOND,
+            ),
+        ],
+        overrides=[
+            pb.Override(
+                kind=pb.OVERRIDE_KIND_WEIGHT,
+                backend="web0",
+                frontend="www",
+                pool="p",
+                weight=3,
+                file_weight=100,
+                by="unix",
+            )
+        ],
+    )
+
+    assert "\n".join(render.backend(PLAIN, info, NOW)) == (
+        "backend web0\n"
+        "  address       192.0.2.1\n"
+        "  state         unknown\n"
+        "  since         2027-01-15 07:58:59.000 (1m1s ago)\n"
+        "  enabled       yes\n"
+        "  drained       no\n"
+        "  health check  web\n"
+        "  counter       1 of 4 (rise 2, fall 3)\n"
+        "  last result   L7STS (HTTP status 503\\r\\nSet-Cookie)\n"
+        "  last rtt      1.2ms\n"
+        "  last age      500ms\n"
+        "  probes        3 passed, 1 failed\n"
+        "  not probed    since 2027-01-15 08:00:00.000: no such source address\n"
+        "  frontends     www, api\n"
+        "  override      weight 3 (file: 100) in www pool p by unix\n"
+        "  history\n"
+        "    2027-01-15 07:58:58.000  up -> disabled  disabled by unix: disk\n"
+        "    2027-01-15 07:58:59.000  disabled -> unknown  enabled"
+    )
+
+
+def test_lists_fit_80_columns() -> None:
+    backends = [
+        pb.BackendInfo(
+            name=f"nginx{at}-ams",
+            address=f"2001:db8:1::{at:x}",
+            state=pb.BACKEND_STATE_UP,
+            healthcheck="web",
+            last_code=pb.CHECK_CODE_L7OK,
+            last_rtt_ns=1_234_567,
+            state_since_ns=NOW - 90_061 * SECOND,
+            drained=at == 0,
+        )
+        for at in range(3)
+    ]
+    lines = list(render.backend_table(PLAIN).lines(render.backend_rows(backends, NOW)))
+
+    assert lines == [
+        "BACKEND     ADDRESS        STATE       CHECK  LAST  RTT    SINCE",
+        "nginx0-ams  2001:db8:1::0  up drained  web    L7OK  1.2ms  1d1h",
+        "nginx1-ams  2001:db8:1::1  up          web    L7OK  1.2ms  1d1h",
+        "nginx2-ams  2001:db8:1::2  up          web    L7OK  1.2ms  1d1h",
+    ]
+    assert max(len(line) for line in lines) <= 80
+
+
+def test_vip_shows_wanted_beside_found() -> None:
+    info = pb.VPPVip(
+        frontend="www",
+        prefix="192.0.2.80/32",
+        protocol=pb.PROTOCOL_TCP,
+        port=80,
+        encap=pb.ENCAP_GRE4,
+        new_flows_table_length=16384,
+        present=True,
+        wanted=True,
+        unit=10,
+        lingering=1,
+        notes=["recreated too often"],
+        ases=[
+            pb.VPPAs(
+                address="10.0.0.1",
+                backend="web0",
+                state=pb.BACKEND_STATE_UP,
+                configured_weight=100,
+                effective_weight=100,
+                programmed_weight=10,
+                vpp_weight=5,
+                buckets=8192,
+                predicted_buckets=16384,
+                live=True,
+            ),
+            pb.VPPAs(address="10.0.0.9", buckets=0, live=False, flush_owed=True),
+        ],
+    )
+
+    assert "\n".join(render.vip(PLAIN, info)) == (
+        "vip 192.0.2.80/32 tcp 80 (frontend www)\n"
+        "  to be synced, gre4, table 16384, unit 10, 1 lingering\n"
+        "  note: recreated too often\n"
+        "  BACKEND  ADDRESS   STATE  CFG  EFF  PROG  VPP  BUCKETS\n"
+        "  web0     10.0.0.1  up     100  100  10    5    8192 (wanted: 16384)\n"
+        "  -        10.0.0.9  -      -    -    -     -    0 deleted flush owed"
+    )
+
+
+def test_problems_are_file_line_column_path_message() -> None:
+    check = pb.CheckConfigResponse(
+        file="/etc/x.yaml",
+        parse_errors=[pb.ConfigProblem(path="maglev.x", message="unknown key", line=2, column=3)],
+        semantic_errors=[pb.ConfigProblem(path="maglev.y", message="no \x1bbackend")],
+        warnings=[pb.ConfigProblem(message="small", line=9)],
+    )
+
+    assert list(render.problems(PLAIN, check)) == [
+        "/etc/x.yaml:2:3: parse error: maglev.x: unknown key",
+        "/etc/x.yaml: semantic error: maglev.y: no \\x1bbackend",
+        "/etc/x.yaml:9: warning: small",
+    ]
+
+
+def test_changes_of_the_configuration() -> None:
+    diff = pb.DiffConfigResponse(
+        changes=[
+            pb.ConfigChange(path="a", kind=pb.CHANGE_KIND_ADDED, new="1"),
+            pb.ConfigChange(path="b", kind=pb.CHANGE_KIND_REMOVED, old="2"),
+            pb.ConfigChange(path="c", kind=pb.CHANGE_KIND_CHANGED, old="3", new="4"),
+        ],
+        changes_omitted=5,
+        needs_force=True,
+    )
+
+    assert list(render.changes(PLAIN, diff)) == [
+        "+ a: 1",
+        "- b: 2",
+        "~ c: 3 -> 4",
+        "... and 5 more",
+        "this reload deletes most VIPs and needs force",
+    ]
+    assert list(render.changes(PLAIN, pb.DiffConfigResponse())) == ["nothing changes"]
+
+
+def test_json_has_all_keys_always_and_short_words() -> None:
+    empty = plain(pb.BackendInfo())
+
+    assert set(empty) == {field.name for field in pb.BackendInfo.DESCRIPTOR.fields}
+    assert empty["last_rtt_ns"] is None
+    assert empty["state"] == ""
+    assert empty["transitions"] == []
+    full = plain(
+        pb.BackendInfo(
+            state=pb.BACKEND_STATE_UP,
+            last_code=pb.CHECK_CODE_L7OK,
+            last_rtt_ns=0,
+            transitions=[pb.Transition(code=pb.CHECK_CODE_ENABLED, at_ns=2**60)],
+        )
+    )
+    assert (full["state"], full["last_code"], full["last_rtt_ns"]) == ("up", "L7OK", 0)
+    assert (full["transitions"][0]["code"], full["transitions"][0]["at_ns"]) == ("enabled", 2**60)
+
+
+def test_json_of_maps_oneofs_and_strangers() -> None:
+    info = plain(pb.ServerInfo(engine={"sent": 3}, warmup=pb.WARMUP_PHASE_DONE))
+    check = plain(pb.HealthCheckInfo(http=pb.HttpCheck(path="/")))
+    state = pb.BackendInfo()
+    state.ParseFromString(b"\x18\x63")  # state = 99, of a later version
+
+    assert info["engine"] == {"sent": 3}
+    assert check["tcp"] is None
+    assert check["http"]["path"] == "/"
+    assert plain(state)["state"] == 99
+    assert word(pb.BackendState, 99) == "99"
+    assert word(pb.PlanStepKind, pb.PLAN_STEP_KIND_VIP_ADD) == "vip-add"
+
+
+def test_json_is_safe_on_a_terminal() -> None:
+    text = dumps({"detail": "\x9b31m \x1b \u202e"})
+
+    assert text.isprintable()
+    assert json.loads(text) == {"detail": "\x9b31m \x1b \u202e"}
+
+
+def test_every_message_can_be_shown_as_json() -> None:
+    for name in pb.DESCRIPTOR.message_types_by_name:
+        message = getattr(pb, name)()
+        assert json.loads(dumps(plain(message))) == plain(message), name

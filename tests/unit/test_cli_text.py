@@ -1,0 +1,168 @@
+"""Text for people: escaping, durations, tables, flags, servers."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from maglev.cli.client import target
+from maglev.cli.errors import UsageError
+from maglev.cli.main import parse_flags
+from maglev.cli.text import Style, Table, duration, escape, escape_json, fields, parse_duration
+
+SECOND = 10**9
+
+
+@pytest.mark.parametrize(
+    ("raw", "escaped"),
+    [
+        ("plain text", "plain text"),
+        ("ümlaut 日本", "ümlaut 日本"),
+        ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
+        ("two\nlines\r\ttab", "two\\nlines\\r\\ttab"),
+        ("csi \x9b31m", "csi \\x9b31m"),
+        ("right \u202eleft", "right \\u202eleft"),
+        ("\x00\x7f", "\\x00\\x7f"),
+    ],
+)
+def test_escape_leaves_nothing_that_a_terminal_could_act_upon(raw: str, escaped: str) -> None:
+    assert escape(raw) == escaped
+    assert escape(raw).isprintable()
+
+
+def test_escaped_json_means_the_same() -> None:
+    value = {"detail": "csi \x9b31m \x7f \u202e \U000e0001 日本 ü"}
+    text = escape_json(json.dumps(value, ensure_ascii=False))
+
+    assert text.isprintable()
+    assert json.loads(text) == value
+
+
+@pytest.mark.parametrize(
+    ("ns", "text"),
+    [
+        (0, "0ns"),
+        (999, "999ns"),
+        (1_500, "1.5us"),
+        (2_000_000, "2ms"),
+        (9_960_000, "10ms"),
+        (999_600_000, "1s"),
+        (3_400_000_000, "3.4s"),
+        (59_700 * 10**6, "1m"),
+        (312 * SECOND, "5m12s"),
+        (3_599_900 * 10**6, "1h"),
+        (7_500 * SECOND, "2h5m"),
+        (90_061 * SECOND, "1d1h"),
+        (400 * 86_400 * SECOND, "400d"),
+        (-3 * SECOND, "-3s"),
+    ],
+)
+def test_durations_have_two_units_at_most(ns: int, text: str) -> None:
+    assert duration(ns) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "ns"), [("90s", 90 * SECOND), ("1h30m", 5_400 * SECOND), ("1.5h", 5_400 * SECOND), ("200ms", SECOND // 5)]
+)
+def test_durations_are_read_as_go_writes_them(text: str, ns: int) -> None:
+    assert parse_duration(text) == ns
+
+
+@pytest.mark.parametrize("text", ["", "5", "s", "5 s", "-5s", "0s", "1d", "5sx", "9" * 400 + "h", "1e3s"])
+def test_other_durations_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_duration(text)
+
+
+def test_tables_align_and_end_no_line_in_blanks() -> None:
+    table = Table(Style(False), ("NAME", "STATE", "REST"), paint=("STATE",))
+    lines = [
+        *table.lines([("a", "up", "x"), ("longer-name", "down", "")]),
+        *table.lines([("b", "up", ""), ("a-much-longer-name", "up", "y")]),
+    ]
+
+    assert lines == [
+        "NAME         STATE  REST",
+        "a            up     x",
+        "longer-name  down",
+        "b                   up",
+        "a-much-longer-name  up     y",
+    ]
+
+
+def test_colours_do_not_move_columns() -> None:
+    plain = Table(Style(False), ("NAME", "STATE", "REST"), paint=("STATE",))
+    coloured = Table(Style(True), ("NAME", "STATE", "REST"), paint=("STATE",))
+    rows = [("a", "up", "x"), ("b", "down drained", "y")]
+
+    stripped = [re.sub(r"\x1b\[\d+m", "", line) for line in coloured.lines(rows)]
+    assert stripped == list(plain.lines(rows))
+
+
+def test_cells_are_escaped() -> None:
+    table = Table(Style(False), ("NAME", "REST"))
+
+    assert list(table.lines([("\x1b[2J", "x")]))[1] == "\\x1b[2J  x"
+    assert list(fields(Style(False), [("name", "a\nb"), ("empty", "")])) == ["  name  a\\nb"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["show", "version"], {"words": ["show", "version"]}),
+        (["--json", "show", "version"], {"json": True, "words": ["show", "version"]}),
+        (["show", "version", "-json"], {"json": True, "words": ["show", "version"]}),
+        (["--server", "a:1"], {"server": "a:1"}),
+        (["-server=a:1"], {"server": "a:1"}),
+        (["--color"], {"colour": True}),
+        (["-color=false"], {"colour": False}),
+        (["--color=true"], {"colour": True}),
+        (["--version"], {"version": True}),
+        (["--tls-ca", "ca.pem", "--tls-server-name=x"], {"tls_ca": "ca.pem", "tls_server_name": "x"}),
+        (["--", "--json"], {"words": ["--json"]}),
+    ],
+)
+def test_flags_with_one_dash_or_two(arguments: list[str], expected: dict[str, object]) -> None:
+    flags = parse_flags(arguments, {})
+
+    for name, value in expected.items():
+        assert getattr(flags, name) == value
+    assert flags.words == expected.get("words", [])
+
+
+def test_the_flag_wins_over_the_environment() -> None:
+    environment = {"MAGLEV_SERVER": "env:1"}
+
+    assert parse_flags([], environment).server == "env:1"
+    assert parse_flags(["--server", "flag:1"], environment).server == "flag:1"
+
+
+@pytest.mark.parametrize("arguments", [["--bogus"], ["--server"], ["--color=blue"], ["-x"]])
+def test_bad_flags_are_refused(arguments: list[str]) -> None:
+    with pytest.raises(UsageError):
+        parse_flags(arguments, {})
+
+
+@pytest.mark.parametrize(
+    ("server", "expected"),
+    [
+        ("/run/x.sock", "unix:/run/x.sock"),
+        ("unix:/run/x.sock", "unix:/run/x.sock"),
+        ("lb1.example.org", "dns:lb1.example.org:9090"),
+        ("lb1.example.org:1234", "dns:lb1.example.org:1234"),
+        ("192.0.2.1:1234", "dns:192.0.2.1:1234"),
+        ("[2001:db8::1]:1234", "dns:[2001:db8::1]:1234"),
+        ("[2001:db8::1]", "dns:[2001:db8::1]:9090"),
+        ("2001:db8::1", "dns:[2001:db8::1]:9090"),
+    ],
+)
+def test_servers(server: str, expected: str) -> None:
+    assert target(server) == expected
+
+
+@pytest.mark.parametrize("server", ["", "a b", "host:port", "host:0", "host:70000", "x\x1b:1"])
+def test_bad_servers_are_refused(server: str) -> None:
+    with pytest.raises(UsageError):
+        target(server)
