@@ -91,6 +91,7 @@ def _serve(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--socket", required=True, type=Path, help="API socket to listen on")
+    parser.add_argument("--stats-socket", type=Path, help="socket that hands out the stats segment")
     parser.add_argument("--control", type=Path, help="control socket to listen on")
     parser.add_argument("--log-calls", type=Path, metavar="FILE", help="append every call as a line of JSON")
     parser.add_argument("--fault", action="append", default=[], metavar="COMMAND", help="misbehave from the start")
@@ -115,6 +116,7 @@ async def _run(options: argparse.Namespace) -> int:
             identity=Identity(version=options.vpp_version, workers=options.workers),
             with_weights=not options.without_weights,
             journal=Journal(log=calls),
+            stats_path=options.stats_socket,
         )
         control = None if options.control is None else ControlSocket(options.control, server.control)
         for command in options.fault:

@@ -142,6 +142,8 @@ class Control:
         vip = self._vip(words[:-1])
         model = self._server.model
         model.packets(vip, range(count))
+        if self._server.stats is not None:
+            self._server.stats.refresh()
         return "".join(
             f"{ipaddress.ip_address(server.address[12:] if vip.type.backends_ip4 else server.address)} {server.flows}\n"
             for server in model.ases_of(vip)

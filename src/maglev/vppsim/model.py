@@ -21,6 +21,8 @@ GC_GRACE: Final = 10
 
 NS_PER_BUCKET: Final = 17
 NS_PER_REPLICA: Final = 125
+PACKET_SIZE: Final = 64
+"""Bytes that a simulated packet counts for."""
 MAX_TABLE_LENGTH: Final = 1 << 24
 
 OK: Final = 0
@@ -153,6 +155,11 @@ class Pool(Generic[T]):
             self._used.append(True)
         return index, self._slots[index]
 
+    @property
+    def capacity(self) -> int:
+        """Slots, in use or not."""
+        return len(self._slots)
+
     def put(self, index: int) -> None:
         """Give an index back."""
         self._used[index] = False
@@ -265,6 +272,7 @@ class Model:
         # unlock it when it collects an AS, so the index stays taken until the AS's slot is used again.
         self.routes: dict[bytes, list[int]] = {}
         self._locks: dict[int, int] = {}
+        self._traffic: dict[int, list[int]] = {}  # index -> packets and bytes to the route
         self._route_indexes: Pool[None] = Pool(lambda _: None)
         for _ in range(FIRST_ROUTE_INDEX):
             self._route_indexes.get()
@@ -508,7 +516,10 @@ class Model:
         """
         table = self.table(vip)
         mask = vip.table_length - 1
+        route = self._traffic[self.routes[_route(vip.prefix, vip.length)][0]]
         for flow in flows:
+            route[0] += 1
+            route[1] += PACKET_SIZE
             if flow in vip.flows:
                 vip.counters[EXISTING] += 1
                 continue
@@ -550,11 +561,19 @@ class Model:
         route = self.routes.get(_route(normalise(prefix, length), length))
         return None if route is None else route[0]
 
+    def route_counters(self) -> list[int]:
+        """Packets and bytes to each route, in turn, by index."""
+        row = [0] * (2 * self._route_indexes.capacity)
+        for index, traffic in self._traffic.items():
+            row[2 * index : 2 * index + 2] = traffic
+        return row
+
     def _acquire_route(self, route: bytes) -> int:
         known = self.routes.get(route)
         if known is None:
             index, _ = self._route_indexes.get()
             self._locks[index] = 1
+            self._traffic[index] = [0, 0]
             known = self.routes[route] = [index, 0]
         known[1] += 1
         return known[0]

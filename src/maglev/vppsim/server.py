@@ -31,6 +31,8 @@ from maglev.vppsim.control import Control
 from maglev.vppsim.faults import Faults
 from maglev.vppsim.journal import Entry, Journal
 from maglev.vppsim.model import Crash, Model
+from maglev.vppsim.statseg import Entry as StatsEntry
+from maglev.vppsim.statseg import StatsSocket, entries_of
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ class StandIn:
     """One simulated VPP on one socket.
 
     ``clock`` drives VPP's own time and the delays. Over a ``restart`` the model is replaced; faults and journal stay.
-    ``ignored`` counts, by reason, what VPP would drop in silence.
+    ``ignored`` counts, by reason, what VPP would drop in silence. With ``stats_path`` there is a stats segment, too.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class StandIn:
         with_weights: bool = True,
         first_id: int | None = None,
         journal: Journal | None = None,
+        stats_path: str | os.PathLike[str] | None = None,
     ) -> None:
         self.path = os.fspath(path)
         self.clock: Clock = clock or SystemClock()
@@ -79,6 +82,7 @@ class StandIn:
         self._advanced = 0.0
         self.api = self._make_api()
         self.control = Control(self)
+        self.stats = None if stats_path is None else StatsSocket(stats_path, self._stats_entries)
         self._server: asyncio.Server | None = None
         self._backlog: deque[tuple[_Connection, bytes]] = deque()
         self._answered: dict[_Connection, None] = {}
@@ -107,6 +111,13 @@ class StandIn:
         """Listen. Raises OSError; among others if somebody answers on the socket already."""
         _clear_stale(self.path)
         self._server = await asyncio.get_running_loop().create_unix_server(lambda: _Connection(self), self.path)
+        if self.stats is not None:
+            self.stats.start()
+
+    def _stats_entries(self, heartbeat: int) -> list[StatsEntry]:
+        started = int((self.clock.time_ns() / 1e9) - self.now())
+        workers = self.api.identity.workers
+        return entries_of(self.model, started=started, heartbeat=heartbeat, workers=workers)
 
     async def stop(self) -> None:
         """Stop listening, drop all connections and remove the socket."""
@@ -125,6 +136,8 @@ class StandIn:
             self._server = None
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path)
+        if self.stats is not None:
+            self.stats.stop()
         self.drop_connections()
 
     def drop_connections(self) -> None:
