@@ -96,6 +96,20 @@ def test_an_as_with_a_flow_is_never_collected(bench: Bench) -> None:
     assert bench.state(vip) == []
 
 
+def test_slots_are_collected_in_their_order_and_reused_from_the_last(bench: Bench) -> None:
+    vip = bench.vip()
+    bench.model.add_ases(vip, [A1], 1, flush=False)
+    bench.model.add_ases(vip, [A2], 1, flush=False)
+    bench.model.delete_ases(vip, [A1], flush=False)
+    bench.at(60)
+    bench.model.add_ases(vip, [A3], 1, flush=False)  # younger than A2, and in front of it
+    assert [state[0] for state in bench.state(vip)] == [A3, A2]
+    bench.model.delete_ases(vip, [A2, A3], flush=False)
+    bench.at(120)
+    bench.model.add_ases(vip, [A1], 1, flush=False)
+    assert [server.index for server in bench.model.ases_of(vip)] == [2]
+
+
 def test_a_lingering_as_is_deleted_again_without_error_and_revived_with_the_new_weight(bench: Bench) -> None:
     vip = bench.vip()
     bench.model.add_ases(vip, [A1, A2], 10, flush=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from operator import itemgetter
 from typing import Final, Generic, TypeVar
 
 from maglev import _flowtable
@@ -318,7 +319,8 @@ class Model:
         if not _passed(now, vip.last_gc + GC_INTERVAL):
             return
         vip.last_gc = now
-        for address, slot in list(vip.slot_of.items()):
+        # In the order of the slots: what is freed last here is what the next AS gets.
+        for address, slot in sorted(vip.slot_of.items(), key=itemgetter(1)):
             server = self.ases[vip.as_slots[slot]]
             if not server.used and server.flows == 0 and _passed(now, server.last_used + GC_GRACE):
                 self._release_route(server.route)
