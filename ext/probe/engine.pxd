@@ -243,7 +243,6 @@ cdef struct Origin:
     uint64_t ns_dev
     uint64_t ns_ino
     int64_t checked_at              # when the namespace and the source were last seen to be there
-    bint checked_good
     uint64_t magic
     RawSocket icmp
     RawSocket tcp

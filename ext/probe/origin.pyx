@@ -266,13 +266,49 @@ cdef int reserve_ports(State* e, Origin* origin) noexcept nogil:
     return -1
 
 
+# Does the origin's namespace have its source address? MSG_PROBE asks the routing table and sends nothing. (What
+# connect() and getsockname() tell is not the answer: towards a secondary address the kernel prefers the primary.)
+cdef bint source_is_ours(Origin* origin) noexcept nogil:
+    cdef sockaddr_in6 name
+    cdef msghdr header
+    cdef char control[64]
+    cdef cmsghdr* item
+    cdef in_pktinfo info4
+    cdef in6_pktinfo info6
+    memset(&header, 0, sizeof(header))
+    memset(control, 0, sizeof(control))
+    header.msg_name = &name
+    header.msg_namelen = fill_name(&name, origin.v6, origin.source, 9)
+    header.msg_control = control
+    header.msg_controllen = sizeof(control)
+    item = CMSG_FIRSTHDR(&header)
+    if origin.v6:
+        memset(&info6, 0, sizeof(info6))
+        memcpy(&info6.ipi6_addr, origin.source, 16)
+        item.cmsg_level = IPPROTO_IPV6
+        item.cmsg_type = IPV6_PKTINFO
+        item.cmsg_len = CMSG_LEN(sizeof(info6))
+        memcpy(CMSG_DATA(item), &info6, sizeof(info6))
+        header.msg_controllen = CMSG_SPACE(sizeof(info6))
+    else:
+        memset(&info4, 0, sizeof(info4))
+        memcpy(&info4.ipi_spec_dst, origin.source, 4)
+        item.cmsg_level = IPPROTO_IP
+        item.cmsg_type = IP_PKTINFO
+        item.cmsg_len = CMSG_LEN(sizeof(info4))
+        memcpy(CMSG_DATA(item), &info4, sizeof(info4))
+        header.msg_controllen = CMSG_SPACE(sizeof(info4))
+    return sendmsg(origin.resolver, &header, MSG_DONTWAIT | MSG_CONFIRM | MSG_PROBE) >= 0
+
+
 # Everything an origin needs, in the present namespace. A failure closes what was opened.
 cdef int origin_open_here(State* e, Origin* origin) noexcept nogil:
     cdef uint32_t allow[8]
     origin.resolver = socket(AF_INET6 if origin.v6 else AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
     if origin.resolver < 0:
         return origin_failed(origin, BLOCK_SOCKET)
-    if origin_bind(origin, origin.resolver) < 0:
+    if origin.has_source and not source_is_ours(origin):
+        errno_set(EADDRNOTAVAIL)
         return origin_failed(origin, BLOCK_SOURCE)
     if origin.want_tcp and reserve_ports(e, origin) < 0:
         return -1
@@ -413,7 +449,10 @@ cdef void opener_ask(State* e, Origin* origin) noexcept nogil:
 cdef bint origin_ready(State* e, Origin* origin) noexcept nogil:
     cdef uint32_t state = load32(&origin.state)
     if state == ORIGIN_OPEN:
-        return True
+        # Sockets keep a namespace alive that was deleted, and never see the one that was made in its place.
+        if e.now - origin.checked_at < SECOND:
+            return True
+        return origin_sound(e, origin)
     if state == ORIGIN_FAILED and origin.retry_at == 0:
         origin_close(e, origin)
         origin.retry_at = e.now + origin.retry_delay
@@ -432,8 +471,8 @@ cdef bint origin_sound(State* e, Origin* origin) noexcept nogil:
     cdef char path[300]
     cdef stat_t found
     cdef size_t length
-    cdef int fd
     if origin.netns[0] == 0 and not origin.has_source:
+        origin.checked_at = e.tick_start
         return True
     if load32(&origin.state) != ORIGIN_OPEN:
         return False
@@ -447,14 +486,10 @@ cdef bint origin_sound(State* e, Origin* origin) noexcept nogil:
             errno_set(ENOENT)
             origin_lost(e, origin, BLOCK_NETNS)
             return False
-    elif origin.has_source:
-        fd = socket(AF_INET6 if origin.v6 else AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)
-        if fd >= 0:
-            if origin_bind(origin, fd) < 0:
-                origin_lost(e, origin, BLOCK_SOURCE)
-                close(fd)
-                return False
-            close(fd)
+    if origin.has_source and not source_is_ours(origin):
+        errno_set(EADDRNOTAVAIL)
+        origin_lost(e, origin, BLOCK_SOURCE)
+        return False
     origin.checked_at = e.tick_start
     return True
 

@@ -187,6 +187,7 @@ cdef extern from "sys/socket.h" nogil:
         SO_SNDBUF
         SO_SNDBUFFORCE
         SO_TIMESTAMPNS
+        MSG_CONFIRM
         MSG_DONTWAIT
         MSG_NOSIGNAL
     int socket(int, int, int)
@@ -199,6 +200,9 @@ cdef extern from "sys/socket.h" nogil:
     ssize_t recvmsg(int, msghdr*, int)
     int sendmmsg(int, mmsghdr*, unsigned int, int)
     int recvmmsg(int, mmsghdr*, unsigned int, int, timespec*)
+    ssize_t sendmsg(int, const msghdr*, int)
+    size_t CMSG_LEN(size_t)
+    size_t CMSG_SPACE(size_t)
     cmsghdr* CMSG_FIRSTHDR(msghdr*)
     cmsghdr* CMSG_NXTHDR(msghdr*, cmsghdr*)
     unsigned char* CMSG_DATA(cmsghdr*)
@@ -225,8 +229,14 @@ cdef extern from "netinet/in.h" nogil:
         IPPROTO_IPV6
         IPPROTO_ICMPV6
         IP_HDRINCL
+        IP_PKTINFO
+        IPV6_PKTINFO
         IPV6_V6ONLY
         IPV6_CHECKSUM
+    struct in_pktinfo:
+        in_addr ipi_spec_dst
+    struct in6_pktinfo:
+        in6_addr ipi6_addr
     uint16_t htons(uint16_t)
     uint32_t htonl(uint32_t)
     uint16_t ntohs(uint16_t)
@@ -261,6 +271,9 @@ cdef extern from *:
     #define MGL_ICMP_FILTER 1
     #define MGL_ICMPV6_FILTER 1
     #define MGL_IP_BIND_ADDRESS_NO_PORT 24
+    #ifndef MSG_PROBE
+    #define MSG_PROBE 0x10      /* the kernel's; the C library does not name it */
+    #endif
 
     #define mgl_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define mgl_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
@@ -274,6 +287,7 @@ cdef extern from *:
         MGL_ICMP_FILTER
         MGL_ICMPV6_FILTER
         MGL_IP_BIND_ADDRESS_NO_PORT
+        MSG_PROBE
     uint32_t load32 "mgl_load"(const uint32_t*) noexcept nogil
     void store32 "mgl_store"(uint32_t*, uint32_t) noexcept nogil
     int64_t load64 "mgl_load"(const int64_t*) noexcept nogil

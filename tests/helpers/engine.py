@@ -96,6 +96,10 @@ class Probing:
         self.wait(lambda: self.engine.target_info(target).blocked_since_ns, f"{target} to be blocked")
         return self.engine.target_info(target).blocked_reason
 
+    def unblocked(self, target: int) -> None:
+        """Wait until the target can be probed again, and has been."""
+        self.wait(lambda: not self.engine.target_info(target).blocked_since_ns, f"{target} to be probed again")
+
     def last(self, target: int) -> tuple[Code, str]:
         """Code and detail of the last result."""
         info = self.engine.target_info(target)
