@@ -61,6 +61,9 @@ READ_PER_AS_NS = 2_500
 
 DRIFT_WINDOW_NS = 600 * 1_000_000_000
 DRIFT_RECREATIONS = 2
+ADOPTION_PATIENCE_NS = 5 * 1_000_000_000
+"""The least time that a VPP is given to be read for the first time."""
+
 RELOAD_PATIENCE_NS = 10 * 1_000_000_000
 """How long a configuration that is in force may stay unannounced (a reload between its first and its last step)."""
 
@@ -184,9 +187,12 @@ class Reconciler:
         self._scope = "one"
         self._vips_changed = False
         self._settled = False
+        self._adopted = False
         self._wake = asyncio.Event()
         self._full_due = asyncio.Event()
         self._full_reason = ""
+        self._syncing = False
+        self._progress = asyncio.Event()
         self._work = asyncio.Lock()
         self._full = asyncio.Lock()
         self._stop_listening = events.listen(self._on_event)
@@ -227,10 +233,15 @@ class Reconciler:
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing waits to be programmed that could be."""
-        return (
-            not self._work.locked() and not self._full.locked() and not self._takeable() and not self._full_due.is_set()
-        )
+        """Whether nothing is in flight, and nothing waits that could be programmed now."""
+        waits = self._wake.is_set() or self._full_due.is_set() or self._syncing
+        return not waits and not self._work.locked() and not self._full.locked() and not self._takeable()
+
+    async def settled(self) -> None:
+        """Wait until ``quiet``."""
+        while not self.quiet:
+            self._progress.clear()
+            await self._progress.wait()
 
     def cost(self) -> CostModel:
         """What calls cost on this VPP."""
@@ -432,6 +443,7 @@ class Reconciler:
                     whole = await self._guarded(self._batch())
                 if not whole:
                     break
+            self._progress.set()
 
     async def _guarded(self, work: Coroutine[object, object, None]) -> bool:
         """Run a piece of work; a VPP that goes away or talks nonsense ends the piece and nothing else."""
@@ -646,25 +658,29 @@ class Reconciler:
             await self._wait_for(self._full_due, due_in / 1e9)
             asked = self._full_due.is_set()
             self._full_due.clear()
-            if self._warmup.phase is Phase.DONE and self._config is not None:
+            self._syncing = True
+            if self._config is not None and self._patience_ns() == 0:
                 # Backends of a VPP that has not been seen by now are presumed nothing.
                 self._settle(())
             changed, phase = self._warmup.phase is not phase, self._warmup.phase
             now = self._clock.monotonic_ns()
             periodic = self._config is not None and now - last >= self._config.lb.sync_interval
+            if periodic:
+                last = now
             self._expire_held()
             if changed:
                 self._unpark()
-            self._wake.set()
-            if not (asked or changed or periodic):
-                continue
-            if periodic:
-                last = now
-            if not self.client.usable or not self._announced():
-                continue
             reason = self._full_reason if asked else ("warm-up" if changed else "periodic")
-            if await self._guarded(self._full_sync(reason)):
-                self._wake.set()
+            if (asked or changed or periodic) and self.client.usable and self._announced():
+                await self._guarded(self._full_sync(reason))
+            self._syncing = False
+            self._wake.set()
+            self._progress.set()
+
+    def _patience_ns(self) -> int:
+        """How much longer to wait for a VPP to say what it holds. Delays of 0 turn the delays off, not the adoption."""
+        since_start = self._clock.monotonic_ns() - self._started_ns
+        return max(self._warmup.remaining_ns, ADOPTION_PATIENCE_NS - since_start, 0)
 
     def _next_due(self, last: int) -> int:
         now = self._clock.monotonic_ns()
@@ -672,6 +688,8 @@ class Reconciler:
         due = [max(0, last + interval - now)]
         if self._warmup.phase is not Phase.DONE:
             due.append(self._warmup.next_change_ns)
+        if not self._settled:
+            due.append(self._patience_ns())
         due.extend(max(0, until - now) for held in self._held.values() for until in held.values())
         return max(min(due), 1_000_000)
 
@@ -725,10 +743,11 @@ class Reconciler:
                     continue
                 serving = {address for address, have in found.ases.items() if have.weight > 0}
                 presumed.update(self._backends_at(config, wanted.frontend, serving))
-                if wanted.key not in self._multiples and not self._settled:
+                if wanted.key not in self._multiples and not self._adopted:
                     self._adopt_scale(wanted, actual)
             await asyncio.sleep(0)
         self._actual = actual
+        self._adopted = True
         self._settle(presumed)
         self._wake.set()
 
