@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
-from maglev.config.model import Backend, Config, Frontend, LbConfig, OnAllDown, Pool, PoolMember, Protocol
+from maglev.config.model import Backend, Config, Frontend, LbConfig, Pool, PoolMember, Protocol
 from maglev.errors import UnknownName
 from maglev.states import State
 from maglev.vpp.messages import Encap, LbConf, VipKey
@@ -173,6 +173,3 @@ class ModelVpp:
     def weights(self, key: VipKey) -> dict[str, int]:
         """Address -> weight of the live ASes."""
         return {str(ip_address(address)): found.weight for address, found in self.actual.vips[key].ases.items()}
-
-
-__all__ = ["FakeBackend", "FakeStates", "ModelError", "ModelVpp", "OnAllDown", "make_config"]

@@ -1,0 +1,182 @@
+"""A reconciler and its client on a stand-in's socket, with states that the test sets and events as the checker sends
+them. Every wait has a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable
+from ipaddress import ip_address
+from pathlib import Path
+
+from maglev.clock import Clock, SystemClock
+from maglev.config.model import Config, LbConfig
+from maglev.events import BackendEvent, Bus, ConfigEvent, DrainEvent, WeightEvent
+from maglev.states import Code, State
+from maglev.vpp.client import Timing, VppClient
+from maglev.vpp.dataplane import Dataplane
+from maglev.vpp.messages import VipKey, address_text
+from maglev.vpp.reconciler import MemoryStore, Reconciler
+from maglev.vppsim.journal import Entry
+from maglev.vppsim.model import Vip, embed, extract
+from maglev.vppsim.server import StandIn
+from tests.helpers.checker import FakeClock
+from tests.helpers.vpp import FakeStates
+
+DEADLINE = 10.0
+WWW = VipKey.parse("192.0.2.1/32", 6, 80)
+AT_ONCE = LbConfig(startup_min_delay=0, startup_max_delay=0)
+"""No warm-up delays."""
+HASTY = Timing(deadline=1.0, ping=0.5, backoff=0.01, backoff_most=0.02)
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for a state that no event announces."""
+    async with asyncio.timeout(DEADLINE):
+        while not condition():  # noqa: ASYNC110 - what sets it knows nothing of tests
+            await asyncio.sleep(0.002)
+
+
+class PacedClock(FakeClock):
+    """Time that the test moves, but for the short waits of the pacing, which pass by themselves."""
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds >= 0.5:
+            await super().sleep(seconds)
+            return
+        self.now += int(seconds * 1e9) + 1
+        await asyncio.sleep(0)
+
+
+class Presumed:
+    """Remembers which backends were said to serve already; None: nobody has said anything."""
+
+    def __init__(self) -> None:
+        self.names: set[str] | None = None
+
+    def settle(self, names: object) -> None:
+        assert self.names is None
+        self.names = set(names)  # type: ignore[call-overload]
+
+
+class Rig:
+    """One daemon's worth of dataplane."""
+
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        *,
+        clock: Clock | None = None,
+        timing: Timing = HASTY,
+        store: MemoryStore | None = None,
+        state: State = State.UP,
+    ) -> None:
+        self.clock = clock or SystemClock()
+        self.bus = Bus()
+        self.states = FakeStates(config)
+        for backend in self.states.backends.values():
+            backend.state = state
+        self.store = store or MemoryStore()
+        self.presumed = Presumed()
+        self.client = VppClient(str(path), SystemClock(), timing=timing, chance=random.Random(1))
+        self.reconciler = Reconciler(
+            self.client, self.bus, self.states, self.clock, presumption=self.presumed, ownership=self.store
+        )
+        self.dataplane = Dataplane(self.client, self.reconciler, self.states, self.clock)
+
+    def load(self, config: Config | None = None) -> None:
+        """A configuration takes effect."""
+        if config is not None:
+            self.states.load(config)
+        self.bus.publish(ConfigEvent(0))
+
+    def backend(self, name: str, state: State, *, by: str = "") -> None:
+        """A backend changes its state."""
+        backend = self.states.backends[name]
+        before, backend.state = backend.state, state
+        address = str(self.states.config().backends[name].address)
+        self.bus.publish(BackendEvent(name, address, before, state, Code.NONE, "", 0, by=by))
+
+    def drain(self, name: str, drained: bool = True) -> None:
+        """An operator drains a backend."""
+        backend = self.states.backends[name]
+        backend.drained = drained
+        address = str(self.states.config().backends[name].address)
+        self.bus.publish(DrainEvent(name, address, backend.state, drained, 0))
+
+    def weight(self, backend: str, weight: int, *, flush: bool = False, frontend: str = "www", pool: str = "p") -> None:
+        """An operator sets a weight."""
+        self.states.overrides[frontend, pool, backend] = weight
+        self.bus.publish(WeightEvent(frontend, pool, backend, 0, weight, flush, 0))
+
+    async def settled(self) -> None:
+        """VPP is there, has been read, and nothing is left to do."""
+        async with asyncio.timeout(DEADLINE):
+            await eventually(lambda: self.client.usable and self.reconciler.actual is not None)
+            await self.reconciler.settled()
+        # The reconciler's tasks go to sleep on the clock now: a test may move it only when they do.
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Rig]:
+        """Run client and reconciler; the end is orderly."""
+        client = asyncio.create_task(self.client.run())
+        reconciler = asyncio.create_task(self.reconciler.run())
+        try:
+            yield self
+            if reconciler.done():
+                reconciler.result()
+        finally:
+            reconciler.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reconciler
+            await self.client.close()
+            async with asyncio.timeout(DEADLINE):
+                await client
+
+
+def vip_of(server: StandIn, key: VipKey = WWW) -> Vip | None:
+    """The live VIP of that key in the stand-in."""
+    return server.model.find(embed(key.address), key.prefix_length + 128 - 8 * len(key.address), key.protocol, key.port)
+
+
+def weights(server: StandIn, key: VipKey = WWW) -> dict[str, int]:
+    """What the stand-in holds: address -> weight of the live ASes of a VIP; nothing if there is no such VIP."""
+    vip = vip_of(server, key)
+    if vip is None:
+        return {}
+    return {address_text(extract(one.address)): one.weight for one in server.model.ases_of(vip) if one.used}
+
+
+def drift(server: StandIn, address: str, weight: int, key: VipKey = WWW) -> None:
+    """Somebody else sets a weight in VPP."""
+    vip = vip_of(server, key)
+    assert vip is not None
+    assert server.model.set_weight(vip, embed(ip_address(address).packed), weight, flush=False) == 0
+
+
+def writes(server: StandIn) -> list[str]:
+    """The calls that changed VPP, in short: ``weight 10.0.0.1 0 flush``."""
+    return [_short(entry) for entry in server.journal.writes()]
+
+
+def _short(entry: Entry) -> str:
+    values = entry.values
+    words = {"lb_as_set_weight": "weight", "lb_add_del_as_v2": "as", "lb_add_del_vip_v2": "vip"}
+    line = [words.get(entry.message, entry.message)]
+    if values.get("is_del"):
+        line.append("del")
+    if "as_address" in values:
+        line.append(address_text(values["as_address"]))
+        if not values.get("is_del"):
+            line.append(str(values["weight"]))
+    elif "pfx" in values:
+        line.append(str(values["pfx"]))
+    if values.get("is_flush"):
+        line.append("flush")
+    if entry.retval:
+        line.append(f"= {entry.retval}")
+    return " ".join(line)

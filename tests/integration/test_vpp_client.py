@@ -1,0 +1,221 @@
+"""The client against a stand-in that misbehaves: a clear error, a counter, and a new connection."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from maglev.clock import SystemClock
+from maglev.errors import Unavailable
+from maglev.vpp.client import Refused, Timing, VppClient
+from maglev.vpp.messages import ProtocolError, VipKey, WeightCall, pack_as_add, pack_vip_add, pack_vip_dump
+from maglev.vpp.state import StateReader
+from maglev.vpp.transport import ConnectionLost, set_weight
+from maglev.vppsim.api import Identity
+from maglev.vppsim.server import StandIn
+from tests.helpers.vpprig import HASTY, eventually, weights
+
+DEADLINE = 10.0
+VIP = VipKey.parse("192.0.2.1/32", 6, 80)
+AS = b"\x0a\x00\x00\x01"
+
+
+@asynccontextmanager
+async def stand_in(path: Path, **options: object) -> AsyncIterator[StandIn]:
+    server = StandIn(path, **options)  # type: ignore[arg-type]
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+class Watched(VppClient):
+    """A client whose comings and goings can be waited for."""
+
+    def __init__(self, path: Path, timing: Timing = HASTY) -> None:
+        super().__init__(str(path), SystemClock(), timing=timing, chance=random.Random(1))
+        self.events: asyncio.Queue[str] = asyncio.Queue()
+        self.on_connect.append(lambda: self.events.put_nowait("connected"))
+        self.on_disconnect.append(self.events.put_nowait)
+
+    async def event(self) -> str:
+        async with asyncio.timeout(DEADLINE):
+            return await self.events.get()
+
+
+@asynccontextmanager
+async def running(path: Path, timing: Timing = HASTY, *, connected: bool = True) -> AsyncIterator[Watched]:
+    client = Watched(path, timing)
+    task = asyncio.create_task(client.run())
+    try:
+        if connected:
+            assert await client.event() == "connected"
+        yield client
+    finally:
+        await client.close()
+        async with asyncio.timeout(DEADLINE):
+            await task
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "api.sock"
+
+
+async def make_vip(client: VppClient) -> None:
+    await client.call("lb_add_del_vip_v2", pack_vip_add(VIP, 0, 16))
+    await client.call("lb_add_del_as_v2", pack_as_add(VIP, AS, 0))
+
+
+async def test_who_is_at_the_other_end(path: Path) -> None:
+    async with stand_in(path, identity=Identity(version="26.10-test", workers=3)), running(path) as client:
+        info = client.info()
+        assert info is not None
+        assert (info.version, info.workers, info.problem) == ("26.10-test", 3, "")
+        assert info.pid > 0
+        assert client.usable
+
+
+async def test_a_vpp_without_weights_is_told_about_and_left_alone(path: Path) -> None:
+    async with stand_in(path, with_weights=False) as server, running(path, connected=False) as client:
+        await eventually(lambda: client.info() is not None)
+        assert client.connected
+        assert not client.usable
+        assert "cannot set weights" in client.problem
+        assert "lb_as_set_weight_2d89bdbd" in client.problem
+        assert not [name for name in server.journal.counts if name.startswith("lb_")]
+
+
+async def test_replies_of_many_calls_come_back_in_order_through_a_bounded_window(path: Path) -> None:
+    async with stand_in(path) as server, running(path) as client:
+        await make_vip(client)
+        requests = [set_weight(WeightCall(VIP, AS, n % 101, False)) for n in range(1000)]
+        requests.insert(500, set_weight(WeightCall(VIP, b"\x0a\x00\x00\x02", 1, False)))
+        replies = await client.send(requests)
+        assert [n for n, reply in enumerate(replies) if reply.retval == -6] == [500]
+        assert len(replies) == 1001
+        assert weights(server) == {"10.0.0.1": 999 % 101}
+        assert client.api_total["lb_as_set_weight", "sent", "ok"] == 1001
+        assert client.api_total["lb_as_set_weight_reply", "received", "ok"] == 1000
+        assert client.api_total["lb_as_set_weight_reply", "received", "-6"] == 1
+
+
+async def test_a_refusal_is_an_error_with_its_words(path: Path) -> None:
+    async with stand_in(path), running(path) as client:
+        with pytest.raises(Refused, match=r"lb_add_del_as_v2: no such entry \(-6\)"):
+            await client.call("lb_add_del_as_v2", pack_as_add(VIP, AS, 1))
+
+
+async def test_a_call_without_an_answer_ends_the_connection_and_another_is_made(path: Path) -> None:
+    async with stand_in(path) as server, running(path, Timing(deadline=0.2, ping=60, backoff=0.01)) as client:
+        server.faults.mute = 1
+        with pytest.raises(ConnectionLost, match=r"no answer to lb_conf_get within 0\.2 s"):
+            await client.call("lb_conf_get")
+        assert "no answer" in await client.event()
+        assert client.api_total["lb_conf_get", "sent", "timeout"] == 1
+        assert await client.event() == "connected"
+        await client.call("lb_conf_get")
+
+
+async def test_a_vpp_that_falls_silent_is_noticed_by_the_ping(path: Path) -> None:
+    async with stand_in(path) as server, running(path, Timing(deadline=0.2, ping=0.1, backoff=0.01)) as client:
+        server.hanging = True
+        assert "no answer to control_ping" in await client.event()
+        server.hanging = False
+        assert await client.event() == "connected"
+
+
+async def test_every_pending_call_fails_at_once_when_the_connection_dies(path: Path) -> None:
+    async with stand_in(path) as server, running(path, Timing(deadline=60, ping=60, backoff=0.01)) as client:
+        server.hanging = True
+        calls = [asyncio.create_task(client.call("lb_conf_get")) for _ in range(20)]
+        dump = asyncio.create_task(client.dump("lb_vip_dump", pack_vip_dump()))
+        await asyncio.sleep(0)
+        server.drop_connections()
+        async with asyncio.timeout(DEADLINE):
+            results = await asyncio.gather(*calls, dump, return_exceptions=True)
+        assert all(isinstance(result, ConnectionLost) for result in results)
+
+
+async def test_calls_without_a_connection_say_why(path: Path) -> None:
+    async with running(path, connected=False) as client:
+        with pytest.raises(Unavailable, match="VPP is away"):
+            await client.call("lb_conf_get")
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("wrong_context", "with context"),
+        ("unknown_message", "is not in the table"),
+        ("garble", "announces a message"),
+    ],
+)
+async def test_nonsense_is_a_clear_error_a_counter_and_a_new_connection(path: Path, fault: str, words: str) -> None:
+    async with stand_in(path) as server, running(path, Timing(deadline=2, ping=60, backoff=0.01)) as client:
+        setattr(server.faults, fault, 1)
+        with pytest.raises(ConnectionLost, match=f"VPP sent nonsense: .*{words}"):
+            await client.call("show_version")
+        assert words in await client.event()
+        assert client.api_total["?", "received", "malformed"] == 1
+        assert await client.event() == "connected"
+
+
+async def test_a_reply_that_is_a_byte_short_ends_the_connection_too(path: Path) -> None:
+    async with stand_in(path) as server, running(path, Timing(deadline=2, ping=60, backoff=0.01)) as client:
+        server.faults.truncate = 1
+        with pytest.raises(ProtocolError):
+            await StateReader(client).conf()
+        assert "lb_conf_get_reply has" in await client.event()
+        assert await client.event() == "connected"
+
+
+async def test_the_socket_may_come_later(path: Path) -> None:
+    async with running(path, connected=False) as client:
+        await eventually(lambda: "No such file" in client.problem)
+        async with stand_in(path):
+            assert await client.event() == "connected"
+
+
+async def test_a_second_daemon_is_told_that_this_vpp_is_taken_and_takes_over_when_the_first_ends(path: Path) -> None:
+    async with stand_in(path):
+        async with running(path), running(path, connected=False) as second:
+            await eventually(lambda: "another daemon (pid" in second.problem)
+            assert not second.connected
+        async with running(path) as third:
+            assert third.usable
+
+
+async def test_vpp_is_told_goodbye(path: Path) -> None:
+    async with stand_in(path) as server:
+        async with running(path):
+            pass
+        assert server.journal.counts["sockclnt_delete"] == 1
+
+
+async def test_a_connection_that_is_cut_anywhere_in_a_dump_never_yields_half_an_answer(path: Path) -> None:
+    async with stand_in(path) as server, running(path) as client:
+        await make_vip(client)
+        whole = len(await client.dump("lb_vip_dump", pack_vip_dump()))
+        for offset in range(0, 90, 7):
+            server.faults.cut_sent = offset
+            with pytest.raises(ConnectionLost):
+                await client.dump("lb_vip_dump", pack_vip_dump())
+            server.faults.cut_sent = None
+            await client.event()
+            assert await client.event() == "connected"
+            assert len(await client.dump("lb_vip_dump", pack_vip_dump())) == whole
+
+
+async def test_a_lost_connection_is_told_with_its_reason(path: Path) -> None:
+    async with stand_in(path) as server, running(path) as client:
+        server.drop_connections()
+        assert await client.event() == "VPP closed the connection"
+        assert await client.event() == "connected"
+        assert client.connects == 2

@@ -1,0 +1,577 @@
+"""The reconciler against a stand-in on a real socket: what VPP holds afterwards, and what it took to get there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from maglev.config.model import Config, LbConfig, OnAllDown, Prune
+from maglev.errors import NotAllowed, Unavailable, UnknownName
+from maglev.rpc.services import DataplaneApi
+from maglev.states import State
+from maglev.vpp.client import Timing
+from maglev.vpp.dataplane import Dataplane
+from maglev.vpp.messages import pack_set_weight
+from maglev.vpp.reconciler import MemoryStore
+from maglev.vpp.sync import CostModel
+from maglev.vppsim.faults import Refusal
+from maglev.vppsim.server import StandIn
+from tests.helpers.vpp import make_config
+from tests.helpers.vpprig import AT_ONCE, WWW, PacedClock, Rig, drift, eventually, vip_of, weights, writes
+
+UP = State.UP
+DOWN = State.DOWN
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "api.sock"
+
+
+@asynccontextmanager
+async def stand_in(path: Path) -> AsyncIterator[StandIn]:
+    server = StandIn(path)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+def failover(lb: LbConfig = AT_ONCE, **options: object) -> Config:
+    return make_config({"p": {"a": 10, "b": 10}, "fallback": {"c": 10}}, lb=lb, **options)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def programmed(path: Path, config: Config | None = None, **options: object) -> AsyncIterator[tuple[StandIn, Rig]]:
+    """A stand-in that a rig has programmed, with an empty journal."""
+    async with stand_in(path) as server:
+        rig = Rig(path, config or failover(), **options)  # type: ignore[arg-type]
+        rig.load()
+        async with rig.running():
+            await rig.settled()
+            server.journal.clear()
+            yield server, rig
+
+
+async def test_an_empty_vpp_is_programmed_and_a_second_sync_makes_no_call(path: Path) -> None:
+    lb = replace(AT_ONCE, ipv4_src_address=IPv4Address("192.0.2.99"), flow_timeout=50 * 1_000_000_000)
+    async with programmed(path, failover(lb)) as (server, rig):
+        assert weights(server) == {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}
+        assert server.model.conf.ip4_src_address == IPv4Address("192.0.2.99").packed
+        assert server.model.conf.flow_timeout == 50
+        assert server.model.conf.sticky_buckets_per_core == 1024
+        result = await rig.reconciler.sync(None, force=False, by="test")
+        assert not result.plan.steps
+        assert not writes(server)
+        assert rig.reconciler.counters.lbsync == {("all", "vip_added"): 1, ("all", "as_added"): 3}
+
+
+async def test_failover_and_back_read_from_vpp(path: Path) -> None:
+    async with programmed(path) as (server, rig):
+        rig.backend("a", DOWN)
+        await rig.settled()
+        assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 0}
+        rig.backend("b", DOWN)
+        await rig.settled()
+        assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 0, "10.0.0.3": 1}
+        rig.backend("a", UP)
+        await rig.settled()
+        assert weights(server) == {"10.0.0.1": 1, "10.0.0.2": 0, "10.0.0.3": 0}
+        assert writes(server) == [
+            "weight 10.0.0.1 0 flush",
+            "weight 10.0.0.3 1",
+            "weight 10.0.0.2 0 flush",
+            "weight 10.0.0.1 1",
+            "weight 10.0.0.3 0",
+        ]
+        assert not rig.reconciler.owed
+
+
+async def test_disable_flushes_once_even_when_already_drained(path: Path) -> None:
+    async with programmed(path) as (server, rig):
+        rig.drain("a")
+        await rig.settled()
+        rig.backend("a", State.DISABLED, by="ann")
+        await rig.settled()
+        await rig.reconciler.sync(None, force=False, by="test")
+        assert writes(server) == ["weight 10.0.0.1 0", "weight 10.0.0.1 0 flush"]
+
+
+async def test_a_weight_set_with_flush_is_flushed_though_it_stays_above_0(path: Path) -> None:
+    async with programmed(path, make_config({"p": {"a": 10, "b": 10}}, lb=AT_ONCE, weight_unit=1)) as (server, rig):
+        rig.weight("a", 5, flush=True)
+        await rig.settled()
+        assert writes(server) == ["weight 10.0.0.1 5 flush"]
+
+
+async def test_the_last_server_is_flushed_only_when_another_takes_its_flows(path: Path) -> None:
+    async with programmed(path) as (server, rig):
+        for name in "abc":
+            rig.backend(name, DOWN)
+        await rig.settled()
+        assert not any("flush" in call for call in writes(server))
+        server.journal.clear()
+        rig.backend("b", UP)
+        await rig.settled()
+        assert writes(server) == ["weight 10.0.0.2 1", "weight 10.0.0.1 0 flush", "weight 10.0.0.3 0 flush"]
+        server.journal.clear()
+        rig.backend("a", UP)
+        await rig.settled()
+        assert writes(server) == ["weight 10.0.0.1 1"]
+
+
+async def test_a_restarted_vpp_is_programmed_again(path: Path) -> None:
+    async with programmed(path) as (server, rig):
+        rig.backend("a", DOWN)
+        await rig.settled()
+        connects = rig.client.connects
+        await server.restart()
+        await eventually(lambda: rig.client.connects > connects)
+        await rig.settled()
+        assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 0}
+
+
+async def test_what_changes_while_vpp_is_away_is_made_up_for_with_its_flush(path: Path) -> None:
+    async with programmed(path) as (server, rig):
+        server.hanging = True
+        server.drop_connections()
+        await eventually(lambda: not rig.client.connected)
+        rig.backend("a", State.DISABLED, by="ann")
+        rig.backend("a", State.UNKNOWN, by="ann")
+        rig.backend("a", UP)
+        server.hanging = False
+        await rig.settled()
+        await eventually(lambda: not rig.reconciler.owed)
+        assert writes(server) == ["weight 10.0.0.1 1 flush"]
+
+
+async def test_a_refused_call_is_counted_does_not_stop_the_rest_and_is_tried_again(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with programmed(path) as (server, rig):
+        server.faults.refusals.append(Refusal("lb_as_set_weight", -73, skip=1, times=1))
+        rig.backend("a", DOWN)
+        rig.backend("b", DOWN)
+        with caplog.at_level(logging.ERROR, "maglev.vpp"):
+            await rig.settled()
+        assert weights(server) == {"10.0.0.1": 1, "10.0.0.2": 0, "10.0.0.3": 1}
+        assert rig.reconciler.refusals == 1
+        assert "as 10.0.0.1 weight 1 -> 0 flush: invalid argument (-73)" in caplog.text
+        assert len(rig.reconciler.owed) == 1
+        await rig.reconciler.sync(None, force=False, by="test")
+        assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 0, "10.0.0.3": 1}
+        assert not rig.reconciler.owed
+
+
+async def test_a_call_that_is_always_refused_does_not_keep_vpp_busy(path: Path) -> None:
+    async with programmed(path) as (server, rig):
+        server.faults.refusals.append(Refusal("lb_as_set_weight", -73))
+        rig.backend("a", DOWN)
+        await rig.settled()
+        assert writes(server) == ["weight 10.0.0.1 0 flush = -73"]
+
+
+async def test_when_every_raise_is_refused_the_server_that_still_serves_is_not_dropped(path: Path) -> None:
+    async with programmed(path) as (server, rig):
+        rig.backend("a", DOWN)
+        rig.backend("b", DOWN)
+        await rig.settled()
+        server.faults.refusals.append(Refusal("lb_as_set_weight", -73, times=2))
+        rig.backend("a", UP)
+        await rig.settled()
+        assert weights(server)["10.0.0.3"] == 1
+
+
+@pytest.mark.parametrize(("direction", "length"), [("cut_received", 3 * 82), ("cut_sent", 3 * 26)])
+async def test_a_connection_that_is_cut_in_the_middle_of_a_batch_leaves_vpp_as_desired(
+    path: Path, direction: str, length: int
+) -> None:
+    async with programmed(path) as (server, rig):
+        states = [DOWN, UP]
+        for offset in range(0, length, 9):
+            connects = rig.client.connects
+            setattr(server.faults, direction, offset)
+            rig.backend("a", states[0])
+            rig.backend("b", states[0])
+            states.reverse()
+            await eventually(lambda connects=connects: rig.client.connects > connects)  # type: ignore[misc]
+            setattr(server.faults, direction, None)
+            await rig.settled()
+            await eventually(lambda: rig.reconciler.quiet and not rig.reconciler.owed)
+            up = states[0] is DOWN
+            assert weights(server) == {"10.0.0.1": int(up), "10.0.0.2": int(up), "10.0.0.3": int(not up)}
+
+
+async def test_a_flapping_backend_cannot_make_the_queue_grow(path: Path) -> None:
+    async with programmed(path) as (server, rig):
+        server.faults.delays["lb_as_set_weight"] = 0.05
+        for _ in range(200):
+            rig.backend("a", DOWN)
+            rig.backend("a", UP)
+        rig.backend("a", DOWN)
+        await rig.settled()
+        assert weights(server)["10.0.0.1"] == 0
+        assert len(writes(server)) <= 3
+
+
+async def test_changes_that_come_during_a_batch_go_out_together_with_the_newest_state(path: Path) -> None:
+    members = {f"b{n:02}": 10 for n in range(40)}
+    async with programmed(path, make_config({"p": members}, lb=AT_ONCE)) as (server, rig):
+        first = server.journal.next(lambda entry: entry.message == "lb_as_set_weight")
+        server.faults.delays["lb_as_set_weight"] = 0.02
+        rig.backend("b00", DOWN)
+        await first
+        for name in list(members)[1:20]:
+            rig.backend(name, DOWN)
+        for name in list(members)[1:10]:
+            rig.backend(name, UP)
+        await rig.settled()
+        assert [call for call in writes(server) if call.startswith("weight 10.0.0.1 ")] == ["weight 10.0.0.1 0 flush"]
+        addresses = [call.split()[1] for call in writes(server)]
+        assert len(addresses) == len(set(addresses))
+        held = weights(server)
+        assert [held[f"10.0.0.{n + 1}"] for n in range(40)] == [0] + [1] * 9 + [0] * 10 + [1] * 20
+
+
+async def test_a_restart_of_the_daemon_makes_no_write_whatever_is_still_unknown(path: Path) -> None:
+    async with stand_in(path) as server:
+        lb = replace(AT_ONCE, startup_min_delay=5 * 1_000_000_000, startup_max_delay=30 * 1_000_000_000)
+        first = Rig(path, failover())
+        first.load()
+        async with first.running():
+            await first.settled()
+            first.backend("c", DOWN)
+            await first.settled()
+        server.journal.clear()
+        clock = PacedClock()
+        rig = Rig(path, failover(lb), clock=clock, state=State.UNKNOWN)
+        rig.load()
+        async with rig.running():
+            await rig.settled()
+            assert rig.presumed.names == {"a", "b"}
+            rig.backend("a", UP)
+            rig.backend("c", DOWN)
+            await rig.settled()
+            clock.advance(6)
+            await rig.settled()
+            clock.advance(30)
+            await eventually(lambda: rig.reconciler.counters.full_syncs > 0)
+            await rig.settled()
+            assert not writes(server)
+            assert not rig.reconciler.owed
+            rig.backend("b", DOWN)
+            await rig.settled()
+            assert writes(server) == ["weight 10.0.0.2 0 flush"]
+
+
+async def test_warm_up_is_silent_then_releases_what_is_known_then_the_rest(path: Path) -> None:
+    lb = LbConfig(startup_min_delay=5 * 1_000_000_000, startup_max_delay=30 * 1_000_000_000)
+    clock = PacedClock()
+    async with stand_in(path) as server:
+        rig = Rig(path, failover(lb), clock=clock, state=State.UNKNOWN)
+        rig.load()
+        async with rig.running():
+            await rig.settled()
+            for name in "ab":
+                rig.backend(name, UP)
+            await rig.settled()
+            assert rig.dataplane.warmup().phase == "silent"
+            with pytest.raises(NotAllowed):
+                await rig.dataplane.sync(None, force=False, by="ann")
+            clock.advance(6)
+            await rig.settled()
+            assert rig.dataplane.warmup().phase == "releasing"
+            assert not writes(server)
+            rig.backend("c", UP)
+            await rig.settled()
+            assert weights(server) == {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}
+
+
+async def test_at_the_end_of_the_warm_up_an_unknown_backend_keeps_the_weight_it_has(path: Path) -> None:
+    lb = LbConfig(startup_min_delay=5 * 1_000_000_000, startup_max_delay=30 * 1_000_000_000)
+    clock = PacedClock()
+    async with stand_in(path) as server:
+        first = Rig(path, failover())
+        first.load()
+        async with first.running():
+            await first.settled()
+        server.journal.clear()
+        rig = Rig(path, failover(lb), clock=clock, state=State.UNKNOWN)
+        rig.load()
+        async with rig.running():
+            await rig.settled()
+            rig.backend("a", DOWN)
+            clock.advance(31)
+            await eventually(lambda: rig.reconciler.counters.full_syncs > 0)
+            await rig.settled()
+            assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 0}
+            assert writes(server) == ["weight 10.0.0.1 0 flush"]
+
+
+async def test_without_a_vpp_the_presumption_ends_with_the_warm_up(path: Path) -> None:
+    lb = LbConfig(startup_min_delay=5 * 1_000_000_000, startup_max_delay=30 * 1_000_000_000)
+    clock = PacedClock()
+    rig = Rig(path, failover(lb), clock=clock, state=State.UNKNOWN)
+    rig.load()
+    async with rig.running():
+        await eventually(lambda: rig.reconciler.quiet)
+        assert rig.presumed.names is None
+        clock.advance(31)
+        await eventually(lambda: rig.presumed.names is not None)
+        assert rig.presumed.names == set()
+
+
+async def test_a_foreign_scale_is_adopted_without_a_write_until_a_sync_is_asked_for(path: Path) -> None:
+    async with stand_in(path) as server:
+        raw = Rig(path, failover(weight_unit=1))
+        raw.load()
+        async with raw.running():
+            await raw.settled()
+        server.journal.clear()
+        rig = Rig(path, failover())
+        rig.load()
+        async with rig.running():
+            await rig.settled()
+            assert not writes(server)
+            rig.backend("a", DOWN)
+            rig.backend("b", DOWN)
+            await rig.settled()
+            assert weights(server)["10.0.0.3"] == 10
+            state = await rig.dataplane.lb_state("www")
+            assert "times ours" in state.vips[0].notes[0]
+            await rig.dataplane.sync(None, force=False, by="ann")
+            assert weights(server)["10.0.0.3"] == 1
+
+
+async def test_drift_is_found_by_the_periodic_sync_told_and_repaired(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = PacedClock()
+    async with programmed(path, clock=clock) as (server, rig):
+        drift(server, "10.0.0.2", 77)
+        syncs = rig.reconciler.counters.full_syncs
+        with caplog.at_level(logging.WARNING, "maglev.vpp"):
+            clock.advance(31)
+            await eventually(lambda: rig.reconciler.counters.full_syncs > syncs)
+        assert weights(server)["10.0.0.2"] == 1
+        assert rig.reconciler.counters.drift == {"as_weight_updated": 1}
+        assert "as 10.0.0.2 weight 77 -> 1" in caplog.text
+
+
+async def test_a_periodic_sync_reads_vip_by_vip_and_asks_the_cli_nothing(path: Path) -> None:
+    clock = PacedClock()
+    async with programmed(path, clock=clock) as (server, rig):
+        syncs = rig.reconciler.counters.full_syncs
+        clock.advance(31)
+        await eventually(lambda: rig.reconciler.counters.full_syncs > syncs)
+        asked = [entry.message for entry in server.journal if entry.message != "control_ping"]
+        assert asked == ["lb_conf_get", "lb_vip_dump", "lb_as_v2_dump"]
+
+
+async def test_a_vip_that_somebody_deleted_comes_back(path: Path) -> None:
+    async with programmed(path) as (server, rig):
+        vip = vip_of(server)
+        assert vip is not None
+        server.model.delete_vip(vip)
+        await rig.reconciler.sync(None, force=False, by="ann")
+        assert weights(server) == {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}
+
+
+async def test_recreation_that_drift_causes_again_and_again_is_given_up(path: Path) -> None:
+    async with programmed(path, failover(new_flows_table_length=1024)) as (server, rig):
+        for attempt in range(4):
+            vip = vip_of(server)
+            assert vip is not None
+            vip.table_length = 16
+            result = await rig.reconciler.sync(None, force=False, by="ann")
+            recreated = any(str(step).startswith("lb_add_del_vip_v2 ") for step in result.done)
+            assert recreated == (attempt < 2)
+        assert rig.reconciler.counters.recreations_given_up == 1
+        await rig.reconciler.sync(None, force=True, by="ann")
+        vip = vip_of(server)
+        assert vip is not None
+        assert vip.table_length == 1024
+
+
+async def test_a_frontend_that_leaves_the_file_is_emptied_and_removed_and_foreign_vips_stay(path: Path) -> None:
+    store = MemoryStore()
+    async with programmed(path, store=store) as (server, rig):
+        assert store.vips == ["192.0.2.1/32 tcp 80"]
+        other = make_config({"p": {"a": 10}}, address="192.0.2.7", lb=AT_ONCE)
+        rig.load(other)
+        rig.states.set(a=UP)
+        await rig.settled()
+        assert weights(server) == {}
+        assert vip_of(server) is None
+        assert writes(server)[-5:] == [
+            "lb_flush_vip 192.0.2.1/32",
+            "as del 10.0.0.1",
+            "as del 10.0.0.2",
+            "as del 10.0.0.3",
+            "vip del 192.0.2.1/32",
+        ]
+        assert store.vips == ["192.0.2.7/32 tcp 80"]
+
+
+@pytest.mark.parametrize(("prune", "left"), [(Prune.OWNED, 1), (Prune.ALL, 0)])
+async def test_a_vip_of_somebody_else_is_left_alone_shown_and_counted(path: Path, prune: Prune, left: int) -> None:
+    async with stand_in(path) as server:
+        foreign = Rig(path, failover())
+        foreign.load()
+        async with foreign.running():
+            await foreign.settled()
+        config = make_config({"p": {"a": 10}}, address="192.0.2.7", lb=replace(AT_ONCE, prune=prune))
+        rig = Rig(path, config)
+        rig.load()
+        async with rig.running():
+            await rig.settled()
+            assert len(rig.reconciler.unmanaged) == left
+            assert (vip_of(server) is not None) == bool(left)
+            state = await rig.dataplane.lb_state(None)
+            assert [vip.notes for vip in state.vips if not vip.wanted] == [["not configured, and left alone"]] * left
+
+
+async def test_a_backend_with_a_new_address_serves_at_its_old_one_until_it_is_known(path: Path) -> None:
+    config = make_config({"p": {"a": 10}}, backends={"a": "10.0.0.1"}, lb=replace(AT_ONCE, startup_max_delay=10**12))
+    clock = PacedClock()
+    async with stand_in(path) as server:
+        rig = Rig(path, config, clock=clock)
+        rig.load()
+        async with rig.running():
+            await rig.settled()
+            assert weights(server) == {"10.0.0.1": 1}
+            rig.load(replace(config, backends={"a": replace(config.backends["a"], address=IPv4Address("10.0.0.9"))}))
+            await rig.settled()
+            assert weights(server) == {"10.0.0.1": 1, "10.0.0.9": 0}
+            rig.backend("a", UP)
+            await rig.settled()
+            assert weights(server) == {"10.0.0.9": 1}
+            assert writes(server)[-2:] == ["weight 10.0.0.9 1", "as del 10.0.0.1 flush"]
+
+
+async def test_on_all_down_keep_leaves_the_weights(path: Path) -> None:
+    async with programmed(path, failover(on_all_down=OnAllDown.KEEP)) as (server, rig):
+        for name in "cab":
+            rig.backend(name, DOWN)
+        await rig.settled()
+        held = weights(server)
+        assert any(held.values())
+        server.journal.clear()
+        rig.backend("c", UP)
+        await rig.settled()
+        assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 0, "10.0.0.3": 1}
+
+
+async def test_a_plan_is_shown_before_it_is_made_and_changes_nothing(path: Path) -> None:
+    async with programmed(path) as (server, rig):
+        rig.states.set(a=DOWN)
+        plan = await rig.dataplane.plan(None, force=False)
+        assert [str(step) for step in plan.steps] == [
+            "lb_as_set_weight 192.0.2.1/32 tcp 80 as 10.0.0.1 weight 1 -> 0 flush"
+        ]
+        (forecast,) = plan.forecasts
+        assert [(one.backend, one.buckets_before, one.buckets_after) for one in forecast.ases] == [
+            ("a", 8192, 0),
+            ("b", 8192, 16384),
+            ("c", 0, 0),
+        ]
+        assert plan.stall_ns > 0
+        assert not writes(server)
+        later = make_config({"p": {"b": 10}}, backends={"b": "10.0.0.2"}, lb=AT_ONCE)
+        after = await rig.dataplane.plan(None, force=False, config=later)
+        assert [step.kind for step in after.steps] == ["as_remove", "as_remove"]
+
+
+async def test_the_state_shows_what_vpp_holds_beside_what_is_wanted(path: Path) -> None:
+    async with programmed(path) as (server, rig):
+        drift(server, "10.0.0.1", 3)
+        state = await rig.dataplane.lb_state("www")
+        (vip,) = state.vips
+        assert (vip.frontend, vip.encap, vip.present, vip.in_sync, vip.unit) == ("www", "gre4", True, False, 10)
+        assert [(one.backend, one.programmed_weight, one.vpp_weight) for one in vip.ases] == [
+            ("a", 1, 3),
+            ("b", 1, 1),
+            ("c", 0, 0),
+        ]
+        assert all(one.buckets == one.predicted_buckets for one in vip.ases)
+        with pytest.raises(UnknownName):
+            await rig.dataplane.lb_state("nope")
+
+
+async def test_without_vpp_requests_are_unavailable(path: Path) -> None:
+    rig = Rig(path, failover())
+    rig.load()
+    async with rig.running():
+        for request in (
+            rig.dataplane.lb_state(None),
+            rig.dataplane.plan(None, force=False),
+            rig.dataplane.sync("www", force=False, by="ann"),
+            rig.dataplane.counters(None),
+        ):
+            with pytest.raises(Unavailable):
+                await request
+        with pytest.raises(Unavailable):
+            rig.dataplane.info()
+        assert not rig.dataplane.connection().connected
+
+
+async def test_a_silent_vpp_costs_the_sync_and_not_the_daemon(path: Path) -> None:
+    async with programmed(path, timing=Timing(deadline=0.2, ping=60, backoff=0.01)) as (server, rig):
+        server.hanging = True
+        rig.backend("a", DOWN)
+        await eventually(lambda: not rig.client.connected)
+        server.hanging = False
+        await rig.settled()
+        await eventually(lambda: not rig.reconciler.owed)
+        assert weights(server)["10.0.0.1"] == 0
+
+
+async def test_in_flight_is_at_most_max_stall_of_estimated_work(path: Path) -> None:
+    members = {f"b{n:02}": 100 for n in range(50)}
+    lb = replace(AT_ONCE, max_stall=1_000_000)
+    config = make_config({"p": members}, lb=lb, weight_unit=1, new_flows_table_length=16384)
+    clock = PacedClock()
+    async with programmed(path, config, clock=clock) as (_, rig):
+        sizes: list[int] = []
+        send = rig.client.send
+
+        async def watched(requests: object) -> object:
+            sizes.append(len(requests))  # type: ignore[arg-type]
+            return await send(requests)  # type: ignore[arg-type]
+
+        rig.client.send = watched  # type: ignore[method-assign,assignment]
+        rig.reconciler.pacer.factor = 1.0
+        before = clock.now
+        for name in list(members)[:25]:
+            rig.backend(name, DOWN)
+        await rig.settled()
+        cheapest = CostModel().rebuild(16384, 25 * 100)
+        assert max(sizes) <= lb.max_stall // cheapest + 1
+        assert len(sizes) > 5
+        assert clock.now - before >= rig.reconciler.pacer.spent_ns // 4
+
+
+async def test_a_stranger_on_the_connection_cannot_confuse_the_mirror(path: Path) -> None:
+    async with programmed(path) as (server, rig):
+        await rig.client.call("lb_as_set_weight", pack_set_weight(WWW, b"\x0a\x00\x00\x01", 9, flush=False))
+        rig.backend("b", DOWN)
+        await rig.settled()
+        await rig.reconciler.sync_one("www")
+        assert weights(server) == {"10.0.0.1": 1, "10.0.0.2": 0, "10.0.0.3": 0}
+
+
+def test_the_dataplane_is_what_the_api_needs(path: Path) -> None:
+    async def build() -> DataplaneApi:
+        rig = Rig(path, failover())
+        api: DataplaneApi = rig.dataplane
+        return api
+
+    assert isinstance(asyncio.run(build()), Dataplane)
