@@ -8,12 +8,16 @@ called at once (the reconciler, the metrics), a *subscription* is a bounded queu
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from maglev.states import Code, FrontendState, State
+
+# Not maglev.logs: that one publishes here.
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +164,7 @@ class Bus:
         self._subscriptions: list[Subscription] = []
         self.published = 0
         self.lost = 0
+        self.failures = 0
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call ``listener`` with every event from now on; the returned function ends that."""
@@ -183,9 +188,16 @@ class Bus:
         return len(self._subscriptions)
 
     def publish(self, event: Event) -> None:
-        """Hand ``event`` to every listener and subscription, in the order they came."""
+        """Hand ``event`` to every listener and subscription, in the order they came.
+
+        A listener that raises is logged and counted (``failures``); the others get the event all the same.
+        """
         self.published += 1
         for listener in tuple(self._listeners):
-            listener(event)
+            try:
+                listener(event)
+            except Exception:
+                self.failures += 1
+                log.exception("a listener failed on %s", type(event).__name__)
         for subscription in tuple(self._subscriptions):
             subscription.offer(event)
