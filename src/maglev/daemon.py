@@ -52,6 +52,7 @@ from maglev.supervise import Supervisor
 from maglev.version import version
 from maglev.vpp.client import VppClient
 from maglev.vpp.dataplane import Dataplane
+from maglev.vpp.model import vip_key
 from maglev.vpp.reconciler import Reconciler
 from maglev.vpp.stats import StatsPoller
 
@@ -409,7 +410,9 @@ class Daemon:
         exposition.add(CheckerFamilies(self.checker).families())
         exposition.add(EngineFamilies(self.engine).families())
         if self.client is not None and self.reconciler is not None:
-            exposition.add(VppFamilies(self.client, self.reconciler, self.clock, self.vpp_stats).families())
+            exposition.add(
+                VppFamilies(self.client, self.reconciler, self.clock, self.vpp_stats, self._frontends_by_vip).families()
+            )
         exposition.add(self._own_families())
         try:
             await self.metrics.start(self.options.metrics_addr)
@@ -451,7 +454,7 @@ class Daemon:
                 "maglev_callback_failures_total",
                 "counter",
                 "Callbacks of the event loop that ended by an exception.",
-                lambda: self.loop_errors + checker.counters.errors,
+                lambda: self.loop_errors + checker.counters.errors + bus.failures,
             ),
             single("maglev_events_published_total", "counter", "Events on the bus.", lambda: bus.published),
             single("maglev_events_lost_total", "counter", "Events that slow watchers lost.", lambda: bus.lost),
@@ -496,6 +499,9 @@ class Daemon:
             ),
             Family("maglev_grpc_calls_total", "counter", "Ended gRPC calls by call and status.", self._grpc_rows),
         ]
+
+    def _frontends_by_vip(self) -> dict[str, str]:
+        return {str(vip_key(frontend)): name for name, frontend in self.checker.config().frontends.items()}
 
     def _grpc_rows(self) -> list[str]:
         return [

@@ -361,17 +361,25 @@ LBSYNC_KINDS = ("vip_added", "vip_removed", "as_added", "as_removed", "as_weight
 
 
 class VppFamilies:
-    """The families about VPP. What describes the VPP at the other end is absent while there is none; what we counted
-    of our own calls stays.
+    """The families about VPP.
+
+    What describes the VPP at the other end is absent while there is none; what we counted of our own calls stays.
+    ``frontends`` gives the name of a configured VIP by ``str(key)``.
     """
 
     def __init__(
-        self, client: VppClientView, reconciler: ReconcilerView, clock: Clock, stats: StatsView | None = None
+        self,
+        client: VppClientView,
+        reconciler: ReconcilerView,
+        clock: Clock,
+        stats: StatsView | None = None,
+        frontends: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._client = client
         self._reconciler = reconciler
         self._clock = clock
         self._stats = stats
+        self._frontends = frontends
 
     def families(self) -> list[Family]:
         """All of them."""
@@ -436,10 +444,15 @@ class VppFamilies:
         """Labels and counters of every VIP, while VPP is there."""
         if self._stats is None or self._client.info() is None:
             return
+        names = self._frontends()
         for vip in self._stats.vips:
-            prefix, _, rest = str(vip.key).partition(" ")
+            key = str(vip.key)
+            prefix, _, rest = key.partition(" ")
             protocol, _, port = rest.partition(" ")
-            yield f'prefix="{prefix}",protocol="{protocol or "any"}",port="{port or 0}"', vip
+            labels = (
+                f'frontend="{names.get(key, "")}",prefix="{prefix}",protocol="{protocol or "any"}",port="{port or 0}"'
+            )
+            yield labels, vip
 
     def _vip_packets(self) -> Iterator[str]:
         for labels, vip in self._vips():

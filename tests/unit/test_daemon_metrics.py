@@ -19,11 +19,13 @@ from maglev.metrics import (
     Exposition,
     Family,
     MetricsServer,
+    VppFamilies,
     escape_label,
     labelled,
     single,
 )
-from tests.helpers.checker import config
+from maglev.vpp.reconciler import Counters
+from tests.helpers.checker import FakeClock, config
 from tests.unit.test_checker_verbs import Rig
 
 A = "192.0.2.1"
@@ -151,6 +153,84 @@ async def test_engine_families_and_cumulative_histograms() -> None:
     assert found["maglev_engine_send_lateness_seconds_count"][0].value == 5
     assert found["maglev_engine_targets"][0].value == 2
     assert found["maglev_engine_sent_icmp_total"][0].value == 7
+
+
+@dataclass
+class Info:
+    version: str = 'v1 "quoted"'
+    build_date: str = "today"
+    pid: int = 7
+    started_ns: int = 0
+    connected_ns: int = 0
+
+
+class FakeClient:
+    def __init__(self) -> None:
+        self.api_total = {("lb_as_set_weight", "request", "sent"): 3}
+        self.connects = 1
+        self.there: Info | None = Info()
+
+    def info(self) -> Info | None:
+        return self.there
+
+
+@dataclass
+class Vip:
+    key: str
+    existing_session: int = 1
+    first_session: int = 2
+    untracked: int = 3
+    no_server: int = 4
+    route_packets: int = 5
+    route_bytes: int = 6
+
+
+class FakeReconciler:
+    counters = Counters()
+    refusals = 2
+    unmanaged = ("192.0.2.9/32",)
+
+
+class FakePoller:
+    vips = (Vip("192.0.2.80/32 tcp 80"), Vip("192.0.2.81/32"))
+
+
+async def test_what_describes_vpp_is_absent_while_it_is_away() -> None:
+    client, clock = FakeClient(), FakeClock()
+    families = VppFamilies(
+        client, FakeReconciler(), clock, FakePoller(), lambda: {"192.0.2.80/32 tcp 80": "www"}
+    ).families()
+    exposition = Exposition()
+    exposition.add(families)
+    found = parsed(await text_of(exposition))
+    assert found["maglev_vpp_info"][0].labels == {"version": 'v1 "quoted"', "build_date": "today", "pid": "7"}
+    assert found["maglev_vpp_uptime_seconds"][0].value == clock.now / 1e9
+    assert (
+        values(found["maglev_vpp_vip_packets_total"], "frontend", "prefix", "protocol", "port", "kind")[
+            "www", "192.0.2.80/32", "tcp", "80", "untracked"
+        ]
+        == 3
+    )
+    assert values(found["maglev_vpp_vip_route_bytes_total"], "frontend", "protocol", "port") == {
+        ("www", "tcp", "80"): 6,
+        ("", "any", "0"): 6,
+    }
+    assert values(found["maglev_vpp_lbsync_total"], "scope", "kind")["one", "as_weight_updated"] == 0
+    assert values(found["maglev_vpp_api_total"], "msg", "direction", "result") == {
+        ("lb_as_set_weight", "request", "sent"): 3
+    }
+    client.there = None
+    away = parsed(await text_of(exposition))
+    assert away["maglev_vpp_connected"][0].value == 0
+    assert {name for name in found if name.startswith("maglev_vpp_")} - set(away) == {
+        "maglev_vpp_info",
+        "maglev_vpp_uptime_seconds",
+        "maglev_vpp_connected_seconds",
+        "maglev_vpp_unmanaged_vips",
+        "maglev_vpp_vip_packets_total",
+        "maglev_vpp_vip_route_packets_total",
+        "maglev_vpp_vip_route_bytes_total",
+    }
 
 
 async def test_family_without_samples_is_left_out_and_the_process_is_in() -> None:
