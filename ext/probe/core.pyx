@@ -139,9 +139,9 @@ cdef bint ring_push(State* e, uint32_t index) noexcept nogil:
     cdef Record* record = &e.records[index]
     cdef uint32_t tail = e.ring_tail
     cdef Event* event
-    if tail - load32(&e.ring_head) >= RING:
+    if tail - load32(&e.ring_head) >= e.ring_size:
         return False
-    event = &e.ring[tail % RING]
+    event = &e.ring[tail & (e.ring_size - 1)]
     event.slot = index
     event.generation = slot.generation
     event.from_state = slot.reported

@@ -15,7 +15,6 @@ cdef enum:
     RECV_BYTES = 192                # of a packet: IP header with options, ICMP header, the quoted headers likewise
     RECV_CONTROL = 96
     RECV_ROUNDS = 512               # recvmmsg calls a socket and a tick
-    RING = 65536                    # transitions that wait for Python
     TRACE_RING = 8192               # results of traced targets that wait for Python
     JUDGE_RING = 256                # bodies that wait for their regular expression
     EVENTS = 256
@@ -393,6 +392,7 @@ cdef struct State:
     # towards Python: one producer, one consumer; counts run free, the ring is what they are modulo
     int notify                      # eventfd
     Event* ring
+    uint32_t ring_size              # a power of two
     uint32_t ring_head              # atomic, Python's
     uint32_t ring_tail              # atomic, the engine's
     Event* trace

@@ -180,12 +180,14 @@ cdef class Engine:
     cdef dict _origin_keys      # id -> key
     cdef list _free_origins
 
-    def __cinit__(self, *, capacity=1 << 17, key=None, user_agent="vpp-maglev"):
+    def __cinit__(self, *, capacity=1 << 17, key=None, user_agent="vpp-maglev", ring=1 << 16):
         cdef State* e
         cdef uint32_t i
         cdef bytes secret = os.urandom(16) if key is None else bytes(key)
         if not 1 <= capacity <= MAX_CAPACITY:
             raise ValueError(f"capacity must be 1..{MAX_CAPACITY}, not {capacity}")
+        if not 1 <= ring <= 1 << 24 or ring & (ring - 1):
+            raise ValueError(f"ring must be a power of two up to 2**24, not {ring}")
         if len(secret) != 16:
             raise ValueError(f"key must have 16 bytes, not {len(secret)}")
         self._user_agent = _clean(user_agent, "user agent").encode()
@@ -197,6 +199,7 @@ cdef class Engine:
         pthread_mutex_init(&e.opener_lock, NULL)
         pthread_cond_init(&e.opener_wake, NULL)
         e.capacity = capacity
+        e.ring_size = ring
         memcpy(&e.key, <const char*>secret, 16)
         e.random = siphash(&e.key, 1, 6) | 1
         e.slots = <Slot*>calloc(capacity, sizeof(Slot))
@@ -204,7 +207,7 @@ cdef class Engine:
         e.due = <uint32_t*>calloc(capacity, sizeof(uint32_t))
         e.checks = <Check**>calloc(MAX_CHECKS, sizeof(Check*))
         e.origins = <Origin**>calloc(MAX_ORIGINS, sizeof(Origin*))
-        e.ring = <Event*>calloc(RING, sizeof(Event))
+        e.ring = <Event*>calloc(ring, sizeof(Event))
         e.trace = <Event*>calloc(TRACE_RING, sizeof(Event))
         e.judge = <Judgement*>calloc(JUDGE_RING, sizeof(Judgement))
         e.scratch = <uint8_t*>calloc(1, SCRATCH)
@@ -821,7 +824,7 @@ cdef class Engine:
         cdef list out = []
         read(e.notify, &count, sizeof(count))
         while left and e.ring_head != load32(&e.ring_tail):
-            event = &e.ring[e.ring_head % RING]
+            event = &e.ring[e.ring_head & (e.ring_size - 1)]
             if self._active[event.slot] and self._generations[event.slot] == event.generation:
                 self._states[event.slot] = event.to_state
                 self._counters[event.slot] = event.counter

@@ -93,10 +93,18 @@ class Engine:
     """``capacity``: targets, at most 2**20. ``key``: 16 bytes for cookies and jitter; random where None.
 
     ``user_agent`` is sent with HTTP checks: ``vpp-maglev/<version> (+https://...)``.
-    Raises ValueError for a bad capacity or key, MemoryError.
+    ``ring``, a power of two: how many transitions can wait to be read; further ones are reported when there is room,
+    as one from the state last reported to the present one. Raises ValueError for a bad value, MemoryError.
     """
 
-    def __init__(self, *, capacity: int = 131072, key: bytes | None = None, user_agent: str = "vpp-maglev") -> None: ...
+    def __init__(
+        self,
+        *,
+        capacity: int = 131072,
+        key: bytes | None = None,
+        user_agent: str = "vpp-maglev",
+        ring: int = 65536,
+    ) -> None: ...
     @property
     def capacity(self) -> int: ...
     @property
