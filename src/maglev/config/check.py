@@ -195,14 +195,14 @@ def _check_pools(frontend: Frontend, config: Config, path: Path, report: Report)
             users[name] = pool.name
             address = backend.address
             if address in addresses:
-                # VPP knows an application server by its address: it could hold one weight for the two of them.
-                report.semantic(
+                # Two checks of one server may well be wanted; but VPP knows an AS by its address alone.
+                report.warn(
                     ((place, "backends"), name),
-                    f"the backend {quote(name)} has the same address ({address}) as {quote(addresses[address])}",
+                    f"the backend {quote(name)} has the same address ({address}) as {quote(addresses[address])}; "
+                    "VPP has one AS for the two and gets the larger of their weights",
                     at_key=True,
                 )
-                continue
-            addresses[address] = name
+            addresses.setdefault(address, name)
             if not family:
                 family, first = address.version, name
             elif address.version != family:
