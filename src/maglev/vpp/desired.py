@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from maglev.config.model import Config, Frontend
 from maglev.states import State
@@ -16,9 +17,8 @@ from maglev.vpp.model import address_order, vip_key
 from maglev.weights import MemberWeight, StateSource, frontend_weights, programmed_weight
 
 
-@dataclass(frozen=True, slots=True)
-class DesiredAs:
-    """One AS as it should be.
+class DesiredAs(NamedTuple):
+    """One AS as it should be. A named tuple, since a full sync makes tens of thousands of them.
 
     ``weight``: programmed weight, in units; None: whatever VPP has stays, and an AS that is missing comes at 0.
     ``nominal``: the programmed weight it would have in the active pool, which tells a foreign multiple from a change.

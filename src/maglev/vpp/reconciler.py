@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter, deque
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -52,8 +53,11 @@ T = TypeVar("T")
 BUDGET_STALLS = 20
 """A batch ends after this many times ``max-stall`` of estimated work, so that newer changes get their turn."""
 
-MOST_MEMBERS = 2000
+MOST_MEMBERS = 1000
 """About how many pool members one batch plans for: some milliseconds of the loop."""
+
+MOST_READ = 500
+"""About how many pool members one piece of a full sync reads back and plans for."""
 
 READ_PER_VIP_NS = 10_000
 READ_PER_AS_NS = 2_500
@@ -627,7 +631,8 @@ class Reconciler:
             debt = self._owed.get(key)
             if debt is not None and debt.serial == serial:
                 del self._owed[key]
-        log.info("vpp-change", str(step), frontend=step.frontend, backend=step.backend, vip=str(step.vip or ""))
+        if log.enabled(logging.INFO):
+            log.info("vpp-change", str(step), frontend=step.frontend, backend=step.backend, vip=str(step.vip or ""))
         if step.vip is None:
             return
         if step.op is Op.DELETE_AS:
@@ -818,7 +823,7 @@ class Reconciler:
             self.last_full_sync_at_ns = self._clock.time_ns()
             self.last_full_sync_changes = len(result.done)
             log.log(
-                20 if result.done or result.failures else 10,
+                logging.INFO if result.done or result.failures else logging.DEBUG,
                 "vpp-full-sync",
                 f"full sync ({reason}): {len(result.done)} changes, {len(result.failures)} refused",
                 reason=reason,
@@ -884,15 +889,16 @@ class Reconciler:
             return (all(vip is not None and vip.serves for vip in found), min(key.sort_key for key, _ in group))
 
         pieces: list[list[str]] = []
-        size = 0
+        size = load = 0
         for group in sorted(groups.values(), key=order):
             members = sum(len(pool.members) for _, frontend in group for pool in frontend.pools)
             cost = READ_PER_VIP_NS * len(group) + READ_PER_AS_NS * members
-            if not pieces or size + cost > self._pacer.max_stall_ns:
+            if not pieces or size + cost > self._pacer.max_stall_ns or load + members > MOST_READ:
                 pieces.append([])
-                size = 0
+                size = load = 0
             pieces[-1].extend(frontend.name for _, frontend in group)
             size += cost
+            load += members
         return pieces
 
     # ------------------------------------------------------------------------------------------------------- reading

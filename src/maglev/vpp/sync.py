@@ -222,6 +222,10 @@ class Policy:
         return self.lb.prune is Prune.ALL or (self.lb.prune is Prune.OWNED and key in self.owned)
 
 
+SAME = Fraction(1)
+"""The scale of nearly every VIP."""
+
+
 def common_multiple(wanted: DesiredVip, found: ActualVip) -> Fraction:
     """The scale of the weights in VPP against ours, when all that are above 0 have the same one; else 1.
 
@@ -246,6 +250,8 @@ def scaled(weight: int, multiple: Fraction) -> int:
     """A programmed weight on a VIP's own scale: at least 1 where it was above 0, and what a u8 holds."""
     if weight <= 0:
         return 0
+    if multiple is SAME:
+        return weight
     return min(MAX_WEIGHT, max(1, math.floor(weight * multiple + Fraction(1, 2))))
 
 
@@ -262,13 +268,16 @@ def diff(wanted: Iterable[DesiredVip], actual: Actual, owed: Mapping[FlushKey, O
         wanted_by_prefix.setdefault((vip.key.address, vip.key.prefix_length), []).append(vip)
     found_by_prefix: dict[tuple[bytes, int], list[ActualVip]] = {}
     for found in actual.vips.values():
-        found_by_prefix.setdefault((found.key.address, found.key.prefix_length), []).append(found)
+        prefix = (found.key.address, found.key.prefix_length)
+        if prefix in wanted_by_prefix:
+            found_by_prefix.setdefault(prefix, []).append(found)
+    indebted = {key.vip for key in owed}
 
     blocks: list[tuple[tuple[bool, tuple[int, bytes, int, int, int]], list[Step]]] = []
     seen: set[VipKey] = set()
     for prefix, group in wanted_by_prefix.items():
         group.sort(key=lambda vip: vip.key.sort_key)
-        blocks.extend(_plan_prefix(group, found_by_prefix.get(prefix, []), owed, policy, plan, seen))
+        blocks.extend(_plan_prefix(group, found_by_prefix.get(prefix, []), owed, policy, plan, seen, indebted))
     blocks.sort(key=lambda block: block[0])
     for _, steps in blocks:
         plan.steps.extend(steps)
@@ -334,6 +343,7 @@ def _plan_prefix(
     policy: Policy,
     plan: Plan,
     seen: set[VipKey],
+    indebted: Collection[VipKey],
 ) -> list[_Block]:
     """The VIPs on one address. What must go before others can come goes in one block with them."""
     wanted = {vip.key: vip for vip in group}
@@ -393,7 +403,7 @@ def _plan_prefix(
                 _keep_debts(vip, owed, plan)
             continue
         present = None if vip.key in doomed else by_key.get(vip.key)
-        steps = _plan_vip(vip, present, owed, policy, plan)
+        steps = _plan_vip(vip, present, owed, policy, plan, indebted=vip.key in indebted)
         if removals and present is None:
             creations.extend(steps)
         elif steps:
@@ -489,7 +499,13 @@ def _delete_vip(found: ActualVip, frontend: str, reason: str, policy: Policy) ->
 
 
 def _plan_vip(
-    vip: DesiredVip, found: ActualVip | None, owed: Mapping[FlushKey, Owed], policy: Policy, plan: Plan
+    vip: DesiredVip,
+    found: ActualVip | None,
+    owed: Mapping[FlushKey, Owed],
+    policy: Policy,
+    plan: Plan,
+    *,
+    indebted: bool,
 ) -> list[Step]:
     """One VIP: create it if it is missing, raises, drops with their flushes, then what comes at weight 0."""
     steps: list[Step] = []
@@ -512,7 +528,7 @@ def _plan_vip(
     else:
         length, present = found.length, found.ases
 
-    multiple = policy.multiples.get(vip.key, Fraction(1))
+    multiple = policy.multiples.get(vip.key, SAME)
     targets: dict[bytes, int] = {}
     for ours in vip.ases:
         have = present.get(ours.address)
@@ -520,6 +536,8 @@ def _plan_vip(
             targets[ours.address] = have.weight if have is not None else 0
         else:
             targets[ours.address] = scaled(ours.weight, multiple)
+    if found is not None and not indebted and _alike(targets, present):
+        return []
     extra = sorted((a for a in present if a not in targets and a not in vip.held), key=address_order)
     held = [a for a in present if a in vip.held]
 
@@ -528,6 +546,17 @@ def _plan_vip(
     _write(vip, writer, present, targets, extra, held, flushes)
     steps.extend(writer.steps)
     return steps
+
+
+def _alike(targets: Mapping[bytes, int], present: Mapping[bytes, ActualAs]) -> bool:
+    """Whether VPP has just these weights: what nearly every VIP of a periodic sync is found like."""
+    if len(targets) != len(present):
+        return False
+    for address, target in targets.items():
+        have = present.get(address)
+        if have is None or have.weight != target:
+            return False
+    return True
 
 
 def _plan_flushes(
