@@ -76,7 +76,7 @@ STEPS = (
     Step("ruff format", "lint", (str(BIN / "ruff"), "format", "--check", ".")),
     Step("mypy", "lint", (str(BIN / "mypy"),)),
     Step("cython-lint", "lint", (str(BIN / "cython-lint"), "ext")),
-    Step("import contracts", "lint", (str(BIN / "lint-imports"),)),
+    Step("import contracts", "lint", (str(BIN / "lint-imports"), "--no-logo")),
     Step("pytest", "pytest", (sys.executable, "-m", "pytest", f"--junitxml={PYTEST_XML}"), count_pytest),
     Step(
         "robot",
