@@ -255,10 +255,6 @@ class Daemon:
         result = await self.config_file.start()
         if result.config is None:
             raise CannotStart(f"{options.config} has errors", _exit_status(result))
-        try:
-            self.engine.start()
-        except (RuntimeError, OSError) as error:
-            raise CannotStart(f"the probe engine cannot start: {error}") from error
         # What was made so far stays: the collector need not look at it again, which would hold the loop.
         gc.collect()
         gc.freeze()
@@ -269,6 +265,11 @@ class Daemon:
         self._start_dataplane()
         await self._start_api()
         await self._start_metrics()
+        # Behind the listeners: the engine reserves ports for its SYN probes, and must not take one of theirs.
+        try:
+            self.engine.start()
+        except (RuntimeError, OSError) as error:
+            raise CannotStart(f"the probe engine cannot start: {error}") from error
         self.notifier.ready(self._status())
         self.supervisor.start("status", self._tell_status)
         log.info("ready", "maglevd is ready", **self._addresses())
