@@ -139,6 +139,22 @@ async def test_a_restarted_vpp_is_programmed_again(path: Path) -> None:
         assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 0}
 
 
+async def test_the_source_addresses_are_set_before_the_first_vip_comes_or_tunnels_would_start_nowhere(
+    path: Path,
+) -> None:
+    lb = replace(AT_ONCE, ipv4_src_address=IPv4Address("192.0.2.99"))
+    async with programmed(path, failover(lb)) as (server, rig):
+        connects = rig.client.connects
+        server.journal.clear()
+        restart = asyncio.create_task(server.restart())
+        await eventually(lambda: not rig.client.connected)
+        rig.backend("a", DOWN)
+        await restart
+        await eventually(lambda: rig.client.connects > connects)
+        await rig.settled()
+        assert writes(server)[:2] == ["lb_conf", "vip 192.0.2.1/32"]
+
+
 async def test_what_changes_while_vpp_is_away_is_made_up_for_with_its_flush(path: Path) -> None:
     async with programmed(path) as (server, rig):
         server.hanging = True

@@ -190,6 +190,7 @@ class Reconciler:
         self._refused: set[RefusalKey] = set()
         self._scope = "one"
         self._vips_changed = False
+        self._primed = False  # the global settings of this VPP have been seen to
         self._settled = False
         self._adopted = False
         self._wake = asyncio.Event()
@@ -414,6 +415,7 @@ class Reconciler:
 
     def _connected(self) -> None:
         self._actual = None
+        self._primed = False
         self._request_full("connect")
 
     def _disconnected(self, why: str) -> None:
@@ -484,6 +486,7 @@ class Reconciler:
         return (
             self.client.usable
             and self._actual is not None
+            and self._primed
             and self._announced()
             and self._warmup.phase is not Phase.SILENT
         )
@@ -811,6 +814,7 @@ class Reconciler:
             names = [name for name in self._states.config().frontends if self.released(name)]
             # The settings come first: without a source address what is created next would tunnel from nowhere.
             await self._until_done([], result, force=force, fresh=True, drift=drift, prune=False)
+            self._primed = True
             for piece in self._pieces(names):
                 await self._until_done(piece, result, force=force, fresh=fresh, drift=drift, prune=False)
             if complete:
