@@ -222,11 +222,12 @@ cdef int open_raw(Origin* origin, RawSocket* raw, bint tcp, uint32_t* allow) noe
 
 
 # Reserve a run of TCP ports by binding them: no other socket of this host can send from them, so what comes to them is
-# an answer to us, and the kernel resets what an answer opened.
+# an answer to us, and the kernel resets what an answer opened. They are taken from the range that the kernel gives to
+# clients, where no service has its fixed port; only a host that has used most of that up falls back on lower ones.
 cdef int reserve_ports(State* e, Origin* origin) noexcept nogil:
     cdef int wanted = MAX_PORTS if e.max_sockets >= 8 * MAX_PORTS else MIN_PORTS
     cdef int attempt, count, fd
-    cdef uint32_t base
+    cdef uint32_t base, low, high
     cdef int one = 1
     cdef sockaddr_in6 name
     cdef uint8_t any_address[16]
@@ -239,7 +240,12 @@ cdef int reserve_ports(State* e, Origin* origin) noexcept nogil:
             errno_set(ENOMEM)
             return origin_failed(origin, BLOCK_PORTS)
     for attempt in range(64):
-        base = 10000 + <uint32_t>(draw % (32000 - 10000 - <uint32_t>wanted))
+        low = 10000
+        high = 32000
+        if attempt < 48 and e.ephemeral_high >= e.ephemeral_low + 4 * wanted:
+            low = e.ephemeral_low
+            high = e.ephemeral_high
+        base = low + <uint32_t>(draw % (high - low - <uint32_t>wanted))
         draw = siphash(&e.key, draw, attempt)
         count = 0
         while count < wanted:
