@@ -1,0 +1,109 @@
+"""The files that the packages install: the unit by systemd's own judgement, the rest against the code."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from maglev.config.load import load_file, load_text
+from maglev.options import FLAGS
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DEBIAN = ROOT / "debian"
+UNIT = "vpp-maglevd.service"
+WORST_EXPOSURE = 25
+"""Tenths of systemd's exposure level (0 to 10): below this it says OK."""
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Path:
+    """The part of a file system that systemd looks at: this machine's units, ours, and what ours starts."""
+    units = tmp_path / "usr" / "lib" / "systemd" / "system"
+    shutil.copytree("/usr/lib/systemd/system", units, symlinks=True)
+    shutil.copy(DEBIAN / UNIT, units / UNIT)
+    for program in ("usr/sbin/maglevd", "bin/kill"):
+        path = tmp_path / program
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("#!/bin/sh\n")
+        path.chmod(0o755)
+    return tmp_path
+
+
+def analyze(*words: str) -> tuple[int, str]:
+    """Run systemd-analyze; returns its status and all that it says."""
+    done = subprocess.run(["systemd-analyze", *words], capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def exposure(root: Path) -> tuple[int, str]:
+    """Status 0 where the exposure is below the worst that we allow, and the table."""
+    return analyze("security", "--offline=yes", f"--threshold={WORST_EXPOSURE}", f"--root={root}", UNIT)
+
+
+def test_systemd_finds_nothing_wrong_with_the_unit(system: Path) -> None:
+    assert analyze("verify", "--man=no", f"--root={system}", UNIT) == (0, "")
+
+
+def test_systemd_finds_the_unit_hardened(system: Path) -> None:
+    status, said = exposure(system)
+    assert status == 0, said
+    assert "OK" in said.splitlines()[-1]
+
+
+def test_the_drop_in_for_namespaces_adds_what_setns_takes(system: Path) -> None:
+    place = system / "etc" / "systemd" / "system" / f"{UNIT}.d"
+    place.mkdir(parents=True)
+    shutil.copy(DEBIAN / "netns.conf", place)
+    assert analyze("verify", "--man=no", f"--root={system}", UNIT) == (0, "")
+    _, said = exposure(system)
+    rows = {line.split()[1]: line[0] for line in said.splitlines() if line.startswith(("✓", "✗"))}
+    assert rows["CapabilityBoundingSet=~CAP_SYS_ADMIN"] == "✗", "the unit has the capability now"
+    assert rows["RestrictNamespaces=~net"] == "✗"
+    assert rows["RestrictNamespaces=~user"] == "✓", "and no other namespace"
+    assert rows["CapabilityBoundingSet=~CAP_NET_ADMIN"] == "✓"
+
+
+def test_the_unit_starts_us_as_promised() -> None:
+    unit = configparser.RawConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(DEBIAN / UNIT)
+    service = unit["Service"]
+    assert service["Type"] == "notify"
+    assert service["AmbientCapabilities"] == service["CapabilityBoundingSet"] == "CAP_NET_RAW"
+    assert service["EnvironmentFile"] == "-/etc/default/vpp-maglev"
+    directory = {flag.name: Path(flag.default).parent for flag in FLAGS if flag.default.startswith("/")}
+    assert directory["grpc-socket"] == Path("/run") / service["RuntimeDirectory"]
+    assert directory["state-file"] == Path("/var/lib") / service["StateDirectory"]
+    assert "vpp.service" in unit["Unit"]["After"].split()
+
+
+def test_the_environment_file_tells_every_variable_with_its_default() -> None:
+    text = (DEBIAN / "vpp-maglev.default").read_text()
+    told = dict(re.findall(r"^#(MAGLEV_\w+)=(.*)$", text, re.MULTILINE))
+    assert told == {flag.env: flag.default for flag in FLAGS if flag.env}
+    assert re.findall(r"^[^#\n].*", text, re.MULTILINE) == ["MAGLEVD_OPTS="]
+
+
+def test_the_sysctl_file_allows_the_buffer_that_the_engine_asks_for() -> None:
+    asked = re.search(r"int space = (\d+) << (\d+)", (ROOT / "ext" / "probe" / "origin.pyx").read_text())
+    assert asked is not None
+    allowed = re.search(r"^net\.core\.rmem_max = (\d+)$", (DEBIAN / "vpp-maglev.sysctl").read_text(), re.MULTILINE)
+    assert allowed is not None
+    assert int(allowed[1]) >= int(asked[1]) << int(asked[2])
+
+
+def test_the_first_configuration_is_valid_and_so_is_its_example() -> None:
+    path = DEBIAN / "maglev.yaml"
+    empty = load_file(path)
+    assert empty.config is not None
+    assert (empty.problems, len(empty.config.frontends)) == ((), 0)
+    example = "".join(line[1:] + "\n" for line in path.read_text().splitlines() if re.match(r"#( {2}|maglev:)", line))
+    shown = load_text(example)
+    assert shown.problems == ()
+    assert shown.config is not None
+    assert list(shown.config.frontends) == ["www"]
