@@ -7,6 +7,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
+# Verbs that install, build and run one after the other must not be torn apart by -j; compilers run in parallel anyway.
+.NOTPARALLEL:
 MAKEFLAGS += --no-builtin-rules
 
 PYTHON ?= python3

@@ -22,8 +22,8 @@ ANSWER_SECONDS = 5.0
 
 HEAD_LIMIT = 16 * 1024
 
-# Below the kernel's range for outgoing connections and the one from which maglevd reserves ports for its SYN probes:
-# either could take a port between our look and our bind.
+# Below the kernel's range for outgoing connections, which could take a port between our look and our bind, and from
+# which maglevd reserves the ports of its SYN probes.
 PORTS = range(5_000, 10_000)
 
 
