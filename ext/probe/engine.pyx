@@ -311,6 +311,13 @@ cdef class Engine:
         """True between ``start`` and ``stop``."""
         return self._started and not self._stopped
 
+    def pulse(self):
+        """How many rounds the thread has made. Asks for one more: of a healthy thread the next answer is higher."""
+        cdef uint64_t one = 1
+        cdef uint64_t rounds = self.e.stats[STAT_TICKS]
+        write(self.e.wake, &one, sizeof(one))
+        return rounds
+
     def fileno(self):
         """An eventfd that is readable while transitions or results wait."""
         return self.e.notify

@@ -109,6 +109,9 @@ class Engine:
     def capacity(self) -> int: ...
     @property
     def running(self) -> bool: ...
+    def pulse(self) -> int:
+        """How many rounds the thread has made. Asks for one more: of a healthy thread the next answer is higher."""
+
     def fileno(self) -> int:
         """An eventfd that is readable while transitions or results wait. Reading them all makes it unreadable again."""
 

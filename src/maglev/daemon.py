@@ -522,10 +522,12 @@ class Daemon:
                 await self.config_file.reload(force=False, by="signal")
 
     async def _tell_status(self) -> None:
-        """The status line, and the watchdog: fed by this loop, and only while the engine's thread runs too."""
+        """The status line, and the watchdog: fed by this loop, and only while the engine's thread makes rounds too."""
         watch = self.notifier.watchdog_seconds
+        before = -1
         while True:
-            if watch and self.engine.running:
+            if watch and (rounds := self.engine.pulse()) > before:
+                before = rounds
                 self.notifier.alive()
             self.notifier.status(self._status())
             await self.clock.sleep(min(STATUS_SECONDS, watch) if watch else STATUS_SECONDS)

@@ -284,3 +284,15 @@ async def test_a_pipe_in_place_of_the_file_is_refused_and_does_not_hang(tmp_path
     await daemon.spawn()
     assert await daemon.wait() == 1
     assert any("not a regular file" in line for line in daemon.log)
+
+
+async def test_watchdog_is_fed_while_the_loop_and_the_engine_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "200000")
+    (tmp_path / "run").mkdir()
+    async with DaemonProcess(tmp_path, "maglev: {}", "--vpp-api-addr=") as daemon:
+        # Nothing is probed: the engine's rounds are those that it is asked for.
+        for _ in range(5):
+            await daemon.notice("WATCHDOG=1")
+        assert await daemon.stop() == 0

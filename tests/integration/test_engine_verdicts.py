@@ -329,3 +329,16 @@ def test_impossible_checks_and_targets_are_refused() -> None:
         p.engine.remove_check(good)
         with pytest.raises(KeyError):
             p.engine.remove_check(good)
+
+
+def test_an_engine_without_targets_has_a_pulse_that_ends_with_it() -> None:
+    with probing() as one:
+        seen = {one.engine.pulse()}
+
+        def beats() -> bool:
+            seen.add(one.engine.pulse())
+            return len(seen) > 3
+
+        one.wait(beats, "three rounds more")
+    ended = one.engine.pulse()
+    assert one.engine.pulse() == ended
