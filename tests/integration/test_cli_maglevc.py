@@ -24,6 +24,7 @@ from tests.helpers.rpc import FakeDaemon, Load, Problem, fake_daemon, large_conf
 
 DEADLINE = 30.0
 COMMAND = [sys.executable, "-m", "maglev.cli.main"]
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 T = TypeVar("T")
 
@@ -490,3 +491,55 @@ def test_proto_enums_and_words_of_the_tree_agree() -> None:
         assert pb.BackendState.Value(f"BACKEND_STATE_{state.upper()}")
     for level in ("debug", "info", "warning", "error"):
         assert pb.LogLevel.Value(f"LOG_LEVEL_{level.upper()}")
+
+
+# ------------------------------------------------------------------------------------------------------ completion
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["sh"], ["show"]),
+        (["sho", "ba"], ["backends"]),
+        (["show", "backends", ""], ["web0", "web1"]),
+        (["show", "backends", "web1"], ["web1"]),
+        (["set", "backend", "web0", "dr"], ["drain"]),
+        (["nonsense", ""], []),
+        (["show", "backends", "nobody"], []),
+    ],
+)
+def test_words_and_live_names_are_offered_to_other_shells(served: Served, words: list[str], offered: list[str]) -> None:
+    done = subprocess.run(
+        [*COMMAND, "--server", f"unix:{served.socket}", "--complete", *words],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        env=served.environment(),
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    found = done.stdout.splitlines()
+    assert [word for word in offered if word not in found] == []
+    assert [word for word in found if not word.startswith(words[-1])] == []
+    assert bool(found) == bool(offered)
+
+
+def test_bash_completes_as_our_own_shell_does(served: Served) -> None:
+    script = f"""
+        . /usr/share/bash-completion/bash_completion
+        . {ROOT}/debian/maglevc.bash-completion
+        maglevc() {{ {" ".join(COMMAND)} "$@"; }}
+        ask() {{
+            COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+            # Readline splits a line at colons, too, but the line has no blanks there.
+            COMP_LINE="$*"; COMP_LINE=${{COMP_LINE/ : /:}}; COMP_POINT=${{#COMP_LINE}}
+            _maglevc; echo "${{COMPREPLY[*]}}"
+        }}
+        ask maglevc --server unix : {served.socket} set ba
+        ask maglevc --server unix : {served.socket} set backend web0 und
+        ask maglevc --vers
+    """
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=DEADLINE, env=served.environment(), check=False
+    )
+    assert done.stdout.splitlines() == ["backend", "undrain", "--version"], done.stderr

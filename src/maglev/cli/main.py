@@ -28,6 +28,7 @@ flags (one dash or two)
   --tls-cert FILE        our certificate
   --tls-key FILE         its key
   --tls-server-name NAME the name to verify instead of the address
+  --complete             print what the last word of the command, which may be empty, can become
   --version              our version
   --help                 this text
 
@@ -48,6 +49,7 @@ class Flags:
     colour: bool | None = None
     version: bool = False
     help: bool = False
+    complete: bool = False
     tls: bool = False
     tls_ca: str = ""
     tls_cert: str = ""
@@ -70,7 +72,7 @@ def parse_flags(arguments: Sequence[str], environment: Mapping[str, str]) -> Fla
             continue
         name, given, value = argument.lstrip("-").partition("=")
         match name:
-            case "json" | "version" | "help" | "h" | "tls":
+            case "json" | "version" | "help" | "h" | "tls" | "complete":
                 on = _boolean(argument, value) if given else True
                 setattr(flags, "help" if name == "h" else name, on)
             case "color" | "colour":
@@ -147,6 +149,12 @@ def _main(arguments: Sequence[str], out: IO[str]) -> int:
     colour = out.isatty() if flags.colour is None else flags.colour
     context = Context(client, Style(colour), flags.json, out, sys.stderr, our_version())
     try:
+        if flags.complete:
+            from maglev.cli.complete import candidates
+            from maglev.cli.shell import Names
+
+            out.writelines(f"{escape(word)}\n" for word in candidates(flags.words, Names(client.stub).get))
+            return DONE
         if flags.words:
             return run(context, flags.words)
         from maglev.cli.shell import interactive, script
