@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import array
+import asyncio
+import contextlib
 import logging
+import mmap
+import socket
+import struct
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,10 +18,11 @@ import pytest
 from maglev.errors import Unavailable
 from maglev.states import State
 from maglev.vpp.dataplane import Dataplane
-from maglev.vpp.stats import StatsPoller
+from maglev.vpp.stats import Segment, StatsPoller
+from maglev.vppsim import statseg
 from maglev.vppsim.server import StandIn
 from tests.helpers.vpp import make_config
-from tests.helpers.vpprig import AT_ONCE, Rig
+from tests.helpers.vpprig import AT_ONCE, Rig, eventually
 
 
 def sim(server: StandIn, command: str) -> None:
@@ -69,5 +78,70 @@ async def test_no_segment_means_no_counters_and_says_why(tmp_path: Path) -> None
             assert poller.failures == 1
             with pytest.raises(Unavailable, match=r"none\.sock"):
                 await dataplane.counters(None)
+    finally:
+        await server.stop()
+
+
+@contextlib.contextmanager
+def segment_of_a_dead_vpp(path: Path, **header: int) -> Iterator[None]:
+    """Hand out a segment as VPP left it; ``header`` changes words of it (``in_progress``, ``directory``)."""
+    segment = statseg.Segment(1 << 20)
+    segment.publish([statseg.Entry("/sys/heartbeat", statseg.Kind.SCALAR, 1)])
+    with mmap.mmap(segment.fd, 1 << 20) as memory:
+        for name, value in header.items():
+            struct.pack_into("=Q", memory, {"in_progress": 24, "directory": 32}[name], value)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def hand_out() -> None:
+            while True:
+                try:
+                    reader, _ = listener.accept()
+                except OSError:
+                    return
+                with reader:
+                    reader.sendmsg([b""], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [segment.fd]))])
+
+        thread = threading.Thread(target=hand_out)
+        thread.start()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            segment.close()
+
+
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        ({"in_progress": 1}, "does not come to an end"),
+        ({"directory": 0x7F00_0000_0014}, "makes no sense"),  # its length: 32,512 entries
+    ],
+)
+def test_segment_that_never_becomes_whole_is_given_up(tmp_path: Path, header: dict[str, int], why: str) -> None:
+    path = tmp_path / "stats.sock"
+    with segment_of_a_dead_vpp(path, **header), pytest.raises(OSError, match=why):
+        Segment(str(path)).read(1, {}, {})
+
+
+async def test_poller_that_ended_can_be_run_again(tmp_path: Path) -> None:
+    path, stats = tmp_path / "api.sock", tmp_path / "stats.sock"
+    server = StandIn(path, stats_path=stats)
+    await server.start()
+    rig = Rig(path, make_config({"p": {"a": 10}}, lb=AT_ONCE))
+    poller = StatsPoller(str(stats), rig.client, rig.reconciler, rig.clock)
+    rig.load()
+    try:
+        async with rig.running():
+            await rig.settled()
+            for _ in range(2):
+                running = asyncio.create_task(poller.run())
+                await eventually(lambda: poller.read_at_ns != 0)
+                running.cancel()
+                await asyncio.wait([running])
+                assert poller.problem == ""
+                poller.read_at_ns = 0
     finally:
         await server.stop()

@@ -1,18 +1,20 @@
 """Packet counters of the VIPs, read from VPP's stats segment every few seconds, on a thread of its own.
 
 The segment is shared memory that VPP hands out over a socket; vpp_papi reads it. No socket, another format or a VPP
-that died while writing mean that there are no counters, and nothing else.
+that died while writing mean that there are no counters, and nothing else: vpp_papi alone would wait for such a VPP, or
+try again what cannot succeed, without end and without a pause.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from vpp_papi.vpp_stats import VPPStats
+from vpp_papi.vpp_stats import StatsLock, VPPStats
 
 from maglev import logs
 from maglev.clock import Clock
@@ -36,6 +38,48 @@ KINDS: Mapping[str, str] = {
 
 ROUTES = "/net/route/to"
 WARN_EVERY_NS = 60 * 1_000_000_000
+
+
+READING_SECONDS = 0.5
+"""How long one reading may take in all; VPP changes the segment within microseconds, and seldom."""
+
+
+class _Overdue(Exception):
+    """A reading took too long. No OSError: vpp_papi takes those for a reason to try again."""
+
+
+class _Lock(StatsLock):  # type: ignore[misc]
+    """vpp_papi's optimistic lock with an end to its patience."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        self.epoch = self.stats.epoch
+        while self.stats.in_progress:
+            self.stats.in_time("VPP has begun to change it and does not come to an end")
+            time.sleep(0.001)
+        return True
+
+    def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
+        if kind is not None:
+            # What failed is tried again at once, as if the segment had changed under it.
+            self.stats.in_time("it makes no sense")
+            time.sleep(0.001)
+        super().__exit__()
+
+
+class _Stats(VPPStats):  # type: ignore[misc]
+    """vpp_papi's reader with a deadline; ``begin`` sets it, for everything up to the next ``begin``."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.lock = _Lock(self)
+        self._deadline = 0.0
+
+    def begin(self) -> None:
+        self._deadline = time.monotonic() + READING_SECONDS
+
+    def in_time(self, what: str) -> None:
+        if time.monotonic() > self._deadline:
+            raise _Overdue(f"given up after {READING_SECONDS:g} s: {what}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +114,11 @@ class Segment:
             self._generation = generation
         try:
             if self._stats is None:
-                stats = VPPStats(self._path)
+                stats = _Stats(self._path)
+                stats.begin()
                 stats.connect()
                 self._stats = stats
+            self._stats.begin()
             rows = {kind: self._simple(name) for kind, name in KINDS.items()}
             carried = self._stats[ROUTES] if routes else ()
             return [
@@ -126,21 +172,24 @@ class StatsPoller:
         self._client = client
         self._reconciler = reconciler
         self._clock = clock
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="vpp-stats")
+        self._thread: ThreadPoolExecutor | None = None
         self._routes: dict[VipKey, int] = {}
         self._routes_of: tuple[int, frozenset[tuple[VipKey, int]]] = (-1, frozenset())
         self._warned: dict[VipKey, int] = {}
 
     async def run(self) -> None:
-        """Read until cancelled."""
+        """Read until cancelled. May be run again after an end of any kind."""
         try:
             while True:
                 await self.read()
                 await self._clock.sleep(INTERVAL)
         finally:
             # The thread may be in the middle of a reading: it closes the segment behind that, and nobody waits for it.
-            self._thread.submit(self._segment.close)
-            self._thread.shutdown(wait=False)
+            thread, self._thread = self._thread, None
+            if thread is not None:
+                thread.submit(self._segment.close)
+                thread.shutdown(wait=False)
+            self._segment = Segment(self._path)
 
     async def read(self) -> None:
         """One reading. Failures are told once, and kept in ``problem``."""
@@ -150,6 +199,8 @@ class StatsPoller:
             return
         vips = {key: vip.index for key, vip in actual.vips.items() if vip.index is not None}
         generation = self._client.connects
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="vpp-stats")
         try:
             await self._find_routes(generation, vips)
             read = await asyncio.get_running_loop().run_in_executor(
