@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import socket
 import subprocess
 import sys
+import termios
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pexpect
+import pyte
 import pytest
 
 from maglev.pb import maglev_pb2 as pb
@@ -372,49 +375,103 @@ def test_watch_ends_as_unreachable_when_the_server_ends(served: Served) -> None:
 
 
 class Terminal:
-    """The shell in a pseudo-terminal."""
+    """The shell in a terminal, which is emulated: what a line editor writes is only what differs on the screen.
+
+    setsid(1) makes the terminal the shell's own; forking here would fork gRPC's threads, too.
+    """
 
     def __init__(self, served: Served, *words: str) -> None:
-        self.child: pexpect.spawn[str] = pexpect.spawn(
-            COMMAND[0],
-            [*COMMAND[1:], "--server", f"unix:{served.socket}", *words],
-            encoding="utf-8",
-            timeout=DEADLINE,
-            dimensions=(50, 200),
+        self._master, terminal = os.openpty()
+        # So many lines that nothing ever scrolls away.
+        self._screen = pyte.Screen(200, 500)
+        self._stream = pyte.ByteStream(self._screen)
+        termios.tcsetwinsize(self._master, (500, 200))
+        self._process = subprocess.Popen(
+            ["setsid", "--ctty", "--wait", *COMMAND, "--server", f"unix:{served.socket}", *words],
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
             env=served.environment(),
         )
+        os.close(terminal)
+        self._row = 0
+
+    def _read(self, deadline: float) -> bool:
+        """Take in what was written; False once everything is closed."""
+        left = max(0.0, deadline - time.monotonic())
+        if not select.select((self._master,), (), (), left)[0]:
+            raise TimeoutError
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:
+            # EIO: nobody has the terminal open any more.
+            return False
+        self._stream.feed(data)
+        return True
 
     def expect(self, text: str) -> None:
-        self.child.expect_exact(text)
+        """Wait until ``text`` stands on the screen, at or below the line that was typed last."""
+        deadline = time.monotonic() + DEADLINE
+        while not any(text in line for line in self._screen.display[self._row :]):
+            try:
+                going_on = self._read(deadline)
+            except TimeoutError:
+                going_on = False
+            if not going_on:
+                shown = "\n".join(line.rstrip() for line in self._screen.display[self._row :]).rstrip()
+                raise AssertionError(f"{text!r} does not show:\n{shown}")
 
     def type(self, text: str) -> None:
-        self.child.send(text)
+        """Press keys."""
+        self._row = self._screen.cursor.y
+        os.write(self._master, text.encode())
 
     def end(self) -> int:
-        self.child.expect(pexpect.EOF)
-        self.child.close()
-        assert self.child.exitstatus is not None
-        return self.child.exitstatus
+        """Wait for the end; the exit status."""
+        deadline = time.monotonic() + DEADLINE
+        while self._read(deadline):
+            pass
+        return self._process.wait(DEADLINE)
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(DEADLINE)
+        # The shell itself gets SIGHUP with its terminal.
+        os.close(self._master)
 
 
 @pytest.fixture
-def shell(served: Served) -> Iterator[Terminal]:
-    terminal = Terminal(served, "--color=false")
-    terminal.expect("up, 1 down")
-    yield terminal
-    terminal.child.close(force=True)
+def terminal(served: Served) -> Iterator[Callable[..., Terminal]]:
+    """Opens terminals, and closes them with the test."""
+    opened: list[Terminal] = []
+
+    def begin(*words: str) -> Terminal:
+        opened.append(Terminal(served, *words))
+        return opened[-1]
+
+    yield begin
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture
+def shell(terminal: Callable[..., Terminal]) -> Terminal:
+    shell = terminal("--color=false")
+    shell.expect("up, 1 down")
+    return shell
 
 
 def test_shell_completes_words_and_live_names(shell: Terminal) -> None:
-    # What is drawn is the difference only: the rest of the word.
     shell.type("sh fro\t")
-    shell.expect("ntends")
+    shell.expect("]> sh frontends")
     shell.type("w\t")
-    shell.expect("ww")
+    shell.expect("]> sh frontends www")
     shell.type("\r")
     shell.expect("web0 weight 100 effective 100")
+    shell.expect("spare weight 10 effective 0")
     shell.type("set fr www po pri\t")
-    shell.expect("mary")
+    shell.expect("po primary")
     shell.type("ba web1 wei 7\r")
     shell.expect("web1 weight 7 effective 0")
     shell.type("quit\r")
@@ -437,11 +494,11 @@ def test_shell_survives_errors_and_a_lost_server(shell: Terminal, served: Served
     shell.type("show bogus\r")
     shell.expect("'bogus' is not expected here")
     served.stop()
-    shell.expect("away")
+    shell.expect("[away]>")
     shell.type("show version\r")
     shell.expect("cannot reach")
     served.restart()
-    shell.expect("up]>")
+    shell.expect("[up]>")
     shell.type("show version\r")
     shell.expect("maglevd 1.2.3")
     shell.type("exit\r")
@@ -449,7 +506,7 @@ def test_shell_survives_errors_and_a_lost_server(shell: Terminal, served: Served
     assert shell.end() == 0
 
 
-def test_shell_keeps_its_history_on_disk(shell: Terminal, served: Served) -> None:
+def test_shell_keeps_its_history_on_disk(shell: Terminal, served: Served, terminal: Callable[..., Terminal]) -> None:
     shell.type("show overrides\r")
     shell.expect("REASON")
     shell.type("quit\r")
@@ -458,29 +515,30 @@ def test_shell_keeps_its_history_on_disk(shell: Terminal, served: Served) -> Non
     path = served.home / "state" / "vpp-maglev" / "maglevc_history"
     assert "+show overrides" in path.read_text().splitlines()
     assert path.stat().st_mode & 0o077 == 0
-    again = Terminal(served, "--color=false")
+    again = terminal("--color=false")
     again.expect("]>")
-    again.type("\x1b[A\x1b[A\r")
+    again.type("\x1b[A")
+    again.expect("]> quit")
+    again.type("\x1b[A")
+    again.expect("]> show overrides")
+    again.type("\r")
     again.expect("REASON")
     again.type("quit\r")
     assert again.end() == 0
 
 
-def test_a_key_or_an_interrupt_ends_a_watch(shell: Terminal, served: Served) -> None:
-    shell.type("watch events\r")
-    shell.expect('"frontend"')
-    shell.type("x")
-    shell.expect("]>")
-    shell.type("watch events\r")
-    shell.expect('"frontend"')
-    shell.type("\x03")
-    shell.expect("]>")
+def test_a_key_or_an_interrupt_ends_a_watch(shell: Terminal, terminal: Callable[..., Terminal]) -> None:
+    for key in ("x", "\x03"):
+        shell.type("watch events\r")
+        shell.expect('"frontend"')
+        shell.type(key)
+        shell.expect("]>")
     shell.type("show version\r")
     shell.expect("maglevd 1.2.3")
     shell.type("quit\r")
     assert shell.end() == 0
 
-    alone = Terminal(served, "watch", "events")
+    alone = terminal("watch", "events")
     alone.expect('"frontend"')
     alone.type("q")
     assert alone.end() == 0

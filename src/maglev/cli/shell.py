@@ -246,6 +246,8 @@ def interactive(context: Context) -> int:
         complete_while_typing=False,
         key_bindings=_keys(),
         enable_history_search=True,
+        # News that comes while a prompt is being set up is not drawn by invalidate().
+        refresh_interval=1.0,
     )
     pulse = Pulse(context.client.stub, session.app.invalidate)
     pulse.start()
