@@ -340,6 +340,27 @@ async def test_a_wall_clock_that_jumps_ends_nothing(rig: Rig) -> None:
     assert rig.state("a") is State.DISABLED
 
 
+async def test_a_clock_that_is_wrong_after_a_start_makes_no_span_longer(rig: Rig) -> None:
+    rig.checker.disable("a", by="op", duration_ns=60 * SECOND)
+    records = rig.checker.override_records()
+    again = Rig()
+    again.clock.epoch = 0
+    again.checker.restore(records)
+    await again.checker.apply(config({"a": A, "b": B}), by="start")
+    assert again.checker.expire() == 60 * SECOND
+    again.clock.advance(60)
+    again.checker.expire()
+    assert again.state("a") is State.UNKNOWN
+
+
+async def test_a_span_given_after_the_clock_was_set_back_is_not_over_at_once(rig: Rig) -> None:
+    rig.checker.disable("a", by="op")
+    rig.clock.epoch -= 3600 * SECOND
+    rig.checker.disable("a", by="op", duration_ns=60 * SECOND)
+    assert rig.checker.expire() == 60 * SECOND
+    assert rig.state("a") is State.DISABLED
+
+
 async def test_run_wakes_at_the_expiry_and_for_a_shorter_one(rig: Rig) -> None:
     task = asyncio.ensure_future(rig.checker.run())
     await asyncio.sleep(0)
@@ -431,6 +452,21 @@ async def test_trace_publishes_each_probe_until_the_last_watcher_leaves(rig: Rig
     second()
     rig.result(A, True)
     assert rig.seen.take() == []
+
+
+async def test_a_trace_outlives_the_removal_of_its_backend_and_goes_on_when_it_comes_back(rig: Rig) -> None:
+    end = rig.checker.trace("a")
+    await rig.checker.apply(config({"b": B}), by="op")
+    await rig.checker.apply(config({"a": A, "b": B}), by="op")
+    rig.seen.take()
+    rig.result(A, True)
+    assert [e.event for e in rig.seen.take() if isinstance(e, LogEvent)] == ["probe"]
+    await rig.checker.apply(config({"b": B}), by="op")
+    end()
+    await rig.checker.apply(config({"a": A, "b": B}), by="op")
+    rig.seen.take()
+    rig.result(A, True)
+    assert [e for e in rig.seen.take() if isinstance(e, LogEvent)] == []
 
 
 async def test_one_broken_listener_does_not_lose_the_verdicts_behind_it() -> None:

@@ -398,6 +398,7 @@ class Checker:
         Counted: two traces of one backend end with the second. Raises ``UnknownName``.
         """
         live = self.backend_state(backend)
+        # It goes on over a reload that takes the backend away and one that brings it back.
         self._traced[backend] = self._traced.get(backend, 0) + 1
         if self._traced[backend] == 1 and live.target >= 0:
             self._engine.trace(live.target, True)
@@ -799,7 +800,6 @@ class Checker:
 
     def _remove(self, live: LiveBackend, by: str) -> None:
         self._leave_engine(live)
-        self._traced.pop(live.name, None)
         if live.state is not State.REMOVED:
             self._change_state(live, State.REMOVED, Code.REMOVED, by=by)
 
@@ -1006,6 +1006,9 @@ class Checker:
         self._deadlines.pop(override.key, None)
         if override.until_ns:
             left = override.until_ns - self._clock.time_ns()
+            # A wall clock that is wrong after a start never makes more of a span than was asked for.
+            if override.until_ns > override.since_ns:
+                left = min(left, override.until_ns - override.since_ns)
             self._deadlines[override.key] = self._clock.monotonic_ns() + left
             self._wake.set()
 
