@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from maglev import logs
+from maglev import background, logs
 from maglev.checker import Checker
 from maglev.clock import Clock
 from maglev.config.diff import ConfigChange, diff_configs
@@ -75,7 +75,8 @@ class ConfigFile:
     async def diff(self, new: Config) -> Sequence[ConfigChange]:
         """What differs between the configuration in force and ``new``."""
         # Comparing holds no lock and takes long for large files: a thread, whose slices the interpreter gives out.
-        return await asyncio.to_thread(diff_configs, self._checker.config(), new)
+        old = self._checker.config()
+        return await background.start("config-diff", lambda: diff_configs(old, new))
 
     def needs_force(self, new: Config) -> bool:
         """Whether a reload to ``new`` deletes so many VIPs that it is refused unless forced."""

@@ -185,14 +185,16 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         self.notifier = Notifier()
         self.supervisor = Supervisor(self.clock)
-        status = EXIT_OK
+        status = EXIT_FAILED
         try:
             status = await self._until_end(self._start())
         except CannotStart as error:
             log.error("start-failed", str(error))
             status = error.status
+        except Exception as error:
+            log.exception("start-failed", f"maglevd cannot start: {error}", error)
         finally:
-            await self._stop()
+            await self._stop(status)
         log.info("stopped", f"maglevd ends with status {status}", status=status)
         return status
 
@@ -214,7 +216,8 @@ class Daemon:
         finally:
             for task in (start, ending):
                 task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, CannotStart):
+            # How it failed was raised above, if it did.
+            with contextlib.suppress(asyncio.CancelledError, Exception):
                 await start
 
     def _end(self, why: str) -> None:
@@ -274,10 +277,11 @@ class Daemon:
         self.supervisor.start("status", self._tell_status)
         log.info("ready", "maglevd is ready", **self._addresses())
 
-    async def _stop(self) -> None:
+    async def _stop(self, status: int) -> None:
         """End everything within ``END_SECONDS``; whatever hangs then, the process ends all the same."""
         self.notifier.stopping()
-        last_resort = threading.Timer(END_SECONDS, os._exit, (EXIT_FAILED,))
+        # Never disarmed: the interpreter waits for threads at its end, one of which may hang in a call to the system.
+        last_resort = threading.Timer(END_SECONDS, os._exit, (status,))
         last_resort.daemon = True
         last_resort.start()
         try:
@@ -292,7 +296,6 @@ class Daemon:
         except Exception as error:
             log.exception("stop-failed", f"the end was not orderly: {error}", error)
         finally:
-            last_resort.cancel()
             self.notifier.close()
 
     # -------------------------------------------------------------------------------------------------- the parts
@@ -557,6 +560,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return check(options)
     control = logs.LogControl(level=options.log_level, form=options.log_format)
     control.start()
+    # gRPC's core writes to standard error on its own, in a form of its own; a stranger who sends garbage could fill the
+    # log with it. And its preparations for a fork, which the child that loads the configuration is, are for programs
+    # that go on to use gRPC there.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_run(options, control))

@@ -12,11 +12,12 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import stat
 from pathlib import Path
 
 import orjson
 
-from maglev import logs
+from maglev import background, logs
 from maglev.clock import Clock
 from maglev.errors import MaglevError
 
@@ -25,6 +26,8 @@ log = logs.get(__name__)
 VERSION = 1
 MAX_BYTES = 64 << 20
 RETRY_SECONDS = 10.0
+WRITE_SECONDS = 5.0
+"""How long anybody waits for the disk; a write that takes longer goes on, and nobody knows how it ends."""
 
 
 class NotSaved(MaglevError):
@@ -66,13 +69,15 @@ class StateFile:
     could be, ``failures`` writes that failed.
     """
 
-    def __init__(self, path: Path | None, clock: Clock) -> None:
+    def __init__(self, path: Path | None, clock: Clock, *, patience: float = WRITE_SECONDS) -> None:
         self.path = path
         self._clock = clock
+        self._patience = patience
         self._state: dict[str, object] = {}
         self._changed = 0
         self._written = 0
-        self._writing = asyncio.Lock()
+        # One write at a time; all who wait share it.
+        self._writing: asyncio.Future[None] | None = None
         self._wake = asyncio.Event()
         self.fallbacks = 0
         self.unreadable = 0
@@ -107,7 +112,10 @@ class StateFile:
 
     @staticmethod
     def _read(path: Path) -> dict[str, object]:
-        with path.open("rb") as file:
+        # Opening a pipe would wait for a writer.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise BadStateFile("not a regular file")
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise BadStateFile(f"larger than {MAX_BYTES} bytes")
@@ -128,18 +136,33 @@ class StateFile:
     async def saved(self) -> None:
         """Wait until all that was set before is on the disk. Raises ``NotSaved``; callers share one write."""
         wanted = self._changed
-        async with self._writing:
-            if self.path is None or self._written >= wanted:
-                return
-            writes = self._changed
-            data = encode(self._state)
-            try:
-                await asyncio.to_thread(_write, self.path, data)
-            except OSError as error:
-                self.failures += 1
-                raise NotSaved(f"state file {self.path}: {error.strerror or error}") from error
-            self._written = writes
-            self.written_at_ns = self._clock.time_ns()
+        try:
+            async with asyncio.timeout(self._patience):
+                while self.path is not None and self._written < wanted:
+                    await self._write(self.path)
+        except TimeoutError:
+            self.failures += 1
+            raise NotSaved(f"state file {self.path}: the disk has not answered for {self._patience:g} s") from None
+
+    async def _write(self, path: Path) -> None:
+        """Wait for the write that is under way, or begin one. Raises ``NotSaved``."""
+        if self._writing is None or self._writing.done():
+            writes, data = self._changed, encode(self._state)
+            self._writing = background.start("state-file", lambda: _write(path, data))
+            self._writing.add_done_callback(lambda done: self._ended(done, writes))
+        try:
+            await asyncio.shield(self._writing)
+        except OSError as error:
+            raise NotSaved(f"state file {path}: {error.strerror or error}") from error
+
+    def _ended(self, done: asyncio.Future[None], writes: int) -> None:
+        if done.cancelled():
+            return
+        if done.exception() is not None:
+            self.failures += 1
+            return
+        self._written = writes
+        self.written_at_ns = self._clock.time_ns()
 
     async def run(self) -> None:
         """Write what changes, for ever; a write that failed is tried again."""

@@ -296,3 +296,15 @@ async def test_watchdog_is_fed_while_the_loop_and_the_engine_run(
         for _ in range(5):
             await daemon.notice("WATCHDOG=1")
         assert await daemon.stop() == 0
+
+
+async def test_a_disk_that_does_not_answer_does_not_keep_the_daemon_from_ending(tmp_path: Path) -> None:
+    async with DaemonProcess(tmp_path, config(free_port()), "--vpp-api-addr=") as daemon:
+        os.mkfifo(tmp_path / "state.json")
+        async with daemon.api() as stub:
+            watcher = Watcher(stub)
+            await watcher.states(static_one="up")
+            call = stub.DisableBackend(pb.ChangeBackendRequest(name="static-one"))
+            await watcher.states(static_one="disabled")
+            assert await daemon.stop() == 0
+            call.cancel()

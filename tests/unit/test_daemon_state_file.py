@@ -94,6 +94,23 @@ async def test_a_write_that_fails_is_told_and_the_old_file_stays(tmp_path: Path)
     assert loaded(path).get("section") == "new"
 
 
+async def test_a_disk_that_does_not_answer_is_told_and_holds_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    os.mkfifo(path)
+    file = StateFile(path, FakeClock(), patience=0.05)
+    file.load()
+    assert file.unreadable == 1
+    file.set("section", "new")
+    for failures in (1, 2):
+        with pytest.raises(NotSaved, match="has not answered"):
+            await file.saved()
+        assert file.failures == failures
+    # It answers again: the one write that was begun comes to its end, and the file is whole.
+    os.close(os.open(path, os.O_WRONLY))
+    await file.saved()
+    assert loaded(path).get("section") == "new"
+
+
 async def test_a_missing_directory_is_told(tmp_path: Path) -> None:
     file = StateFile(tmp_path / "none" / "state.json", FakeClock())
     file.set("section", 1)
