@@ -1,6 +1,6 @@
 """Builds the Cython extensions of ``ext/`` into ``maglev._*`` and the gRPC stubs of ``proto/`` into ``maglev.pb``.
 
-``MAGLEV_DEBUG=1`` makes the debug build: bounds checks, assertions, line tracing, no optimisation.
+``MAGLEV_DEBUG=1`` makes the debug build: bounds checks, assertions, no optimisation.
 ``MAGLEV_EXTENSIONS=0`` leaves the extensions out: the Makefile compiles them on its own, incrementally.
 ``MAGLEV_CFLAGS`` and ``MAGLEV_LDFLAGS`` are appended to the compiler's and linker's flags (sanitizers).
 """
@@ -30,13 +30,14 @@ MODULES = {
     "maglev._probe": "ext/probe/engine.pyx",
 }
 
+# No line tracing, in the debug build either: traced functions take the interpreter's lock, ``nogil`` or not, and the
+# probe engine's thread would wait whenever Python is busy.
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": DEBUG,
     "wraparound": False,
     "initializedcheck": DEBUG,
     "cdivision": True,
-    "linetrace": DEBUG,
     "embedsignature": True,
 }
 
@@ -47,8 +48,6 @@ def extensions() -> list[Extension]:
     flags += ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-sign-compare"]
     flags += shlex.split(os.environ.get("MAGLEV_CFLAGS", ""))
     macros: list[tuple[str, str | None]] = [("_GNU_SOURCE", None)]
-    if DEBUG:
-        macros.append(("CYTHON_TRACE_NOGIL", "0"))
     return [
         Extension(
             name,
