@@ -17,7 +17,8 @@ from typing import Protocol
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 
 from maglev import logs
-from maglev.checker import PASSES, Checker
+from maglev.checker import PASSES, Checker, LiveBackend
+from maglev.checker.engine import BLOCKED_SINCE_NS, CODES, COUNTER, RECORD, RTT_COUNT, RTT_SUM_NS, TARGET
 from maglev.clock import Clock
 from maglev.listen import parse_listen
 from maglev.states import Code
@@ -27,6 +28,8 @@ log = logs.get(__name__)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 SLICE_NS = 4_000_000
+SILENT = 500
+"""So many things without a line between two empty ones, which let the clock be looked at."""
 CHUNK_BYTES = 64 << 10
 
 MAX_REQUEST_BYTES = 8 << 10
@@ -38,7 +41,10 @@ SCRAPE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric family. ``rows`` makes its lines, each with its line break; a family without lines is left out."""
+    """One metric family. ``rows`` makes its lines, each with its line break; a family without lines is left out.
+
+    An empty row is none, and lets the loop have its turn where many things have no line.
+    """
 
     name: str
     kind: str
@@ -153,11 +159,17 @@ class CheckerFamilies:
                 f'healthcheck="{live.healthcheck}",state="{live.state}"}} 1\n'
             )
 
+    def _records(self) -> Iterator[tuple[LiveBackend, tuple[int, ...]]]:
+        """What the engine knows of each backend that it knows, all of one moment."""
+        records, backends = self._checker.probe_records()
+        for record in RECORD.iter_unpack(records):
+            live = backends.get(record[TARGET])
+            if live is not None:
+                yield live, record
+
     def _health(self) -> Iterator[str]:
-        for live in self._checker.backends():
-            info = self._checker.probe_info(live)
-            if info is not None:
-                yield f'maglev_backend_health{{backend="{live.name}"}} {info.counter}\n'
+        for live, record in self._records():
+            yield f'maglev_backend_health{{backend="{live.name}"}} {record[COUNTER]}\n'
 
     def _enabled(self) -> Iterator[str]:
         for live in self._checker.backends():
@@ -168,13 +180,22 @@ class CheckerFamilies:
             yield f'maglev_backend_drained{{backend="{live.name}"}} {int(live.drained)}\n'
 
     def _unprobed(self) -> Iterator[str]:
-        for live in self._checker.backends():
-            since = self._checker.unprobed_since(live)
-            if since:
-                yield f'maglev_backend_unprobed_since_seconds{{backend="{live.name}"}} {since / 1e9!r}\n'
+        head = "maglev_backend_unprobed_since_seconds"
+        for at, (live, record) in enumerate(self._records()):
+            if record[BLOCKED_SINCE_NS] and live.probed:
+                yield f'{head}{{backend="{live.name}"}} {record[BLOCKED_SINCE_NS] / 1e9!r}\n'
+            elif at % SILENT == 0:
+                yield ""
+        for at, live in enumerate(self._checker.backends()):
+            if live.target < 0 and live.trouble_since_ns:
+                yield f'{head}{{backend="{live.name}"}} {live.trouble_since_ns / 1e9!r}\n'
+            elif at % SILENT == 0:
+                yield ""
 
     def _transitions(self) -> Iterator[str]:
-        for live in self._checker.backends():
+        for at, live in enumerate(self._checker.backends()):
+            if at % SILENT == 0:
+                yield ""
             for (before, after), count in live.transitions.items():
                 yield (
                     f'maglev_backend_transitions_total{{backend="{live.name}",from="{before}",to="{after}"}} {count}\n'
@@ -206,22 +227,29 @@ class CheckerFamilies:
             yield f"maglev_frontend_pool_backend_effective_weight{{{labels}}} {effective}\n"
 
     def _probes(self) -> Iterator[str]:
-        for live in self._checker.backends():
-            info = self._checker.probe_info(live)
-            if info is None or live.check is None:
+        tails = [
+            f',result="{"pass" if code in PASSES else "fail"}",code="{Code(code)}"}} '
+            for code in range(len(RECORD.unpack(bytes(RECORD.size))) - CODES)
+        ]
+        for at, (live, record) in enumerate(self._records()):
+            if at % SILENT == 0:
+                yield ""
+            if live.check is None:
                 continue
             head = f'maglev_probe_total{{backend="{live.name}",type="{live.check.spec.type}"'
-            for code, count in enumerate(info.codes):
+            for tail, count in zip(tails, record[CODES:], strict=True):
                 if count:
-                    result = "pass" if code in PASSES else "fail"
-                    yield f'{head},result="{result}",code="{Code(code)}"}} {count}\n'
+                    yield f"{head}{tail}{count}\n"
 
     def _rtt(self) -> Iterator[str]:
-        for live in self._checker.backends():
-            info = self._checker.probe_info(live)
-            if info is not None and info.rtt_count:
-                yield f'maglev_probe_rtt_seconds_sum{{backend="{live.name}"}} {info.rtt_sum_ns / 1e9!r}\n'
-                yield f'maglev_probe_rtt_seconds_count{{backend="{live.name}"}} {info.rtt_count}\n'
+        for at, (live, record) in enumerate(self._records()):
+            if record[RTT_COUNT]:
+                yield (
+                    f'maglev_probe_rtt_seconds_sum{{backend="{live.name}"}} {record[RTT_SUM_NS] / 1e9!r}\n'
+                    f'maglev_probe_rtt_seconds_count{{backend="{live.name}"}} {record[RTT_COUNT]}\n'
+                )
+            elif at % SILENT == 0:
+                yield ""
 
     def _overrides(self) -> dict[str, int]:
         counts = dict.fromkeys(("drain", "disable", "enable", "pause", "weight"), 0)
@@ -519,7 +547,7 @@ class Exposition:
         for family in tuple(self._families):
             headed = False
             for row in family.rows():
-                if not headed:
+                if row and not headed:
                     headed = True
                     pieces.append(f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.kind}\n")
                 pieces.append(row)

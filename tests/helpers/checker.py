@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from ipaddress import ip_address
 
 from maglev._health import entry, step
+from maglev._probe import SNAPSHOT_FIELDS
+from maglev.checker.engine import RECORD
 from maglev.config.model import (
     SECOND,
     Backend,
@@ -227,6 +229,15 @@ class FakeEngine:
             blocked_reason=item.blocked_reason,
             codes=tuple(codes),
         )
+
+    def snapshot(self) -> bytes:
+        records = []
+        for target in sorted(self.targets):
+            info = self.target_info(target)
+            known = {**asdict(info), "target": target, "generation": self._generations[target]}
+            fields = [int(known.get(name, 0)) for name in SNAPSHOT_FIELDS]
+            records.append(RECORD.pack(*fields, *info.codes))
+        return b"".join(records)
 
     def stats(self) -> dict[str, int]:
         return {"targets": len(self.targets)}

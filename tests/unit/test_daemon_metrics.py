@@ -101,6 +101,16 @@ async def test_backend_and_frontend_families(rig: Rig) -> None:
     }
 
 
+async def test_backends_without_a_line_do_not_hold_the_loop(rig: Rig) -> None:
+    silent = Family("silent", "gauge", "No line, however long it takes.", lambda: iter([""] * 10))
+    exposition = Exposition()
+    exposition.add([silent])
+    assert "silent" not in await text_of(exposition)
+    for family in CheckerFamilies(rig.checker).families():
+        if family.name in ("maglev_backend_unprobed_since_seconds", "maglev_backend_transitions_total"):
+            assert "" in family.rows()
+
+
 async def test_operators_settings_and_trouble_show(rig: Rig) -> None:
     rig.checker.disable("a", by="op")
     rig.checker.drain("s", by="op")

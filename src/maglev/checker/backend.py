@@ -65,6 +65,11 @@ class LiveBackend:
         return self.state is not State.DISABLED
 
     @property
+    def probed(self) -> bool:
+        """False while no probe is to be sent: it is paused or disabled."""
+        return self.state is not State.DISABLED and self.state is not State.PAUSED
+
+    @property
     def healthcheck(self) -> str:
         """Name of its health check; empty: static."""
         return self.conf.healthcheck or ""

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from maglev._probe import SNAPSHOT_FIELDS, SNAPSHOT_FORMAT
 from maglev.config.model import HealthCheck
 from maglev.states import State
+
+RECORD = struct.Struct(SNAPSHOT_FORMAT)
+"""One record of ``ProbeEngine.snapshot()``."""
+
+TARGET = SNAPSHOT_FIELDS.index("target")
+COUNTER = SNAPSHOT_FIELDS.index("counter")
+RTT_SUM_NS = SNAPSHOT_FIELDS.index("rtt_sum_ns")
+RTT_COUNT = SNAPSHOT_FIELDS.index("rtt_count")
+BLOCKED_SINCE_NS = SNAPSHOT_FIELDS.index("blocked_since_ns")
+CODES = len(SNAPSHOT_FIELDS)
+"""Where fields of a record are; from ``CODES`` on it counts results by ``Code``."""
 
 
 class ProbeTransition(Protocol):
@@ -95,4 +108,5 @@ class ProbeEngine(Protocol):
     def results(self, most: int = ...) -> Sequence[ProbeResult]: ...
     def generation(self, target: int) -> int: ...
     def target_info(self, target: int) -> ProbeInfo: ...
+    def snapshot(self) -> bytes: ...
     def stats(self) -> Mapping[str, int]: ...
