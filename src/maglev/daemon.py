@@ -68,6 +68,10 @@ END_SECONDS = 1.8
 
 STATUS_SECONDS = 5.0
 
+NEVER = 1 << 30
+GARBAGE_SECONDS = 600.0
+"""How often old objects that refer to each other are looked through for those that nobody else needs."""
+
 CAP_NET_RAW = "CAP_NET_RAW"
 CAPABILITY_HELP = (
     "give it to the program (setcap cap_net_raw+ep on the interpreter of its environment), "
@@ -258,9 +262,11 @@ class Daemon:
         result = await self.config_file.start()
         if result.config is None:
             raise CannotStart(f"{options.config} has errors", _exit_status(result))
-        # What was made so far stays: the collector need not look at it again, which would hold the loop.
+        # What was made so far stays: the collector need not look at it again, which would hold the loop. And it looks
+        # at the rest of what is old when the daemon says so, not in the middle of a mass failure.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*gc.get_threshold()[:2], NEVER)
 
         self.supervisor.start("state-file", self.state_file.run)
         self.supervisor.start("expiry", self.checker.run)
@@ -275,6 +281,7 @@ class Daemon:
             raise CannotStart(f"the probe engine cannot start: {error}") from error
         self.notifier.ready(self._status())
         self.supervisor.start("status", self._tell_status)
+        self.supervisor.start("garbage", self._collect_garbage)
         log.info("ready", "maglevd is ready", **self._addresses())
 
     async def _stop(self, status: int) -> None:
@@ -534,6 +541,14 @@ class Daemon:
                 self.notifier.alive()
             self.notifier.status(self._status())
             await self.clock.sleep(min(STATUS_SECONDS, watch) if watch else STATUS_SECONDS)
+
+    async def _collect_garbage(self) -> None:
+        while True:
+            await self.clock.sleep(GARBAGE_SECONDS)
+            began = self.clock.monotonic_ns()
+            found = gc.collect()
+            took = (self.clock.monotonic_ns() - began) / 1e6
+            log.debug("garbage-collected", f"{found} objects in {took:.1f} ms", objects=found, milliseconds=took)
 
     def _status(self) -> str:
         counts = self.checker.state_counts()

@@ -525,11 +525,21 @@ class Checker:
                     users.setdefault(member.backend, []).append(frontend.name)
             if slices.due():
                 await slices.rest()
-        users_of = {name: tuple(dict.fromkeys(frontends)) for name, frontends in users.items()}
+        users_of: dict[str, tuple[str, ...]] = {}
+        for name, names in users.items():
+            users_of[name] = tuple(dict.fromkeys(names))
+            if slices.due():
+                await slices.rest()
+        # Only this method changes which backends there are, and one call at a time.
+        removed: list[LiveBackend] = []
+        for name, live in self._backends.items():
+            if name not in backends:
+                removed.append(live)
+            if slices.due():
+                await slices.rest()
         await slices.rest()
 
         # The step from the old to the new configuration: no other task runs within it.
-        removed = [live for name, live in self._backends.items() if name not in backends]
         users_before = {live.name: self._users.get(live.name, ()) for live in removed}
         self._config, self._backends, self._checks, self._users = config, backends, checks, users_of
         self._loaded = True
