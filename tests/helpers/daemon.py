@@ -98,6 +98,7 @@ class DaemonProcess:
         self.flags = flags
         self.process: asyncio.subprocess.Process | None = None
         self.log: list[str] = []
+        self._logged = asyncio.Event()
         self._notices = _Notices()
         self._readers: list[asyncio.Task[None]] = []
         self._notify: asyncio.DatagramTransport | None = None
@@ -139,6 +140,17 @@ class DaemonProcess:
         assert process.stderr is not None
         async for line in process.stderr:
             self.log.append(line.decode().rstrip("\n"))
+            self._logged.set()
+
+    async def logged(self, text: str) -> str:
+        """Wait for a line with this text; lines come by a pipe of their own, behind whatever else tells of it."""
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                self._logged.clear()
+                for line in self.log:
+                    if text in line:
+                        return line
+                await self._logged.wait()
 
     async def notice(self, line: str) -> None:
         """Wait until the daemon has told the service manager this line, and forget all that came before it."""

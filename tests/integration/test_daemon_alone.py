@@ -144,6 +144,7 @@ async def test_bad_reload_changes_nothing_and_names_every_error(lab: Lab) -> Non
         lab.daemon.signal(signal.SIGHUP)
         await lab.daemon.notice("RELOADING=1")
         await lab.daemon.notice("READY=1")
+        await lab.daemon.logged("event=config-refused")
         errors = "\n".join(line for line in lab.daemon.log if "event=config-error" in line)
         assert "maglev.yaml:" in errors
         assert "1000" in errors
