@@ -271,7 +271,6 @@ class Daemon:
         self.supervisor.start("state-file", self.state_file.run)
         self.supervisor.start("expiry", self.checker.run)
         self.supervisor.start("reload", self._reload_on_signal)
-        self._start_dataplane()
         await self._start_api()
         await self._start_metrics()
         # Behind the listeners: the engine reserves ports for its SYN probes, and must not take one of theirs.
@@ -279,6 +278,8 @@ class Daemon:
             self.engine.start()
         except (RuntimeError, OSError) as error:
             raise CannotStart(f"the probe engine cannot start: {error}") from error
+        # Last of all: a daemon that cannot serve, a second one on the same addresses say, must not have touched VPP.
+        self._start_dataplane()
         self.notifier.ready(self._status())
         self.supervisor.start("status", self._tell_status)
         self.supervisor.start("garbage", self._collect_garbage)
