@@ -43,7 +43,7 @@ from maglev.metrics import (
     single,
 )
 from maglev.options import Options, parse
-from maglev.overrides import from_json, to_json
+from maglev.overrides import from_json
 from maglev.reload import used_checks
 from maglev.sdnotify import Notifier
 from maglev.statefile import NotSaved, StateFile
@@ -319,7 +319,7 @@ class Daemon:
         return records
 
     def _keep_overrides(self) -> None:
-        self.state_file.set("overrides", [to_json(record) for record in self.checker.override_records()])
+        self.state_file.set("overrides", self.checker.override_fragments())
 
     def _before(self, config: Config) -> None:
         """Look at a configuration before it takes effect: can its checks be done?"""

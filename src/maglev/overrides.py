@@ -10,6 +10,8 @@ import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import orjson
+
 Key = tuple[str, str, str, str]
 
 
@@ -78,6 +80,9 @@ class OverrideStore:
 
     def __init__(self) -> None:
         self._items: dict[Key, Override] = {}
+        self._by_backend: dict[str, dict[Key, Override]] = {}
+        # As the state file has them. Each change writes them all, and there may be thousands.
+        self._written: dict[Key, orjson.Fragment] = {}
         # The weights again, as the weight rule asks for them: it asks for every member of every pool.
         self._weights: dict[tuple[str, str, str], int] = {}
         self.version = 0
@@ -94,7 +99,10 @@ class OverrideStore:
 
     def put(self, override: Override) -> None:
         """Add an override, in place of one of the same key."""
-        self._items[override.key] = override
+        key = override.key
+        self._items[key] = override
+        self._by_backend.setdefault(override.backend, {})[key] = override
+        self._written[key] = orjson.Fragment(orjson.dumps(to_json(override), option=orjson.OPT_SORT_KEYS))
         if override.kind is OverrideKind.WEIGHT:
             self._weights[override.frontend, override.pool, override.backend] = override.weight
         self.version += 1
@@ -103,10 +111,23 @@ class OverrideStore:
         """Take an override away; None if there was none."""
         override = self._items.pop(key, None)
         if override is not None:
+            del self._written[key]
+            others = self._by_backend[override.backend]
+            del others[key]
+            if not others:
+                del self._by_backend[override.backend]
             if override.kind is OverrideKind.WEIGHT:
                 del self._weights[override.frontend, override.pool, override.backend]
             self.version += 1
         return override
+
+    def of(self, backend: str) -> list[Override]:
+        """The overrides of one backend."""
+        return list(self._by_backend.get(backend, {}).values())
+
+    def written(self) -> list[orjson.Fragment]:
+        """All of them as the state file holds them: what ``to_json`` gives, with its keys in order."""
+        return list(self._written.values())
 
     def weight(self, frontend: str, pool: str, backend: str) -> int | None:
         """The operator's weight of a pool member."""

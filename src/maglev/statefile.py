@@ -30,6 +30,10 @@ WRITE_SECONDS = 5.0
 """How long anybody waits for the disk; a write that takes longer goes on, and nobody knows how it ends."""
 
 
+Identity = tuple[int, int, int, int]
+"""Tells one file from another of the same name: device, inode, size, time of its last change."""
+
+
 class NotSaved(MaglevError):
     """The change is in force, but the state file could not be written: it would not survive a restart."""
 
@@ -77,7 +81,8 @@ class StateFile:
         self._changed = 0
         self._written = 0
         # One write at a time; all who wait share it.
-        self._writing: asyncio.Future[None] | None = None
+        self._writing: asyncio.Future[Identity] | None = None
+        self._ours: Identity | None = None
         self._wake = asyncio.Event()
         self.fallbacks = 0
         self.unreadable = 0
@@ -126,7 +131,10 @@ class StateFile:
         return self._state.get(section)
 
     def set(self, section: str, value: object) -> None:
-        """Change a section; it is written soon (``run``), or as soon as somebody waits for it (``saved``)."""
+        """Change a section; it is written soon (``run``), or as soon as somebody waits for it (``saved``).
+
+        A value that holds fragments of JSON (``orjson.Fragment``) has its keys in order in them.
+        """
         if self._state.get(section) == value:
             return
         self._state[section] = value
@@ -147,20 +155,21 @@ class StateFile:
     async def _write(self, path: Path) -> None:
         """Wait for the write that is under way, or begin one. Raises ``NotSaved``."""
         if self._writing is None or self._writing.done():
-            writes, data = self._changed, encode(self._state)
-            self._writing = background.start("state-file", lambda: _write(path, data))
+            writes, data, ours = self._changed, encode(self._state), self._ours
+            self._writing = background.start("state-file", lambda: _write(path, data, ours))
             self._writing.add_done_callback(lambda done: self._ended(done, writes))
         try:
             await asyncio.shield(self._writing)
         except OSError as error:
             raise NotSaved(f"state file {path}: {error.strerror or error}") from error
 
-    def _ended(self, done: asyncio.Future[None], writes: int) -> None:
+    def _ended(self, done: asyncio.Future[Identity], writes: int) -> None:
         if done.cancelled():
             return
         if done.exception() is not None:
             self.failures += 1
             return
+        self._ours = done.result()
         self._written = writes
         self.written_at_ns = self._clock.time_ns()
 
@@ -177,26 +186,43 @@ class StateFile:
                 await self._clock.sleep(RETRY_SECONDS)
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Put ``data`` in place of the file at ``path``; its old content becomes the previous copy."""
-    try:
-        old = path.read_bytes()
-    except FileNotFoundError:
-        old = None
-    if old is not None:
-        try:
-            decode(old)
-        except BadStateFile:
+def _write(path: Path, data: bytes, ours: Identity | None) -> Identity:
+    """Put ``data`` in place of the file at ``path``; its old content becomes the previous copy.
+
+    ``ours``: the file that was written last, which need not be looked through again. Returns the new one.
+    """
+    previous = path.with_name(path.name + ".prev")
+    with contextlib.suppress(FileNotFoundError):
+        if ours is None or _identity(path) != ours or not _link(path, previous):
+            old = path.read_bytes()
             # A broken file must not take the place of a good previous copy.
-            pass
-        else:
-            _replace(path.with_name(path.name + ".prev"), old)
+            with contextlib.suppress(BadStateFile):
+                decode(old)
+                _replace(previous, old)
     _replace(path, data)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+    return _identity(path)
+
+
+def _identity(path: Path) -> Identity:
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _link(path: Path, other: Path) -> bool:
+    """Give the file a second name, in place of what has it; False where the file system cannot."""
+    new = other.with_name(f".{other.name}.new")
+    new.unlink(missing_ok=True)
+    try:
+        os.link(path, new)
+    except OSError:
+        return False
+    os.replace(new, other)
+    return True
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -136,6 +136,9 @@ class FakeChecker:
     def overrides(self) -> Sequence[Override]:
         return self.set
 
+    def overrides_of(self, backend: str) -> Sequence[Override]:
+        return [override for override in self.set if override.backend == backend]
+
     def state_counts(self) -> Mapping[State, int]:
         counts = dict.fromkeys(State, 0)
         for status in self.statuses.values():

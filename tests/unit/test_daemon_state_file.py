@@ -111,6 +111,40 @@ async def test_a_disk_that_does_not_answer_is_told_and_holds_nobody(tmp_path: Pa
     assert loaded(path).get("section") == "new"
 
 
+async def test_overrides_are_kept_as_json_and_by_backend(tmp_path: Path) -> None:
+    store = OverrideStore()
+    drain = Override(OverrideKind.DRAIN, "b", "192.0.2.1", 1, reason='"quoted" \u20ac')
+    store.put(drain)
+    store.put(WEIGHT)
+    path = tmp_path / "state.json"
+    await saved(path, store.written())
+    kept = loaded(path).get("section")
+    assert isinstance(kept, list)
+    assert {from_json(item) for item in kept} == {drain, WEIGHT}
+    assert store.of("b") == [drain]
+    store.drop(drain.key)
+    store.drop(WEIGHT.key)
+    assert (store.of("b"), store.of(WEIGHT.backend), store.written()) == ([], [], [])
+
+
+async def test_the_previous_copy_is_the_file_before_the_last_change_also_where_somebody_edited_it(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "state.json"
+    file = await saved(path, "one", "two", "three")
+    previous = path.with_name("state.json.prev")
+    assert decode(previous.read_bytes()) == {"section": "two"}
+    path.write_bytes(encode({"section": "by hand"}))
+    file.set("section", "four")
+    await file.saved()
+    assert decode(previous.read_bytes()) == {"section": "by hand"}
+    path.write_bytes(b"torn")
+    file.set("section", "five")
+    await file.saved()
+    assert decode(previous.read_bytes()) == {"section": "by hand"}
+    assert sorted(os.listdir(tmp_path)) == ["state.json", "state.json.prev"]
+
+
 async def test_a_missing_directory_is_told(tmp_path: Path) -> None:
     file = StateFile(tmp_path / "none" / "state.json", FakeClock())
     file.set("section", 1)

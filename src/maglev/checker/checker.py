@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+import orjson
+
 from maglev import logs, reload
 from maglev.checker.backend import BackendStatus, Change, Check, LiveBackend, OverrideStatus, WeightChange
 from maglev.checker.engine import ProbeEngine, ProbeInfo, ProbeResult, ProbeTransition
@@ -224,23 +226,15 @@ class Checker:
 
     def overrides(self) -> list[OverrideStatus]:
         """What operators have set at run time and not taken back, oldest first."""
-        return [
-            OverrideStatus(
-                kind=o.kind.value,
-                backend=o.backend,
-                frontend=o.frontend,
-                pool=o.pool,
-                weight=o.weight,
-                file_weight=o.file_weight,
-                file_enabled=o.file_enabled,
-                address=o.address,
-                since_ns=o.since_ns,
-                until_ns=o.until_ns,
-                by=o.by,
-                reason=o.reason,
-            )
-            for o in sorted(self._store, key=lambda o: o.since_ns)
-        ]
+        return [_override_status(o) for o in sorted(self._store, key=lambda o: o.since_ns)]
+
+    def overrides_of(self, backend: str) -> list[OverrideStatus]:
+        """The same of one backend."""
+        return [_override_status(o) for o in sorted(self._store.of(backend), key=lambda o: o.since_ns)]
+
+    def override_fragments(self) -> list[orjson.Fragment]:
+        """The same as the state file holds it."""
+        return self._store.written()
 
     def override_records(self) -> list[Override]:
         """The same as records, for a keeper."""
@@ -1099,6 +1093,23 @@ class Checker:
             finally:
                 for wait in waits:
                     wait.cancel()
+
+
+def _override_status(override: Override) -> OverrideStatus:
+    return OverrideStatus(
+        kind=override.kind.value,
+        backend=override.backend,
+        frontend=override.frontend,
+        pool=override.pool,
+        weight=override.weight,
+        file_weight=override.file_weight,
+        file_enabled=override.file_enabled,
+        address=override.address,
+        since_ns=override.since_ns,
+        until_ns=override.until_ns,
+        by=override.by,
+        reason=override.reason,
+    )
 
 
 def _file_weight(config: Config, frontend: str, pool: str, backend: str) -> int | None:

@@ -132,7 +132,6 @@ class MaglevService(pb_grpc.MaglevServicer):
         order = self._order("backends")
         answer = pb.ListBackendsResponse(total=len(order.names))
         left = paging.page_size(request.page_size)
-        overrides = self._overrides_by_backend()
         pace = Pace()
         for at in range(order.start(request.page_token), len(order.names)):
             await pace.breathe()
@@ -156,7 +155,7 @@ class MaglevService(pb_grpc.MaglevServicer):
                     configured,
                     status,
                     with_transitions=not request.omit_transitions,
-                    overrides=overrides.get(name, ()),
+                    overrides=self._checker.overrides_of(name),
                 )
             )
             left -= 1
@@ -170,15 +169,9 @@ class MaglevService(pb_grpc.MaglevServicer):
         return convert.backend(
             _named("backend", self._checker.config().backends, name),
             self._checker.backend_status(name),
-            overrides=[one for one in self._checker.overrides() if one.backend == name],
+            overrides=self._checker.overrides_of(name),
             frontends=self._checker.frontends_of(name),
         )
-
-    def _overrides_by_backend(self) -> dict[str, list[OverrideView]]:
-        found: dict[str, list[OverrideView]] = {}
-        for override in self._checker.overrides():
-            found.setdefault(override.backend, []).append(override)
-        return found
 
     # --------------------------------------------------------------------------------------------- health checks
 

@@ -167,6 +167,10 @@ class CheckerApi(Protocol):
         """What operators have set, oldest first."""
         ...
 
+    def overrides_of(self, backend: str) -> Sequence[OverrideView]:
+        """What operators have set of one backend, oldest first."""
+        ...
+
     def state_counts(self) -> Mapping[State, int]:
         """Backends by state."""
         ...
