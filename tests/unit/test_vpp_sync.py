@@ -55,7 +55,7 @@ def plan_of(
     debts: dict[FlushKey, Owed] = {}
     for serial, (text, debt) in enumerate((owed or {}).items(), 1):
         debts[FlushKey(WWW, packed(text))] = (
-            replace(debt, serial=serial) if isinstance(debt, Owed) else Owed(debt, serial=serial)
+            debt._replace(serial=serial) if isinstance(debt, Owed) else Owed(debt, serial=serial)
         )
     configured = frozenset(vip_key(frontend) for frontend in config.frontends.values())
     options = Policy(lb=config.lb, configured=configured, owned=configured)

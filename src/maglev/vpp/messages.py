@@ -159,9 +159,11 @@ def address_text(address: bytes) -> str:
 _PROTOCOL_NAMES: Final = {6: "tcp", 17: "udp", ANY_PROTOCOL: "any"}
 
 
-@dataclass(frozen=True, slots=True)
-class VipKey:
-    """What names a VIP: prefix, protocol, port. ``protocol`` 255 and ``port`` 0 mean any."""
+class VipKey(NamedTuple):
+    """What names a VIP: prefix, protocol, port. ``protocol`` 255 and ``port`` 0 mean any.
+
+    A named tuple, since it is hashed and compared some twenty times for each weight that changes.
+    """
 
     address: bytes  # 4 or 16 bytes, host bits zero
     prefix_length: int

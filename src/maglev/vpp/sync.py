@@ -36,6 +36,9 @@ class Op(enum.Enum):
     SET_WEIGHT = "as_weight"
     FLUSH_VIP = "vip_flush"
 
+    # By identity: Enum's own hash is a call into Python, several times for each step.
+    __hash__ = object.__hash__
+
 
 COUNTED: Mapping[Op, str] = {
     Op.CREATE_VIP: "vip_added",
@@ -71,8 +74,7 @@ class FlushKey(NamedTuple):
     address: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Owed:
+class Owed(NamedTuple):
     """A flush that VPP has not acknowledged yet. ``waited``: a plan had to put it off, for want of another AS.
 
     ``serial`` tells a debt from a later one of the same AS, so that an acknowledgement settles no newer debt.
@@ -112,9 +114,8 @@ class CostModel:
         return int(self.factor * self.per_call)
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One call to VPP. ``str()`` is the step in words.
+class Step(NamedTuple):
+    """One call to VPP. ``str()`` is the step in words. A named tuple, since a mass failure makes thousands at once.
 
     ``cost_ns``: estimated stall. ``settles``: the debts, with their serials, that its acknowledgement settles.
     ``guarded``: a drop that would leave its VIP empty had the raises before it been refused; it is sent only when at
@@ -271,13 +272,12 @@ def diff(wanted: Iterable[DesiredVip], actual: Actual, owed: Mapping[FlushKey, O
         prefix = (found.key.address, found.key.prefix_length)
         if prefix in wanted_by_prefix:
             found_by_prefix.setdefault(prefix, []).append(found)
-    indebted = {key.vip for key in owed}
 
     blocks: list[tuple[tuple[bool, tuple[int, bytes, int, int, int]], list[Step]]] = []
     seen: set[VipKey] = set()
     for prefix, group in wanted_by_prefix.items():
         group.sort(key=lambda vip: vip.key.sort_key)
-        blocks.extend(_plan_prefix(group, found_by_prefix.get(prefix, []), owed, policy, plan, seen, indebted))
+        blocks.extend(_plan_prefix(group, found_by_prefix.get(prefix, []), owed, policy, plan, seen))
     blocks.sort(key=lambda block: block[0])
     for _, steps in blocks:
         plan.steps.extend(steps)
@@ -343,7 +343,6 @@ def _plan_prefix(
     policy: Policy,
     plan: Plan,
     seen: set[VipKey],
-    indebted: Collection[VipKey],
 ) -> list[_Block]:
     """The VIPs on one address. What must go before others can come goes in one block with them."""
     wanted = {vip.key: vip for vip in group}
@@ -400,10 +399,10 @@ def _plan_prefix(
     for vip in group:
         if vip.key in blocked:
             if vip.key in by_key:
-                _keep_debts(vip, owed, plan)
+                _keep_debts(by_key[vip.key], owed, plan)
             continue
         present = None if vip.key in doomed else by_key.get(vip.key)
-        steps = _plan_vip(vip, present, owed, policy, plan, indebted=vip.key in indebted)
+        steps = _plan_vip(vip, present, owed, policy, plan)
         if removals and present is None:
             creations.extend(steps)
         elif steps:
@@ -414,8 +413,13 @@ def _plan_prefix(
     return blocks
 
 
-def _keep_debts(vip: DesiredVip, owed: Mapping[FlushKey, Owed], plan: Plan) -> None:
-    plan.waiting.extend(key for key in owed if key.vip == vip.key)
+def _keep_debts(found: ActualVip, owed: Mapping[FlushKey, Owed], plan: Plan) -> None:
+    plan.waiting.extend(key for address in found.ases if (key := FlushKey(found.key, address)) in owed)
+
+
+def _indebted(vip: DesiredVip, owed: Mapping[FlushKey, Owed]) -> bool:
+    """Whether a flush is owed to any AS of the VIP. Debts exist for configured ASes only."""
+    return bool(owed) and any(FlushKey(vip.key, ours.address) in owed for ours in vip.ases)
 
 
 class _Writer:
@@ -504,8 +508,6 @@ def _plan_vip(
     owed: Mapping[FlushKey, Owed],
     policy: Policy,
     plan: Plan,
-    *,
-    indebted: bool,
 ) -> list[Step]:
     """One VIP: create it if it is missing, raises, drops with their flushes, then what comes at weight 0."""
     steps: list[Step] = []
@@ -536,7 +538,7 @@ def _plan_vip(
             targets[ours.address] = have.weight if have is not None else 0
         else:
             targets[ours.address] = scaled(ours.weight, multiple)
-    if found is not None and not indebted and _alike(targets, present):
+    if found is not None and _alike(targets, present) and not _indebted(vip, owed):
         return []
     extra = sorted((a for a in present if a not in targets and a not in vip.held), key=address_order)
     held = [a for a in present if a in vip.held]
@@ -625,8 +627,13 @@ def _write(
     ours_by_address: dict[bytes, DesiredAs] = {ours.address: ours for ours in vip.ases}
     # One lb_flush_vip instead of a flush each, where nothing is left in the VIP whose flows are to stay.
     holders = [a for a, have in present.items() if not (have.clean and have.weight == 0 and targets.get(a, 0) == 0)]
+    # Only for debts: they stay owed while a plan is cut between a drop and the flush behind it.
     flush_all = (
-        len(flushes) > 1 and not extra and not any(targets.values()) and all(address in flushes for address in holders)
+        len(flushes) > 1
+        and all(flushes.values())
+        and not extra
+        and not any(targets.values())
+        and all(address in flushes for address in holders)
     )
     stays = any(weights[a] > 0 and targets.get(a, weights[a] if a in held else 0) > 0 for a in weights)
 
