@@ -591,3 +591,89 @@ def test_the_dataplane_is_what_the_api_needs(path: Path) -> None:
         return api
 
     assert isinstance(asyncio.run(build()), Dataplane)
+
+
+async def test_a_verdict_reaches_vpp_while_a_reload_is_under_way(path: Path) -> None:
+    config = failover()
+    async with programmed(path, config) as (server, rig):
+        rig.states.load(replace(config, transition_history=7))  # in force, and not announced yet
+        rig.backend("a", DOWN)
+        await eventually(lambda: bool(writes(server)))
+        assert writes(server) == ["weight 10.0.0.1 0 flush"]
+        rig.load()
+        await rig.settled()
+        assert writes(server) == ["weight 10.0.0.1 0 flush"]
+
+
+async def test_a_reload_is_not_seen_half_done_or_a_new_server_would_get_traffic_before_its_first_probe(
+    path: Path,
+) -> None:
+    config = failover()
+    async with programmed(path, config) as (server, rig):
+        moved = replace(config.backends["a"], address=IPv4Address("10.0.0.9"))
+        rig.states.load(replace(config, backends={**config.backends, "a": moved}))
+        rig.states.set(a=UP)  # the checker has not come to it yet
+        rig.backend("b", DOWN)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await rig.dataplane.sync("www", force=False, by="ann")
+        assert not writes(server)
+        rig.states.set(a=State.UNKNOWN)
+        rig.load()
+        await rig.settled()
+        assert weights(server) == {"10.0.0.9": 0, "10.0.0.2": 0, "10.0.0.3": 1}
+
+
+async def test_a_frontend_that_a_reload_removes_during_a_sync_does_not_end_the_sync(path: Path) -> None:
+    both = [replace(failover().frontends["www"], name=f"w{n}", port=n) for n in (81, 82)]
+    config = replace(failover(), frontends={frontend.name: frontend for frontend in both})
+    async with programmed(path, config) as (server, rig):
+        server.faults.delays["lb_vip_dump"] = 0.1
+        syncing = asyncio.create_task(rig.reconciler.sync(None, force=False, by="ann"))
+        await server.journal.next(lambda entry: entry.message == "lb_conf_get")
+        rig.load(replace(config, frontends={"w82": both[1]}))
+        await syncing
+        await rig.settled()
+        assert len([vip for vip in server.model.visible_vips() if vip.used]) == 1
+
+
+async def test_a_standby_gets_no_traffic_while_the_servers_before_it_cannot_be_probed(path: Path) -> None:
+    lb = LbConfig(startup_min_delay=0, startup_max_delay=1_000_000_000)
+    async with stand_in(path) as server:
+        first = Rig(path, failover())
+        first.load()
+        async with first.running():
+            await first.settled()
+        server.journal.clear()
+        clock = PacedClock()
+        rig = Rig(path, failover(lb), clock=clock, state=State.UNKNOWN)
+        rig.load()
+        async with rig.running():
+            await rig.settled()
+            rig.backend("c", UP)
+            clock.advance(2)
+            await eventually(lambda: rig.reconciler.counters.full_syncs > 0)
+            await rig.settled()
+            assert not writes(server)
+            rig.backend("a", DOWN)
+            await rig.settled()
+            assert writes(server) == ["weight 10.0.0.1 0 flush"]
+            rig.backend("b", DOWN)
+            await rig.settled()
+            assert writes(server)[1:] == ["weight 10.0.0.3 1", "weight 10.0.0.2 0 flush"]
+
+
+async def test_disable_flushes_even_when_it_is_the_first_that_is_known_of_a_server_since_the_start(path: Path) -> None:
+    async with stand_in(path) as server:
+        first = Rig(path, failover())
+        first.load()
+        async with first.running():
+            await first.settled()
+        server.journal.clear()
+        rig = Rig(path, failover(), state=State.UNKNOWN)
+        rig.load()
+        async with rig.running():
+            await rig.settled()
+            rig.backend("c", State.DISABLED, by="ann")  # a standby: its flows are older than we
+            await rig.settled()
+            assert writes(server) == ["weight 10.0.0.3 0 flush"]

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from maglev.config.model import Config, Frontend
 from maglev.states import State
 from maglev.vpp.messages import Encap, VipKey
-from maglev.vpp.model import address_order, vip_key
-from maglev.weights import MemberWeight, StateSource, frontend_weights, programmed_weight
+from maglev.vpp.model import ActualVip, address_order, vip_key
+from maglev.weights import BackendView, MemberWeight, StateSource, frontend_weights, programmed_weight
 
 
 class DesiredAs(NamedTuple):
@@ -64,21 +64,24 @@ def desired_vip(
     source: StateSource,
     *,
     unresolved: Container[str] = frozenset(),
+    found: ActualVip | None = None,
     held: Iterable[bytes] = (),
 ) -> DesiredVip:
     """The VIP of one frontend as it should be now.
 
     ``unresolved``: backends that have had no verdict since the daemon started. While they are unknown their weight in
-    VPP stays: our own ignorance takes no traffic away.
+    VPP stays: our own ignorance takes no traffic away. Nor does it start another pool: one of them that serves in
+    ``found``, the VIP as VPP has it, counts as usable.
 
     ``held``: old addresses of backends that got new ones. They stay only while nothing else of the frontend is usable.
     """
     config = source.config()
-    answer = frontend_weights(frontend, source)
+    serving = _serving(frontend, source, unresolved, found) if unresolved and found is not None else frozenset()
+    answer = frontend_weights(frontend, _Presuming(source, serving) if serving else source)
     ases: dict[bytes, DesiredAs] = {}
     for member in answer.members:
         address = config.backends[member.backend].address.packed
-        wanted = _desired_as(address, member, answer.unit, unresolved)
+        wanted = _desired_as(address, member, answer.unit, unresolved, member.backend in serving)
         present = ases.get(address)
         if present is None or _rank(wanted) > _rank(present):
             ases[address] = wanted
@@ -96,15 +99,56 @@ def desired_vip(
     )
 
 
-def _desired_as(address: bytes, member: MemberWeight, unit: int, unresolved: Container[str]) -> DesiredAs:
-    ignorant = (
-        member.state is State.UNKNOWN and not member.drained and member.weight > 0 and member.backend in unresolved
-    )
+@dataclass(frozen=True, slots=True)
+class _Presumed:
+    """An unresolved backend that VPP sends traffic to."""
+
+    state: State = State.UP
+    drained: bool = False
+
+
+class _Presuming:
+    """A state source in which some backends are up because VPP has them so."""
+
+    def __init__(self, source: StateSource, names: Container[str]) -> None:
+        self._source = source
+        self._names = names
+
+    def config(self) -> Config:
+        return self._source.config()
+
+    def backend_state(self, name: str) -> BackendView:
+        return _Presumed() if name in self._names else self._source.backend_state(name)
+
+    def weight_override(self, frontend: str, pool: str, backend: str) -> int | None:
+        return self._source.weight_override(frontend, pool, backend)
+
+
+def _serving(frontend: Frontend, source: StateSource, unresolved: Container[str], found: ActualVip) -> frozenset[str]:
+    """The unresolved backends of a frontend to which VPP sends traffic."""
+    backends = source.config().backends
+    names: set[str] = set()
+    for pool in frontend.pools:
+        for member in pool.members:
+            if member.backend not in unresolved:
+                continue
+            have = found.ases.get(backends[member.backend].address.packed)
+            view = source.backend_state(member.backend)
+            if have is not None and have.weight > 0 and view.state is State.UNKNOWN and not view.drained:
+                names.add(member.backend)
+    return frozenset(names)
+
+
+def _desired_as(
+    address: bytes, member: MemberWeight, unit: int, unresolved: Container[str], presumed: bool
+) -> DesiredAs:
+    ignorant = presumed or (member.state is State.UNKNOWN and not member.drained and member.backend in unresolved)
+    ignorant = ignorant and member.weight > 0
     return DesiredAs(
         address=address,
         backend=member.backend,
         pool=member.pool,
-        state=member.state,
+        state=State.UNKNOWN if presumed else member.state,
         weight=None if member.keep or ignorant else member.programmed,
         nominal=programmed_weight(min(member.weight, 100), unit),
     )
@@ -122,12 +166,15 @@ def desired_vips(
     source: StateSource,
     *,
     unresolved: Container[str] = frozenset(),
+    found: Mapping[VipKey, ActualVip] | None = None,
     held: Callable[[str], Iterable[bytes]] = lambda _: (),
 ) -> list[DesiredVip]:
     """The VIPs of the named frontends, as ``desired_vip``; names that are not configured are left out."""
     configured: Mapping[str, Frontend] = source.config().frontends
-    return [
-        desired_vip(configured[name], source, unresolved=unresolved, held=held(name))
-        for name in frontends
-        if name in configured
-    ]
+    vips: list[DesiredVip] = []
+    for name in frontends:
+        frontend = configured.get(name)
+        if frontend is not None:
+            present = found.get(vip_key(frontend)) if found is not None and unresolved else None
+            vips.append(desired_vip(frontend, source, unresolved=unresolved, found=present, held=held(name)))
+    return vips

@@ -12,10 +12,10 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter, deque
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from maglev import logs
 from maglev.clock import Clock
@@ -44,7 +44,7 @@ from maglev.vpp.sync import (
     diff,
 )
 from maglev.vpp.warmup import Phase, WarmUp
-from maglev.weights import StateSource, flush_owed
+from maglev.weights import BackendView, StateSource, flush_owed
 
 log = logs.get(__name__)
 
@@ -53,7 +53,7 @@ T = TypeVar("T")
 BUDGET_STALLS = 20
 """A batch ends after this many times ``max-stall`` of estimated work, so that newer changes get their turn."""
 
-MOST_MEMBERS = 1000
+MOST_MEMBERS = 500
 """About how many pool members one batch plans for: some milliseconds of the loop."""
 
 MOST_READ = 500
@@ -68,8 +68,60 @@ DRIFT_RECREATIONS = 2
 ADOPTION_PATIENCE_NS = 5 * 1_000_000_000
 """The least time that a VPP is given to be read for the first time."""
 
+SLICE_NS = 2_000_000
+"""For how long a reload is prepared before other tasks get their turn."""
+
 RELOAD_PATIENCE_NS = 10 * 1_000_000_000
 """How long a configuration that is in force may stay unannounced (a reload between its first and its last step)."""
+
+
+class _Use(NamedTuple):
+    """A backend in a frontend: what an event about it needs, worked out once for each configuration."""
+
+    frontend: str
+    flush: FlushKey
+    flush_on_down: bool
+
+
+@dataclass(slots=True)
+class _Index:
+    """What is looked up in a configuration. ``uses``: by backend; ``flushes``: every AS there should be."""
+
+    uses: dict[str, list[_Use]] = field(default_factory=dict)
+    flushes: set[FlushKey] = field(default_factory=set)
+    held: dict[str, dict[bytes, int]] = field(default_factory=dict)
+    rescaled: list[VipKey] = field(default_factory=list)
+
+
+class _Before:
+    """The states of now under the configuration before a reload that is still under way.
+
+    Verdicts are programmed meanwhile, by the old configuration. A frontend with a backend that the reload takes away or
+    gives another address must wait: the state of that backend is no longer, or not yet, that of the AS in VPP.
+    """
+
+    def __init__(self, config: Config, now: StateSource) -> None:
+        self._config = config
+        self._now = now
+
+    def config(self) -> Config:
+        return self._config
+
+    def backend_state(self, name: str) -> BackendView:
+        return self._now.backend_state(name)
+
+    def weight_override(self, frontend: str, pool: str, backend: str) -> int | None:
+        return self._now.weight_override(frontend, pool, backend)
+
+    def waits(self, frontend: Frontend) -> bool:
+        """Whether this frontend (of the old configuration) has to wait for the end of the reload."""
+        new = self._now.config().backends
+        return any(
+            (backend := new.get(member.backend)) is None
+            or backend.address != self._config.backends[member.backend].address
+            for pool in frontend.pools
+            for member in pool.members
+        )
 
 
 class Presumption(Protocol):
@@ -169,7 +221,9 @@ class Reconciler:
         self._load_ownership()
         self._config: Config | None = None
         self._unannounced_since = 0
-        self._users: dict[str, tuple[str, ...]] = {}
+        self._announcement = asyncio.Event()
+        self._news = asyncio.Event()
+        self._uses: Mapping[str, Sequence[_Use]] = {}
         self._configured: frozenset[VipKey] = frozenset()
         self._warmup = WarmUp(clock, min_delay_ns=0, max_delay_ns=0, started_ns=self._started_ns)
         self._reader = StateReader(client)
@@ -239,8 +293,13 @@ class Reconciler:
     @property
     def quiet(self) -> bool:
         """Whether nothing is in flight, and nothing waits that could be programmed now."""
-        waits = self._wake.is_set() or self._full_due.is_set() or self._syncing
+        waits = self._wake.is_set() or self._full_due.is_set() or self._syncing or not self._taken_over
         return not waits and not self._work.locked() and not self._full.locked() and not self._takeable()
+
+    @property
+    def _taken_over(self) -> bool:
+        """Whether no reload is under way."""
+        return not self._news.is_set() and (self._config is None or self._states.config() is self._config)
 
     async def settled(self) -> None:
         """Wait until ``quiet``."""
@@ -260,8 +319,13 @@ class Reconciler:
 
     def desired(self, names: Iterable[str], source: StateSource | None = None) -> list[DesiredVip]:
         """The wanted VIPs of these frontends, as of now."""
-        unresolved = self._warmup.unresolved
-        return desired_vips(names, source or self._states, unresolved=unresolved, held=self._held_of)
+        return desired_vips(
+            names,
+            source or self._states,
+            unresolved=self._warmup.unresolved,
+            found=self._actual.vips if self._actual is not None else None,
+            held=self._held_of,
+        )
 
     def policy(self, *, full: bool, prune_rest: bool, force: bool, config: Config | None = None) -> Policy:
         """What a plan may do now; with ``config`` after a reload to it."""
@@ -283,7 +347,7 @@ class Reconciler:
 
     def released(self, name: str) -> bool:
         """Whether the warm-up lets this frontend be written to."""
-        frontend = self._states.config().frontends.get(name)
+        frontend = (self._config or self._states.config()).frontends.get(name)
         return frontend is not None and self._warmup.released(frontend, self._state_of)
 
     # -------------------------------------------------------------------------------------------------------- events
@@ -298,12 +362,15 @@ class Reconciler:
                 frontend = self._config.frontends.get(event.frontend)
                 backend = self._config.backends.get(event.backend)
                 if frontend is not None and backend is not None:
-                    self._owe(frontend, backend.address.packed, Cause.OPERATOR)
+                    self._owe(FlushKey(vip_key(frontend), backend.address.packed), Cause.OPERATOR)
         elif isinstance(event, DrainEvent):
-            for name in self._users.get(event.name, ()):
-                self._mark(name)
+            for use in self._uses.get(event.name, ()):
+                self._mark(use.frontend)
         elif isinstance(event, ConfigEvent):
-            self._configure()
+            if self._config is None:
+                self._configure()
+            else:
+                self._news.set()
         else:
             return
         self._wake.set()
@@ -311,28 +378,25 @@ class Reconciler:
     def _backend_changed(self, event: BackendEvent) -> None:
         if event.from_state == event.to_state:
             return
-        # The first thing known since the start is no transition: the server may have been like this all the time.
-        # Were it owed a flush, each restart would evict what a dead server's standbys have long taken over.
-        first = event.to_state is not State.UNKNOWN and self._warmup.resolved(event.name)
-        config = self._config
-        for name in self._users.get(event.name, ()):
-            self._mark(name)
-            if first or config is None or event.to_state is State.REMOVED:
-                continue  # What is removed is deleted with a flush.
-            frontend, backend = config.frontends.get(name), config.backends.get(event.name)
-            if frontend is None or backend is None:
-                continue
-            if flush_owed(event.to_state, flush_on_down=frontend.flush_on_down):
-                cause = Cause.DOWN if event.to_state is State.DOWN else Cause.OPERATOR
-                self._owe(frontend, backend.address.packed, cause)
+        # The first verdict since the start is no transition: the server may have been like this all the time. Were it
+        # owed a flush, each restart would evict what a dead server's standbys have long taken over. What an operator
+        # does is one at any time.
+        first = (
+            event.to_state is not State.UNKNOWN and self._warmup.resolved(event.name) and event.to_state is State.DOWN
+        )
+        to = event.to_state
+        for use in self._uses.get(event.name, ()):
+            self._mark(use.frontend)
+            # What is removed is deleted with a flush.
+            if not first and to is not State.REMOVED and flush_owed(to, flush_on_down=use.flush_on_down):
+                self._owe(use.flush, Cause.DOWN if to is State.DOWN else Cause.OPERATOR)
 
-    def _owe(self, frontend: Frontend, address: bytes, cause: Cause) -> None:
+    def _owe(self, key: FlushKey, cause: Cause) -> None:
         self._serial += 1
-        key = FlushKey(vip_key(frontend), address)
         before = self._owed.get(key)
         if before is not None and before.cause is Cause.OPERATOR:
             cause = Cause.OPERATOR
-        self._owed[key] = Owed(cause, serial=self._serial)
+        self._owed[key] = Owed(cause, False, self._serial)
 
     def _mark(self, name: str) -> None:
         self._dirty[name] = None
@@ -342,21 +406,69 @@ class Reconciler:
             self._refused = {refused for refused in self._refused if refused[1] != key}
 
     def _configure(self) -> None:
-        """A configuration took effect: at start, or by a reload."""
-        old, new = self._config, self._states.config()
-        self._config = new
-        self._unannounced_since = 0
-        users: dict[str, dict[str, None]] = {}
-        for frontend in new.frontends.values():
+        """A configuration took effect: take it over in one go."""
+        index, new = _Index(), self._states.config()
+        for _ in self._indexed(index, self._config, new):
+            pass
+        self._take_over(new, index)
+
+    async def _configurations(self) -> None:
+        """Take over reloads, prepared in slices: verdicts are programmed by the old configuration meanwhile."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            new = self._states.config()
+            if new is not self._config:
+                index = _Index()
+                end = self._clock.monotonic_ns() + SLICE_NS
+                for _ in self._indexed(index, self._config, new):
+                    if self._clock.monotonic_ns() >= end:
+                        await asyncio.sleep(0)
+                        end = self._clock.monotonic_ns() + SLICE_NS
+                if new is not self._states.config():
+                    continue  # The next reload has begun; its event will come.
+                self._take_over(new, index)
+            else:
+                self._request_full("reload")
+            self._progress.set()
+
+    def _indexed(self, index: _Index, old: Config | None, new: Config) -> Iterator[None]:
+        """Fill ``index``, frontend by frontend: a generator, so that it can be done in slices.
+
+        An old address of a backend that got a new one is held: it may be all that serves for a while.
+        """
+        until = self._clock.monotonic_ns() + new.lb.startup_max_delay
+        for name, frontend in new.frontends.items():
+            key = vip_key(frontend)
+            before = old.frontends.get(name) if old is not None else None
+            members = {member.backend for pool in before.pools for member in pool.members} if before else set()
+            kept = dict(self._held.get(name, {}))
             for pool in frontend.pools:
                 for member in pool.members:
-                    users.setdefault(member.backend, {})[frontend.name] = None
-        self._users = {name: tuple(frontends) for name, frontends in users.items()}
+                    address = new.backends[member.backend].address
+                    flush = FlushKey(key, address.packed)
+                    index.uses.setdefault(member.backend, []).append(_Use(name, flush, frontend.flush_on_down))
+                    index.flushes.add(flush)
+                    was = old.backends.get(member.backend) if old is not None and member.backend in members else None
+                    if was is not None and was.address != address:
+                        kept[was.address.packed] = until
+            if kept:
+                index.held[name] = kept
+            if before is not None and (before.weight_unit, before.pools) != (frontend.weight_unit, frontend.pools):
+                index.rescaled.append(key)
+            yield
+
+    def _take_over(self, new: Config, index: _Index) -> None:
+        first = self._config is None
+        self._config = new
+        self._unannounced_since = 0
+        self._announcement.set()
+        self._uses = index.uses
         self._configured = frozenset(vip_key(frontend) for frontend in new.frontends.values())
         self._own(self._configured)
         lb = new.lb
         self._pacer.max_stall_ns, self._pacer.max_duty = lb.max_stall, lb.max_duty
-        if old is None:
+        if first:
             self._warmup = WarmUp(
                 self._clock,
                 min_delay_ns=lb.startup_min_delay,
@@ -366,42 +478,14 @@ class Reconciler:
             self._warmup.begin(new.backends, self._state_of)
         else:
             self._warmup.forget(new.backends)
-            self._hold_old_addresses(old, new)
-            self._forget_scales(old, new)
-        addresses = {
-            (vip_key(frontend), new.backends[member.backend].address.packed)
-            for frontend in new.frontends.values()
-            for pool in frontend.pools
-            for member in pool.members
-        }
-        self._owed = {key: debt for key, debt in self._owed.items() if (key.vip, key.address) in addresses}
+            self._held = index.held
+            for key in index.rescaled:
+                self._multiples.pop(key, None)
+        self._owed = {key: debt for key, debt in self._owed.items() if key in index.flushes}
         self._unpark()
         self._dirty = {name: None for name in self._dirty if name in new.frontends}
         self._refused.clear()
-        self._request_full("reload" if old is not None else "start")
-
-    def _hold_old_addresses(self, old: Config, new: Config) -> None:
-        """Remember the old address of each backend that got a new one: it may be all that serves for a while."""
-        until = self._clock.monotonic_ns() + new.lb.startup_max_delay
-        held: dict[str, dict[bytes, int]] = {}
-        for frontend in new.frontends.values():
-            kept = dict(self._held.get(frontend.name, {}))
-            before = old.frontends.get(frontend.name)
-            members = {member.backend for pool in before.pools for member in pool.members} if before else set()
-            for pool in frontend.pools:
-                for member in pool.members:
-                    was, now = old.backends.get(member.backend), new.backends[member.backend]
-                    if member.backend in members and was is not None and was.address != now.address:
-                        kept[was.address.packed] = until
-            if kept:
-                held[frontend.name] = kept
-        self._held = held
-
-    def _forget_scales(self, old: Config, new: Config) -> None:
-        for name, frontend in new.frontends.items():
-            before = old.frontends.get(name)
-            if before is not None and (before.weight_unit, before.pools) != (frontend.weight_unit, frontend.pools):
-                self._multiples.pop(vip_key(frontend), None)
+        self._request_full("start" if first else "reload")
 
     def _held_of(self, name: str) -> Iterable[bytes]:
         held = self._held.get(name)
@@ -435,6 +519,7 @@ class Reconciler:
             self._configure()
         try:
             async with asyncio.TaskGroup() as group:
+                group.create_task(self._configurations())
                 group.create_task(self._batches())
                 group.create_task(self._full_syncs())
         finally:
@@ -482,14 +567,26 @@ class Reconciler:
         self._configure()
         return True
 
+    async def _announced_at_last(self) -> None:
+        """Wait for the end of a reload that is under way; no longer than such a one may take."""
+        while self._config is not None and not self._announced():
+            self._announcement.clear()
+            await self._wait_for(self._announcement, 0.1)
+
     def _writable(self) -> bool:
         return (
             self.client.usable
             and self._actual is not None
             and self._primed
-            and self._announced()
+            and self._config is not None
             and self._warmup.phase is not Phase.SILENT
         )
+
+    def _source(self) -> StateSource:
+        """What to program by: the checker, or while a reload is under way its states under the old configuration."""
+        if self._config is None or self._announced():
+            return self._states
+        return _Before(self._config, self._states)
 
     def _takeable(self) -> list[str]:
         """Dirty frontends that may be programmed now, no more than one batch plans for.
@@ -499,10 +596,13 @@ class Reconciler:
         """
         if not self._dirty or not self._writable():
             return []
-        frontends = self._states.config().frontends
+        source = self._source()
+        frontends = source.config().frontends
         names: list[str] = []
         members = 0
         for name in list(self._dirty):
+            if isinstance(source, _Before) and (name not in frontends or source.waits(frontends[name])):
+                continue
             if not self.released(name):
                 self._parked[name] = None
                 del self._dirty[name]
@@ -559,7 +659,15 @@ class Reconciler:
         From the snapshot to the plan nothing waits, so that the plan is of one moment.
         """
         assert self._actual is not None
-        wanted = self.desired(names)
+        source = self._source()
+        if isinstance(source, _Before):
+            # Between the choice of the names and now a reload may have begun.
+            frontends = source.config().frontends
+            late = [name for name in names if name in frontends and source.waits(frontends[name])]
+            self._dirty.update(dict.fromkeys(late))
+            names = [name for name in names if name not in late]
+            full = prune_rest = False
+        wanted = self.desired(names, source)
         policy = self.policy(full=full, prune_rest=prune_rest, force=force)
         plan = diff(wanted, self._actual, self._owed, policy)
         self._note_debts(plan)
@@ -581,10 +689,10 @@ class Reconciler:
             self._owed.pop(key, None)
         for key in plan.waiting:
             if (debt := self._owed.get(key)) is not None and not debt.waited:
-                self._owed[key] = replace(debt, waited=True)
+                self._owed[key] = debt._replace(waited=True)
         for key, debt in plan.incurred.items():
             self._serial += 1
-            self._owed.setdefault(key, replace(debt, serial=self._serial))
+            self._owed.setdefault(key, debt._replace(serial=self._serial))
 
     def _note_natures(self, wanted: Sequence[DesiredVip]) -> None:
         """Remember what a recreation would be explained by: a change of the file."""
@@ -811,10 +919,10 @@ class Reconciler:
                 async with self._work:
                     await self._read_list(conf=True)
             complete = self._warmup.phase is Phase.DONE
-            names = [name for name in self._states.config().frontends if self.released(name)]
             # The settings come first: without a source address what is created next would tunnel from nowhere.
             await self._until_done([], result, force=force, fresh=True, drift=drift, prune=False)
             self._primed = True
+            names = [name for name in self._states.config().frontends if self.released(name)]
             for piece in self._pieces(names):
                 await self._until_done(piece, result, force=force, fresh=fresh, drift=drift, prune=False)
             if complete:
@@ -842,6 +950,7 @@ class Reconciler:
         """One piece of a full sync: read it back, and apply until nothing of it is left over."""
         first = True
         while True:
+            await self._announced_at_last()
             async with self._work:
                 self._demand()
                 if first and not fresh:
@@ -983,6 +1092,7 @@ class Reconciler:
         self._multiples.pop(key, None)
         self._mark(frontend.name)
         while True:
+            await self._announced_at_last()
             async with self._work:
                 await self._read_list()
                 await self._read_ases([key])
