@@ -26,7 +26,7 @@ OUT = Path(__file__).resolve().parent.parent / "build" / "bench"
 def names() -> list[str]:
     """The benchmarks there are: every module here that asks a question."""
     found = (module.name for module in pkgutil.iter_modules(bench.__path__))
-    return sorted(name for name in found if name not in ("__main__", "harness"))
+    return sorted(name for name in found if name != "harness" and not name.startswith("_"))
 
 
 def machine() -> dict[str, str | int]:

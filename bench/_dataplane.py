@@ -1,0 +1,226 @@
+"""What the benchmarks of the dataplane share: checker, reconciler and client in this process, a stand-in in another.
+
+The probe engine is a fake one, so that a benchmark decides which verdict comes when; everything behind it is real.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+
+import uvloop
+
+from bench.harness import Figure
+from maglev.checker import Checker
+from maglev.clock import SystemClock
+from maglev.config.model import Backend, Config, Frontend, LbConfig, Pool, PoolMember, Protocol
+from maglev.events import Bus
+from maglev.states import Code, State
+from maglev.vpp.client import VppClient
+from maglev.vpp.reconciler import Reconciler
+from maglev.vpp.transport import Reply, Request
+from tests.helpers.checker import FakeClock, FakeEngine, FakeTransition, check
+
+PATIENCE = 120.0
+"""Seconds after which a benchmark that got stuck fails instead of hanging."""
+
+
+class Verdicts(FakeEngine):
+    """An engine whose verdicts a benchmark makes, told through a descriptor as the native engine does."""
+
+    def __init__(self) -> None:
+        super().__init__(FakeClock())
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK)
+
+    def fileno(self) -> int:
+        return self._fd
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there are verdicts that nobody has read."""
+        return bool(self._transitions)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self._fd)
+
+    def all_become(self, state: State) -> None:
+        """Every target changes to ``state`` at this moment."""
+        now = time.time_ns()
+        code = Code.L3OK if state is State.UP else Code.L3TOUT
+        for target in self.targets.values():
+            self._transitions.append(
+                FakeTransition(target.id, target.generation, target.state, state, code, "", now, target.counter)
+            )
+            target.state = state
+        os.eventfd_write(self._fd, 1)
+
+    def transitions(self, most: int = 4096) -> list[FakeTransition]:
+        taken = super().transitions(most)
+        if not self._transitions:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._fd)
+        return taken
+
+
+@dataclass
+class LoopWatch:
+    """The longest time for which the event loop came to nothing else, by a timer that is due each millisecond.
+
+    ``worst_cpu_ns``: what of such a time the loop's own thread worked; the rest is other programs on the machine.
+    """
+
+    worst_ns: int = 0
+    worst_cpu_ns: int = 0
+    _timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Watch from now on."""
+        self.worst_ns = self.worst_cpu_ns = 0
+        self._turn(time.monotonic_ns() - 1_000_000, time.thread_time_ns())
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _turn(self, before: int, cpu_before: int) -> None:
+        now, cpu = time.monotonic_ns(), time.thread_time_ns()
+        self.worst_ns = max(self.worst_ns, now - before - 1_000_000)
+        self.worst_cpu_ns = max(self.worst_cpu_ns, cpu - cpu_before)
+        self._timer = asyncio.get_running_loop().call_later(0.001, self._turn, now, cpu)
+
+
+@dataclass
+class Rig:
+    """A daemon's worth of checker and dataplane. ``written``: when (monotonic, ns) which message went out."""
+
+    engine: Verdicts
+    checker: Checker
+    client: VppClient
+    reconciler: Reconciler
+    watch: LoopWatch = field(default_factory=LoopWatch)
+
+    async def settled(self) -> None:
+        """Wait until VPP has what it should have."""
+        async with asyncio.timeout(PATIENCE):
+            while self.reconciler.actual is None or not self.client.usable:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            await self.reconciler.settled()
+
+
+def config_of(
+    frontends: int, members: int, *, pools: int = 1, weight: int = 100, lb: LbConfig | None = None, **options: object
+) -> Config:
+    """``frontends`` VIPs with ``members`` backends of their own in each of ``pools`` pools."""
+    backends: dict[str, Backend] = {}
+    made: dict[str, Frontend] = {}
+    first = int(ip_address("10.0.0.1"))
+    for number in range(frontends):
+        of_frontend = []
+        for pool in range(pools):
+            names = []
+            for _ in range(members):
+                name = f"b{len(backends)}"
+                backends[name] = Backend(name, ip_address(first + len(backends)), "ping")
+                names.append(PoolMember(name, weight))
+            of_frontend.append(Pool(f"p{pool}", tuple(names)))
+        address = ip_address("192.0.2.0") + number
+        values: dict[str, object] = {"protocol": Protocol.TCP, "port": 80, **options}
+        made[f"f{number}"] = Frontend(f"f{number}", address, tuple(of_frontend), **values)  # type: ignore[arg-type]
+    return Config(
+        lb=lb or LbConfig(startup_min_delay=0, startup_max_delay=0),
+        backends=backends,
+        frontends=made,
+        healthchecks={"ping": check()},
+    )
+
+
+@asynccontextmanager
+async def stand_in(directory: Path) -> AsyncIterator[Path]:
+    """A stand-in in a process of its own."""
+    path = directory / "api.sock"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench._instant", str(path), stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(PATIENCE):
+        while b"listening" not in await process.stderr.readline():
+            if process.returncode is not None:
+                raise RuntimeError("the stand-in did not start")
+    draining = asyncio.create_task(process.stderr.read())
+    try:
+        yield path
+    finally:
+        process.terminate()
+        await process.wait()
+        draining.cancel()
+
+
+@asynccontextmanager
+async def rig(config: Config, socket: str = "") -> AsyncIterator[Rig]:
+    """Checker, reconciler and client on a stand-in, or on the VPP at ``socket``; every backend is up and programmed."""
+    logging.getLogger("maglev").setLevel(logging.WARNING)
+    async with contextlib.AsyncExitStack() as stack:
+        if not socket:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            socket = str(await stack.enter_async_context(stand_in(directory)))
+        clock = SystemClock()
+        engine = Verdicts()
+        stack.callback(engine.close)
+        bus = Bus()
+        checker = Checker(engine, bus, clock)
+        client = VppClient(socket, clock)
+        reconciler = Reconciler(client, bus, checker, clock, presumption=checker)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(engine.fileno(), checker.read_engine)
+        stack.callback(loop.remove_reader, engine.fileno())
+        await checker.apply(config, by="bench")
+        engine.all_become(State.UP)
+        tasks = [asyncio.create_task(client.run()), asyncio.create_task(reconciler.run())]
+        made = Rig(engine, checker, client, reconciler)
+        try:
+            await made.settled()
+            # As the daemon does at its start.
+            gc.collect()
+            gc.freeze()
+            yield made
+            gc.unfreeze()
+        finally:
+            tasks[1].cancel()
+            await asyncio.wait(tasks[1:])
+            await client.close()
+            await tasks[0]
+
+
+class Writes:
+    """Remembers what was written to VPP, and when (monotonic, ns) the last of it was."""
+
+    def __init__(self, client: VppClient) -> None:
+        self.last_ns = 0
+        self.calls: list[Request] = []
+        self._send = client.send
+        client.send = self._watched  # type: ignore[method-assign]
+
+    async def _watched(self, requests: Sequence[Request]) -> list[Reply]:
+        sending = asyncio.ensure_future(self._send(requests))
+        await asyncio.sleep(0)
+        self.last_ns = time.monotonic_ns()
+        self.calls += requests
+        return await sending
+
+
+def run(question: Callable[[], Coroutine[None, None, list[Figure]]]) -> list[Figure]:
+    """Run a coroutine function on the loop that the daemon uses."""
+    return uvloop.run(question())
