@@ -270,9 +270,9 @@ class Daemon:
 
         self.supervisor.start("state-file", self.state_file.run)
         self.supervisor.start("expiry", self.checker.run)
-        self.supervisor.start("reload", self._reload_on_signal)
         await self._start_api()
         await self._start_metrics()
+        self.supervisor.start("reload", self._reload_on_signal)
         # Behind the listeners: the engine reserves ports for its SYN probes, and must not take one of theirs.
         try:
             self.engine.start()
@@ -387,7 +387,12 @@ class Daemon:
         from maglev.rpc.access import Role
         from maglev.rpc.server import CannotListen, RpcServer, ServerOptions
         from maglev.rpc.services import Identity, Services
+        from maglev.rpc.tls import TlsFiles
 
+        options = self.options
+        tls = None
+        if options.grpc_tls_cert is not None and options.grpc_tls_key is not None:
+            tls = TlsFiles(options.grpc_tls_cert, options.grpc_tls_key, options.grpc_client_ca)
         services = Services(
             identity=Identity(version(), self.started_at_ns, self.started_monotonic_ns),
             clock=self.clock,
@@ -402,10 +407,11 @@ class Daemon:
         self.api = RpcServer(
             services,
             ServerOptions(
-                unix_socket=self.options.grpc_socket,
-                tcp_address=self.options.grpc_addr,
-                tcp_role=Role(self.options.grpc_tcp_role),
-                reflection=self.options.reflection,
+                unix_socket=options.grpc_socket,
+                tcp_address=options.grpc_addr,
+                tcp_role=Role(options.grpc_tcp_role),
+                tls=tls,
+                reflection=options.reflection,
             ),
         )
         try:
@@ -509,6 +515,18 @@ class Daemon:
                 "reason",
                 lambda: self.metrics.refused,
             ),
+            single(
+                "maglev_grpc_certificate_expiry_timestamp_seconds",
+                "gauge",
+                "End of validity of the server's certificate; absent without TLS.",
+                lambda: self.api.certificates.expires if self.api.certificates is not None else None,
+            ),
+            single(
+                "maglev_grpc_certificate_failures_total",
+                "counter",
+                "Changes of the certificate's files that could not be used; absent without TLS.",
+                lambda: self.api.certificates.failures if self.api.certificates is not None else None,
+            ),
             Family("maglev_grpc_calls_total", "counter", "Ended gRPC calls by call and status.", self._grpc_rows),
         ]
 
@@ -528,6 +546,7 @@ class Daemon:
             await self._reload.wait()
             self._reload.clear()
             log.info("reload-requested", "SIGHUP: the configuration is read again")
+            await self.api.reread_certificates()
             # A refusal is in the log already, and there is no caller to tell.
             with contextlib.suppress(NotAllowed):
                 await self.config_file.reload(force=False, by="signal")

@@ -26,6 +26,9 @@ class Options:
     grpc_addr: str
     grpc_socket: Path | None
     grpc_tcp_role: str
+    grpc_tls_cert: Path | None
+    grpc_tls_key: Path | None
+    grpc_client_ca: Path | None
     metrics_addr: str
     vpp_api_addr: str
     vpp_stats_addr: str
@@ -54,6 +57,9 @@ FLAGS = (
     Flag("grpc-addr", "MAGLEV_GRPC_ADDR", "127.0.0.1:9090", "gRPC over TCP; :9090 is all addresses, empty is off"),
     Flag("grpc-socket", "", "/run/vpp-maglev/maglevd.sock", "gRPC over a Unix socket; empty is off"),
     Flag("grpc-tcp-role", "", "viewer", "what callers over TCP may do", ("viewer", "operator")),
+    Flag("grpc-tls-cert", "", "", "our certificate and its chain, PEM: TLS for gRPC over TCP; empty is off"),
+    Flag("grpc-tls-key", "", "", "the certificate's key, PEM"),
+    Flag("grpc-client-ca", "", "", "authorities of client certificates, PEM: clients need one, and it gives the role"),
     Flag("metrics-addr", "MAGLEV_METRICS_ADDR", "127.0.0.1:9091", "Prometheus metrics over HTTP; empty is off"),
     Flag("vpp-api-addr", "MAGLEV_VPP_API_ADDR", "/run/vpp/api.sock", "VPP's API socket; empty: run without VPP"),
     Flag("vpp-stats-addr", "MAGLEV_VPP_STATS_ADDR", "/run/vpp/stats.sock", "VPP's statistics socket; empty is off"),
@@ -92,7 +98,7 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
         allow_abbrev=False,
     )
     for flag in FLAGS:
-        words = f"{flag.help} (default: {flag.default}" + (f"; environment: {flag.env})" if flag.env else ")")
+        words = f"{flag.help} (default: {flag.default or 'none'}" + (f"; environment: {flag.env})" if flag.env else ")")
         optional = {"nargs": "?", "const": "true"} if flag.name == "reflection" else {}
         parser.add_argument(
             f"--{flag.name}",
@@ -128,12 +134,19 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
         values[flag.name] = value
     if known["json"] and not known["check"]:
         parser.error("--json goes with --check")
+    if bool(values["grpc-tls-cert"]) != bool(values["grpc-tls-key"]):
+        parser.error("--grpc-tls-cert and --grpc-tls-key go together")
+    if values["grpc-client-ca"] and not values["grpc-tls-cert"]:
+        parser.error("--grpc-client-ca goes with --grpc-tls-cert")
 
     return Options(
         config=Path(values["config"]),
         grpc_addr=values["grpc-addr"],
         grpc_socket=Path(values["grpc-socket"]) if values["grpc-socket"] else None,
         grpc_tcp_role=values["grpc-tcp-role"],
+        grpc_tls_cert=Path(values["grpc-tls-cert"]) if values["grpc-tls-cert"] else None,
+        grpc_tls_key=Path(values["grpc-tls-key"]) if values["grpc-tls-key"] else None,
+        grpc_client_ca=Path(values["grpc-client-ca"]) if values["grpc-client-ca"] else None,
         metrics_addr=values["metrics-addr"],
         vpp_api_addr=values["vpp-api-addr"],
         vpp_stats_addr=values["vpp-stats-addr"],

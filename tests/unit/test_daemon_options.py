@@ -15,6 +15,7 @@ def test_defaults_are_those_of_the_manual() -> None:
     assert options.grpc_addr == "127.0.0.1:9090"
     assert options.grpc_socket == Path("/run/vpp-maglev/maglevd.sock")
     assert options.grpc_tcp_role == "viewer"
+    assert (options.grpc_tls_cert, options.grpc_tls_key, options.grpc_client_ca) == (None, None, None)
     assert options.metrics_addr == "127.0.0.1:9091"
     assert options.vpp_api_addr == "/run/vpp/api.sock"
     assert options.vpp_stats_addr == "/run/vpp/stats.sock"
@@ -74,6 +75,9 @@ def test_reflection_with_and_without_a_value(words: list[str], reflection: bool)
         (["--metrics-addr", "::1:9091"], "brackets"),
         (["--metrics-addr", "example.org:9091"], "example.org"),
         (["--json"], "--check"),
+        (["--grpc-tls-cert", "cert.pem"], "go together"),
+        (["--grpc-tls-key", "key.pem"], "go together"),
+        (["--grpc-client-ca", "ca.pem"], "goes with --grpc-tls-cert"),
     ],
 )
 def test_bad_command_line_is_refused_with_the_word_and_its_own_status(

@@ -1,13 +1,15 @@
 """Who calls, and what he may do.
 
 A caller on the Unix socket is operator: the directory's mode decides who can open it. A caller on TCP has the role
-that the daemon was started with. Whoever is asked for an identity by an event, a log record or an override finds
+that the daemon was started with, unless he showed a certificate: then that decides, by the organizational units in its
+subject (``OU=operator``). Whoever is asked for an identity by an event, a log record or an override finds
 ``Caller.name`` there.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -39,7 +41,7 @@ class Role(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: ``unix`` or ``tcp:ADDRESS``, and his role."""
+    """Who calls: ``unix``, ``tcp:ADDRESS`` or ``tls:COMMON NAME``, and his role."""
 
     name: str
     role: Role
@@ -49,13 +51,70 @@ class Caller:
         return self.role is Role.OPERATOR or method not in OPERATOR_CALLS
 
 
-def caller_of(peer: str, tcp_role: Role) -> Caller:
+_HEX = frozenset(b"0123456789abcdefABCDEF")
+
+# A common name has 64 characters at most (RFC 5280); an authority that grants longer ones does not fill our log.
+MAX_NAME = 64
+
+Identity = Mapping[str, Iterable[bytes]]
+"""What gRPC knows of the other end (``auth_context``): x509_subject and others, absent without a certificate."""
+
+
+def caller_of(peer: str, tcp_role: Role, identity: Identity | None = None) -> Caller:
     """The caller behind a gRPC peer: ``unix:...``, ``ipv4:192.0.2.1:4711`` or ``ipv6:%5B2001:db8::1%5D:4711``.
 
-    Anything that is not a Unix socket has the role of TCP: what cannot be told apart never gets more.
+    ``identity``: what he proved in a handshake. Anything that is not a Unix socket has the role of TCP: what cannot be
+    told apart never gets more. A certificate that names no role makes a viewer.
     """
     if peer.startswith("unix:"):
         return Caller("unix", Role.OPERATOR)
+    subjects = [data.decode("utf-8", "replace") for data in (identity or {}).get("x509_subject", ())]
+    if subjects:
+        return _certified(subjects[0])
+    return Caller(f"tcp:{address_of(peer)}", tcp_role)
+
+
+def address_of(peer: str) -> str:
+    """The address of a gRPC peer, without its port; ``unix`` for a Unix socket."""
+    if peer.startswith("unix:"):
+        return "unix"
     _, _, rest = peer.partition(":")
-    address = unquote(rest).rpartition(":")[0].strip("[]")
-    return Caller(f"tcp:{address}", tcp_role)
+    return unquote(rest).rpartition(":")[0].strip("[]")
+
+
+def _certified(subject: str) -> Caller:
+    parts = list(attributes(subject))
+    operator = any(key == "OU" and value == Role.OPERATOR.value for key, value in parts)
+    name = next((value for key, value in parts if key == "CN" and value), subject)
+    return Caller(f"tls:{name[:MAX_NAME]}", Role.OPERATOR if operator else Role.VIEWER)
+
+
+def attributes(subject: str) -> Iterator[tuple[str, str]]:
+    """Types and values of a distinguished name in the form of RFC 2253: ``CN=ann\\, o,OU=operator``."""
+    key, value, at = "", bytearray(), 0
+    data = subject.encode()
+    reading_key = True
+    while at < len(data):
+        byte = data[at : at + 1]
+        if byte == b"\\" and not reading_key:
+            # Two hexadecimal digits are a byte, anything else stands for itself.
+            pair = data[at + 1 : at + 3]
+            if len(pair) == 2 and all(digit in _HEX for digit in pair):
+                value.append(int(pair, 16))
+                at += 3
+            else:
+                value += pair[:1]
+                at += 2
+            continue
+        if byte in b",+":
+            yield key, value.decode("utf-8", "replace")
+            key, value, reading_key = "", bytearray(), True
+        elif byte == b"=" and reading_key:
+            reading_key = False
+        elif reading_key:
+            key += byte.decode("latin-1")
+        else:
+            value += byte
+        at += 1
+    if key:
+        yield key, value.decode("utf-8", "replace")

@@ -1,7 +1,8 @@
 """The gRPC server: where it listens, who gets in, what a failure becomes, and how it ends.
 
 Two listeners share one server. The Unix socket lies in a directory of mode 0750, and whoever can open it is operator;
-callers on TCP have the role that the daemon was started with (``maglev.rpc.access``).
+callers on TCP have the role that the daemon was started with, or with TLS and client certificates the role that their
+certificate gives them (``maglev.rpc.access``, ``maglev.rpc.tls``).
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from maglev import errors, logs
+from maglev import background, errors, logs
 from maglev.pb import maglev_pb2_grpc as pb_grpc
-from maglev.rpc.access import OPERATOR_CALLS, SERVICE, Role, caller_of
+from maglev.rpc.access import OPERATOR_CALLS, SERVICE, Role, address_of, caller_of
 from maglev.rpc.service import MaglevService
 from maglev.rpc.services import Services
+from maglev.rpc.tls import Certificates, TlsFiles, Unusable
 from maglev.rpc.watch import GoingAway, TooMany, Watchers
 
 log = logs.get(__name__)
@@ -81,12 +83,14 @@ class CannotListen(Exception):
 class ServerOptions:
     """Where to listen and for whom. ``unix_socket`` None and an empty ``tcp_address`` turn that listener off.
 
-    ``tcp_address`` is ``host:port``, ``[v6]:port`` or ``:port`` (all addresses); port 0 takes a free one.
+    ``tcp_address`` is ``host:port``, ``[v6]:port`` or ``:port`` (all addresses); port 0 takes a free one. ``tls`` None:
+    TCP is in the clear. With authorities for clients, their certificates decide and not ``tcp_role``.
     """
 
     unix_socket: Path | None = None
     tcp_address: str = ""
     tcp_role: Role = Role.VIEWER
+    tls: TlsFiles | None = None
     reflection: bool = True
 
 
@@ -276,10 +280,12 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         return call
 
     async def _guarded(self, method: str, context: Context, run: Callable[[], Awaitable[Any]]) -> Any:
-        caller = caller_of(context.peer(), self._tcp_role)
+        peer = context.peer()
+        caller = caller_of(peer, self._tcp_role, context.auth_context())
         call = method.rpartition("/")[2]
         if not caller.may(method):
             self._count(call, grpc.StatusCode.PERMISSION_DENIED)
+            self._log_change(method, caller.name, peer, grpc.StatusCode.PERMISSION_DENIED, "")
             await context.abort(
                 grpc.StatusCode.PERMISSION_DENIED, f"{call} is for operators, and {caller.name} is {caller.role.value}"
             )
@@ -288,7 +294,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         except errors.MaglevError as error:
             code = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), grpc.StatusCode.UNKNOWN)
             self._count(call, code)
-            self._log_change(method, call, caller.name, code, _words(error))
+            self._log_change(method, caller.name, peer, code, _words(error))
             await context.abort(code, _words(error), _origin(error))
         except asyncio.CancelledError:
             self._count(call, grpc.StatusCode.CANCELLED)
@@ -299,12 +305,23 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             await context.abort(grpc.StatusCode.INTERNAL, "internal error, see the daemon's log")
         else:
             self._count(call, grpc.StatusCode.OK)
-            self._log_change(method, call, caller.name, grpc.StatusCode.OK, "")
+            self._log_change(method, caller.name, peer, grpc.StatusCode.OK, "")
             return answer
 
-    def _log_change(self, method: str, call: str, by: str, code: grpc.StatusCode, problem: str) -> None:
+    @staticmethod
+    def _log_change(method: str, by: str, peer: str, code: grpc.StatusCode, problem: str) -> None:
         if method in OPERATOR_CALLS:
-            log.info("api-change", f"{by} called {call}", call=call, by=by, status=code.name, problem=problem)
+            call = method.rpartition("/")[2]
+            address = address_of(peer)
+            log.info(
+                "api-change",
+                f"{by} called {call}",
+                call=call,
+                by=by,
+                address=address,
+                status=code.name,
+                problem=problem,
+            )
 
     def _count(self, call: str, code: grpc.StatusCode) -> None:
         key = (call, code.name)
@@ -321,6 +338,8 @@ class RpcServer:
         self._service = MaglevService(services, tcp_role=options.tcp_role, watchers=self.watchers)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._server: grpc.aio.Server | None = None
+        # None: TCP is in the clear.
+        self.certificates: Certificates | None = None
         # The TCP port that was bound, 0 without one.
         self.port = 0
 
@@ -363,20 +382,45 @@ class RpcServer:
                 os.umask(before)
         if self._options.tcp_address:
             target, loopback = tcp_target(self._options.tcp_address)
-            self.port = self._bind(server, target)
+            credentials = None
+            if self._options.tls is not None:
+                try:
+                    self.certificates = Certificates(self._options.tls)
+                except Unusable as error:
+                    raise CannotListen(str(error)) from error
+                credentials = self.certificates.credentials()
+            self.port = self._bind(server, target, credentials)
             if not loopback:
-                log.warning(
-                    "api-exposed",
-                    f"the API listens on {target} without TLS: anybody who reaches it is "
-                    f"{self._options.tcp_role.value}",
-                    address=target,
-                    role=self._options.tcp_role.value,
-                )
+                self._warn_exposed(target)
+
+    def _warn_exposed(self, target: str) -> None:
+        """Say that strangers can reach us, at every start: in the clear, or as operators."""
+        role, tls = self._options.tcp_role, self._options.tls
+        if tls is None:
+            how = "without TLS"
+        elif tls.client_ca is None and role is Role.OPERATOR:
+            how = "without client certificates"
+        else:
+            return
+        log.warning(
+            "api-exposed",
+            f"the API listens on {target} {how}: anybody who reaches it is {role.value}",
+            address=target,
+            role=role.value,
+        )
+
+    async def reread_certificates(self) -> None:
+        """Read the certificate's files again; what is wrong with them is logged, and what was in force stays."""
+        certificates = self.certificates
+        if certificates is not None:
+            await background.start("certificates", lambda: certificates.reread(force=True))
 
     @staticmethod
-    def _bind(server: grpc.aio.Server, target: str) -> int:
+    def _bind(server: grpc.aio.Server, target: str, credentials: grpc.ServerCredentials | None = None) -> int:
         try:
-            port = server.add_insecure_port(target)
+            port = (
+                server.add_insecure_port(target) if credentials is None else server.add_secure_port(target, credentials)
+            )
         except RuntimeError as error:
             raise CannotListen(f"cannot listen on {target}: {_why(target) or error}") from error
         if port == 0:

@@ -502,7 +502,7 @@ class MaglevService(pb_grpc.MaglevServicer):
     # --------------------------------------------------------------------------------------------------- helpers
 
     def _caller(self, context: Context) -> Caller:
-        return caller_of(context.peer(), self._tcp_role)
+        return caller_of(context.peer(), self._tcp_role, context.auth_context())
 
     def _order(self, of: str) -> paging.Order:
         config = self._checker.config()
