@@ -20,18 +20,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
-import uvloop
-
 from maglev import logs
 from maglev._probe import Engine, missing_capabilities
 from maglev.checker import Checker
 from maglev.clock import Clock, SystemClock
-from maglev.config.load import LoadResult, load_file
 from maglev.config.model import Config
 from maglev.configfile import ConfigFile
 from maglev.errors import NotAllowed
 from maglev.events import Bus
+from maglev.maglevd import EXIT_FAILED, EXIT_OK, exit_status, main
 from maglev.metrics import (
     CheckerFamilies,
     EngineFamilies,
@@ -42,7 +39,7 @@ from maglev.metrics import (
     labelled,
     single,
 )
-from maglev.options import Options, parse
+from maglev.options import Options
 from maglev.overrides import from_json
 from maglev.reload import used_checks
 from maglev.sdnotify import Notifier
@@ -57,11 +54,6 @@ from maglev.vpp.reconciler import Reconciler
 from maglev.vpp.stats import StatsPoller
 
 log = logs.get(__name__)
-
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_PARSE = 1
-EXIT_SEMANTIC = 2
 
 END_SECONDS = 1.8
 """From the signal to the end; what has not ended by then is cut off."""
@@ -109,39 +101,6 @@ def raise_file_limit() -> int:
             log.warning("file-limit", f"the limit of open files stays at {soft}: {error}", limit=soft)
             return soft
     return hard
-
-
-# ------------------------------------------------------------------------------------------------------------- --check
-
-
-def check(options: Options) -> int:
-    """``--check``: print everything that is wrong with the file; 0 valid, 1 parse error, 2 semantic error."""
-    result = load_file(options.config)
-    name = str(options.config)
-    status = _exit_status(result)
-    if options.json:
-        problems = [
-            {"kind": str(p.kind), "path": p.path, "message": p.message, "line": p.line, "column": p.column}
-            for p in result.problems
-        ]
-        document = {"file": name, "ok": status == EXIT_OK, "problems": problems}
-        sys.stdout.buffer.write(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
-        return status
-    for problem in result.problems:
-        print(logs.escape(problem.render(name)), file=sys.stderr)
-    if result.config is not None:
-        config = result.config
-        print(
-            f"{name}: valid: {len(config.frontends)} frontends, {len(config.backends)} backends, "
-            f"{len(config.healthchecks)} health checks"
-        )
-    return status
-
-
-def _exit_status(result: LoadResult) -> int:
-    if result.parse_errors:
-        return EXIT_PARSE
-    return EXIT_SEMANTIC if result.semantic_errors else EXIT_OK
 
 
 # ---------------------------------------------------------------------------------------------------------- the daemon
@@ -261,7 +220,7 @@ class Daemon:
 
         result = await self.config_file.start()
         if result.config is None:
-            raise CannotStart(f"{options.config} has errors", _exit_status(result))
+            raise CannotStart(f"{options.config} has errors", exit_status(result))
         # What was made so far stays: the collector need not look at it again, which would hold the loop. And it looks
         # at the rest of what is old when the daemon says so, not in the middle of a mass failure.
         gc.collect()
@@ -585,29 +544,8 @@ class Daemon:
         }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The program ``maglevd``; returns its exit status."""
-    options = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
-    if options.version:
-        print(f"maglevd {version()}")
-        return EXIT_OK
-    if options.check:
-        return check(options)
-    control = logs.LogControl(level=options.log_level, form=options.log_format)
-    control.start()
-    # gRPC's core writes to standard error on its own, in a form of its own; a stranger who sends garbage could fill the
-    # log with it. And its preparations for a fork, which the child that loads the configuration is, are for programs
-    # that go on to use gRPC there.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_run(options, control))
-    finally:
-        control.end()
-
-
-async def _run(options: Options, control: logs.LogControl) -> int:
+async def run(options: Options, control: logs.LogControl) -> int:
+    """One run of the daemon, to its exit status."""
     return await Daemon(options, control, SystemClock()).run()
 
 

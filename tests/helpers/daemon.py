@@ -114,7 +114,7 @@ class DaemonProcess:
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "maglev.daemon",
+            "maglev.maglevd",
             "--config",
             str(self.config),
             "--grpc-socket",

@@ -215,7 +215,7 @@ async def run(*arguments: str, **environ: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "maglev.daemon",
+        "maglev.maglevd",
         *arguments,
         env={**os.environ, **environ},
         stdout=subprocess.PIPE,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,12 @@ def test_bad_environment_is_refused_by_its_name(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         parse([], {"MAGLEV_LOG_LEVEL": "loud"})
     assert "MAGLEV_LOG_LEVEL" in capsys.readouterr().err
+
+
+def test_check_imports_nothing_that_only_the_daemon_needs() -> None:
+    program = (
+        "import sys, maglev.maglevd; "
+        "print(*sorted({name.partition('.')[0] for name in sys.modules} & {'grpc', 'vpp_papi', 'prometheus_client'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

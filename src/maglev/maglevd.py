@@ -1,0 +1,88 @@
+"""The program ``maglevd``: flags, ``--check`` and ``--version``, and the daemon behind them.
+
+What only the daemon needs is imported only for it: ``--check`` stands in front of reloads, in scripts and editors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+
+from maglev.config.load import LoadResult, load_file
+from maglev.logs import LogControl, escape
+from maglev.options import Options, parse
+from maglev.version import version
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_PARSE = 1
+EXIT_SEMANTIC = 2
+
+
+def exit_status(result: LoadResult) -> int:
+    """0 for a valid configuration, 1 for a parse error, 2 for a semantic error."""
+    if result.parse_errors:
+        return EXIT_PARSE
+    return EXIT_SEMANTIC if result.semantic_errors else EXIT_OK
+
+
+def check(options: Options) -> int:
+    """``--check``: print everything that is wrong with the file; returns the exit status."""
+    result = load_file(options.config)
+    name = str(options.config)
+    status = exit_status(result)
+    if options.json:
+        import orjson
+
+        problems = [
+            {"kind": str(p.kind), "path": p.path, "message": p.message, "line": p.line, "column": p.column}
+            for p in result.problems
+        ]
+        document = {"file": name, "ok": status == EXIT_OK, "problems": problems}
+        sys.stdout.buffer.write(orjson.dumps(document, option=orjson.OPT_INDENT_2) + b"\n")
+        return status
+    for problem in result.problems:
+        print(escape(problem.render(name)), file=sys.stderr)
+    if result.config is not None:
+        config = result.config
+        print(
+            f"{name}: valid: {len(config.frontends)} frontends, {len(config.backends)} backends, "
+            f"{len(config.healthchecks)} health checks"
+        )
+    return status
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program; returns its exit status."""
+    options = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
+    if options.version:
+        print(f"maglevd {version()}")
+        return EXIT_OK
+    if options.check:
+        return check(options)
+    return _daemon(options)
+
+
+def _daemon(options: Options) -> int:
+    control = LogControl(level=options.log_level, form=options.log_format)
+    control.start()
+    # gRPC's core writes to standard error on its own, in a form of its own; a stranger who sends garbage could fill the
+    # log with it. And its preparations for a fork, which the child that loads the configuration is, are for programs
+    # that go on to use gRPC there.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    try:
+        import uvloop
+
+        from maglev.daemon import run
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(run(options, control))
+    finally:
+        control.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
