@@ -54,13 +54,13 @@ cdef inline int64_t soon(State* e) noexcept nogil:
 
 # Have the wheel look at a slot at `at`. A slot that will be looked at earlier anyway stays where it is.
 cdef void plan(State* e, uint32_t index, int64_t at) noexcept nogil:
-    cdef Slot* slot = &e.slots[index]
+    cdef const Link* link = &e.links[index]
     cdef int64_t ms = (at + MS - 1) // MS
     cdef int64_t first = e.wheel.now + 1
-    if slot.link.bucket != NO_BUCKET:
-        if first + ((slot.link.bucket - first) & (WHEEL_BUCKETS - 1)) <= ms:
+    if link.bucket != NO_BUCKET:
+        if first + ((link.bucket - first) & (WHEEL_BUCKETS - 1)) <= ms:
             return
-    wheel_put(&e.wheel, <char*>e.slots, sizeof(Slot), index, ms)
+    wheel_put(&e.wheel, e.links, index, ms)
 
 
 cdef inline void record_begin(Record* record) noexcept nogil:
@@ -248,7 +248,7 @@ cdef void conclude(
     record.last_at = e.now + e.wall
     record.blocked_since = 0
     record.blocked_kind = BLOCK_NONE
-    record.codes[code] += 1
+    record.codes[code - 1] += 1
     if span:
         record.last_rtt = span
     if passed:
@@ -316,7 +316,7 @@ cdef void probe_start(State* e, uint32_t index) noexcept nogil:
 cdef void visit(State* e, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     cdef int64_t stalled, limit
-    if slot.link.bucket != NO_BUCKET or not slot.flags & SLOT_ACTIVE or slot.flags & SLOT_PAUSED:
+    if e.links[index].bucket != NO_BUCKET or not slot.flags & SLOT_ACTIVE or slot.flags & SLOT_PAUSED:
         return
     if slot.phase == PHASE_IDLE:
         # Up to a millisecond early, within the jitter: what is due within a tick shares it.
@@ -510,13 +510,13 @@ cdef void obey(State* e, const Command* command) noexcept nogil:
     elif command.op == OP_REMOVE:
         abandon(e, command.slot)
         slot.flags &= SLOT_IN_FIFO | SLOT_IN_REPORT
-        wheel_remove(&e.wheel, <char*>e.slots, sizeof(Slot), command.slot)
+        wheel_remove(&e.wheel, e.links, command.slot)
         e.stats[STAT_TARGETS] -= 1
     elif command.op == OP_PAUSE:
         abandon(e, command.slot)
         slot.generation = command.generation
         slot.flags = (slot.flags | SLOT_PAUSED) & ~SLOT_UNREPORTED
-        wheel_remove(&e.wheel, <char*>e.slots, sizeof(Slot), command.slot)
+        wheel_remove(&e.wheel, e.links, command.slot)
         record_begin(record)
         record.generation = command.generation
         record.paused = 1
@@ -584,15 +584,19 @@ cdef void tick(State* e) noexcept nogil:
             e.undrained = True
         if origin.icmp.fd >= 0 and not raw_receive(e, origin, &origin.icmp):
             e.undrained = True
+    if e.departed_count:
+        raw_await(e)
     if e.fresh != NIL:
         stream_walk(e)
     if e.watched_count:
         stream_events(e)
     refresh_clock(e)
-    count = wheel_take(&e.wheel, <char*>e.slots, sizeof(Slot), e.now // MS, e.due)
+    count = wheel_take(&e.wheel, e.links, e.now // MS, e.due)
     for i in range(count):
         if i & 255 == 255:
             refresh_clock(e)
+        if i + AHEAD < count:
+            prefetch(&e.slots[e.due[i + AHEAD]])
         visit(e, e.due[i])
     for i in range(e.origin_top):
         origin = e.origins[i]
@@ -613,9 +617,18 @@ cdef void tick(State* e) noexcept nogil:
     e.stats[STAT_WAITING_FD] = e.fifo_count
 
 
+# `now` is left at the time when this thread should run again, so that the next reading of the clock sees a stall.
+cdef void rest_until(State* e, int64_t target) noexcept nogil:
+    cdef timespec until
+    until.tv_sec = target // SECOND
+    until.tv_nsec = target % SECOND
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL)
+    e.now = target
+    e.stats[STAT_WAKEUPS] += 1
+
+
 # Sleep until there is work. While packets come and go that is the next tick, whatever arrives meanwhile: one wake-up
 # for all of it. In quiet times the first packet or the next due time ends the sleep, and there is none without reason.
-# `now` is left at the time when this thread should run again, so that the next reading of the clock sees a stall.
 cdef void rest(State* e) noexcept nogil:
     cdef timespec until
     cdef pollfd fds[POLL_FDS]
@@ -626,20 +639,21 @@ cdef void rest(State* e) noexcept nogil:
     cdef uint64_t woken
     cdef int ready
     cdef bint pending = e.fresh != NIL or e.fifo_count or e.undrained or e.unreported_head != NIL
+    # Deadlines that are not in the wheel yet need the next tick, too.
+    pending = pending or (e.flying and e.departed_count)
     refresh_clock(e)
     if pending or (e.quiet < 2 and (e.flying or e.watched_count)):
-        target = (e.now // TICK + 1) * TICK
-        until.tv_sec = target // SECOND
-        until.tv_nsec = target % SECOND
-        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL)
-        e.now = target
-        e.stats[STAT_WAKEUPS] += 1
+        rest_until(e, (e.now // TICK + 1) * TICK)
         return
     # Due times round up to a tick, so that neighbours share it.
     next_ms = wheel_next(&e.wheel)
     target = e.now + 60 * <int64_t>SECOND
     if next_ms >= 0:
         target = ((next_ms * MS + TICK - 1) // TICK) * TICK
+    if e.quiet < 2 and 0 <= target - e.now <= TICK:
+        # Busy times again: what may come meanwhile can wait so long, and nothing has to be watched.
+        rest_until(e, target)
+        return
     wait = target - e.now if target > e.now else 0
     fds[0].fd = e.wake
     fds[0].events = POLLIN
@@ -674,6 +688,10 @@ cdef void rest(State* e) noexcept nogil:
 
 
 cdef void engine_loop(State* e) noexcept nogil:
+    # What this thread does at a time is short, and it may say so (Linux 6.12; others do not listen): then it runs soon
+    # after it wakes, also beside processes that compute. It gets no larger share by that. Of SCHED_OTHER only: with
+    # another policy an administrator has decided.
+    sched_slice(SLICE)
     e.now = clock_ns(CLOCK_MONOTONIC)
     while not load32(&e.stopping):
         tick(e)

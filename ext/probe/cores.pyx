@@ -157,12 +157,12 @@ cdef class TimingWheel:
     def put(self, uint32_t index, int64_t at):
         """Have ``index`` looked at in millisecond ``at``, or a multiple of 4,096 earlier."""
         self._check(index)
-        wheel_put(&self.wheel, <char*>self.links, sizeof(Link), index, at)
+        wheel_put(&self.wheel, self.links, index, at)
 
     def remove(self, uint32_t index):
         """Take ``index`` out; harmless if it is not in."""
         self._check(index)
-        wheel_remove(&self.wheel, <char*>self.links, sizeof(Link), index)
+        wheel_remove(&self.wheel, self.links, index)
 
     def next(self):
         """The next millisecond in which anything is to be looked at, or -1."""
@@ -170,5 +170,5 @@ cdef class TimingWheel:
 
     def take(self, int64_t until):
         """Everything up to millisecond ``until``, in no order within one."""
-        cdef uint32_t count = wheel_take(&self.wheel, <char*>self.links, sizeof(Link), until, self.out)
+        cdef uint32_t count = wheel_take(&self.wheel, self.links, until, self.out)
         return [self.out[i] for i in range(count)]

@@ -5,12 +5,15 @@ cdef enum:
     SECOND = 1000000000
     JUDGE_LIMIT = 2 * SECOND        # for a regular expression, before the probe is repeated
     TICK = 2 * MS                   # what is due within one tick shares a wake-up
+    SLICE = MS // 10                # the least time slice that the kernel takes
     GRACE = 1 * MS                  # between a deadline and giving up: what the softirq still holds may come in
     STALL = 10 * MS                 # a thread that wakes this late was not let run
     LATE = 5 * MS                   # a probe sent this late is counted as late
     OVERDUE = 100 * MS              # a probe this late is not sent at once with all others, but spread
 
+    AHEAD = 8                       # slots that are fetched into the cache before their turn
     BATCH = 128                     # packets a sendmmsg
+    DEPARTED = 4096                 # probes of a tick whose deadlines can wait for the next one
     RECV_BATCH = 128                # packets a recvmmsg
     RECV_BYTES = 192                # of a packet: IP header with options, ICMP header, the quoted headers likewise
     RECV_CONTROL = 96
@@ -142,8 +145,8 @@ cdef enum:
     STAT_WAITING_FD = 26
     STAT_COUNT = 27
 
+# Two cache lines; what every probe touches comes first.
 cdef struct Slot:
-    Link link
     uint8_t phase                   # Phase
     uint8_t flags
     uint8_t state                   # HealthState
@@ -168,8 +171,9 @@ cdef struct Slot:
     int64_t deadline
     int64_t stalled                 # the engine's stalled time when the probe was sent
     uint32_t drops                  # the origin's overflows when the probe was sent
+    uint8_t spare[24]
 
-# What Python reads, guarded by `sequence` (odd while the engine writes).
+# What Python reads, guarded by `sequence` (odd while the engine writes). Two cache lines, too.
 cdef struct Record:
     uint32_t sequence
     uint32_t epoch                  # of the add that these counts belong to
@@ -186,12 +190,12 @@ cdef struct Record:
     uint32_t detail_value
     int32_t blocked_errno
     uint32_t rtt_count
+    uint32_t codes[CODE_COUNT - 1]  # without CODE_NONE, which is no result
     int64_t rtt_sum
     int64_t last_rtt
     int64_t last_at
     int64_t change_at
     int64_t blocked_since
-    uint32_t codes[CODE_COUNT]
 
 cdef struct Check:
     int64_t interval
@@ -232,6 +236,7 @@ cdef struct Origin:
     bint has_source
     bint want_icmp
     bint want_tcp
+    bint whole                      # IPv4 packets that no link has to fragment
     bint doomed
     uint8_t failed_kind
     int failed_errno
@@ -332,6 +337,7 @@ cdef struct ReceiveBuffers:
 cdef struct State:
     uint32_t capacity
     Slot* slots
+    Link* links                     # of the wheel
     Record* records
     uint32_t* due                   # scratch: what the wheel gave out
     Wheel wheel
@@ -367,6 +373,8 @@ cdef struct State:
     uint32_t fifo_tail
     uint32_t fifo_count
     uint32_t flying
+    uint32_t departed_count
+    uint32_t departed[DEPARTED]     # raw probes whose deadline is not in the wheel yet
     uint16_t ephemeral_low
     uint16_t ephemeral_high
     int epoll

@@ -149,6 +149,21 @@ def _request(params, port, user_agent):
     return (start + host + rest).encode(), b""
 
 
+# A table of zeros that starts on a page, so that its entries of two cache lines are two cache lines. NULL: no memory.
+cdef void* table_new(size_t count, size_t size) noexcept nogil:
+    cdef void* at = mmap(NULL, count * size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    return NULL if at == MAP_FAILED else at
+
+
+cdef void table_free(void* at, size_t count, size_t size) noexcept nogil:
+    if at is not NULL:
+        munmap(at, count * size)
+
+
+assert sizeof(Slot) == 128
+assert sizeof(Record) == 128
+
+
 cdef class Engine:
     """See ``_probe.pyi``."""
 
@@ -173,7 +188,6 @@ cdef class Engine:
     cdef uint8_t* _paused
     cdef uint8_t* _presumed
     cdef uint8_t* _families
-    cdef uint8_t* _addresses
     cdef dict _check_table      # id -> [HealthCheck, type, targets, removed, expression]
     cdef list _free_checks
     cdef dict _origin_table     # key -> [id, targets]
@@ -202,8 +216,9 @@ cdef class Engine:
         e.ring_size = ring
         memcpy(&e.key, <const char*>secret, 16)
         e.random = siphash(&e.key, 1, 6) | 1
-        e.slots = <Slot*>calloc(capacity, sizeof(Slot))
-        e.records = <Record*>calloc(capacity, sizeof(Record))
+        e.slots = <Slot*>table_new(capacity, sizeof(Slot))
+        e.records = <Record*>table_new(capacity, sizeof(Record))
+        e.links = <Link*>calloc(capacity, sizeof(Link))
         e.due = <uint32_t*>calloc(capacity, sizeof(uint32_t))
         e.checks = <Check**>calloc(MAX_CHECKS, sizeof(Check*))
         e.origins = <Origin**>calloc(MAX_ORIGINS, sizeof(Origin*))
@@ -223,17 +238,15 @@ cdef class Engine:
         self._paused = <uint8_t*>calloc(capacity, 1)
         self._presumed = <uint8_t*>calloc(capacity, 1)
         self._families = <uint8_t*>calloc(capacity, 1)
-        self._addresses = <uint8_t*>calloc(capacity, 16)
         if (
-            not e.slots or not e.records or not e.due or not e.checks or not e.origins or not e.ring or not e.trace
-            or not e.judge or not e.scratch or not e.zeros or not self._generations or not self._epochs
+            not e.slots or not e.records or not e.links or not e.due or not e.checks or not e.origins or not e.ring
+            or not e.trace or not e.judge or not e.scratch or not e.zeros or not self._generations or not self._epochs
             or not self._checks or not self._origin_ids or not self._free or not self._active or not self._states
             or not self._counters or not self._paused or not self._presumed or not self._families
-            or not self._addresses
         ):
             raise MemoryError
         for i in range(capacity):
-            e.slots[i].link.bucket = NO_BUCKET
+            e.links[i].bucket = NO_BUCKET
             e.slots[i].stream = NIL
         wheel_init(&e.wheel, clock_ns(CLOCK_MONOTONIC) // MS)
         e.fresh = e.stream_free = e.fifo_head = e.fifo_tail = e.unreported_head = e.unreported_tail = NIL
@@ -273,8 +286,9 @@ cdef class Engine:
                 close(fd)
         free(e.inbox)
         free(e.outbox)
-        free(e.slots)
-        free(e.records)
+        table_free(e.slots, e.capacity, sizeof(Slot))
+        table_free(e.records, e.capacity, sizeof(Record))
+        free(e.links)
         free(e.due)
         free(e.checks)
         free(e.origins)
@@ -299,7 +313,6 @@ cdef class Engine:
         free(self._paused)
         free(self._presumed)
         free(self._families)
-        free(self._addresses)
 
     @property
     def capacity(self):
@@ -598,7 +611,8 @@ cdef class Engine:
         cdef bytes packed
         check, kind = entry[0], entry[1]
         source = check.probe_ipv6_src if v6 else check.probe_ipv4_src
-        key = (check.netns, v6, source, min(kind, PROBE_CONNECT))
+        whole = kind == PROBE_ICMP and not v6 and check.params.size <= ICMP_WHOLE_PAYLOAD
+        key = (check.netns, v6, source, min(kind, PROBE_CONNECT), whole)
         known = self._origin_table.get(key)
         if known is not None:
             known[1] += 1
@@ -615,6 +629,7 @@ cdef class Engine:
         origin.id = origin_id
         origin.v6 = v6
         origin.want_icmp = kind == PROBE_ICMP
+        origin.whole = whole
         origin.want_tcp = kind == PROBE_SYN
         origin.icmp.fd = origin.tcp.fd = origin.resolver = -1
         origin.retry_delay = 250 * MS
@@ -903,7 +918,7 @@ cdef class Engine:
         return TargetInfo(
             record.generation, record.state, record.counter, record.last_code,
             render_detail(record.detail_kind, record.detail_value), record.last_at, record.last_rtt, record.rtt_sum,
-            record.rtt_count, record.blocked_since, blocked, tuple(record.codes[i] for i in range(CODE_COUNT)),
+            record.rtt_count, record.blocked_since, blocked, (0, *(record.codes[i] for i in range(CODE_COUNT - 1))),
         )
 
     def snapshot(self):
@@ -939,7 +954,8 @@ cdef class Engine:
                     packed.blocked_since = record.blocked_since
                     packed.blocked_kind = record.blocked_kind
                     packed.blocked_errno = record.blocked_errno
-                    memcpy(packed.codes, record.codes, sizeof(record.codes))
+                    packed.codes[CODE_NONE] = 0
+                    memcpy(&packed.codes[1], record.codes, sizeof(record.codes))
                     packed += 1
             return (<char*>out)[:count * sizeof(SnapshotRecord)]
         finally:

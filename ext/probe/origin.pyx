@@ -184,6 +184,7 @@ cdef int open_raw(Origin* origin, RawSocket* raw, bint tcp, uint32_t* allow) noe
     cdef int one = 1
     cdef int space = 4 << 20
     cdef int offset = 16
+    cdef int whole = IP_PMTUDISC_DO
     cdef int proto = IPPROTO_TCP if tcp else IPPROTO_ICMPV6 if origin.v6 else IPPROTO_ICMP
     cdef int kind = BLOCK_RAW_TCP if tcp else BLOCK_RAW_ICMP
     raw.tcp = tcp
@@ -206,6 +207,10 @@ cdef int open_raw(Origin* origin, RawSocket* raw, bint tcp, uint32_t* allow) noe
             return origin_failed(origin, kind)
     elif setsockopt(raw.fd, IPPROTO_IP, IP_HDRINCL, &one, sizeof(one)) < 0:
         return origin_failed(origin, kind)
+    if not tcp and origin.whole:
+        # Don't Fragment: a packet that cannot be in parts needs no identification, and to make one costs the kernel as
+        # much as all that this program does for a probe.
+        setsockopt(raw.fd, IPPROTO_IP, IP_MTU_DISCOVER, &whole, sizeof(whole))
     if (
         setsockopt(raw.fd, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof(one)) < 0
         or setsockopt(raw.fd, SOL_SOCKET, SO_RXQ_OVFL, &one, sizeof(one)) < 0

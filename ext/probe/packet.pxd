@@ -8,6 +8,7 @@ cdef enum:
 
     ICMP_HEAD = 24              # bytes of a probe that differ: ICMP header, magic, 64-bit cookie
     ICMP_MIN_PAYLOAD = 16
+    ICMP_WHOLE_PAYLOAD = 512    # with its headers less than the least path MTU that the kernel believes (552)
     ICMP_MAX_PAYLOAD = 65507    # 65535 less the IPv4 and ICMP headers
     TCP_HEAD = 24               # TCP header with one option: the maximum segment size
     IP4_HEAD = 20

@@ -23,38 +23,42 @@ cdef inline void store_be32(uint8_t* p, uint32_t value) noexcept nogil:
     store_be16(p + 2, value)
 
 
+cdef inline void sip_round(uint64_t* v) noexcept nogil:
+    v[0] += v[1]
+    v[1] = rotl(v[1], 13) ^ v[0]
+    v[0] = rotl(v[0], 32)
+    v[2] += v[3]
+    v[3] = rotl(v[3], 16) ^ v[2]
+    v[0] += v[3]
+    v[3] = rotl(v[3], 21) ^ v[0]
+    v[2] += v[1]
+    v[1] = rotl(v[1], 17) ^ v[2]
+    v[2] = rotl(v[2], 32)
+
+
+cdef inline void sip_word(uint64_t* v, uint64_t word) noexcept nogil:
+    v[3] ^= word
+    sip_round(v)
+    sip_round(v)
+    v[0] ^= word
+
+
 # SipHash-2-4 of two 64-bit words (Aumasson and Bernstein, 2012): a keyed function that nobody without the key predicts.
 cdef uint64_t siphash(const Key* key, uint64_t first, uint64_t second) noexcept nogil:
-    cdef uint64_t v0 = key.a ^ <uint64_t>0x736f6d6570736575
-    cdef uint64_t v1 = key.b ^ <uint64_t>0x646f72616e646f6d
-    cdef uint64_t v2 = key.a ^ <uint64_t>0x6c7967656e657261
-    cdef uint64_t v3 = key.b ^ <uint64_t>0x7465646279746573
-    cdef uint64_t word
-    cdef int part, rounds
-    for part in range(4):
-        # Two words, the length in the last one's top byte, then the four rounds of the end.
-        word = first if part == 0 else second if part == 1 else (<uint64_t>16) << 56
-        if part == 3:
-            v2 ^= 0xff
-            rounds = 4
-        else:
-            v3 ^= word
-            rounds = 2
-        while rounds:
-            v0 += v1
-            v1 = rotl(v1, 13) ^ v0
-            v0 = rotl(v0, 32)
-            v2 += v3
-            v3 = rotl(v3, 16) ^ v2
-            v0 += v3
-            v3 = rotl(v3, 21) ^ v0
-            v2 += v1
-            v1 = rotl(v1, 17) ^ v2
-            v2 = rotl(v2, 32)
-            rounds -= 1
-        if part < 3:
-            v0 ^= word
-    return v0 ^ v1 ^ v2 ^ v3
+    cdef uint64_t v[4]
+    v[0] = key.a ^ <uint64_t>0x736f6d6570736575
+    v[1] = key.b ^ <uint64_t>0x646f72616e646f6d
+    v[2] = key.a ^ <uint64_t>0x6c7967656e657261
+    v[3] = key.b ^ <uint64_t>0x7465646279746573
+    sip_word(v, first)
+    sip_word(v, second)
+    sip_word(v, (<uint64_t>16) << 56)       # the length, in the top byte
+    v[2] ^= 0xff
+    sip_round(v)
+    sip_round(v)
+    sip_round(v)
+    sip_round(v)
+    return v[0] ^ v[1] ^ v[2] ^ v[3]
 
 
 # A cookie is a keyed permutation of (slot, serial): four Feistel rounds over two halves of 16 bits. It can be undone

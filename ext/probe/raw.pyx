@@ -137,7 +137,8 @@ cdef bint raw_receive(State* e, Origin* origin, RawSocket* raw) noexcept nogil:
         # The lengths are in and out: those of the last round have to be set again.
         for i in range(RECV_BATCH):
             message = &r.messages[i]
-            message.msg_hdr.msg_namelen = sizeof(sockaddr_in6)
+            message.msg_hdr.msg_name = &r.names[i] if origin.v6 else NULL     # IPv4: it is in the header
+            message.msg_hdr.msg_namelen = sizeof(sockaddr_in6) if origin.v6 else 0
             message.msg_hdr.msg_controllen = RECV_CONTROL
         count = recvmmsg(raw.fd, r.messages, RECV_BATCH, MSG_DONTWAIT, NULL)
         if count < 0:
@@ -171,7 +172,6 @@ cdef void raw_buffers_init(State* e) noexcept nogil:
     for i in range(RECV_BATCH):
         e.receive.parts[i].iov_base = e.receive.data[i]
         e.receive.parts[i].iov_len = RECV_BYTES
-        e.receive.messages[i].msg_hdr.msg_name = &e.receive.names[i]
         e.receive.messages[i].msg_hdr.msg_iov = &e.receive.parts[i]
         e.receive.messages[i].msg_hdr.msg_iovlen = 1
         e.receive.messages[i].msg_hdr.msg_control = e.receive.control[i]
@@ -189,6 +189,26 @@ cdef void raw_queue(State* e, uint32_t index) noexcept nogil:
     origin.batch_count[kind] += 1
     if origin.batch_count[kind] == BATCH:
         raw_flush(e, origin, kind)
+
+
+# A deadline goes into the wheel at the next tick only: most answers are there before it, and spare the wheel the work.
+cdef inline void raw_departed(State* e, uint32_t index) noexcept nogil:
+    if e.departed_count == DEPARTED:
+        plan(e, index, e.slots[index].deadline + GRACE)
+    else:
+        e.departed[e.departed_count] = index
+        e.departed_count += 1
+
+
+# Those that the last tick sent and that have no answer yet; called when all that came since was read.
+cdef void raw_await(State* e) noexcept nogil:
+    cdef uint32_t i
+    cdef Slot* slot
+    for i in range(e.departed_count):
+        slot = &e.slots[e.departed[i]]
+        if slot.phase == PHASE_FLYING:
+            plan(e, e.departed[i], slot.deadline + GRACE)
+    e.departed_count = 0
 
 
 # Send a batch. What the kernel refuses is a local error of that target alone; what does not fit waits for a tick.
@@ -244,7 +264,8 @@ cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
             slot.drops = origin.overflows
             e.flying += 1
             origin.flying += 1
-            plan(e, batch[done + i], slot.deadline + GRACE)
+            raw_departed(e, batch[done + i])
+            prefetch(&e.records[batch[done + i]])       # on a near network the answers are here already
         done += <uint32_t>sent
     e.quiet = 0
     # Between two batches: what came in must not wait until the receive queue is full.
@@ -260,7 +281,7 @@ cdef void send_refused(State* e, uint32_t index, int error) noexcept nogil:
     if error in (ENETUNREACH, EHOSTUNREACH, ECONNREFUSED) and failure_stands(e, index):
         slot.sent = e.now
         conclude(e, index, False, CODE_L3ERR if slot.type == PROBE_ICMP else CODE_L4CON, DETAIL_ERRNO, error, 0)
-    elif slot.phase == PHASE_IDLE and slot.link.bucket == NO_BUCKET:
+    elif slot.phase == PHASE_IDLE and e.links[index].bucket == NO_BUCKET:
         block(e, index, BLOCK_SEND, error)
 
 

@@ -62,6 +62,16 @@ cdef extern from "fcntl.h" nogil:
         O_CLOEXEC
     int open_fd "open"(const char*, int)
 
+cdef extern from "sys/mman.h" nogil:
+    enum:
+        MAP_ANONYMOUS
+        MAP_PRIVATE
+        PROT_READ
+        PROT_WRITE
+    void* MAP_FAILED
+    void* mmap(void*, size_t, int, int, int, long)
+    int munmap(void*, size_t)
+
 cdef extern from "sys/stat.h" nogil:
     struct stat_t "stat":
         uint64_t st_dev
@@ -229,6 +239,8 @@ cdef extern from "netinet/in.h" nogil:
         IPPROTO_IPV6
         IPPROTO_ICMPV6
         IP_HDRINCL
+        IP_MTU_DISCOVER
+        IP_PMTUDISC_DO
         IP_PKTINFO
         IPV6_PKTINFO
         IPV6_V6ONLY
@@ -275,11 +287,33 @@ cdef extern from *:
     #define MSG_PROBE 0x10      /* the kernel's; the C library does not name it */
     #endif
 
+    #include <stdint.h>
+    #include <sys/syscall.h>
+    /* The C library has neither the call nor, in older versions, the structure. */
+    struct mgl_sched_attr {
+        uint32_t size, policy;
+        uint64_t flags;
+        int32_t nice;
+        uint32_t priority;
+        uint64_t runtime, deadline, period;
+    };
+    static int mgl_sched_slice(uint64_t ns)
+    {
+        struct mgl_sched_attr attr;
+        if (syscall(SYS_sched_getattr, 0, &attr, sizeof(attr), 0) < 0)
+            return -1;
+        if (attr.policy != 0)
+            return 0;
+        attr.runtime = ns;
+        return (int)syscall(SYS_sched_setattr, 0, &attr, 0);
+    }
+
     #define mgl_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define mgl_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     #define mgl_fence_write() __atomic_thread_fence(__ATOMIC_RELEASE)
     #define mgl_fence_read() __atomic_thread_fence(__ATOMIC_ACQUIRE)
     #define mgl_ctz(v) __builtin_ctzll(v)
+    #define mgl_prefetch(p) (__builtin_prefetch((const char *)(p)), __builtin_prefetch((const char *)(p) + 64))
     #define mgl_errno_set(v) (errno = (v))
     """
     enum:
@@ -288,6 +322,7 @@ cdef extern from *:
         MGL_ICMPV6_FILTER
         MGL_IP_BIND_ADDRESS_NO_PORT
         MSG_PROBE
+    int sched_slice "mgl_sched_slice"(uint64_t) noexcept nogil
     uint32_t load32 "mgl_load"(const uint32_t*) noexcept nogil
     void store32 "mgl_store"(uint32_t*, uint32_t) noexcept nogil
     int64_t load64 "mgl_load"(const int64_t*) noexcept nogil
@@ -296,3 +331,4 @@ cdef extern from *:
     void fence_read "mgl_fence_read"() noexcept nogil
     void errno_set "mgl_errno_set"(int) noexcept nogil
     int ctz64 "mgl_ctz"(uint64_t) noexcept nogil
+    void prefetch "mgl_prefetch"(const void*) noexcept nogil        # two cache lines

@@ -1,4 +1,5 @@
-# A timing wheel of 4,096 buckets of one millisecond, over the links inside the slots.
+# A timing wheel of 4,096 buckets of one millisecond, over one link for each slot. The links are an array of
+# their own: twelve bytes each, they stay in the cache while a turn of the wheel goes by.
 
 cdef enum:
     WHEEL_BUCKETS = 4096

@@ -2,48 +2,44 @@
 # is put back when its bucket comes by; the caller knows the true time, the wheel only when to look.
 
 
-cdef inline Link* link_of(char* links, size_t stride, uint32_t index) noexcept nogil:
-    return <Link*>(links + stride * index)
-
-
 cdef void wheel_init(Wheel* wheel, int64_t now) noexcept nogil:
     wheel.now = now
     memset(wheel.filled, 0, sizeof(wheel.filled))
     memset(wheel.heads, 0xff, sizeof(wheel.heads))
 
 
-cdef void wheel_remove(Wheel* wheel, char* links, size_t stride, uint32_t index) noexcept nogil:
-    cdef Link* link = link_of(links, stride, index)
+cdef void wheel_remove(Wheel* wheel, Link* links, uint32_t index) noexcept nogil:
+    cdef Link* link = &links[index]
     cdef uint32_t bucket = link.bucket
     if bucket == NO_BUCKET:
         return
     if link.prev != NIL:
-        link_of(links, stride, link.prev).next = link.next
+        links[link.prev].next = link.next
     else:
         wheel.heads[bucket] = link.next
         if link.next == NIL:
             wheel.filled[bucket >> 6] &= ~(<uint64_t>1 << (bucket & 63))
     if link.next != NIL:
-        link_of(links, stride, link.next).prev = link.prev
+        links[link.next].prev = link.prev
     link.bucket = NO_BUCKET
 
 
 # Put a slot (again) where it is looked at in millisecond `at`, at the earliest in the next one.
-cdef void wheel_put(Wheel* wheel, char* links, size_t stride, uint32_t index, int64_t at) noexcept nogil:
-    cdef Link* link = link_of(links, stride, index)
+cdef void wheel_put(Wheel* wheel, Link* links, uint32_t index, int64_t at) noexcept nogil:
+    cdef Link* link = &links[index]
     cdef uint32_t bucket, head
     if at <= wheel.now:
         at = wheel.now + 1
     bucket = at & (WHEEL_BUCKETS - 1)
     if link.bucket == bucket:
         return
-    wheel_remove(wheel, links, stride, index)
+    wheel_remove(wheel, links, index)
     head = wheel.heads[bucket]
     link.next = head
     link.prev = NIL
     link.bucket = bucket
     if head != NIL:
-        link_of(links, stride, head).prev = index
+        links[head].prev = index
     wheel.heads[bucket] = index
     wheel.filled[bucket >> 6] |= <uint64_t>1 << (bucket & 63)
 
@@ -64,7 +60,7 @@ cdef int64_t wheel_next(const Wheel* wheel) noexcept nogil:
 
 
 # Take out everything up to millisecond `until`; the indices go to `out`, which holds as many as there are slots.
-cdef uint32_t wheel_take(Wheel* wheel, char* links, size_t stride, int64_t until, uint32_t* out) noexcept nogil:
+cdef uint32_t wheel_take(Wheel* wheel, Link* links, int64_t until, uint32_t* out) noexcept nogil:
     cdef uint32_t count = 0
     cdef uint32_t bucket, index
     cdef Link* link
@@ -82,7 +78,7 @@ cdef uint32_t wheel_take(Wheel* wheel, char* links, size_t stride, int64_t until
         wheel.heads[bucket] = NIL
         wheel.filled[bucket >> 6] &= ~(<uint64_t>1 << (bucket & 63))
         while index != NIL:
-            link = link_of(links, stride, index)
+            link = &links[index]
             link.bucket = NO_BUCKET
             out[count] = index
             count += 1
