@@ -1,0 +1,84 @@
+"""An engine in a process of its own: ``python -m bench._prober KIND TARGETS INTERVAL_MS PORT``.
+
+Every line on its standard input is answered by one line of JSON: the engine's counters, the lateness of its sends, and
+its memory. ``hold SECONDS`` keeps the interpreter's lock for that long before the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import select
+import sys
+import time
+
+from maglev._probe import Engine
+from maglev.config.model import HealthCheck, HttpParams, IcmpParams, TcpMode, TcpParams
+from maglev.states import CheckType
+
+MS = 1_000_000
+KINDS: dict[str, tuple[CheckType, IcmpParams | TcpParams | HttpParams]] = {
+    "icmp": (CheckType.ICMP, IcmpParams()),
+    "syn": (CheckType.TCP, TcpParams()),
+    "connect": (CheckType.TCP, TcpParams(mode=TcpMode.CONNECT)),
+    "http": (CheckType.HTTP, HttpParams()),
+}
+
+
+def hold(seconds: float) -> None:
+    """Keep the interpreter's lock: an expression that backtracks lets it go only at the end of each match."""
+    end = time.monotonic() + seconds
+    length = 18
+    while (left := end - time.monotonic()) > 0:
+        began = time.monotonic()
+        re.fullmatch(r"(a|aa)+b", "a" * length)
+        # One further letter takes 1.6 times as long: as near to one single match as can be had.
+        if time.monotonic() - began < left / 3:
+            length += 1
+
+
+def rss() -> int:
+    """Resident bytes of this process."""
+    with open("/proc/self/statm", encoding="ascii") as text:
+        return int(text.read().split()[1]) * 4096
+
+
+def main(kind: str, targets: int, interval_ms: int, port: int) -> None:
+    """Probe 127.1.0.0 and the ``targets - 1`` addresses behind it."""
+    before = rss()
+    engine = Engine(capacity=max(1, targets))
+    interval = interval_ms * MS
+    check_type, params = KINDS[kind]
+    check = engine.add_check(
+        HealthCheck(name=kind, type=check_type, params=params, port=port, interval=interval, timeout=interval)
+    )
+    engine.start()
+    for number in range(targets):
+        address = (0x7F010000 + number).to_bytes(4, "big")
+        engine.add_target(check, address, first_delay=number * interval // targets)
+    verdicts = {"up": 0, "down": 0}
+    while True:
+        ready, _, _ = select.select([engine, sys.stdin], [], [])
+        for one in engine.transitions():
+            verdicts["up" if one.to_state == 1 else "down"] += 1
+        if sys.stdin not in ready:
+            continue
+        words = sys.stdin.readline().split()
+        if not words:
+            break
+        if words[0] == "hold":
+            hold(float(words[1]))
+        lateness = engine.lateness()
+        answer = {
+            **engine.stats(),
+            **verdicts,
+            "rss": rss() - before,
+            "bounds": lateness.bounds,
+            "late": lateness.counts,
+        }
+        print(json.dumps(answer), flush=True)
+    engine.stop()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

@@ -1,0 +1,343 @@
+"""What the engine's benchmarks share: a network namespace, the programs that are compared in it, and their CPU time.
+
+All contenders run one after the other in one namespace, at the same pace, each in a process of its own, several rounds.
+CPU is user and system time of the whole process by its own clock (nanoseconds), per probe that it has sent meanwhile.
+The kernel answers on loopback within the sender's system call, and this kernel charges that to the sender; what it
+would have put off to its own threads (ksoftirqd) is measured beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import shutil
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.harness import Figure
+
+ROOT = Path(__file__).resolve().parent.parent
+LOOPS = ROOT / "bench" / "loops" / "bare.c"
+PORT = 8080
+ROUNDS = 5
+WARM_SECONDS = 1.5
+SECONDS = 3.0
+TICK_NS = 2_000_000  # the engine's tick: the bare loops are paced by it, too
+HISTOGRAM = 2001  # steps of 50 us in the bare loop's counters
+
+
+def addresses(count: int) -> list[str]:
+    """The targets that all contenders probe."""
+    numbers = range(0x7F010000, 0x7F010000 + count)
+    return [f"127.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}" for n in numbers]
+
+
+def missing(program: str) -> bool:
+    """Whether a peer is not installed."""
+    return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None
+
+
+def cpu_ns(pid: int) -> int:
+    """User and system time of a whole process, by its CPU clock."""
+    return time.clock_gettime_ns((~pid << 3) | 2)
+
+
+def machine_ns() -> tuple[int, int]:
+    """What the whole machine was busy, and what its ksoftirqd threads ran."""
+    with open("/proc/stat", encoding="ascii") as text:
+        fields = [int(word) for word in text.readline().split()[1:]]
+    busy = sum(fields[:8]) - fields[3] - fields[4]
+    threads = 0
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            if path.read_text().startswith("ksoftirqd/"):
+                threads += int(path.with_name("schedstat").read_text().split()[0])
+    return busy * (1_000_000_000 // os.sysconf("SC_CLK_TCK")), threads
+
+
+class Rig:
+    """A network namespace and a directory for one benchmark."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self.directory = directory
+
+    def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+        """Start a program inside; the process is the program itself."""
+        inside = ["ip", "netns", "exec", self.name, *command]
+        return subprocess.Popen(inside, text=True, cwd=ROOT, **options)
+
+    def run(self, *command: str) -> None:
+        """Run a program inside to its end; its complaint is the error."""
+        done = subprocess.run(["ip", "netns", "exec", self.name, *command], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+
+    def bare(self) -> str:
+        """The bare loops, compiled."""
+        program = self.directory / "bare"
+        if not program.exists():
+            subprocess.run(["cc", "-O2", "-o", str(program), str(LOOPS)], check=True)
+        return str(program)
+
+
+@contextlib.contextmanager
+def rig() -> Iterator[Rig]:
+    """A rig for one benchmark. Raw sockets and namespaces need root."""
+    name = f"mgl-bench-{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="maglev-bench-") as directory:
+            one = Rig(name, Path(directory))
+            one.run("ip", "link", "set", "lo", "up")
+            one.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535")
+            yield one
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=False)
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """End a program and wait for it."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def nginx(one: Rig) -> Iterator[None]:
+    """A server on every address, for all that probe TCP and HTTP. RuntimeError where it is not installed."""
+    if missing("nginx"):
+        raise RuntimeError("nginx is not installed (make bench-deps): there is nothing that could be probed")
+    config = one.directory / "nginx.conf"
+    config.write_text(
+        f"daemon off; pid {one.directory}/nginx.pid; error_log {one.directory}/nginx.log; worker_processes 1;\n"
+        "events { worker_connections 8192; }\n"
+        f"http {{ access_log off; server {{ listen {PORT} backlog=4096; location / {{ return 200 ok; }} }} }}\n"
+    )
+    command = ["nginx", "-c", str(config), "-p", str(one.directory)]
+    with one.popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 10
+            while not (one.directory / "nginx.pid").exists():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError((one.directory / "nginx.log").read_text())
+                time.sleep(0.05)
+            yield
+        finally:
+            stop(process)
+
+
+class Contender(ABC):
+    """A program that probes. ``probes`` counts what it has sent."""
+
+    process: subprocess.Popen[str]
+
+    def __init__(self, one: Rig, targets: int) -> None:
+        self.rig = one
+        self.targets = targets
+
+    @abstractmethod
+    def start(self) -> None:
+        """Begin to probe, every target once a second."""
+
+    @abstractmethod
+    def probes(self) -> int:
+        """Probes sent since the start."""
+
+    def end(self) -> None:
+        """Stop."""
+        stop(self.process)
+
+    def snmp(self, group: str, field: str) -> int:
+        """A counter of the namespace: it counts for a program that does not count itself."""
+        lines = Path(f"/proc/{self.process.pid}/net/snmp").read_text(encoding="ascii").splitlines()
+        names, values = (line.split() for line in lines if line.startswith(f"{group}:"))
+        return int(dict(zip(names, values, strict=True)).get(field, 0))
+
+
+class Ours(Contender):
+    """The engine, driven by ``bench._prober``."""
+
+    def __init__(self, one: Rig, targets: int, kind: str, interval_ms: int = 1000) -> None:
+        super().__init__(one, targets)
+        self.kind = kind
+        self.interval_ms = interval_ms
+
+    def start(self) -> None:
+        words = [self.kind, str(self.targets), str(self.interval_ms), "0" if self.kind == "icmp" else str(PORT)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.process = self.rig.popen([sys.executable, "-m", "bench._prober", *words], **pipes)
+
+    def ask(self, question: str = "stats") -> dict[str, Any]:
+        """What the engine counts."""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(question + "\n")
+        self.process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return answer
+
+    def probes(self) -> int:
+        answer = self.ask()
+        return int(sum(answer[f"sent_{kind}"] for kind in ("icmp", "syn", "connect", "http")))
+
+    def end(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        stop(self.process)
+
+
+class Bare(Contender):
+    """A bare loop of ``loops/bare.c``: ``icmp``, ``syn``, or the ``timer`` that only wakes up."""
+
+    def __init__(self, one: Rig, targets: int, kind: str) -> None:
+        super().__init__(one, targets)
+        self.kind = kind
+
+    def start(self) -> None:
+        path = self.rig.directory / f"{self.kind}.counters"
+        path.write_bytes(bytes(8 * (2 + HISTOGRAM)))
+        with path.open("r+b") as file:
+            self.counters = mmap.mmap(file.fileno(), 0)
+        words = [self.kind, str(path), str(self.targets), str(TICK_NS), str(PORT)]
+        self.process = self.rig.popen([self.rig.bare(), *words])
+
+    def probes(self) -> int:
+        sent, received = struct.unpack_from("=2Q", self.counters)
+        if received < 0.9 * sent - 2000:
+            raise RuntimeError(f"the bare loop sent {sent} and received {received}")
+        return int(sent)
+
+    def late(self) -> list[int]:
+        """How many wake-ups were how late, in steps of 50 us."""
+        return list(struct.unpack_from(f"={HISTOGRAM}Q", self.counters, 16))
+
+
+class Fping(Contender):
+    """fping, which sends one packet a wake-up."""
+
+    def start(self) -> None:
+        words = ["-l", "-q", "-p", "1000", "-i", f"{1000 / self.targets:.3f}", "-f", "-"]
+        self.process = self.rig.popen(
+            ["fping", *words], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        assert self.process.stdin
+        self.process.stdin.write("\n".join(addresses(self.targets)) + "\n")
+        self.process.stdin.close()
+
+    def probes(self) -> int:
+        return self.snmp("IcmpMsg", "OutType8")
+
+
+class Haproxy(Contender):
+    """HAProxy with one thread and a backend of all targets; ``httpchk`` or its TCP check."""
+
+    def __init__(self, one: Rig, targets: int, httpchk: bool) -> None:
+        super().__init__(one, targets)
+        self.httpchk = httpchk
+
+    def start(self) -> None:
+        path = self.rig.directory / "haproxy.cfg"
+        servers = (f"  server s{i} {ip}:{PORT} check inter 1000" for i, ip in enumerate(addresses(self.targets)))
+        check = "  option httpchk GET /\n  http-check expect status 200\n" if self.httpchk else ""
+        path.write_text(
+            "global\n  nbthread 1\n  maxconn 1000\n  ulimit-n 16000\n"
+            f"defaults\n  mode {'http' if self.httpchk else 'tcp'}\n"
+            "  timeout connect 1s\n  timeout client 1s\n  timeout server 1s\n"
+            f"frontend f\n  bind unix@{self.rig.directory}/haproxy.sock\n  default_backend b\n"
+            f"backend b\n{check}" + "\n".join(servers) + "\n"
+        )
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.process = self.rig.popen(["haproxy", "-db", "-f", str(path)], **quiet)
+
+    def probes(self) -> int:
+        return self.snmp("Tcp", "ActiveOpens")
+
+
+@dataclass(slots=True)
+class Cost:
+    """Medians of one contender: microseconds of its own CPU and of ksoftirqd a probe, cores, probes a second."""
+
+    cpu_us: float
+    softirq_us: float
+    machine_us: float
+    cores: float
+    rate: float
+
+
+def settle(contender: Contender) -> None:
+    """Let a contender come to its pace: every target has had its first probe."""
+    deadline = time.monotonic() + 30
+    contender.start()
+    while True:
+        time.sleep(WARM_SECONDS)
+        if contender.process.poll() is not None:
+            raise RuntimeError(f"{type(contender).__name__} ended with {contender.process.returncode}")
+        before = contender.probes()
+        if before >= contender.targets:
+            return
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{type(contender).__name__} has sent only {before} probes")
+
+
+def measure(contender: Contender, seconds: float = SECONDS) -> Cost:
+    """One round of one contender."""
+    settle(contender)
+    try:
+        busy, threads = machine_ns()
+        probes, cpu, began = contender.probes(), cpu_ns(contender.process.pid), time.monotonic()
+        time.sleep(seconds)
+        probes, cpu = contender.probes() - probes, cpu_ns(contender.process.pid) - cpu
+        elapsed = time.monotonic() - began
+        busy_after, threads_after = machine_ns()
+    finally:
+        contender.end()
+    each = 1000 * max(1, probes)
+    return Cost(
+        cpu / each, (threads_after - threads) / each, (busy_after - busy) / each, cpu / 1e9 / elapsed, probes / elapsed
+    )
+
+
+def compare(contenders: Mapping[str, Callable[[], Contender]], rounds: int = ROUNDS) -> dict[str, Cost]:
+    """All contenders in turn, several rounds; the medians."""
+    taken: dict[str, list[Cost]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, make in contenders.items():
+            taken[name].append(measure(make()))
+    return {
+        name: Cost(*(statistics.median(getattr(cost, field) for cost in costs) for field in Cost.__slots__))
+        for name, costs in taken.items()
+    }
+
+
+def table(costs: Mapping[str, Cost], targets: int, limits: Mapping[str, float]) -> list[Figure]:
+    """What each costs, and the ratio of ours to each of the others; ``limits`` are the most that those may be."""
+    figures = []
+    for name, cost in costs.items():
+        figures.append(Figure(f"{targets} targets: {name}", cost.cpu_us, "us CPU"))
+        if cost.rate < 0.9 * targets:
+            figures.append(Figure(f"{targets} targets: {name}, falls behind: probes a second", cost.rate, "/s"))
+    ours = costs["engine"]
+    for name, limit in limits.items():
+        if name in costs:
+            ratio = ours.cpu_us / costs[name].cpu_us
+            figures.append(Figure(f"{targets} targets: engine / {name}", ratio, "x", limit))
+    for name in ("engine", "bare loop"):
+        if name in costs:
+            figures.append(Figure(f"{targets} targets: {name}, ksoftirqd beside it", costs[name].softirq_us, "us CPU"))
+            figures.append(Figure(f"{targets} targets: {name}, whole machine", costs[name].machine_us, "us CPU"))
+    return figures
