@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -285,9 +285,11 @@ class FakeLoader:
     last_error: str = ""
     dangerous: bool = False
     reloads: list[tuple[bool, str]] = field(default_factory=list)
+    # Stands in for a check that takes its time.
+    checks: Callable[[], Awaitable[Load]] | None = None
 
     async def check(self) -> Load:
-        return self.result
+        return self.result if self.checks is None else await self.checks()
 
     async def diff(self, new: Config) -> Sequence[ConfigChange]:
         return [ConfigChange("maglev.backends.web0.address", "changed", "192.0.2.1", "192.0.2.2")]

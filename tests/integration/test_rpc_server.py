@@ -22,6 +22,7 @@ from maglev.pb import maglev_pb2 as pb
 from maglev.pb.maglev_pb2_grpc import MaglevStub
 from maglev.rpc.access import OPERATOR_CALLS, Role
 from maglev.rpc.server import CannotListen, RpcServer, ServerOptions
+from maglev.rpc.service import Shared
 from maglev.states import Code, FrontendState, State
 from tests.helpers.rpc import (
     NOW,
@@ -335,6 +336,50 @@ async def test_a_dangerous_reload_needs_force(start: Start) -> None:
     assert "4 of 5" in words
     assert forced.ok
     assert running.daemon.loader.reloads == [(True, "unix")]
+
+
+async def test_checks_keep_no_operator_from_his_reload(start: Start) -> None:
+    running = await start()
+    loader = running.daemon.loader
+    stub = running.unix()
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def check() -> Load:
+        begun.set()
+        await go.wait()
+        return loader.result
+
+    loader.checks = check
+    async with asyncio.timeout(DEADLINE):
+        calls = [stub.CheckConfig(pb.CheckConfigRequest()) for _ in range(40)]
+        await begun.wait()
+        assert (await stub.ReloadConfig(pb.ReloadConfigRequest())).ok
+        go.set()
+        assert all([(await call).ok for call in calls])
+
+
+async def test_who_comes_while_it_runs_shares_the_run_behind_it() -> None:
+    runs = 0
+    go = asyncio.Event()
+
+    async def work() -> int:
+        nonlocal runs
+        runs += 1
+        number = runs
+        await go.wait()
+        return number
+
+    shared = Shared(work)
+    first = asyncio.ensure_future(shared.run())
+    while not runs:  # noqa: ASYNC110 - the run begins within a few turns of the loop
+        await asyncio.sleep(0)
+    others = [asyncio.ensure_future(shared.run()) for _ in range(100)]
+    await asyncio.sleep(0)
+    others.pop().cancel()
+    go.set()
+    assert await first == 1
+    assert set(await asyncio.gather(*others)) == {2}
+    assert await shared.run() == 3
 
 
 async def test_a_reload_goes_on_when_its_caller_goes_away(start: Start) -> None:

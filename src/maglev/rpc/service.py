@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import grpc
 import re2
@@ -35,7 +35,7 @@ MAX_MEMBERS = 20_000
 MAX_REGEXP = 255
 MAX_REASON = 255
 MAX_DURATION_NS = 366 * 24 * 3600 * 1_000_000_000
-# What reads the configuration file or VPP is done one at a time; so many may wait for their turn.
+# What compares, reloads or reads VPP is done one at a time; so many may wait for their turn.
 MAX_WAITING = 16
 # No call that waits for a child process or for VPP does so for longer, whatever the caller's own deadline is.
 CALL_SECONDS = 120.0
@@ -68,6 +68,38 @@ class Turnstile:
             self._waiting -= 1
 
 
+class Shared(Generic[T]):
+    """One piece of work at a time for any number of callers: who comes while it runs shares the run behind it.
+
+    So each gets an answer that was begun after he asked, and a thousand callers cost no more than two.
+    """
+
+    def __init__(self, work: Callable[[], Awaitable[T]]) -> None:
+        self._work = work
+        self._running: asyncio.Future[T] | None = None
+        self._next: asyncio.Future[T] | None = None
+
+    async def run(self) -> T:
+        """Wait for the next run."""
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._run(self._running))
+            # It goes on when its callers do not; then nobody asks what came of it.
+            self._next.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(self._next)
+
+    async def _run(self, before: asyncio.Future[T] | None) -> T:
+        if before is not None:
+            await asyncio.wait((before,))
+        self._running, self._next = self._next, None
+        return await self._work()
+
+    def cancel(self) -> None:
+        """End what runs and what waits."""
+        for run in (self._running, self._next):
+            if run is not None:
+                run.cancel()
+
+
 class MaglevService(pb_grpc.MaglevServicer):
     """The service ``Maglev`` over ``Services``."""
 
@@ -77,7 +109,10 @@ class MaglevService(pb_grpc.MaglevServicer):
         self._tcp_role = tcp_role
         self.watchers = watchers if watchers is not None else Watchers(services)
         self._orders: tuple[Config, dict[str, paging.Order]] | None = None
-        self._files = Turnstile("the configuration file")
+        # Apart from each other: whoever may only look cannot keep an operator from his reload.
+        self._checks = Shared(lambda: services.loader.check())
+        self._diffs = Turnstile("a comparison of configurations")
+        self._reloads = Turnstile("a reload")
         self._readings = Turnstile("a reading of VPP")
         self._reading: tuple[str | None, int, LbStateView] | None = None
         # Changes that were begun: they run to their end when the caller goes away.
@@ -328,19 +363,22 @@ class MaglevService(pb_grpc.MaglevServicer):
 
     async def DiffConfig(self, request: pb.DiffConfigRequest, context: Context) -> pb.DiffConfigResponse:
         """What a reload would change."""
+        return await _bounded(self._diffs.run(self._diff))
+
+    async def _diff(self) -> pb.DiffConfigResponse:
         loader = self._services.loader
         loaded = await self._loaded()
         answer = pb.DiffConfigResponse(check=convert.check_result(loaded, loader.file))
         if loaded.config is None:
             return answer
-        changes = await _bounded(loader.diff(loaded.config))
+        changes = await loader.diff(loaded.config)
         answer.changes.extend(convert.config_change(change) for change in changes[: convert.MAX_STEPS])
         answer.changes_omitted = max(0, len(changes) - convert.MAX_STEPS)
         answer.needs_force = loader.needs_force(loaded.config)
         dataplane = self._services.dataplane
         if dataplane is not None and dataplane.connection().connected:
             try:
-                plan = await _bounded(dataplane.plan(None, force=False, config=loaded.config))
+                plan = await dataplane.plan(None, force=False, config=loaded.config)
                 answer.plan.CopyFrom(await convert.plan(plan))
             except errors.Unavailable:
                 # It went away while we asked: the diff of the file is an answer all the same, without a plan.
@@ -351,11 +389,11 @@ class MaglevService(pb_grpc.MaglevServicer):
         """Put the file into effect."""
         loader = self._services.loader
         by = self._caller(context).name
-        loaded = await self._finish(self._files.run(lambda: loader.reload(force=request.force, by=by)))
+        loaded = await self._finish(self._reloads.run(lambda: loader.reload(force=request.force, by=by)))
         return convert.reload_result(loaded, loader.file)
 
     async def _loaded(self) -> LoadView:
-        return await _bounded(self._files.run(self._services.loader.check))
+        return await _bounded(self._checks.run())
 
     # ---------------------------------------------------------------------------------------------------- server
 
@@ -527,6 +565,7 @@ class MaglevService(pb_grpc.MaglevServicer):
 
     async def settle(self, seconds: float) -> None:
         """Give changes that were begun so long to come to their end; then they are cancelled."""
+        self._checks.cancel()
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=seconds)
             for task in late:
