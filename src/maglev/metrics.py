@@ -345,6 +345,17 @@ class SyncCounters(Protocol):
     def suppressed(self) -> int: ...
     @property
     def recreations_given_up(self) -> int: ...
+    @property
+    def bucket_mismatches(self) -> int: ...
+
+
+class PacerView(Protocol):
+    """What the metrics read of the pace: measured cost against the estimate, and the estimated work so far."""
+
+    @property
+    def factor(self) -> float: ...
+    @property
+    def spent_ns(self) -> int: ...
 
 
 class ReconcilerView(Protocol):
@@ -356,6 +367,8 @@ class ReconcilerView(Protocol):
     def refusals(self) -> int: ...
     @property
     def unmanaged(self) -> Sized: ...
+    @property
+    def pacer(self) -> PacerView: ...
 
 
 class VipCountersView(Protocol):
@@ -453,6 +466,24 @@ class VppFamilies:
                 "counter",
                 "VIPs whose recreation was given up because drift causes it again and again.",
                 lambda: counters.recreations_given_up,
+            ),
+            single(
+                "maglev_vpp_bucket_mismatches_total",
+                "counter",
+                "VIPs read back with other bucket counts than their weights give.",
+                lambda: counters.bucket_mismatches,
+            ),
+            single(
+                "maglev_vpp_cost_factor",
+                "gauge",
+                "What calls cost this VPP, measured, against the formula.",
+                lambda: self._reconciler.pacer.factor if self._client.info() is not None else None,
+            ),
+            single(
+                "maglev_vpp_estimated_work_seconds_total",
+                "counter",
+                "Estimated time that VPP's main thread spent on our calls.",
+                lambda: self._reconciler.pacer.spent_ns / 1e9,
             ),
             single(
                 "maglev_vpp_refused_calls_total",

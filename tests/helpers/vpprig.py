@@ -111,11 +111,17 @@ class Rig:
         self.states.overrides[frontend, pool, backend] = weight
         self.bus.publish(WeightEvent(frontend, pool, backend, 0, weight, flush, 0))
 
+    def _known(self) -> bool:
+        return self.client.usable and self.reconciler.actual is not None
+
     async def settled(self) -> None:
         """VPP is there, has been read, and nothing is left to do."""
         async with asyncio.timeout(DEADLINE):
-            await eventually(lambda: self.client.usable and self.reconciler.actual is not None)
-            await self.reconciler.settled()
+            while True:
+                await eventually(self._known)
+                await self.reconciler.settled()
+                if self._known():
+                    break  # else the connection was lost meanwhile
         # The reconciler's tasks go to sleep on the clock now: a test may move it only when they do.
         for _ in range(5):
             await asyncio.sleep(0)

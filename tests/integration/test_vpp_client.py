@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ import pytest
 
 from maglev.clock import SystemClock
 from maglev.errors import Unavailable
-from maglev.vpp.client import Refused, Timing, VppClient
+from maglev.vpp.client import Refused, SocketLock, Timing, VppClient
 from maglev.vpp.messages import ProtocolError, VipKey, WeightCall, pack_as_add, pack_vip_add, pack_vip_dump
 from maglev.vpp.state import StateReader
 from maglev.vpp.transport import ConnectionLost, set_weight
@@ -219,3 +220,21 @@ async def test_a_lost_connection_is_told_with_its_reason(path: Path) -> None:
         assert await client.event() == "VPP closed the connection"
         assert await client.event() == "connected"
         assert client.connects == 2
+
+
+def test_a_daemon_that_could_not_make_its_lock_beside_the_socket_still_keeps_others_off(tmp_path: Path) -> None:
+    socket = str(tmp_path / "run" / "api.sock")
+    unprivileged, root = SocketLock(socket), SocketLock(socket)
+    assert unprivileged.acquire() == ""  # there is no such directory, as if it must not be written to
+    (fallback,) = unprivileged.paths
+    try:
+        (tmp_path / "run").mkdir()
+        assert f"pid {os.getpid()}) drives this VPP: it holds {fallback}" in root.acquire()
+        unprivileged.release()
+        assert root.acquire() == ""
+        assert root.paths == [f"{socket}.maglevd-lock", fallback]
+        assert "drives this VPP" in unprivileged.acquire()
+    finally:
+        unprivileged.release()
+        root.release()
+        os.unlink(fallback)

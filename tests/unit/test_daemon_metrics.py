@@ -195,10 +195,16 @@ class Vip:
     route_bytes: int = 6
 
 
+class FakePacer:
+    factor = 1.5
+    spent_ns = 2_000_000_000
+
+
 class FakeReconciler:
     counters = Counters()
     refusals = 2
     unmanaged = ("192.0.2.9/32",)
+    pacer = FakePacer()
 
 
 class FakePoller:
@@ -237,6 +243,7 @@ async def test_what_describes_vpp_is_absent_while_it_is_away() -> None:
         "maglev_vpp_uptime_seconds",
         "maglev_vpp_connected_seconds",
         "maglev_vpp_unmanaged_vips",
+        "maglev_vpp_cost_factor",
         "maglev_vpp_vip_packets_total",
         "maglev_vpp_vip_route_packets_total",
         "maglev_vpp_vip_route_bytes_total",

@@ -79,51 +79,57 @@ class Timing:
 
 
 class SocketLock:
-    """One daemon per VPP: an advisory lock on a file named after the socket, free again when its holder dies."""
+    """One daemon per VPP: advisory locks on files named after the socket, free again when their holder dies.
+
+    The file beside the socket is the one that counts, where it can be opened. A daemon that may not make it there falls
+    back to a common directory; so every one also takes the locks that are there, and those of different users meet.
+    """
 
     def __init__(self, socket: str) -> None:
         self._socket = socket
-        self._fd = -1
-        self.path = ""
+        self._held: dict[str, int] = {}
+
+    @property
+    def paths(self) -> list[str]:
+        """The files that are locked."""
+        return list(self._held)
 
     def acquire(self) -> str:
         """Take or keep the lock; returns why not, or an empty string. Never waits."""
-        if self._fd >= 0:
-            with contextlib.suppress(OSError):
-                ours, there = os.fstat(self._fd), os.stat(self.path)
-                if (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino):
-                    return ""
-            # The directory was made anew (VPP's /run/vpp is, at its start): our lock is on a file nobody sees.
-            self.release()
+        if self._held and all(self._is_there(path, fd) for path, fd in self._held.items()):
+            return ""
+        # The directory was made anew (VPP's /run/vpp is, at its start): our lock is on a file nobody sees.
+        self.release()
         for path in self._candidates():
-            try:
-                # The holder's uid may differ from ours, and reading is enough to lock.
-                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-            except PermissionError:
-                try:
-                    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-                except OSError:
-                    continue
-            except OSError:
+            fd = _open_lock(path, make=not self._held)
+            if fd < 0:
                 continue
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
                 os.close(fd)
+                self.release()
                 return f"another daemon (pid {holder or 'unknown'}) drives this VPP: it holds {path}"
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-            self._fd, self.path = fd, path
-            return ""
-        return f"no lock file for {self._socket} can be opened"
+            self._held[path] = fd
+        return "" if self._held else f"no lock file for {self._socket} can be opened"
 
     def release(self) -> None:
-        """Let go. The file stays: removing it would let two daemons hold two files of one name."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Let go. The files stay: removing one would let two daemons hold two files of one name."""
+        for fd in self._held.values():
+            os.close(fd)
+        self._held.clear()
+
+    @staticmethod
+    def _is_there(path: str, fd: int) -> bool:
+        try:
+            ours, there = os.fstat(fd), os.stat(path)
+        except OSError:
+            return False
+        return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
 
     def _candidates(self) -> list[str]:
         real = os.path.realpath(self._socket)
@@ -132,6 +138,16 @@ class SocketLock:
             f"{real}.maglevd-lock",
             *(str(Path(directory) / name) for directory in ("/run/lock", tempfile.gettempdir())),
         ]
+
+
+def _open_lock(path: str, *, make: bool) -> int:
+    """A descriptor of the lock file; -1 where there is none. Reading is enough to lock."""
+    if make:
+        with contextlib.suppress(OSError):
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    with contextlib.suppress(OSError):
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    return -1
 
 
 class VppClient:
@@ -176,7 +192,10 @@ class VppClient:
     @property
     def usable(self) -> bool:
         """Whether calls can be made on a VPP that has all we need."""
-        return self._info is not None and not self._info.problem
+        if self._info is None or self._info.problem:
+            return False
+        # Who waited for a reply hears of the end of a connection before ``run`` does.
+        return self._connection is not None and not self._connection.lost.done()
 
     def info(self) -> VppInfo | None:
         """The VPP at the other end; None while there is none."""

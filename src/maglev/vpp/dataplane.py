@@ -9,11 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from maglev._flowtable import bucket_counts, moved_share
+from maglev._flowtable import moved_share
 from maglev.clock import Clock
 from maglev.config.model import Config, Protocol
 from maglev.errors import Unavailable, UnknownName
 from maglev.states import State
+from maglev.vpp.buckets import padded
+from maglev.vpp.buckets import predicted as predicted_buckets
 from maglev.vpp.client import VppClient
 from maglev.vpp.desired import DesiredAs, DesiredVip
 from maglev.vpp.messages import Encap, LbConf, VipKey, address_text
@@ -384,7 +386,7 @@ class Dataplane:
     def _as_states(self, key: VipKey, wanted: DesiredVip | None, found: ActualVip | None, length: int) -> list[AsState]:
         ours: Mapping[bytes, DesiredAs] = {} if wanted is None else {one.address: one for one in wanted.ases}
         present: Mapping[bytes, ActualAs] = {} if found is None else found.ases
-        predicted = _counts({address: have.weight for address, have in present.items()}, length)
+        predicted = predicted_buckets({address: have.weight for address, have in present.items()}, length)
         multiple = self.reconciler.multiples.get(key)
         states: list[AsState] = []
         for address in sorted(set(ours) | set(present), key=address_order):
@@ -429,12 +431,12 @@ def _forecasts(plan: Plan, actual: Actual, backends: Mapping[tuple[VipKey, bytes
         after_weights = {} if after is None else {a: have.weight for a, have in after.ases.items()}
         before_length = found.length if found is not None else DEFAULT_TABLE_LENGTH
         after_length = after.length if after is not None else before_length
-        before, then = _counts(before_weights, before_length), _counts(after_weights, after_length)
+        before, then = predicted_buckets(before_weights, before_length), predicted_buckets(after_weights, after_length)
         moved = 0.0
         if any(before_weights.values()) and any(after_weights.values()):
             moved = 1.0
             if before_length == after_length:
-                moved = moved_share(_padded(before_weights), _padded(after_weights), after_length)
+                moved = moved_share(padded(before_weights), padded(after_weights), after_length)
         forecasts.append(
             VipForecast(
                 frontend=next((step.frontend for step in of_vip if step.frontend), ""),
@@ -448,17 +450,6 @@ def _forecasts(plan: Plan, actual: Actual, backends: Mapping[tuple[VipKey, bytes
             )
         )
     return forecasts
-
-
-def _padded(weights: Mapping[bytes, int]) -> list[tuple[bytes, int]]:
-    """As the flow table wants them: 16 bytes each, IPv4 at the end."""
-    return [(address.rjust(16, b"\0"), weight) for address, weight in weights.items()]
-
-
-def _counts(weights: Mapping[bytes, int], length: int) -> dict[bytes, int]:
-    if not any(weights.values()):
-        return dict.fromkeys(weights, 0)
-    return dict(zip(weights, bucket_counts(_padded(weights), length), strict=True))
 
 
 def _length(wanted: DesiredVip | None, found: ActualVip | None) -> int:

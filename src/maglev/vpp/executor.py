@@ -33,7 +33,8 @@ from maglev.vpp.transport import WINDOW, Request, set_weight
 log = logs.get(__name__)
 
 FACTOR_LEAST, FACTOR_MOST = 1 / 64, 4.0
-CALIBRATION_SHARE = 0.2
+SHARE_DOWN, SHARE_UP = 0.3, 0.05
+"""How much a measurement counts. One above the estimate may as well be a delay on this side: those count little."""
 MEANINGFUL_NS = 1_000_000
 """Below this estimate a long wait for replies says more about the socket than about the work."""
 
@@ -71,7 +72,7 @@ class Pacer:
         if cost_ns <= 0 or (took > cost_ns and cost_ns < MEANINGFUL_NS):
             return
         target = self.factor * took / cost_ns
-        self.factor += CALIBRATION_SHARE * (target - self.factor)
+        self.factor += (SHARE_UP if target > self.factor else SHARE_DOWN) * (target - self.factor)
         self.factor = min(FACTOR_MOST, max(FACTOR_LEAST, self.factor))
 
 

@@ -23,10 +23,11 @@ from maglev.config.model import Config, Frontend
 from maglev.errors import NotAllowed, Unavailable, UnknownName
 from maglev.events import BackendEvent, ConfigEvent, DrainEvent, Event, EventSource, WeightEvent
 from maglev.states import State
+from maglev.vpp.buckets import differing
 from maglev.vpp.client import Refused, VppClient
 from maglev.vpp.desired import DesiredVip, desired_vips
 from maglev.vpp.executor import Executor, Outcome, Pacer, RefusalKey
-from maglev.vpp.messages import Encap, ProtocolError, VipKey
+from maglev.vpp.messages import Encap, ProtocolError, VipKey, address_text
 from maglev.vpp.model import Actual, parse_vip_key, vip_key
 from maglev.vpp.state import StateReader, describe, fill, new_vip, table_length
 from maglev.vpp.sync import (
@@ -161,7 +162,10 @@ class MemoryStore:
 
 @dataclass(slots=True)
 class Counters:
-    """What the reconciler counts. ``lbsync`` by (scope ``all`` or ``one``, kind); ``drift`` by kind."""
+    """What the reconciler counts. ``lbsync`` by (scope ``all`` or ``one``, kind); ``drift`` by kind.
+
+    ``bucket_mismatches``: VIPs that were read back with other bucket counts than their weights give.
+    """
 
     lbsync: Counter[tuple[str, str]] = field(default_factory=Counter)
     drift: Counter[str] = field(default_factory=Counter)
@@ -170,6 +174,7 @@ class Counters:
     failed_syncs: int = 0
     suppressed: int = 0
     recreations_given_up: int = 0
+    bucket_mismatches: int = 0
 
 
 @dataclass(slots=True)
@@ -224,6 +229,7 @@ class Reconciler:
         self._announcement = asyncio.Event()
         self._news = asyncio.Event()
         self._uses: Mapping[str, Sequence[_Use]] = {}
+        self._names: Mapping[VipKey, str] = {}
         self._configured: frozenset[VipKey] = frozenset()
         self._warmup = WarmUp(clock, min_delay_ns=0, max_delay_ns=0, started_ns=self._started_ns)
         self._reader = StateReader(client)
@@ -241,6 +247,8 @@ class Reconciler:
         self._explained: set[VipKey] = set()
         self._frozen: set[VipKey] = set()
         self._stale: set[VipKey] = set()
+        self._unverified: dict[VipKey, None] = {}
+        self._contested: dict[VipKey, int] = {}
         self._refused: set[RefusalKey] = set()
         self._scope = "one"
         self._vips_changed = False
@@ -294,7 +302,8 @@ class Reconciler:
     def quiet(self) -> bool:
         """Whether nothing is in flight, and nothing waits that could be programmed now."""
         waits = self._wake.is_set() or self._full_due.is_set() or self._syncing or not self._taken_over
-        return not waits and not self._work.locked() and not self._full.locked() and not self._takeable()
+        locked = self._work.locked() or self._full.locked()
+        return not waits and not locked and not self._unverified and not self._takeable()
 
     @property
     def _taken_over(self) -> bool:
@@ -464,7 +473,8 @@ class Reconciler:
         self._unannounced_since = 0
         self._announcement.set()
         self._uses = index.uses
-        self._configured = frozenset(vip_key(frontend) for frontend in new.frontends.values())
+        self._names = {vip_key(frontend): name for name, frontend in new.frontends.items()}
+        self._configured = frozenset(self._names)
         self._own(self._configured)
         lb = new.lb
         self._pacer.max_stall_ns, self._pacer.max_duty = lb.max_stall, lb.max_duty
@@ -505,6 +515,7 @@ class Reconciler:
     def _disconnected(self, why: str) -> None:
         self._actual = None
         self._stale.clear()
+        self._unverified.clear()
 
     def _request_full(self, reason: str) -> None:
         self._full_reason = reason
@@ -534,7 +545,52 @@ class Reconciler:
                     whole = await self._guarded(self._batch())
                 if not whole:
                     break
+            await self._verify()
             self._progress.set()
+
+    async def _verify(self) -> None:
+        """Read back what was written, VIP by VIP, while there is nothing to write."""
+        while self._unverified and not self._takeable():
+            async with self._work:
+                whole = await self._guarded(self._verify_one())
+            if not whole:
+                break
+
+    async def _verify_one(self) -> None:
+        key = next(iter(self._unverified))
+        del self._unverified[key]
+        found = self._demand().vips.get(key)
+        if found is None:
+            return
+        written = {address: have.weight for address, have in found.ases.items()}
+        await self._read_ases([key])
+        found = self._demand().vips.get(key)
+        if found is None:
+            return
+        if {address: have.weight for address, have in found.ases.items()} != written:
+            log.warning(
+                "vpp-written-otherwise",
+                f"VIP {key} does not hold what was just written: somebody else changes it",
+                vip=str(key),
+            )
+            # At once, but once: two controllers that take turns must not keep VPP busy. Then the periodic sync does it.
+            now = self._clock.monotonic_ns()
+            name = self._names.get(key)
+            if name is not None and now >= self._contested.get(key, now):
+                self._contested[key] = now + DRIFT_WINDOW_NS
+                self._mark(name)
+            return
+        wrong = differing(found)
+        if wrong:
+            self.counters.bucket_mismatches += 1
+            address, (has, should) = next(iter(wrong.items()))
+            log.error(
+                "vpp-buckets-differ",
+                f"VIP {key}: {len(wrong)} ASes have other buckets than their weights give, {address_text(address)}"
+                f" {has} instead of {should}: forecasts for this VPP cannot be trusted",
+                vip=str(key),
+                ases=len(wrong),
+            )
 
     async def _guarded(self, work: Coroutine[object, object, None]) -> bool:
         """Run a piece of work; a VPP that goes away or talks nonsense ends the piece and nothing else."""
@@ -680,6 +736,9 @@ class Reconciler:
         budget = BUDGET_STALLS * self._pacer.max_stall_ns
         outcome = await self._executor.run(plan.steps, budget_ns=budget, skip=self._refused)
         self._refused |= outcome.refused
+        if outcome.done:
+            self._unverified.update(dict.fromkeys(step.vip for step in outcome.done if step.vip is not None))
+            self._wake.set()
         self._stale.update(key for _, key, _ in outcome.refused if key is not None)
         self._dirty.update(dict.fromkeys(step.frontend for step in outcome.rest if step.frontend))
         return plan, outcome
