@@ -15,9 +15,10 @@ PYTHON ?= python3
 ARCH := $(shell dpkg --print-architecture 2>/dev/null || uname -m)
 JOBS := $(shell nproc 2>/dev/null || echo 1)
 
-# What Debian has to give: a compiler, Python's headers and venv; `ip netns`, `setcap`, systemd-analyze and completion for the tests.
-DEBIAN_PACKAGES := bash-completion build-essential ca-certificates iproute2 libcap2-bin python3 python3-dev python3-venv \
-    systemd
+# What Debian has to give: a compiler, Python's and OpenSSL's headers, venv; `ip netns`, `setcap`, systemd-analyze and
+# completion for the tests.
+DEBIAN_PACKAGES := bash-completion build-essential ca-certificates iproute2 libcap2-bin libssl-dev python3 python3-dev \
+    python3-venv systemd
 # The peers of the benchmarks.
 BENCH_PACKAGES := fping haproxy nginx
 

@@ -30,6 +30,11 @@ MODULES = {
     "maglev._probe": "ext/probe/engine.pyx",
 }
 
+# What a module is linked with beside pthread.
+LIBRARIES = {
+    "maglev._probe": ["ssl", "crypto"],
+}
+
 # No line tracing, in the debug build either: traced functions take the interpreter's lock, ``nogil`` or not, and the
 # probe engine's thread would wait whenever Python is busy.
 DIRECTIVES = {
@@ -56,7 +61,7 @@ def extensions() -> list[Extension]:
             extra_compile_args=flags,
             extra_link_args=shlex.split(os.environ.get("MAGLEV_LDFLAGS", "")),
             define_macros=macros,
-            libraries=["pthread"],
+            libraries=["pthread", *LIBRARIES.get(name, [])],
         )
         for name, source in MODULES.items()
         if WITH_EXTENSIONS and (ROOT / source).exists()

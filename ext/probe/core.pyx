@@ -413,6 +413,7 @@ cdef void do_change(State* e, const Command* command) noexcept nogil:
     slot.type = command.type
     slot.backoff = 0
     memset(slot.source, 0, 4)
+    session_put(e, slot, NULL)
     # The state is the one that Python knows: a transition that it has not read yet is of the old generation.
     slot.state = slot.reported = command.state
     slot.counter = command.counter
@@ -446,8 +447,9 @@ cdef void do_verdict(State* e, const Command* command) noexcept nogil:
         conclude(e, command.slot, False, CODE_L7RSP, DETAIL_HTTP, FAULT_NO_MATCH, slot.deadline - slot.sent)
 
 
-cdef void check_free(Check* check) noexcept nogil:
+cdef void check_free(State* e, Check* check) noexcept nogil:
     if check is not NULL:
+        context_release(e, check.tls)
         free(check.request)
         free(check)
 
@@ -492,7 +494,7 @@ cdef void obey(State* e, const Command* command) noexcept nogil:
     if command.op == OP_CHECK_SET:
         e.checks[command.check] = <Check*>command.pointer
     elif command.op == OP_CHECK_FREE:
-        check_free(e.checks[command.check])
+        check_free(e, e.checks[command.check])
         e.checks[command.check] = NULL
     elif command.op == OP_ORIGIN_SET:
         e.origins[command.origin] = <Origin*>command.pointer
@@ -505,10 +507,13 @@ cdef void obey(State* e, const Command* command) noexcept nogil:
         do_add(e, command)
     elif command.op == OP_VERDICT:
         do_verdict(e, command)
+    elif command.op == OP_AUTHORITIES:
+        store32(&e.authorities, e.authorities + 1)
     elif not slot.flags & SLOT_ACTIVE:
         pass
     elif command.op == OP_REMOVE:
         abandon(e, command.slot)
+        session_put(e, slot, NULL)
         slot.flags &= SLOT_IN_FIFO | SLOT_IN_REPORT
         wheel_remove(&e.wheel, e.links, command.slot)
         e.stats[STAT_TARGETS] -= 1
@@ -576,6 +581,8 @@ cdef void tick(State* e) noexcept nogil:
     e.wall = clock_ns(CLOCK_REALTIME) - clock_ns(CLOCK_MONOTONIC)
     take_commands(e)
     # All that has come, before anything is given up.
+    if e.tls_count:
+        tls_take(e)
     for i in range(e.origin_top):
         origin = e.origins[i]
         if origin is NULL or load32(&origin.state) != ORIGIN_OPEN:
@@ -607,6 +614,8 @@ cdef void tick(State* e) noexcept nogil:
                 raw_flush(e, origin, 1)
     if e.fifo_count:
         fifo_walk(e)
+    if e.tls_count:
+        tls_wake(e)
     if e.doomed_count:
         origins_bury(e)
     if e.unreported_head != NIL:
@@ -705,6 +714,9 @@ cdef void engine_close(State* e) noexcept nogil:
     for i in range(e.stream_top):
         stream = &e.streams[i]
         if stream.used:
+            if stream.tls is not NULL:
+                tls_free(e, stream.tls)
+                stream.tls = NULL
             close(stream.fd)
             free(stream.http.body)
             stream.http.body = NULL
@@ -719,3 +731,7 @@ cdef void engine_close(State* e) noexcept nogil:
     while load32(&e.judge_head) != e.judge_tail:
         free(e.judge[e.judge_head % JUDGE_RING].body)
         store32(&e.judge_head, e.judge_head + 1)
+    if e.slots is not NULL:
+        for i in range(e.capacity):
+            session_put(e, &e.slots[i], NULL)
+    tls_close(e)

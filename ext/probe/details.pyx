@@ -51,15 +51,61 @@ _BLOCKS = {
     BLOCK_PORTS: "cannot reserve source ports",
     BLOCK_NETNS: "cannot enter the network namespace",
     BLOCK_FILTER: "cannot attach a packet filter",
+    BLOCK_AUTHORITIES: "cannot read the certificate authorities",
+    BLOCK_TLS: "cannot do TLS",
+    BLOCK_CLOCK: "cannot judge certificates by this clock",
 }
+
+
+_TLS = {
+    TLS_FAULT_CLOSED: "closed within the handshake",
+    TLS_FAULT_FLOOD: "far too much data",
+}
+
+# What OpenSSL says of a certificate, where a reader of a transition is better served with other words.
+_VERIFY = {
+    2: "certificate signed by unknown authority",
+    9: "certificate is not yet valid",
+    10: "certificate has expired",
+    18: "certificate is self-signed",
+    19: "certificate signed by unknown authority",
+    20: "certificate signed by unknown authority",
+    21: "certificate signed by unknown authority",
+    22: "certificate chain is too long",
+}
+
+# Alerts that OpenSSL has no long words for (RFC 8446, 6).
+_TLS_ALERTS = {
+    109: "missing extension",
+    110: "unsupported extension",
+    112: "unrecognized name",
+    115: "unknown PSK identity",
+    116: "certificate required",
+    120: "no application protocol",
+}
+
+# Reasons of libssl.
+_TLS_REASONS = {
+    258: "no TLS version in common",
+    267: "not a TLS answer",
+}
+
+
+def _tls_error(error):
+    """OpenSSL's words for one of its packed errors."""
+    cdef const char* text
+    if ERR_GET_LIB(error) == ERR_LIB_SSL and ERR_GET_REASON(error) in _TLS_REASONS:
+        return _TLS_REASONS[ERR_GET_REASON(error)]
+    text = ERR_reason_error_string(error)
+    return f"TLS: {text.decode('ascii', 'replace')}" if text is not NULL else f"TLS: error {error:#x}"
 
 
 def _span(ms):
     return f"{ms / 1000:g}s" if ms >= 1000 else f"{ms}ms"
 
 
-def render_detail(int kind, unsigned int value):
-    """The text of a detail as ``snapshot()`` packs it; short ASCII."""
+def render_detail(int kind, unsigned int value, name=None):
+    """The text of a detail as ``snapshot()`` packs it; short ASCII. ``name``: whom a certificate should be of."""
     if kind == DETAIL_ERRNO:
         return os.strerror(value).lower()
     if kind == DETAIL_ICMP4 or kind == DETAIL_ICMP6:
@@ -73,18 +119,31 @@ def render_detail(int kind, unsigned int value):
         return _HTTP.get(value, "")
     if kind == DETAIL_TIMEOUT:
         return f"no answer within {_span(value)}"
+    if kind == DETAIL_TLS_VERIFY:
+        if value in (X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH):
+            return f"certificate is not valid for {name or 'this server'}"
+        return _VERIFY.get(value) or f"certificate: {X509_verify_cert_error_string(value).decode('ascii', 'replace')}"
+    if kind == DETAIL_TLS_ALERT:
+        text = _TLS_ALERTS.get(value) or SSL_alert_desc_string_long(value).decode("ascii", "replace")
+        return f"TLS alert: {text}"
+    if kind == DETAIL_TLS_ERROR:
+        return _tls_error(value)
+    if kind == DETAIL_TLS_FAULT:
+        return _TLS.get(value, "")
     if kind == DETAIL_SELF:
         return "nothing listens (connected to itself)"
     return ""
 
 
-def render_blocked(int kind, int error, netns=None):
+def render_blocked(int kind, int error, netns=None, ca_file=None):
     """Why a target cannot be probed: the errno's name, what failed, and what helps where that is known."""
     if kind == BLOCK_NONE:
         return ""
     text = f"{errnos.errorcode.get(error, str(error))}: {_BLOCKS.get(kind, 'cannot probe')}"
     if kind == BLOCK_NETNS and netns:
         text += f" {netns!r}"
+    if kind == BLOCK_AUTHORITIES and ca_file:
+        text += f" {ca_file!r}"
     text += f": {os.strerror(error).lower()}"
     if error == EPERM and kind in (BLOCK_RAW_ICMP, BLOCK_RAW_TCP):
         text += " (needs CAP_NET_RAW)"

@@ -59,13 +59,13 @@ cdef enum:
     PROBE_HTTP = 3
     PROBE_TYPES = 4
 
-# Where a probe is. TLS_HANDSHAKE has its place in the stream's way; no check asks for it yet.
+# Where a probe is.
 cdef enum:
     PHASE_IDLE = 0                  # waits for `due`
     PHASE_WAITING = 1               # due, but no descriptor is free
     PHASE_FLYING = 2                # a raw packet is out
     PHASE_CONNECTING = 3
-    PHASE_TLS_HANDSHAKE = 4
+    PHASE_TLS = 4                   # with a TLS thread: the handshake and what follows it
     PHASE_SENDING = 5
     PHASE_RECEIVING = 6
     PHASE_JUDGING = 7               # the body is with the regular expressions
@@ -89,6 +89,10 @@ cdef enum:
     DETAIL_HTTP = 5                 # HttpFault
     DETAIL_TIMEOUT = 6              # milliseconds
     DETAIL_SELF = 7                 # connected to itself
+    DETAIL_TLS_VERIFY = 8           # why a certificate is not good, X509_V_ERR_*
+    DETAIL_TLS_ALERT = 9            # the alert that the server sent
+    DETAIL_TLS_ERROR = 10           # OpenSSL's packed error
+    DETAIL_TLS_FAULT = 11           # TLS_FAULT_*
 
 # What could not be done, of a local error.
 cdef enum:
@@ -102,6 +106,9 @@ cdef enum:
     BLOCK_PORTS = 7
     BLOCK_NETNS = 8
     BLOCK_FILTER = 9
+    BLOCK_AUTHORITIES = 10
+    BLOCK_TLS = 11
+    BLOCK_CLOCK = 12
 
 cdef enum:
     OP_CHECK_SET = 0
@@ -116,6 +123,7 @@ cdef enum:
     OP_PRESUME = 9
     OP_TRACE = 10
     OP_VERDICT = 11
+    OP_AUTHORITIES = 12
 
 # Global counters, in the order of STAT_NAMES.
 cdef enum:
@@ -140,10 +148,14 @@ cdef enum:
     STAT_RESULTS_DROPPED = 21
     STAT_TICKS = 22
     STAT_WAKEUPS = 23
-    STAT_TARGETS = 24               # gauges from here
-    STAT_IN_FLIGHT = 25
-    STAT_WAITING_FD = 26
-    STAT_COUNT = 27
+    STAT_TLS_FULL = 24              # handshakes
+    STAT_TLS_RESUMED = 25
+    STAT_LATE_TLS = 26
+    STAT_TARGETS = 27               # gauges from here
+    STAT_IN_FLIGHT = 28
+    STAT_WAITING_FD = 29
+    STAT_TLS_SESSION_BYTES = 30
+    STAT_COUNT = 31
 
 # Two cache lines; what every probe touches comes first.
 cdef struct Slot:
@@ -170,8 +182,9 @@ cdef struct Slot:
     int64_t sent
     int64_t deadline
     int64_t stalled                 # the engine's stalled time when the probe was sent
+    Session* session                # of the last TLS handshake, to resume; NULL without one
     uint32_t drops                  # the origin's overflows when the probe was sent
-    uint8_t spare[24]
+    uint8_t spare[16]
 
 # What Python reads, guarded by `sequence` (odd while the engine writes). Two cache lines, too.
 cdef struct Record:
@@ -216,6 +229,7 @@ cdef struct Check:
     uint32_t suffix_bytes
     uint64_t codes[10]
     char* request                   # prefix, then suffix
+    TlsContext* tls                 # NULL: no TLS
 
 cdef enum:
     ORIGIN_NEW = 0
@@ -277,6 +291,8 @@ cdef struct Stream:
     bint watched                    # epoll knows the descriptor: it is closed, not used again
     bint fresh                      # in the list of fresh ones
     bint used
+    Tls* tls                        # NULL without TLS, and once that has ended
+    int64_t own                     # of its time, what the TLS thread took itself
     Http http
 
 cdef struct Command:
@@ -381,6 +397,18 @@ cdef struct State:
     epoll_event events[EVENTS]
     uint8_t* scratch                # received stream data; a request being put together
     uint8_t* zeros                  # the constant rest of an echo request
+
+    # TLS
+    TlsWorker* workers[TLS_WORKERS]
+    uint32_t worker_count
+    uint32_t worker_next
+    uint32_t tls_count              # connections, orphans too
+    uint32_t authorities            # atomic: raised by each reload
+    int64_t clock_floor             # wall clock, seconds: before this it is wrong
+    pthread_mutex_t tls_lock
+    Authorities* trusted            # guarded by `tls_lock`
+    TlsContext* tls_doomed          # guarded by `tls_lock`
+    uint32_t tls_stopping           # atomic
 
     # unreported transitions, by Slot.report_next
     uint32_t unreported_head

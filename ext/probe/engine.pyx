@@ -1,6 +1,7 @@
 """The probe engine: a native thread that probes, decides, and reports only transitions. See ``_probe.pyi``."""
 
 import errno as errnos
+import ipaddress
 import os
 import re
 import struct
@@ -25,6 +26,7 @@ include "sys.pxd"
 include "packet.pxd"
 include "wheel.pxd"
 include "http.pxd"
+include "tls.pxd"
 include "engine.pxd"
 
 include "packet.pyx"
@@ -36,6 +38,7 @@ include "icmp.pyx"
 include "tcp_syn.pyx"
 include "raw.pyx"
 include "stream.pyx"
+include "tls.pyx"
 include "core.pyx"
 include "cores.pyx"
 
@@ -52,8 +55,9 @@ MAX_CAPACITY = 1 << INDEX_BITS
 STAT_NAMES = (
     "sent_icmp", "sent_syn", "sent_connect", "sent_http", "passed", "failed", "late_sends", "late_fd", "enobufs",
     "local_errors", "repeated", "rx_drops", "stalls", "foreign", "forged", "duplicate", "late_replies", "malformed",
-    "icmp_errors", "transitions", "transitions_deferred", "results_dropped", "ticks", "wakeups", "targets",
-    "in_flight", "waiting_fd",
+    "icmp_errors", "transitions", "transitions_deferred", "results_dropped", "ticks", "wakeups", "tls_full",
+    "tls_resumed", "late_tls", "targets",
+    "in_flight", "waiting_fd", "tls_session_bytes",
 )
 assert len(STAT_NAMES) == STAT_COUNT
 
@@ -101,7 +105,12 @@ Histogram = namedtuple("Histogram", "bounds counts sum_seconds")
 for _type in (Transition, Result, TargetInfo, Histogram):
     _type.__module__ = "maglev._probe"
 
-_TYPES = {CheckType.ICMP: PROBE_ICMP, CheckType.TCP: PROBE_SYN, CheckType.HTTP: PROBE_HTTP}
+_TYPES = {
+    CheckType.ICMP: PROBE_ICMP,
+    CheckType.TCP: PROBE_SYN,
+    CheckType.HTTP: PROBE_HTTP,
+    CheckType.HTTPS: PROBE_HTTP,
+}
 _CAPABILITIES = {"CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21}
 
 
@@ -128,7 +137,7 @@ def _clean(text, what):
     return text
 
 
-def _request(params, port, user_agent):
+def _request(params, port, user_agent, usual_port):
     """The two parts of an HTTP request: before and after the target's address, the second empty with a fixed host."""
     method = params.method
     if method not in ("GET", "HEAD"):
@@ -137,7 +146,7 @@ def _request(params, port, user_agent):
     if not path.startswith("/") or " " in path:
         raise ValueError("path must start with / and contain no blank")
     start = f"{method} {path} HTTP/1.1\r\nHost: "
-    suffix = "" if port == 80 else f":{port}"
+    suffix = "" if port == usual_port else f":{port}"
     rest = f"\r\nUser-Agent: {_clean(user_agent, 'user agent')}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     if params.host is None:
         return start.encode(), (suffix + rest).encode()
@@ -162,6 +171,20 @@ cdef void table_free(void* at, size_t count, size_t size) noexcept nogil:
 
 assert sizeof(Slot) == 128
 assert sizeof(Record) == 128
+
+
+def _server_name(params):
+    """The name that a check over TLS asks for and verifies: server-name, else the host without its port, else None."""
+    name = params.tls.server_name
+    if name is None:
+        name = getattr(params, "host", None)
+        if name is not None:
+            name = re.sub(r"(?<!:):\d+$", "", name) if name.count(":") < 2 or "]" in name else name
+    if name is not None:
+        name = _clean(name, "server name").strip("[]").rstrip(".")
+        if not name or len(name.encode()) > 255:
+            raise ValueError(f"{name!r} is no name of a server")
+    return name
 
 
 cdef class Engine:
@@ -205,12 +228,14 @@ cdef class Engine:
         if len(secret) != 16:
             raise ValueError(f"key must have 16 bytes, not {len(secret)}")
         self._user_agent = _clean(user_agent, "user agent").encode()
+        tls_prepare()
         e = self.e = <State*>calloc(1, sizeof(State))
         if e is NULL:
             raise MemoryError
         e.wake = e.notify = e.judge_notify = e.epoll = -1
         pthread_mutex_init(&e.lock, NULL)
         pthread_mutex_init(&e.opener_lock, NULL)
+        pthread_mutex_init(&e.tls_lock, NULL)
         pthread_cond_init(&e.opener_wake, NULL)
         e.capacity = capacity
         e.ring_size = ring
@@ -273,14 +298,15 @@ cdef class Engine:
         for i in range(e.inbox_count):
             command = &e.inbox[i]
             if command.op == OP_CHECK_SET:
-                check_free(<Check*>command.pointer)
+                check_free(e, <Check*>command.pointer)
             elif command.op == OP_ORIGIN_SET:
                 origin_free(e, <Origin*>command.pointer)
         if e.origins is not NULL:
             engine_close(e)
         if e.checks is not NULL:
             for i in range(MAX_CHECKS):
-                check_free(e.checks[i])
+                check_free(e, e.checks[i])
+        contexts_bury(e)
         for fd in (e.wake, e.notify, e.judge_notify, e.epoll):
             if fd >= 0:
                 close(fd)
@@ -300,6 +326,7 @@ cdef class Engine:
         free(e.streams)
         pthread_mutex_destroy(&e.lock)
         pthread_mutex_destroy(&e.opener_lock)
+        pthread_mutex_destroy(&e.tls_lock)
         pthread_cond_destroy(&e.opener_wake)
         free(e)
         free(self._generations)
@@ -361,6 +388,10 @@ cdef class Engine:
         if pthread_create(&e.opener, NULL, opener_main, e) != 0:
             raise EngineError("cannot start a thread")
         e.opener_runs = True
+        # Nothing is older than this module's own file: a clock that says so cannot tell what has expired.
+        e.clock_floor = int(os.stat(__file__).st_mtime)
+        if tls_start_workers(e, min(TLS_WORKERS, max(1, len(os.sched_getaffinity(0)) - 1))) < 0:
+            raise EngineError(f"cannot start a thread: {os.strerror(errno)}")
         self._started = True
         self._thread = threading.Thread(target=self._run, name="maglev-probe", daemon=True)
         self._judge_thread = threading.Thread(target=self._judge_run, name="maglev-regexp", daemon=True)
@@ -405,6 +436,7 @@ cdef class Engine:
             pthread_mutex_unlock(&e.opener_lock)
             pthread_join(e.opener, NULL)
             e.opener_runs = False
+            tls_stop_workers(e)
             engine_close(e)
 
     # ---- regular expressions
@@ -489,15 +521,14 @@ cdef class Engine:
         cdef bytes suffix = b""
         params = check.params
         expression = None
-        if check.type == CheckType.HTTPS or getattr(params, "tls", None) is not None:
-            raise ValueError(f"healthcheck {check.name!r}: TLS checks are not available")
+        tls = getattr(params, "tls", None)
         if check.type not in _TYPES:
             raise ValueError(f"healthcheck {check.name!r}: unknown type {check.type!r}")
         kind = _TYPES[check.type]
         wanted = {PROBE_ICMP: IcmpParams, PROBE_SYN: TcpParams, PROBE_HTTP: HttpParams}[kind]
-        if not isinstance(params, wanted):
+        if not isinstance(params, wanted) or (kind == PROBE_HTTP and (tls is None) == (check.type == CheckType.HTTPS)):
             raise ValueError(f"healthcheck {check.name!r}: parameters do not fit its type")
-        if kind == PROBE_SYN and params.mode is TcpMode.CONNECT:
+        if kind == PROBE_SYN and (params.mode is TcpMode.CONNECT or tls is not None):
             kind = PROBE_CONNECT
         if not 1 <= check.rise <= 100 or not 1 <= check.fall <= 100:
             raise ValueError(f"healthcheck {check.name!r}: rise and fall must be 1..100")
@@ -516,7 +547,9 @@ cdef class Engine:
                                         or check.netns in (".", "..")):
             raise ValueError(f"healthcheck {check.name!r}: {check.netns!r} is no name of a network namespace")
         if kind == PROBE_HTTP:
-            prefix, suffix = _request(params, check.port, self._user_agent.decode())
+            prefix, suffix = _request(
+                params, check.port, self._user_agent.decode(), 80 if tls is None else 443
+            )
             if len(prefix) + len(suffix) > MAX_REQUEST:
                 raise ValueError(f"healthcheck {check.name!r}: the request is longer than {MAX_REQUEST} bytes")
             if params.response_regexp is not None:
@@ -553,10 +586,16 @@ cdef class Engine:
                     c.codes[code >> 6] |= <uint64_t>1 << (code & 63)
             c.request = <char*>malloc(c.prefix_bytes + c.suffix_bytes + 1)
             if c.request is NULL:
-                check_free(c)
+                check_free(self.e, c)
                 raise MemoryError
             memcpy(c.request, <const char*>prefix, c.prefix_bytes)
             memcpy(c.request + c.prefix_bytes, <const char*>suffix, c.suffix_bytes)
+        if tls is not None:
+            try:
+                self._tls(c, params)
+            except BaseException:
+                check_free(self.e, c)
+                raise
         memset(&command, 0, sizeof(command))
         command.op = OP_CHECK_SET
         command.check = check_id
@@ -564,10 +603,52 @@ cdef class Engine:
         try:
             self._push(&command)
         except BaseException:
-            check_free(c)
+            check_free(self.e, c)
             raise
         self._check_table[check_id] = [check, kind, 0, False, expression]
         return check_id
+
+    cdef int _tls(self, Check* c, object params) except -1:
+        """What a TLS thread needs of a check; the authorities are read there, by the first probe."""
+        cdef TlsContext* context = <TlsContext*>calloc(1, sizeof(TlsContext))
+        cdef bytes packed
+        if context is NULL:
+            raise MemoryError
+        context.users = 1
+        c.tls = context
+        context.verify = not params.tls.insecure_skip_verify
+        context.http = c.type == PROBE_HTTP
+        name = _server_name(params)
+        if name is not None:
+            packed = name.encode()
+            context.name = <char*>malloc(len(packed) + 1)
+            if context.name is NULL:
+                raise MemoryError
+            memcpy(context.name, <const char*>packed, len(packed) + 1)
+            try:
+                packed = ipaddress.ip_address(name).packed
+            except ValueError:
+                pass
+            else:
+                context.name_is_ip = True
+                context.ip_bytes = <uint8_t>len(packed)
+                memcpy(context.ip, <const char*>packed, len(packed))
+        if params.tls.ca_file is not None:
+            packed = os.fsencode(params.tls.ca_file)
+            if not packed or b"\0" in packed:
+                raise ValueError(f"{params.tls.ca_file!r} is no file name")
+            context.ca_file = <char*>malloc(len(packed) + 1)
+            if context.ca_file is NULL:
+                raise MemoryError
+            memcpy(context.ca_file, <const char*>packed, len(packed) + 1)
+        return 0
+
+    def reread_authorities(self):
+        """Have the certificate authorities of all checks looked at again."""
+        cdef Command command
+        memset(&command, 0, sizeof(command))
+        command.op = OP_AUTHORITIES
+        self._push(&command)
 
     @staticmethod
     def _compile(name, pattern):
@@ -733,6 +814,7 @@ cdef class Engine:
         self._presumed[target] = command.state == HEALTH_UNKNOWN and command.counter >= entry[0].rise
         self._paused[target] = 0
         self._families[target] = v6
+        memcpy(self._addresses + 16 * <size_t>target, <const char*>address, len(address))
         return target
 
     def remove_target(self, target):
@@ -829,6 +911,17 @@ cdef class Engine:
 
     # ---- what comes out
 
+    cdef object _detail(self, uint32_t target, int kind, uint32_t value):
+        """The text of a detail, with the name that a certificate should have had."""
+        if kind != DETAIL_TLS_VERIFY:
+            return render_detail(kind, value)
+        params = self._check_table[self._checks[target]][0].params
+        name = _server_name(params) if getattr(params, "tls", None) is not None else None
+        if name is None:
+            packed = (<char*>self._addresses)[16 * <size_t>target:16 * <size_t>target + (16 if self._families[target] else 4)]
+            name = str(ipaddress.ip_address(packed))
+        return render_detail(kind, value, name)
+
     cdef int _rearm(self) except -1:
         """Both rings share the eventfd: readable again if anything is left in either."""
         cdef State* e = self.e
@@ -853,7 +946,7 @@ cdef class Engine:
                 self._presumed[event.slot] = 0
                 out.append(Transition(
                     event.slot, event.generation, event.from_state, event.to_state, event.code,
-                    render_detail(event.detail_kind, event.detail_value), event.at, event.counter,
+                    self._detail(event.slot, event.detail_kind, event.detail_value), event.at, event.counter,
                 ))
                 left -= 1
             store32(&e.ring_head, e.ring_head + 1)
@@ -873,7 +966,7 @@ cdef class Engine:
             if self._active[event.slot] and self._generations[event.slot] == event.generation:
                 out.append(Result(
                     event.slot, event.generation, event.to_state, event.counter, bool(event.passed), event.code,
-                    render_detail(event.detail_kind, event.detail_value), event.at, event.rtt,
+                    self._detail(event.slot, event.detail_kind, event.detail_value), event.at, event.rtt,
                 ))
                 left -= 1
             store32(&e.trace_head, e.trace_head + 1)
@@ -913,12 +1006,16 @@ cdef class Engine:
         self._read(target, &record)
         blocked = ""
         if record.blocked_since:
-            netns = self._check_table[self._checks[<uint32_t>target]][0].netns
-            blocked = render_blocked(record.blocked_kind, record.blocked_errno, netns)
+            check = self._check_table[self._checks[<uint32_t>target]][0]
+            tls = getattr(check.params, "tls", None)
+            blocked = render_blocked(
+                record.blocked_kind, record.blocked_errno, check.netns, tls.ca_file if tls is not None else None
+            )
         return TargetInfo(
             record.generation, record.state, record.counter, record.last_code,
-            render_detail(record.detail_kind, record.detail_value), record.last_at, record.last_rtt, record.rtt_sum,
-            record.rtt_count, record.blocked_since, blocked, (0, *(record.codes[i] for i in range(CODE_COUNT - 1))),
+            self._detail(target, record.detail_kind, record.detail_value), record.last_at, record.last_rtt,
+            record.rtt_sum, record.rtt_count, record.blocked_since, blocked,
+            (0, *(record.codes[i] for i in range(CODE_COUNT - 1))),
         )
 
     def snapshot(self):

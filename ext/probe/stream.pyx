@@ -1,4 +1,4 @@
-# Checks over a TCP connection: connect, and HTTP on top of it. Sockets are used again and again: connect() to AF_UNSPEC
+# Checks over a TCP connection: connect, HTTP on top of it, and the way to the threads that do TLS. Sockets are used again and again: connect() to AF_UNSPEC
 # resets the connection and costs less than close() and socket(). What a server answers within a tick or two is seen by
 # a direct system call; only what takes longer is given to epoll, and its descriptor is closed afterwards.
 
@@ -24,6 +24,8 @@ cdef Stream* stream_take(State* e, uint32_t index) noexcept nogil:
     stream.watched = False
     stream.fresh = False
     stream.used = True
+    stream.tls = NULL
+    stream.own = 0
     e.streams_used += 1
     e.slots[index].stream = at
     return stream
@@ -85,18 +87,27 @@ cdef void pool_put(State* e, Origin* origin, int fd) noexcept nogil:
     origin.pool_count += 1
 
 
-# The connection has served its purpose: reset it, and keep the socket if that is possible.
+# The slot is done with its connection. What a TLS thread still has in hand is closed when that lets go of it.
 cdef void stream_end(State* e, uint32_t at) noexcept nogil:
     cdef Stream* stream = &e.streams[at]
-    cdef Slot* slot = &e.slots[stream.slot]
-    cdef Origin* origin = e.origins[slot.origin]
+    e.slots[stream.slot].stream = NIL
+    if stream.tls is NULL or tls_release(e, stream):
+        stream_close(e, at, True)
+
+
+# The connection has served its purpose: reset it, and keep the socket if that is possible; `reuse`: the slot still has
+# the origin that the socket came from.
+cdef void stream_close(State* e, uint32_t at, bint reuse) noexcept nogil:
+    cdef Stream* stream = &e.streams[at]
+    cdef Origin* origin = e.origins[e.slots[stream.slot].origin] if reuse else NULL
     cdef sockaddr nowhere
     if stream.watched:
         e.watched_count -= 1
     memset(&nowhere, 0, sizeof(nowhere))
     nowhere.sa_family = AF_UNSPEC
     if (
-        not stream.watched
+        reuse
+        and not stream.watched
         and load32(&origin.state) == ORIGIN_OPEN
         and connect(stream.fd, &nowhere, sizeof(nowhere)) == 0
     ):
@@ -109,7 +120,6 @@ cdef void stream_end(State* e, uint32_t at) noexcept nogil:
     stream.fd = -1
     stream.used = False
     e.streams_used -= 1
-    slot.stream = NIL
     if not stream.fresh:        # else the walk over the fresh ones gives it back
         stream.next = e.stream_free
         e.stream_free = at
@@ -164,7 +174,10 @@ cdef void fifo_walk(State* e) noexcept nogil:
             continue
         stream_start(e, index)
         if slot.phase == PHASE_WAITING and e.now - slot.due > SECOND:
-            mark_blocked(e, index, BLOCK_SOCKET, EMFILE)
+            if e.checks[slot.check].tls is not NULL and e.tls_count >= TLS_MAX:
+                mark_blocked(e, index, BLOCK_TLS, EBUSY)
+            else:
+                mark_blocked(e, index, BLOCK_SOCKET, EMFILE)
 
 
 cdef void stream_start(State* e, uint32_t index) noexcept nogil:
@@ -174,8 +187,12 @@ cdef void stream_start(State* e, uint32_t index) noexcept nogil:
     cdef Stream* stream
     cdef sockaddr_in6 name
     cdef socklen_t length
-    cdef int error
-    cdef int fd = stream_descriptor(e, origin)
+    cdef int error, fd
+    if check.tls is not NULL and e.tls_count >= TLS_MAX:
+        e.stats[STAT_LATE_TLS] += 1
+        fifo_put(e, index)
+        return
+    fd = stream_descriptor(e, origin)
     if fd < 0:
         error = errno
         if error == EMFILE or error == ENFILE or error == EAGAIN:
@@ -196,6 +213,10 @@ cdef void stream_start(State* e, uint32_t index) noexcept nogil:
     stream.fd = fd
     slot.serial = (slot.serial + 1) & SERIAL_MASK
     http_init(&stream.http, check.codes, check.head_request, check.regexp)
+    if check.tls is not NULL and not tls_begin(e, stream, slot, check):
+        stream_end(e, slot.stream)
+        block(e, index, BLOCK_TLS, ENOMEM)
+        return
     count_sent(e, slot, e.now)
     slot.deadline = e.now + limit_of(slot, check)
     slot.phase = PHASE_CONNECTING
@@ -253,7 +274,9 @@ cdef bint stream_look(State* e, uint32_t at) noexcept nogil:
     cdef socklen_t length
     cdef tcp_info info
     cdef int64_t rtt
-    if slot.phase == PHASE_CONNECTING and check.type == PROBE_CONNECT:
+    if slot.phase == PHASE_TLS:
+        return True
+    if slot.phase == PHASE_CONNECTING and (check.type == PROBE_CONNECT or stream.tls is not NULL):
         # The second connect() tells: 0 or EISCONN when it is made, EALREADY when not yet, else why not.
         length = fill_name(&name, slot.v6, slot.address, check.port)
         if connect(stream.fd, <sockaddr*>&name, length) < 0 and errno != EISCONN:
@@ -265,6 +288,9 @@ cdef bint stream_look(State* e, uint32_t at) noexcept nogil:
             stream_end(e, at)
             conclude(e, index, False, CODE_L4CON, DETAIL_SELF, 0, 0)
             return False
+        if stream.tls is not NULL:
+            tls_hand_over(e, stream, slot)
+            return True
         # How long the handshake took by the kernel's own measure; our looks are a tick apart.
         rtt = e.now - slot.sent
         length = sizeof(info)
@@ -279,13 +305,10 @@ cdef bint stream_look(State* e, uint32_t at) noexcept nogil:
     return request_send(e, stream, slot, check)
 
 
-# Put the request together and send what is left of it. False when the stream has ended. The connection's own outcome
-# shows here too: EAGAIN while it is not made, its error if it failed.
-cdef bint request_send(State* e, Stream* stream, Slot* slot, const Check* check) noexcept nogil:
+# Put the request together; returns its length.
+cdef uint32_t request_text(const Slot* slot, const Check* check, char* text) noexcept nogil:
     cdef uint32_t length = check.prefix_bytes
-    cdef char* text = <char*>e.scratch
     cdef char* host
-    cdef ssize_t sent
     memcpy(text, check.request, check.prefix_bytes)
     if check.host_is_address:
         host = text + length
@@ -299,7 +322,15 @@ cdef bint request_send(State* e, Stream* stream, Slot* slot, const Check* check)
             inet_ntop(AF_INET, slot.address, host, 64)
             length += <uint32_t>strlen(host)
     memcpy(text + length, check.request + check.prefix_bytes, check.suffix_bytes)
-    length += check.suffix_bytes
+    return length + check.suffix_bytes
+
+
+# Send what is left of the request. False when the stream has ended. The connection's own outcome shows here too: EAGAIN
+# while it is not made, its error if it failed.
+cdef bint request_send(State* e, Stream* stream, Slot* slot, const Check* check) noexcept nogil:
+    cdef char* text = <char*>e.scratch
+    cdef uint32_t length = request_text(slot, check, text)
+    cdef ssize_t sent
     sent = send(stream.fd, text + stream.sent_bytes, length - stream.sent_bytes, MSG_DONTWAIT | MSG_NOSIGNAL)
     if sent < 0:
         if errno == EAGAIN or errno == EINTR:
@@ -365,7 +396,7 @@ cdef void response_done(State* e, uint32_t at, int64_t when) noexcept nogil:
     cdef uint32_t status = stream.http.status
     cdef int fault = stream.http.fault
     cdef bint no_memory = stream.http.no_memory
-    if when > slot.deadline + stalled_since(e, slot):
+    if when > slot.deadline + stalled_since(e, slot) + stream.own:
         stream_expired(e, index)
         return
     if good and check.regexp:
@@ -416,6 +447,9 @@ cdef void stream_expired(State* e, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     cdef int code = CODE_L4TOUT if slot.phase == PHASE_CONNECTING else CODE_L7TOUT
     cdef uint32_t limit = <uint32_t>((slot.deadline - slot.sent) // MS)
+    if slot.phase == PHASE_TLS:
+        tls_expired(e, index)
+        return
     stream_end(e, slot.stream)
     if failure_stands(e, index):
         conclude(e, index, False, code, DETAIL_TIMEOUT, limit, 0)
@@ -439,7 +473,7 @@ cdef void stream_walk(State* e) noexcept nogil:
         if not stream.used:
             stream.next = e.stream_free
             e.stream_free = at
-        elif stream_look(e, at) and not stream.fresh:
+        elif stream_look(e, at) and not stream.fresh and e.slots[stream.slot].phase != PHASE_TLS:
             stream.looks += 1
             if stream.looks < STREAM_LOOKS or not stream_watch(e, at, EPOLL_CTL_ADD):
                 stream.fresh = True
@@ -478,5 +512,5 @@ cdef void stream_events(State* e) noexcept nogil:
             stream = &e.streams[at]
             if not stream.used or stream.tag != <uint32_t>(e.events[i].data.u64 >> 32):
                 continue
-            if stream_look(e, at):
+            if stream_look(e, at) and e.slots[stream.slot].phase != PHASE_TLS:
                 stream_watch(e, at, EPOLL_CTL_MOD)

@@ -5,6 +5,7 @@ from libc.errno cimport (
     EADDRNOTAVAIL,
     EAGAIN,
     EALREADY,
+    EBUSY,
     EINPROGRESS,
     EINTR,
     EINVAL,
@@ -19,7 +20,7 @@ from libc.errno cimport (
 )
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memset, strlen
+from libc.string cimport memcmp, memcpy, memmove, memset, strlen
 
 cdef extern from "errno.h" nogil:
     enum:
@@ -76,6 +77,10 @@ cdef extern from "sys/stat.h" nogil:
     struct stat_t "stat":
         uint64_t st_dev
         uint64_t st_ino
+        uint32_t st_mode
+        int64_t st_size
+        timespec st_mtim
+    bint S_ISREG(uint32_t)
     int stat(const char*, stat_t*)
     int fstat(int, stat_t*)
 
@@ -134,6 +139,7 @@ cdef extern from "sys/epoll.h" nogil:
     enum:
         EPOLL_CLOEXEC
         EPOLL_CTL_ADD
+        EPOLL_CTL_DEL
         EPOLL_CTL_MOD
         EPOLLIN
         EPOLLOUT

@@ -86,8 +86,8 @@ detail_value blocked_since_ns blocked_kind blocked_errno`` and then ``codes`` (C
 def missing_capabilities(check: HealthCheck) -> tuple[str, ...]:
     """What this process lacks and ``check`` needs, of CAP_NET_RAW (icmp, tcp syn) and CAP_SYS_ADMIN (netns)."""
 
-def render_detail(kind: int, value: int) -> str:
-    """The text of a detail as ``snapshot()`` packs it."""
+def render_detail(kind: int, value: int, name: str | None = None) -> str:
+    """The text of a detail as ``snapshot()`` packs it. ``name``: whom a certificate that did not fit should be of."""
 
 class Engine:
     """``capacity``: targets, at most 2**20. ``key``: 16 bytes for cookies and jitter; random where None.
@@ -125,7 +125,14 @@ class Engine:
         """Take a check's parameters (and compile its regular expression); returns its id.
 
         ``check.netns`` is used as it is: the configuration's default must have been filled in. ValueError for what
-        the engine cannot do (a TLS check, a bad regular expression, values out of range).
+        the engine cannot do (a bad regular expression, values out of range). A ``ca_file`` is not read here but by
+        the first probe, so that this never waits for it; while it cannot be read the targets cannot be probed.
+        """
+
+    def reread_authorities(self) -> None:
+        """Have the authorities of all TLS checks looked at again; files that changed are read, sessions forgotten.
+
+        What can no longer be read stays in force as it was. Takes effect with each target's next probe.
         """
 
     def remove_check(self, check_id: int) -> None:
@@ -186,11 +193,12 @@ class Engine:
     def stats(self) -> dict[str, int]:
         """Counters of the whole engine since it was made; names are stable.
 
-        ``targets``, ``in_flight`` and ``waiting_fd`` are gauges. The rest count: probes ``sent_icmp``, ``sent_syn``,
+        ``targets``, ``in_flight``, ``waiting_fd`` and ``tls_session_bytes`` are gauges. The rest count: probes ``sent_icmp``, ``sent_syn``,
         ``sent_connect``, ``sent_http``; results ``passed``, ``failed``; our own trouble ``late_sends`` (over 5 ms),
         ``late_fd``, ``enobufs``, ``local_errors``, ``repeated``, ``rx_drops``, ``stalls``; packets that were not
         believed ``foreign``, ``forged``, ``duplicate``, ``late_replies``, ``malformed``; ``icmp_errors`` taken as
-        verdicts; ``transitions``, ``transitions_deferred``, ``results_dropped``; ``wakeups``, ``ticks``.
+        verdicts; handshakes ``tls_full``, ``tls_resumed``, and probes that waited since too many were under way,
+        ``late_tls``; ``transitions``, ``transitions_deferred``, ``results_dropped``; ``wakeups``, ``ticks``.
         """
 
     def histograms(self) -> dict[tuple[str, str], Histogram]:
@@ -199,7 +207,7 @@ class Engine:
     def lateness(self) -> Histogram:
         """How late probes were sent against the time they were due."""
 
-def render_blocked(kind: int, error: int, netns: str | None = None) -> str:
+def render_blocked(kind: int, error: int, netns: str | None = None, ca_file: str | None = None) -> str:
     """Why a target cannot be probed, as ``snapshot()`` packs it: errno's name, what failed, what helps."""
 
 # The pure cores, for tests, fuzzing and tools. None of it touches an engine or a socket.

@@ -123,6 +123,7 @@ class FakeEngine:
         self.checks: dict[int, HealthCheck] = {}
         self.targets: dict[int, FakeTarget] = {}
         self.refuse: str = ""
+        self.rereads = 0
         self._next_check = 0
         self._free: list[int] = []
         self._generations: dict[int, int] = {}
@@ -142,6 +143,9 @@ class FakeEngine:
     def remove_check(self, check_id: int) -> None:
         del self.checks[check_id]
         assert all(target.check != check_id for target in self.targets.values()), "a check in use was removed"
+
+    def reread_authorities(self) -> None:
+        self.rereads += 1
 
     def _bump(self, target: int) -> int:
         self._generations[target] = self._generations.get(target, 0) + 1

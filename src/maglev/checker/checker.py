@@ -556,6 +556,9 @@ class Checker:
             if slices.due():
                 await slices.rest()
         self._forget_checks()
+        if not first:
+            # A file of authorities may have changed though its name has not.
+            self._engine.reread_authorities()
 
         self._dirty.names.update(dict.fromkeys(config.frontends))
         while self._dirty.names:

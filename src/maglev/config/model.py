@@ -62,7 +62,7 @@ class IcmpParams:
 
 @dataclass(frozen=True, slots=True)
 class TlsParams:
-    """How a TLS handshake is done and verified. ``server_name`` None: the HTTP host, else no name is verified."""
+    """How a TLS handshake is done and verified. ``server_name`` None: the HTTP host, else the address."""
 
     server_name: str | None = None
     insecure_skip_verify: bool = False

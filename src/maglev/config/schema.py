@@ -139,7 +139,8 @@ _TLS = (
         "server-name",
         "server_name",
         _SERVER_NAME,
-        "Server name sent in the handshake (SNI), and the name that the certificate is verified against.",
+        "Server name sent in the handshake (SNI), and the name that the certificate is verified against. "
+        "An address is verified as one and not sent. Default: `host`, else the backend's address.",
         example="www.example.org",
     ),
     Key(
