@@ -526,7 +526,9 @@ cdef class Engine:
             raise ValueError(f"healthcheck {check.name!r}: unknown type {check.type!r}")
         kind = _TYPES[check.type]
         wanted = {PROBE_ICMP: IcmpParams, PROBE_SYN: TcpParams, PROBE_HTTP: HttpParams}[kind]
-        if not isinstance(params, wanted) or (kind == PROBE_HTTP and (tls is None) == (check.type == CheckType.HTTPS)):
+        if not isinstance(params, wanted) or (
+            kind == PROBE_HTTP and (tls is None) == (check.type == CheckType.HTTPS)
+        ):
             raise ValueError(f"healthcheck {check.name!r}: parameters do not fit its type")
         if kind == PROBE_SYN and (params.mode is TcpMode.CONNECT or tls is not None):
             kind = PROBE_CONNECT
@@ -918,7 +920,7 @@ cdef class Engine:
         params = self._check_table[self._checks[target]][0].params
         name = _server_name(params) if getattr(params, "tls", None) is not None else None
         if name is None:
-            packed = (<char*>self._addresses)[16 * <size_t>target:16 * <size_t>target + (16 if self._families[target] else 4)]
+            packed = (<char*>self._addresses + 16 * <size_t>target)[:16 if self._families[target] else 4]
             name = str(ipaddress.ip_address(packed))
         return render_detail(kind, value, name)
 

@@ -1,6 +1,7 @@
-# Checks over a TCP connection: connect, HTTP on top of it, and the way to the threads that do TLS. Sockets are used again and again: connect() to AF_UNSPEC
-# resets the connection and costs less than close() and socket(). What a server answers within a tick or two is seen by
-# a direct system call; only what takes longer is given to epoll, and its descriptor is closed afterwards.
+# Checks over a TCP connection: connect, HTTP on top of it, and the way to the threads that do TLS. Sockets are used
+# again and again: connect() to AF_UNSPEC resets the connection and costs less than close() and socket(). What a server
+# answers within a tick or two is seen by a direct system call; only what takes longer is given to epoll, and its
+# descriptor is closed afterwards.
 
 
 cdef Stream* stream_take(State* e, uint32_t index) noexcept nogil:

@@ -901,7 +901,6 @@ cdef void tls_ended(State* e, Tls* tls) noexcept nogil:
     cdef Stream* stream = &e.streams[at]
     cdef uint32_t index = stream.slot
     cdef Slot* slot = &e.slots[index]
-    cdef const Check* check
     cdef int outcome = tls.outcome
     cdef int code = tls.code
     cdef int kind = tls.kind
@@ -912,9 +911,7 @@ cdef void tls_ended(State* e, Tls* tls) noexcept nogil:
         tls_free(e, tls)
         stream_close(e, at, False)
         return
-    check = e.checks[slot.check]
     stream.own = tls.own
-    # A connection that is over before its time need not wait for what else was said.
     session_put(e, slot, tls.session)
     tls.session = NULL
     if outcome in (TLS_PASSED, TLS_RESPONSE):

@@ -193,12 +193,13 @@ class Engine:
     def stats(self) -> dict[str, int]:
         """Counters of the whole engine since it was made; names are stable.
 
-        ``targets``, ``in_flight``, ``waiting_fd`` and ``tls_session_bytes`` are gauges. The rest count: probes ``sent_icmp``, ``sent_syn``,
-        ``sent_connect``, ``sent_http``; results ``passed``, ``failed``; our own trouble ``late_sends`` (over 5 ms),
-        ``late_fd``, ``enobufs``, ``local_errors``, ``repeated``, ``rx_drops``, ``stalls``; packets that were not
-        believed ``foreign``, ``forged``, ``duplicate``, ``late_replies``, ``malformed``; ``icmp_errors`` taken as
-        verdicts; handshakes ``tls_full``, ``tls_resumed``, and probes that waited since too many were under way,
-        ``late_tls``; ``transitions``, ``transitions_deferred``, ``results_dropped``; ``wakeups``, ``ticks``.
+        ``targets``, ``in_flight``, ``waiting_fd`` and ``tls_session_bytes`` are gauges. The rest count: probes
+        ``sent_icmp``, ``sent_syn``, ``sent_connect``, ``sent_http``; results ``passed``, ``failed``; our own trouble
+        ``late_sends`` (over 5 ms), ``late_fd``, ``enobufs``, ``local_errors``, ``repeated``, ``rx_drops``,
+        ``stalls``; packets that were not believed ``foreign``, ``forged``, ``duplicate``, ``late_replies``,
+        ``malformed``; ``icmp_errors`` taken as verdicts; handshakes ``tls_full``, ``tls_resumed``, and probes that
+        waited since too many were under way, ``late_tls``; ``transitions``, ``transitions_deferred``,
+        ``results_dropped``; ``wakeups``, ``ticks``.
         """
 
     def histograms(self) -> dict[tuple[str, str], Histogram]:

@@ -63,7 +63,7 @@ class Certificate:
                     alternatives.append(x509.DNSName(name))
             alternatives += [x509.DNSName(f"{n:060d}.example.org") for n in range(padding)]
             builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-        self.certificate = builder.sign(issuer.key if issuer else self.key, hashes.SHA256())
+        self.certificate: x509.Certificate = builder.sign(issuer.key if issuer else self.key, hashes.SHA256())
 
     @property
     def pem(self) -> bytes:
