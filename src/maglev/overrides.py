@@ -123,7 +123,8 @@ class OverrideStore:
 
     def of(self, backend: str) -> list[Override]:
         """The overrides of one backend."""
-        return list(self._by_backend.get(backend, {}).values())
+        found = self._by_backend.get(backend)
+        return list(found.values()) if found else []
 
     def written(self) -> list[orjson.Fragment]:
         """All of them as the state file holds them: what ``to_json`` gives, with its keys in order."""

@@ -230,7 +230,8 @@ class Checker:
 
     def overrides_of(self, backend: str) -> list[OverrideStatus]:
         """The same of one backend."""
-        return [_override_status(o) for o in sorted(self._store.of(backend), key=lambda o: o.since_ns)]
+        found = self._store.of(backend)
+        return [_override_status(o) for o in sorted(found, key=lambda o: o.since_ns)] if found else []
 
     def override_fragments(self) -> list[orjson.Fragment]:
         """The same as the state file holds it."""
