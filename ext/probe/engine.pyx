@@ -211,6 +211,7 @@ cdef class Engine:
     cdef uint8_t* _paused
     cdef uint8_t* _presumed
     cdef uint8_t* _families
+    cdef uint8_t* _addresses    # 16 bytes a target: what a certificate should have been for
     cdef dict _check_table      # id -> [HealthCheck, type, targets, removed, expression]
     cdef list _free_checks
     cdef dict _origin_table     # key -> [id, targets]
@@ -263,11 +264,13 @@ cdef class Engine:
         self._paused = <uint8_t*>calloc(capacity, 1)
         self._presumed = <uint8_t*>calloc(capacity, 1)
         self._families = <uint8_t*>calloc(capacity, 1)
+        self._addresses = <uint8_t*>calloc(capacity, 16)
         if (
             not e.slots or not e.records or not e.links or not e.due or not e.checks or not e.origins or not e.ring
             or not e.trace or not e.judge or not e.scratch or not e.zeros or not self._generations or not self._epochs
             or not self._checks or not self._origin_ids or not self._free or not self._active or not self._states
             or not self._counters or not self._paused or not self._presumed or not self._families
+            or not self._addresses
         ):
             raise MemoryError
         for i in range(capacity):
@@ -340,6 +343,7 @@ cdef class Engine:
         free(self._paused)
         free(self._presumed)
         free(self._families)
+        free(self._addresses)
 
     @property
     def capacity(self):
