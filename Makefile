@@ -22,13 +22,16 @@ DEBIAN_PACKAGES := bash-completion build-essential ca-certificates iproute2 libc
 # The peers of the benchmarks.
 BENCH_PACKAGES := fping haproxy nginx
 
+# What the fuzzer is built with, where it is not there already.
+FUZZ_PACKAGES := clang libclang-rt-dev
+
 VENV := .venv
 PY := $(VENV)/bin/python
 OUT := build/$(ARCH)
 PROGRAMS := $(OUT)/maglevd $(OUT)/maglevc
 EXT_SOURCES := $(shell find ext -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h')
 
-.PHONY: help deps build debug run test test-debug robot bench bench-deps lint proto clean
+.PHONY: help deps build debug run test test-debug test-asan fuzz fuzz-deps fuzz-install robot bench bench-deps lint proto clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -130,6 +133,35 @@ test: deps build ## lint, pytest and Robot, with a summary at the end
 
 test-debug: deps debug ## pytest against the debug build
 	$(PY) -m tests.run pytest
+
+# libFuzzer's main program and one object made of the engine's own parsers. Nothing calls Python, so nothing links it.
+build/fuzz/parsers: tests/fuzz/parsers.pyx $(EXT_SOURCES) $(VENV)/requirements.stamp
+	@mkdir -p build/fuzz/corpus
+	$(PY) -m cython -3 -X cdivision=True -X wraparound=False -X boundscheck=False -I ext/probe -o build/fuzz/parsers.c $<
+	clang -D_GNU_SOURCE -O1 -g -w -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -no-pie \
+	    -I$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))') build/fuzz/parsers.c \
+	    -Wl,--unresolved-symbols=ignore-all -o $@
+
+fuzz-deps:
+	@echo 'int LLVMFuzzerTestOneInput(void *d, unsigned long n) { return 0; }' \
+	    | clang -fsanitize=fuzzer,address -xc -o /dev/null - 2>/dev/null || $(MAKE) --no-print-directory fuzz-install
+
+fuzz-install:
+	$(call debian_install,$(FUZZ_PACKAGES))
+
+FUZZ_SECONDS ?= 600
+fuzz: deps fuzz-deps build/fuzz/parsers ## the parsers against libFuzzer, ten minutes (FUZZ_SECONDS=n); `make test` has ten seconds
+	build/fuzz/parsers -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=5 -print_final_stats=1 \
+	    -artifact_prefix=build/fuzz/ -verbosity=0 build/fuzz/corpus
+
+# A build of its own beside the tree. Leaks are not looked for: an interpreter never frees all it has.
+ASAN := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+test-asan: deps build ## the engine's tests under AddressSanitizer and UBSan
+	MAGLEV_CFLAGS='-O1 $(ASAN)' MAGLEV_LDFLAGS='$(ASAN)' \
+	    $(PY) setup.py -q build --build-lib build/asan --build-temp build/asan-temp --parallel $(JOBS)
+	LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
+	    PYTHONPATH=build/asan $(PY) -m pytest -q $(wildcard tests/*/test_engine_*.py)
 
 robot: build ## the Robot tests alone
 	$(PY) -m tests.run robot

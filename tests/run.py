@@ -1,6 +1,6 @@
 """Runs the whole suite, or the steps named on the command line, and prints what ran and how long it took.
 
-``python -m tests.run [lint | pytest | robot | STEP ...]``: every step runs even when an earlier one failed, its output
+``python -m tests.run [lint | fuzz | pytest | robot | STEP ...]``: every step runs even when an earlier one failed, its output
 goes to the terminal as it comes, and the exit status is 1 if any step failed. The last line is ``N passed, N failed``:
 tests of pytest and Robot, and each lint step as one. Reports are left in ``build/reports``.
 """
@@ -77,6 +77,7 @@ STEPS = (
     Step("mypy", "lint", (str(BIN / "mypy"),)),
     Step("cython-lint", "lint", (str(BIN / "cython-lint"), "ext")),
     Step("import contracts", "lint", (str(BIN / "lint-imports"), "--no-logo")),
+    Step("fuzz the parsers", "fuzz", ("make", "--no-print-directory", "fuzz", "FUZZ_SECONDS=10")),
     Step("pytest", "pytest", (sys.executable, "-m", "pytest", f"--junitxml={PYTEST_XML}"), count_pytest),
     Step(
         "robot",
