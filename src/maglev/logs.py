@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import enum
 import logging
 import sys
 import threading
@@ -169,7 +170,7 @@ class JsonFormatter(logging.Formatter):
         }
         for key, item in _fields(record).items():
             # A field never hides one of the above.
-            value[f"{key}_" if key in value else key] = item
+            value[f"{key}_" if key in value else key] = _json(item)
         trace = _traceback(record)
         if trace:
             value["traceback"] = trace
@@ -183,6 +184,11 @@ class JsonFormatter(logging.Formatter):
 def _time(seconds: float) -> str:
     moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _json(value: object) -> object:
+    # Left alone, states and codes would come out as the engine's numbers.
+    return str(value) if isinstance(value, enum.Enum) else value
 
 
 def _plain(value: object) -> str:

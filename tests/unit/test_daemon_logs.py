@@ -13,6 +13,7 @@ import pytest
 
 from maglev import logs
 from maglev.events import Bus, Event, LogEvent
+from maglev.states import Code, State
 
 
 @pytest.fixture
@@ -55,6 +56,20 @@ def test_json_line_is_an_object_and_no_field_hides_another() -> None:
     assert value["logger"] == "maglev.part"
     assert value["level_"] == "field"
     assert value["big"] == str(1 << 80)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.usefixtures("quiet_root")
+def test_states_and_codes_are_words_in_both_forms(form: str) -> None:
+    control, stream = written(form)
+    logs.get("part").info("backend-transition", "words", to=State.UP, code=Code.L7OK, n=3)
+    control.end()
+    line = stream.getvalue()
+    if form == "json":
+        value = json.loads(line)
+        assert (value["to"], value["code"], value["n"]) == ("up", "L7OK", 3)
+    else:
+        assert line.endswith(" to=up code=L7OK n=3\n")
 
 
 @pytest.mark.usefixtures("quiet_root")
