@@ -192,6 +192,8 @@ def _write(path: Path, data: bytes, ours: Identity | None) -> Identity:
     ``ours``: the file that was written last, which need not be looked through again. Returns the new one.
     """
     previous = path.with_name(path.name + ".prev")
+    # As with the socket: a daemon that is started by hand finds no directories that a package or systemd made.
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
     with contextlib.suppress(FileNotFoundError):
         if ours is None or _identity(path) != ours or not _link(path, previous):
             old = path.read_bytes()

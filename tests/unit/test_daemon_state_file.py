@@ -145,10 +145,18 @@ async def test_the_previous_copy_is_the_file_before_the_last_change_also_where_s
     assert sorted(os.listdir(tmp_path)) == ["state.json", "state.json.prev"]
 
 
-async def test_a_missing_directory_is_told(tmp_path: Path) -> None:
+async def test_a_missing_directory_is_made_for_us_alone(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "state.json"
+    await saved(path, 1)
+    assert loaded(path).get("section") == 1
+    assert os.stat(path.parent).st_mode & 0o777 & ~0o750 == 0
+
+
+async def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "none").write_bytes(b"in the way")
     file = StateFile(tmp_path / "none" / "state.json", FakeClock())
     file.set("section", 1)
-    with pytest.raises(NotSaved):
+    with pytest.raises(NotSaved, match="none"):
         await file.saved()
 
 
