@@ -166,7 +166,7 @@ def test_each_command(served: Served, line: str, expected: str) -> None:
         ("show healthchecks nil", 1, "no health check named 'nil'"),
         ("set backend nil pause", 1, "no backend named 'nil'"),
         ("set frontend www pool nil backend web0 weight 1", 1, "web0"),
-        ("show backends match (", 1, "no regular expression"),
+        ("show backends match (", 1, "'(' is no regular expression: missing ): ("),
         ("watch events backend nil", 1, "no backend named 'nil'"),
     ],
 )

@@ -602,7 +602,9 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
     try:
         compiled = re2.compile(pattern, options=options)
     except re2.error as error:
-        raise errors.BadValue(f"no regular expression: {error}") from None
+        # RE2 explains itself in bytes.
+        why = b"".join(part for part in error.args if isinstance(part, bytes)).decode("utf-8", "replace")
+        raise errors.BadValue(f"{pattern!r} is no regular expression: {why or error}") from None
     return lambda name: compiled.search(name) is not None
 
 
