@@ -8,10 +8,10 @@ class MaglevError(Exception):
 
 
 class UnknownName(MaglevError):
-    """There is nothing of that kind and name: gRPC ``NOT_FOUND``."""
+    """There is nothing of that kind and name (within ``where``): gRPC ``NOT_FOUND``."""
 
-    def __init__(self, kind: str, name: str) -> None:
-        super().__init__(f"no {kind} named {name!r}")
+    def __init__(self, kind: str, name: str, where: str = "") -> None:
+        super().__init__(f"no {kind} named {name!r}" + (f" in {where}" if where else ""))
         self.kind = kind
         self.name = name
 

@@ -273,9 +273,9 @@ async def test_unknown_names_are_refused_by_kind(rig: Rig) -> None:
         rig.checker.pause("x", by="op")
     with pytest.raises(UnknownName, match="no frontend named 'x'"):
         rig.checker.set_weight("x", "pool0", "a", 1, flush=False, by="op")
-    with pytest.raises(UnknownName, match="no pool named 'x'"):
+    with pytest.raises(UnknownName, match="no pool named 'x' in frontend 'www'"):
         rig.checker.set_weight("www", "x", "a", 1, flush=False, by="op")
-    with pytest.raises(UnknownName, match="no backend named 'b'"):
+    with pytest.raises(UnknownName, match="no backend named 'b' in pool 'pool0' of frontend 'www'"):
         rig.checker.set_weight("www", "pool0", "b", 1, flush=False, by="op")
     with pytest.raises(UnknownName):
         rig.checker.trace("x")

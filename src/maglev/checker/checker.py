@@ -899,10 +899,10 @@ class Checker:
         """
         conf = self.frontend(frontend)
         if pool not in {p.name for p in conf.pools}:
-            raise UnknownName("pool", pool)
+            raise UnknownName("pool", pool, f"frontend {frontend!r}")
         file_weight = _file_weight(self._config, frontend, pool, backend)
         if file_weight is None:
-            raise UnknownName("backend", backend)
+            raise UnknownName("backend", backend, f"pool {pool!r} of frontend {frontend!r}")
         self._check_words(reason, duration_ns)
         if weight is not None and not 0 <= weight <= 100:
             raise BadValue(f"weight {weight} is not within 0..100")
