@@ -22,7 +22,7 @@ def endpoint(address: str, protocol: int, port: int) -> str:
 
 def frontend_table(style: Style) -> Table:
     """The table of ``show frontends``."""
-    return Table(style, ("FRONTEND", "VIP", "STATE", "POOL", "USABLE"), paint=("STATE",))
+    return Table(style, ("FRONTEND", "VIP", "STATE", "POOL", "SERVING"), paint=("STATE",))
 
 
 def frontend_rows(page: Iterable[pb.FrontendInfo]) -> list[tuple[str, ...]]:
