@@ -295,3 +295,17 @@ def test_every_message_can_be_shown_as_json() -> None:
     for name in pb.DESCRIPTOR.message_types_by_name:
         message = getattr(pb, name)()
         assert json.loads(dumps(plain(message))) == plain(message), name
+
+
+def test_a_plan_without_calls_says_so_in_words() -> None:
+    assert list(render.plan(PLAIN, pb.Plan(notes=["left alone"]))) == [
+        "  note: left alone",
+        "no calls: there is nothing to do now",
+    ]
+
+
+@pytest.mark.parametrize(("before", "after", "told"), [(8192, 16384, True), (0, 16384, False), (16384, 0, False)])
+def test_a_plan_tells_of_other_flows_only_where_there_can_be_some(before: int, after: int, told: bool) -> None:
+    server = pb.AsForecast(address="192.0.2.1", buckets_before=before, buckets_after=after)
+    plan = pb.Plan(vips=[pb.VipForecast(vip="192.0.2.80/32 tcp 80", ases=[server])])
+    assert any("of the other flows' buckets move" in line for line in render.plan(PLAIN, plan)) is told

@@ -447,7 +447,10 @@ def plan(style: Style, info: pb.Plan) -> Iterator[str]:
         yield style.paint(f"  vip {escape(one.vip)}", "bold") + (
             f" (frontend {escape(one.frontend)})" if one.frontend else ""
         )
-        yield f"    {one.moved_share * 100:.1f} % of the other flows' buckets move"
+        # Of a VIP that comes or goes there are no other flows.
+        lasts = any(each.buckets_before for each in one.ases) and any(each.buckets_after for each in one.ases)
+        if lasts or one.moved_share:
+            yield f"    {one.moved_share * 100:.1f} % of the other flows' buckets move"
         table = Table(style, ("BACKEND", "ADDRESS", "BUCKETS", "AFTER"))
         rows = [
             (each.backend or "-", each.address, str(each.buckets_before), str(each.buckets_after)) for each in one.ases
@@ -457,6 +460,9 @@ def plan(style: Style, info: pb.Plan) -> Iterator[str]:
     for note in info.notes:
         yield f"  note: {escape(note)}"
     many = len(info.steps) + info.steps_omitted
+    if not many:
+        yield "no calls: there is nothing to do now"
+        return
     yield f"{many} {'call' if many == 1 else 'calls'}, workers stalled for {duration(info.stall_ns)} in all"
 
 
