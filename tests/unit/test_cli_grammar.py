@@ -7,8 +7,10 @@ from collections.abc import Mapping
 
 import pytest
 
+from maglev.cli.commands import help_lines
 from maglev.cli.errors import UsageError
-from maglev.cli.grammar import ROOT, START, Kind, Node, Position, parse, usage, walk
+from maglev.cli.grammar import ROOT, START, Kind, Node, Position, parse, syntax_lines, usage, walk
+from maglev.cli.main import USAGE_TEXT
 
 
 @pytest.mark.parametrize(
@@ -164,3 +166,9 @@ def test_walk_stops_in_the_middle() -> None:
     assert [node.kind for node, _ in position.following()] == [Kind.POOL]
     assert not position.complete()
     assert not START.complete()
+
+
+def test_help_fits_into_80_columns() -> None:
+    assert max(len(line) for line in help_lines()) <= 80
+    assert max(len(line) for line in USAGE_TEXT.splitlines()) <= 80
+    assert max(len(line) for syntax, _ in usage() for line in syntax_lines(syntax)) <= 80

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ import grpc
 from maglev.cli import grammar, render
 from maglev.cli.client import CALL_SECONDS, LONG_SECONDS, Client
 from maglev.cli.errors import DONE, REFUSED, CommandError
-from maglev.cli.grammar import Command, Kind
+from maglev.cli.grammar import Command, Kind, syntax_lines
 from maglev.cli.jsonout import dumps, plain, word
 from maglev.cli.text import Style, Table, escape, parse_duration
 from maglev.pb import maglev_pb2 as pb
@@ -406,13 +407,16 @@ def _help(context: Context, command: Command) -> int:
 
 
 def help_lines() -> Iterator[str]:
-    """All commands with a line of help each."""
+    """All commands with their help beside or below them, within 80 columns."""
     for syntax, text in grammar.usage():
+        first, *rest = textwrap.wrap(text, 38)
         if len(syntax) <= 38:
-            yield f"  {syntax:<38}  {text}"
+            yield f"  {syntax:<38}  {first}"
         else:
-            yield f"  {syntax}"
-            yield f"  {'':<38}  {text}"
+            yield from syntax_lines(syntax)
+            rest = [first, *rest]
+        for line in rest:
+            yield f"  {'':<38}  {line}"
 
 
 def _quit(context: Context, command: Command) -> int:

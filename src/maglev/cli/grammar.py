@@ -7,6 +7,7 @@ may follow in any order, each once. What a word may be abbreviated to follows fr
 from __future__ import annotations
 
 import enum
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -173,6 +174,13 @@ def usage(node: Node | None = None, before: str = "") -> Iterator[tuple[str, str
         yield from usage(child, said)
 
 
+def syntax_lines(syntax: str) -> list[str]:
+    """A line of syntax as it is printed: indented, and broken between words where 80 columns are too few."""
+    return textwrap.wrap(
+        syntax, 80, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False, break_long_words=False
+    )
+
+
 def _option(node: Node) -> str:
     if not node.children:
         return node.name
@@ -303,7 +311,7 @@ _WEIGHT = Node(
         Node("default", "back to the file's weight", options=(_FLUSH, _REASON), key="weight", action="set-weight"),
         Node(
             "0-100",
-            "the weight",
+            "its weight from now on",
             options=(_FLUSH, _REASON, _FOR),
             kind=Kind.WEIGHT,
             key="weight",
@@ -335,7 +343,7 @@ _SYNC_HOW = (
     Node("force", "also what a sync alone does not dare", key="how", action="sync"),
 )
 _SYNC_ONE = Node("FRONTEND", "one frontend only", _SYNC_HOW, kind=Kind.FRONTEND, key="frontend", action="sync")
-_SYNC_STATE = Node("state", "all of it", (_SYNC_ONE, *_SYNC_HOW), action="sync")
+_SYNC_STATE = Node("state", "all of VPP's load balancer", (_SYNC_ONE, *_SYNC_HOW), action="sync")
 _SYNC = Node(
     "sync",
     "bring VPP to the desired state",
@@ -389,11 +397,11 @@ _CONFIG = Node(
     "config",
     "the daemon's configuration file",
     (
-        Node("check", "what is wrong with it", action="config-check"),
+        Node("check", "what is wrong with the file", action="config-check"),
         Node("diff", "what a reload would change", action="config-diff"),
         Node(
             "reload",
-            "put it into effect",
+            "put the file into effect",
             (Node("force", "even if that deletes most VIPs", key="force", action="config-reload"),),
             action="config-reload",
         ),

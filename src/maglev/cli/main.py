@@ -16,11 +16,12 @@ from maglev.cli.errors import DONE, USAGE, CommandError, UsageError
 USAGE_TEXT = """\
 usage: maglevc [flags] [command]
 
-Without a command: an interactive shell (? shows what can follow, Tab completes).
+Without a command: a shell (? shows what can follow, Tab completes).
 
 flags (one dash or two)
-  --server ADDRESS       host:port or unix:/path [MAGLEV_SERVER]; default: the daemon's
-                         Unix socket if it can be opened, else localhost:9090
+  --server ADDRESS       host:port or unix:/path [MAGLEV_SERVER]; default: the
+                         daemon's Unix socket if it can be opened, else
+                         localhost:9090
   --json                 JSON instead of tables
   --color[=true|false]   colours; default: on a terminal
   --tls                  speak TLS, with the system's authorities
@@ -28,7 +29,8 @@ flags (one dash or two)
   --tls-cert FILE        our certificate
   --tls-key FILE         its key
   --tls-server-name NAME the name to verify instead of the address
-  --complete             print what the last word of the command, which may be empty, can become
+  --complete             print what the last word of the command, which may be
+                         empty, can become
   --version              our version
   --help                 this text
 
@@ -128,10 +130,10 @@ def _main(arguments: Sequence[str], out: IO[str]) -> int:
         out.write(f"maglevc {our_version()}\n")
         return DONE
     if flags.help:
-        from maglev.cli.grammar import usage
+        from maglev.cli.grammar import syntax_lines, usage
 
         out.write(USAGE_TEXT)
-        out.writelines(f"  {syntax}\n" for syntax, _ in usage())
+        out.writelines(f"{line}\n" for syntax, _ in usage() for line in syntax_lines(syntax))
         return DONE
     # gRPC takes a tenth of a second to import: not for the above.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
