@@ -172,3 +172,10 @@ def test_help_fits_into_80_columns() -> None:
     assert max(len(line) for line in help_lines()) <= 80
     assert max(len(line) for line in USAGE_TEXT.splitlines()) <= 80
     assert max(len(line) for syntax, _ in usage() for line in syntax_lines(syntax)) <= 80
+
+
+def test_a_reason_of_several_words_is_told_to_need_quotes() -> None:
+    before = ["set", "backend", "web0", "drain", "reason"]
+    with pytest.raises(UsageError, match=r"'disk' is not expected here: .*; several words need quotes"):
+        parse([*before, "new", "disk"])
+    assert parse([*before, "new disk"]).values["reason"] == "new disk"

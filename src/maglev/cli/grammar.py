@@ -136,7 +136,8 @@ def step(position: Position, text: str, exists: Exists = never) -> Position:
         return after.taken(node, node.name, position.values)
     if words:
         raise UsageError(f"{escape(text)!r} is ambiguous: {', '.join(node.name for node, _ in words)}")
-    raise UsageError(f"{escape(text)!r} is not expected here: {expected(position)}")
+    hint = "; several words need quotes" if position.node.kind is Kind.TEXT else ""
+    raise UsageError(f"{escape(text)!r} is not expected here: {expected(position)}{hint}")
 
 
 def expected(position: Position) -> str:
