@@ -6,13 +6,16 @@ import contextlib
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from maglev.states import Code, State
 from tests.helpers.engine import MS, check, listener, port_of, probing
+from tests.helpers.netns import inside, pair
 
 # A process of its own probes `count` targets of each kind and prints a line of JSON whenever it is asked.
 CHILD = """
@@ -35,7 +38,8 @@ for line in sys.stdin:
     p.collect(0)
     down = sum(one.to_state == State.DOWN and one.target < 3 * count for one in p.transitions)
     infos = [p.engine.target_info(target) for target in targets]
-    print(json.dumps({"down": down, "probes": [sum(info.codes) for info in infos], **p.engine.stats()}), flush=True)
+    print(json.dumps({"down": down, "probes": [sum(info.codes) for info in infos],
+        "last_at": max(info.last_at_ns for info in infos), **p.engine.stats()}), flush=True)
 p.engine.stop()
 """
 
@@ -68,10 +72,20 @@ class Child:
             assert time.monotonic() < deadline, answer
 
 
+def compiled(name: str, directory: Path, *options: str) -> Path:
+    """A program or library of ``tests/helpers/NAME.c``."""
+    out = directory / name
+    source = Path(__file__).parents[1] / "helpers" / f"{name}.c"
+    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", *options, "-o", str(out), str(source)], check=True)
+    return out
+
+
 @contextlib.contextmanager
-def child(port: int, count: int, limit: int = 0) -> Iterator[Child]:
+def child(port: int, count: int, limit: int = 0, environment: Mapping[str, str] | None = None) -> Iterator[Child]:
     command = [sys.executable, "-c", CHILD, str(port), str(count), str(limit)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         try:
             yield Child(process)
             assert process.stdin
@@ -96,6 +110,52 @@ def test_a_process_that_was_stopped_wakes_without_a_verdict() -> None:
         stalls = after["stalls"]
         assert isinstance(stalls, int)
         assert stalls >= 3
+
+
+def test_a_wall_clock_that_is_set_changes_no_verdict(tmp_path: Path) -> None:
+    step = tmp_path / "step"
+    step.write_bytes(bytes(8))
+    shim = compiled("clockstep", tmp_path, "-shared", "-fPIC")
+    preload = " ".join([os.environ.get("LD_PRELOAD", ""), str(shim)]).strip()
+    environment = {**os.environ, "LD_PRELOAD": preload, "CLOCKSTEP": str(step)}
+    with listener("0.0.0.0", backlog=4096) as sock, child(port_of(sock), 50, environment=environment) as one:
+        assert one.ask()["down"] == 0
+        for seconds in (3600, -3600, 5, -5, 0.03, -0.03):
+            with step.open("r+b") as file:
+                file.write(struct.pack("=q", round(seconds * 1e9)))
+            passed = one.ask()["passed"]
+            assert isinstance(passed, int)
+            after = one.ask_until_more("passed", passed + 300)
+            assert after["down"] == 0
+            at = after["last_at"]
+            assert isinstance(at, int)
+            # The wall clock did move for the process: what people read of the results moved with it.
+            assert abs(at - time.time_ns() - seconds * 1e9) < 1e9 * min(2.0, abs(seconds) / 2 + 1)
+
+
+def test_a_flood_of_strangers_changes_no_verdict(tmp_path: Path) -> None:
+    flood = compiled("flood", tmp_path)
+    with pair() as nets, inside(nets.client, lambda: listener("0.0.0.0", backlog=4096)) as sock, probing() as p:
+        port = port_of(sock)
+        quick = {"interval": 300 * MS, "fast_interval": 300 * MS, "timeout": 250 * MS, "netns": nets.client, "fall": 1}
+        targets = [
+            p.add(check(kind, at, **quick), f"127.1.{n >> 8}.{n & 255}", first_delay=n * 300 * MS // 500)
+            for kind, at in (("icmp", 0), ("syn", port))
+            for n in range(500)
+        ]
+        p.wait(lambda: len(p.transitions) == len(targets), "all to be up")
+        before = [p.probes(target) for target in targets]
+        command = ["ip", "netns", "exec", nets.client, str(flood), "400000", "200000"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            p.wait(lambda: process.poll() is not None, "the flood to end")
+            assert process.stdout
+            assert int(process.stdout.read()) >= 400000
+        p.wait(
+            lambda: all(p.probes(target) > old + 2 for target, old in zip(targets, before, strict=True)), "more probes"
+        )
+        assert [one for one in p.transitions if one.to_state != State.UP] == []
+        # Most of it was dropped by the filter; what went to a port of ours was looked at and not believed.
+        assert p.engine.stats()["forged"] > 0
 
 
 def test_too_few_descriptors_make_probes_late_and_never_fail_them() -> None:
