@@ -380,12 +380,12 @@ class Terminal:
     setsid(1) makes the terminal the shell's own; forking here would fork gRPC's threads, too.
     """
 
-    def __init__(self, served: Served, *words: str) -> None:
+    def __init__(self, served: Served, *words: str, columns: int = 200, lines: int = 500) -> None:
         self._master, terminal = os.openpty()
-        # So many lines that nothing ever scrolls away.
-        self._screen = pyte.Screen(200, 500)
+        # Unless a test says otherwise, so many lines that nothing ever scrolls away.
+        self._screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self._screen)
-        termios.tcsetwinsize(self._master, (500, 200))
+        termios.tcsetwinsize(self._master, (lines, columns))
         self._process = subprocess.Popen(
             ["setsid", "--ctty", "--wait", *COMMAND, "--server", f"unix:{served.socket}", *words],
             stdin=terminal,
@@ -421,6 +421,15 @@ class Terminal:
                 shown = "\n".join(line.rstrip() for line in self._screen.display[self._row :]).rstrip()
                 raise AssertionError(f"{text!r} does not show:\n{shown}")
 
+    @property
+    def shown(self) -> list[str]:
+        """What stands on the screen."""
+        return [line.rstrip() for line in self._screen.display]
+
+    def press(self, keys: str) -> None:
+        """Press keys that no line is made of."""
+        os.write(self._master, keys.encode())
+
     def type(self, text: str) -> None:
         """Press keys."""
         self._row = self._screen.cursor.y
@@ -446,8 +455,8 @@ def terminal(served: Served) -> Iterator[Callable[..., Terminal]]:
     """Opens terminals, and closes them with the test."""
     opened: list[Terminal] = []
 
-    def begin(*words: str) -> Terminal:
-        opened.append(Terminal(served, *words))
+    def begin(*words: str, **size: int) -> Terminal:
+        opened.append(Terminal(served, *words, **size))
         return opened[-1]
 
     yield begin
@@ -530,7 +539,7 @@ def test_shell_keeps_its_history_on_disk(shell: Terminal, served: Served, termin
 def test_a_key_or_an_interrupt_ends_a_watch(shell: Terminal, terminal: Callable[..., Terminal]) -> None:
     for key in ("x", "\x03"):
         shell.type("watch events\r")
-        shell.expect('"frontend"')
+        shell.expect("any key ends")
         shell.type(key)
         shell.expect("]>")
     shell.type("show version\r")
@@ -539,7 +548,7 @@ def test_a_key_or_an_interrupt_ends_a_watch(shell: Terminal, terminal: Callable[
     assert shell.end() == 0
 
     alone = terminal("watch", "events")
-    alone.expect('"frontend"')
+    alone.expect("any key ends")
     alone.type("q")
     assert alone.end() == 0
 
@@ -601,3 +610,62 @@ def test_bash_completes_as_our_own_shell_does(served: Served) -> None:
         ["bash", "-c", script], capture_output=True, text=True, timeout=DEADLINE, env=served.environment(), check=False
     )
     assert done.stdout.splitlines() == ["backend", "undrain", "--version"], done.stderr
+
+
+def test_question_mark_shows_live_names(shell: Terminal) -> None:
+    shell.type("show frontends ?")
+    shell.expect("  NAME     one frontend with the weights of its members")
+    shell.expect("    www  dns")
+    # The line that was being written is still there.
+    shell.type("www\r")
+    shell.expect("active pool")
+
+
+# ------------------------------------------------------------------------------------------------ live on a terminal
+
+
+def test_watch_is_readable_on_a_terminal(served: Served, terminal: Callable[..., Terminal]) -> None:
+    watch = terminal("--color=false", "watch", "events")
+    watch.expect("  backend web0  is up  L7OK")
+    watch.expect("  frontend www  is up")
+    watch.expect("-- that is the present state; any key ends --")
+    served.do(lambda: served.daemon.checker.move("web0", State.DOWN, Code.L4CON, detail="\x1b[31mrefused"))
+    watch.expect("  backend web0  up -> down  L4CON (\\x1b[31mrefused)")
+    served.do(lambda: served.daemon.checker.drain("web1", by="ann", reason="disk"))
+    watch.expect("  backend web1  drained by ann: disk")
+    watch.press(" ")
+    assert watch.end() == 0
+
+
+def test_watch_prints_json_on_a_terminal_when_asked(terminal: Callable[..., Terminal]) -> None:
+    watch = terminal("--json", "watch", "events", "num", "1")
+    assert watch.end() == 0
+    assert json.loads("".join(watch.shown))["backend"]["name"] == "web0"
+
+
+def test_top_follows_what_happens_on_a_small_screen(served: Served, terminal: Callable[..., Terminal]) -> None:
+    top = terminal("--color=false", "top", columns=80, lines=24)
+    top.expect("backends 4: ")
+    top.expect("www       192.0.2.80 tcp 80")
+    top.expect("web0 100, web1 0 down")
+    assert top.shown[1] == "backends 4: 2 unknown, 1 up, 1 down"
+    assert top.shown[23].startswith("q quit")
+    served.do(lambda: served.daemon.checker.move("web0", State.DOWN, Code.L4CON))
+    top.expect("backend web0  up -> down  L4CON")
+    top.expect("web0 0 down, web1 0")
+    top.expect("transitions 1 in 60 s")
+
+    served.stop()
+    top.expect("maglevd away: ")
+    served.restart()
+    top.expect("backends 4: 4 unknown")
+    served.do(lambda: served.daemon.checker.move("web1", State.UP, Code.L7OK))
+    top.expect("backend web1  unknown -> up  L7OK")
+    top.press("q")
+    assert top.end() == 0
+
+
+def test_top_needs_a_terminal(served: Served) -> None:
+    answer = served.run("top")
+    assert (answer.status, answer.out) == (1, "")
+    assert "needs a terminal" in answer.err

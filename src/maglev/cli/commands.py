@@ -331,23 +331,37 @@ def _watch(context: Context, command: Command) -> int:
     if "frontend-name" in values:
         request.frontends.append(values["frontend-name"])
     left = int(values["num"]) if "num" in values else None
+    live = context.out.isatty() and not context.json
+
+    def line(event: pb.Event) -> str:
+        if live:
+            return render.event(context.style, event)
+        kind = event.WhichOneof("event")
+        return dumps({kind: plain(getattr(event, str(kind)))})
+
+    def lost(many: int) -> str:
+        if live:
+            return context.style.paint(f"-- {many} events were lost: they came faster than they were read --", "error")
+        return dumps({"lost": many})
+
     # Without a deadline: it ends with a key, with Ctrl-C, or with the daemon, whose pings say that it is there.
     call: Any = client.stub.WatchEvents(request)
     with _until_key(call.cancel) as pressed:
         try:
             for batch in call:
                 if batch.lost:
-                    context.print([dumps({"lost": batch.lost})])
+                    context.print([lost(batch.lost)])
                 for event in batch.events:
-                    kind = event.WhichOneof("event")
-                    if kind is not None:
-                        context.print([dumps({kind: plain(getattr(event, kind))})])
+                    if event.WhichOneof("event") is not None:
+                        context.print([line(event)])
                     if left is not None:
                         left -= 1
                         if left == 0:
                             context.out.flush()
                             call.cancel()
                             return DONE
+                if batch.state_complete and live:
+                    context.print([context.style.paint("-- that is the present state; any key ends --", "bold")])
                 context.out.flush()
         except KeyboardInterrupt:
             call.cancel()
@@ -398,6 +412,13 @@ def _until_key(cancel: Callable[[], Any]) -> Iterator[threading.Event]:
         termios.tcsetattr(stdin, termios.TCSADRAIN, before)
 
 
+def _top(context: Context, command: Command) -> int:
+    # Only here, as it takes the line editor's library with it.
+    from maglev.cli import top
+
+    return top.run(context)
+
+
 # --------------------------------------------------------------------------------------------------------- words
 
 
@@ -442,6 +463,7 @@ ACTIONS: Mapping[str, Callable[[Context, Command], int]] = {
     "config-diff": _config_diff,
     "config-reload": _config_reload,
     "watch": _watch,
+    "top": _top,
     "help": _help,
     "quit": _quit,
 }

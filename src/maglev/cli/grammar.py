@@ -370,7 +370,7 @@ _WATCH = Node(
     (
         Node(
             "events",
-            "as they happen, one JSON object a line, until a key is pressed",
+            "as they happen, until a key is pressed; in a pipe one JSON object a line",
             options=(
                 Node("num", "end after some events", _value("N", "how many", Kind.NUMBER, "num")),
                 Node("log", "log records", (_LEVEL,), key="log", ends=True),
@@ -417,6 +417,7 @@ ROOT = Node(
         _SET,
         _SYNC,
         _WATCH,
+        Node("top", "everything on one screen, as it happens", action="top"),
         _CONFIG,
         Node("help", "all commands", action="help"),
         Node("quit", "leave the shell", action="quit"),

@@ -262,6 +262,61 @@ def healthcheck(style: Style, info: pb.HealthCheckInfo) -> Iterator[str]:
     yield from fields(style, pairs)
 
 
+# -------------------------------------------------------------------------------------------------------- events
+
+
+def event(style: Style, told: pb.Event) -> str:
+    """One event as a line: when, what it is about, what became of it, and why."""
+    match told.WhichOneof("event"):
+        case "backend":
+            backend_event = told.backend
+            to = word(pb.BackendState, backend_event.to_state)
+            line = f"{_clock(backend_event.at_ns)}  backend {escape(backend_event.name)}  "
+            if backend_event.from_state == backend_event.to_state:
+                line += f"is {style.paint(to, to)}"
+            else:
+                line += f"{word(pb.BackendState, backend_event.from_state)} -> {style.paint(to, to)}"
+            line += ", " + style.paint("drained", "drained") if backend_event.drained else ""
+            code = word(pb.CheckCode, backend_event.code)
+            line += f"  {code}" if code else ""
+            line += f" ({escape(backend_event.detail)})" if backend_event.detail else ""
+            return line + _who(backend_event.by, backend_event.reason)
+        case "frontend":
+            frontend_event = told.frontend
+            to = word(pb.FrontendState, frontend_event.to_state)
+            line = f"{_clock(frontend_event.at_ns)}  frontend {escape(frontend_event.name)}  "
+            if frontend_event.from_state == frontend_event.to_state:
+                return line + f"is {style.paint(to, to)}"
+            return line + f"{word(pb.FrontendState, frontend_event.from_state)} -> {style.paint(to, to)}"
+        case "weight":
+            weight = told.weight
+            line = f"{_clock(weight.at_ns)}  frontend {escape(weight.frontend)}  pool {escape(weight.pool)}"
+            line += f" backend {escape(weight.backend)} weight {weight.old_weight} -> {weight.new_weight}"
+            line += " (the file's)" if weight.to_default else ""
+            line += ", flushed" if weight.flush else ""
+            return line + _who(weight.by, weight.reason)
+        case "drain":
+            drain = told.drain
+            words = style.paint("drained", "drained") if drain.drained else "no longer drained"
+            return f"{_clock(drain.at_ns)}  backend {escape(drain.name)}  {words}" + _who(drain.by, drain.reason)
+        case "config":
+            return f"{_clock(told.config.at_ns)}  a configuration took effect" + _who(told.config.by, "")
+        case "log":
+            log = told.log
+            level = word(pb.LogLevel, log.level)
+            return f"{_clock(log.at_ns)}  {style.paint(level, level)}  {escape(log.message)}"
+    return "an event that this version does not know"
+
+
+def _clock(at_ns: int) -> str:
+    """The time of day, to the millisecond; who watches knows the day."""
+    return moment(at_ns).partition(" ")[2] or "-"
+
+
+def _who(by: str, reason: str) -> str:
+    return (f" by {escape(by)}" if by else "") + (f": {escape(reason)}" if reason else "")
+
+
 # -------------------------------------------------------------------------------------------------------- server
 
 

@@ -6,12 +6,13 @@ thread of its own asks the daemon how it is.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from maglev.cli import grammar
 from maglev.cli.commands import Context, Quit, run
+from maglev.cli.complete import LiveNames
 from maglev.cli.errors import DONE, UsageError
 from maglev.cli.grammar import LIVE, Kind, Node, Position
 from maglev.cli.text import escape
@@ -35,6 +37,8 @@ from maglev.pb import maglev_pb2 as pb
 NAMES_SECONDS = 5.0
 FETCH_SECONDS = 1.0
 NAMES = 200
+# Of these, ? shows so many.
+SHOWN = 40
 # How often the prompt asks the daemon how it is.
 POLL_SECONDS = 2.0
 
@@ -157,19 +161,40 @@ class GrammarCompleter(Completer):
                         yield Completion(name + " ", -len(begun), display=name, display_meta=node.kind.value)
 
 
-def what_follows(text: str) -> list[str]:
-    """The lines that ``?`` shows behind ``text``."""
+def what_follows(text: str, names: LiveNames | None = None) -> list[str]:
+    """The lines that ``?`` shows behind ``text``. ``names`` finds live names for the slots; it may take its time."""
     try:
         position, begun = place(text)
     except UsageError as error:
         return [str(error)]
-    rows: list[tuple[str, str]] = [(node.name, node.help) for node, _ in position.following() if _fits(node, begun)]
+    nodes = [node for node, _ in position.following() if _fits(node, begun)]
+    rows: list[tuple[str, str]] = [(node.name, node.help) for node in nodes]
     if position.complete() and not begun:
         rows.append(("<Enter>", "carry it out"))
     if not rows:
         return [f"{escape(begun)!r} is not expected here: {grammar.expected(position)}"]
     width = max(len(name) for name, _ in rows)
-    return [f"  {name:<{width}}  {text}" for name, text in rows]
+    lines = [f"  {name:<{width}}  {text}" for name, text in rows]
+    if names is not None:
+        for node in nodes:
+            if node.kind in LIVE:
+                found = [name for name in names(node.kind, begun, position.values) if name.startswith(begun)]
+                lines += _columns(found)
+    return lines
+
+
+def _columns(names: Sequence[str], *, width: int = 80) -> list[str]:
+    """Names beside each other, in their order, and how many there are more."""
+    shown = [escape(name) for name in names[:SHOWN]]
+    size = max((len(name) for name in shown), default=0) + 2
+    across = max(1, (width - 4) // size)
+    lines = [
+        "    " + "".join(f"{name:<{size}}" for name in shown[at : at + across]).rstrip()
+        for at in range(0, len(shown), across)
+    ]
+    return lines + (
+        [f"    ... and {'at least ' if len(names) >= NAMES else ''}{len(names) - SHOWN} more"] * (len(names) > SHOWN)
+    )
 
 
 def _fits(node: Node, begun: str) -> bool:
@@ -239,12 +264,13 @@ def history() -> History:
 
 def interactive(context: Context) -> int:
     """The shell. Returns 0: what commands came to was told when they ended."""
+    names = Names(context.client.stub)
     session: PromptSession[str] = PromptSession(
         history=history(),
-        completer=GrammarCompleter(Names(context.client.stub)),
+        completer=GrammarCompleter(names),
         complete_in_thread=True,
         complete_while_typing=False,
-        key_bindings=_keys(),
+        key_bindings=_keys(names.get),
         enable_history_search=True,
         # News that comes while a prompt is being set up is not drawn by invalidate().
         refresh_interval=1.0,
@@ -273,7 +299,7 @@ def interactive(context: Context) -> int:
         pulse.stop()
 
 
-def _keys() -> KeyBindings:
+def _keys(names: LiveNames) -> KeyBindings:
     keys = KeyBindings()
 
     @keys.add("?")
@@ -284,7 +310,12 @@ def _keys() -> KeyBindings:
             # Within quotes it is a character like any other.
             buffer.insert_text("?")
             return
-        lines = what_follows(text)
-        run_in_terminal(lambda: print("\n".join(lines)))
+
+        async def show() -> None:
+            # The names come from the daemon, on a thread: the next key does not wait for them.
+            lines = await asyncio.to_thread(what_follows, text, names)
+            await run_in_terminal(lambda: print("\n".join(lines)))
+
+        event.app.create_background_task(show())
 
     return keys
