@@ -60,7 +60,10 @@ class Tour:
     def start(self) -> None:
         """Bring everything up and show it."""
         lab = self.lab
-        say("A VPP without VPP: the stand-in speaks the binary API of the lb plugin on a Unix socket.")
+        if lab.real_vpp:
+            say(f"A real VPP, at {lab.api_socket}.")
+        else:
+            say("A VPP without VPP: the stand-in speaks the binary API of the lb plugin on a Unix socket.")
         lab.start_stand_in()
         say("Three web servers, two mail servers and two addresses to ping, on this machine's loopback:")
         for name in ("www1", "www2", "www3", "mx1", "mx2"):
@@ -112,10 +115,11 @@ class Tour:
                 self.lab.servers.start(name)
             else:
                 self.lab.servers.stop(name)
+        print()
         for name in names:
             change = self.expect_backend(name, state, mark)
             line = f"{change.name}: {change.before} -> {change.after}  {change.code}  {change.detail}"
-            print("\n  " + line.rstrip(), flush=True)
+            print("  " + line.rstrip(), flush=True)
 
     def expect_backend(self, name: str, state: str, mark: int = 0) -> BackendChange:
         """The event that says that backend ``name`` is ``state``."""
@@ -150,8 +154,9 @@ class Tour:
         lab = self.lab
         shell = " ".join(lab.maglevc.command()).replace(f"{ROOT}/", "")
         say("The lab stays as it is until Ctrl-C. In another terminal:")
-        print(f"\n  {shell}            # the shell; Tab completes, ? helps")
-        print(f"  {shell} watch events")
+        print(
+            f"\n  # the shell; Tab completes, ? helps\n  {shell}\n  # what happens, as it happens\n  {shell} watch events"
+        )
         print(f"  {' '.join(lab.show_command()).replace(f'{ROOT}/', '')}")
         print(f"  curl http://127.0.0.1:{lab.metrics_port}/metrics")
         print(f"\n  configuration  {lab.config_file}\n  log            {lab.directory / 'maglevd.log'}", flush=True)
@@ -190,6 +195,7 @@ def main(arguments: Sequence[str]) -> int:
     for number in ENDING_SIGNALS:
         signal.signal(number, end)
     toured = False
+    left = "the VIPs stay in VPP, nothing else is left behind" if options.vpp else "nothing is left behind"
     began = time.monotonic()
     try:
         with Lab(CONFIGURATION, options.vpp) as lab, contextlib.closing(Tour(lab)) as tour:
@@ -205,9 +211,9 @@ def main(arguments: Sequence[str]) -> int:
                     raise LabError(f"maglevd ended with status {status}")
             finally:
                 ignore_signals()  # taking down is not interrupted
-        say(f"Everything was as it should be; {time.monotonic() - began:.1f} s. Nothing is left behind.")
+        say(f"Everything was as it should be; {time.monotonic() - began:.1f} s; {left}.")
     except Ended as ended:
-        say(f"{ended}: the lab is taken down, nothing is left behind.")
+        say(f"{ended}: the lab is taken down, {left}.")
         return 0 if toured and not options.once else 1
     except (LabError, OSError) as error:
         print(f"\nThe lab failed: {error}", file=sys.stderr)

@@ -56,7 +56,7 @@ class Lab:
 
     def __init__(self, configuration: Path, vpp: Path | None = None) -> None:
         """With ``vpp``, the API socket of a real VPP, there is no stand-in: ``start_stand_in`` only looks at it."""
-        self._real = vpp is not None
+        self.real_vpp = vpp is not None
         self.directory = Path(tempfile.mkdtemp(prefix="maglev-lab-"))
         self._thread = LoopThread()
         self.servers = Servers(self._thread)
@@ -126,7 +126,7 @@ class Lab:
 
     def start_stand_in(self) -> None:
         """Start an empty stand-in. LabError: it does not come up."""
-        if self._real:
+        if self.real_vpp:
             read_weights(self.api_socket)
             return
         self.stand_in = Program(
