@@ -1128,7 +1128,7 @@ class Reconciler:
         self._demand()
         if self._warmup.phase is not Phase.DONE:
             raise NotAllowed(
-                f"the warm-up lasts {self._warmup.remaining_ns / 1e9:.1f} s more; nothing is forced before"
+                f"the warm-up lasts {self._warmup.remaining_ns / 1e9:.1f} s more; no full sync on request before"
             )
         log.info("vpp-sync-requested", "full sync requested", by=by, force=force)
         return await self._checked(self.sync_all(force=force, explicit=True, reason=f"requested by {by}"))
