@@ -26,6 +26,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from maglev.cli import grammar
+from maglev.cli.client import DEFAULT_SOCKET
 from maglev.cli.commands import Context, Quit, run
 from maglev.cli.complete import LiveNames
 from maglev.cli.errors import DONE, UsageError
@@ -39,6 +40,8 @@ FETCH_SECONDS = 1.0
 NAMES = 200
 # Of these, ? shows so many.
 SHOWN = 40
+# What the prompt may take of a line for the server.
+SERVER_COLUMNS = 24
 # How often the prompt asks the daemon how it is.
 POLL_SECONDS = 2.0
 
@@ -262,6 +265,14 @@ def history() -> History:
     return FileHistory(os.fspath(path))
 
 
+def shown(server: str) -> str:
+    """What the prompt says of a server, with a blank behind it: nothing of the usual one, the end of a long address."""
+    if server == f"unix:{DEFAULT_SOCKET}":
+        return ""
+    short = server if len(server) <= SERVER_COLUMNS else "..." + server[3 - SERVER_COLUMNS :]
+    return f"{escape(short)} "
+
+
 def interactive(context: Context) -> int:
     """The shell. Returns 0: what commands came to was told when they ended."""
     names = Names(context.client.stub)
@@ -278,10 +289,12 @@ def interactive(context: Context) -> int:
     pulse = Pulse(context.client.stub, session.app.invalidate)
     pulse.start()
 
+    server = shown(context.client.server)
+
     def prompt() -> FormattedText:
         words, colour = pulse.state
         colour = colour if context.style.colour else ""
-        return FormattedText([("", f"maglevc {escape(context.client.server)} ["), (colour, words), ("", "]> ")])
+        return FormattedText([("", f"maglevc {server}["), (colour, words), ("", "]> ")])
 
     try:
         while True:
