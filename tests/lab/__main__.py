@@ -154,9 +154,8 @@ class Tour:
         lab = self.lab
         shell = " ".join(lab.maglevc.command()).replace(f"{ROOT}/", "")
         say("The lab stays as it is until Ctrl-C. In another terminal:")
-        print(
-            f"\n  # the shell; Tab completes, ? helps\n  {shell}\n  # what happens, as it happens\n  {shell} watch events"
-        )
+        print(f"\n  # the shell; Tab completes, ? helps\n  {shell}")
+        print(f"  # what happens, as it happens\n  {shell} watch events")
         print(f"  {' '.join(lab.show_command()).replace(f'{ROOT}/', '')}")
         print(f"  curl http://127.0.0.1:{lab.metrics_port}/metrics")
         print(f"\n  configuration  {lab.config_file}\n  log            {lab.directory / 'maglevd.log'}", flush=True)
