@@ -237,3 +237,11 @@ def test_the_fake_daemon_has_the_weights_of_the_real_rule() -> None:
     weights = daemon.checker.frontend_weights("www")
     assert [member.effective for member in weights.members] == [100, 0, 0]
     assert ip_address("10.0.0.1") == daemon.checker.configured.backends["web0"].address
+
+
+def test_a_directory_that_anybody_may_write_to_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for mode, warnings in ((0o750, 0), (0o1777, 0), (0o777, 1)):
+        tmp_path.chmod(mode)
+        caplog.clear()
+        prepare_socket(tmp_path / "maglevd.sock")
+        assert len(caplog.records) == warnings, oct(mode)

@@ -106,6 +106,14 @@ def prepare_socket(path: Path) -> None:
             path.parent.mkdir(parents=True, mode=0o750)
             # mkdir's mode passes through the umask, which may take away more than we want.
             path.parent.chmod(0o750)
+        there = path.parent.stat().st_mode
+        if there & stat.S_IWOTH and not there & stat.S_ISVTX:
+            log.warning(
+                "api-exposed",
+                f"anybody may write to {path.parent}: he can put a socket of his own in the place of {path.name}, and "
+                "operators would tell him what they do",
+                address=str(path),
+            )
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
