@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -21,7 +21,9 @@ from maglev.vpp.dataplane import Dataplane
 from maglev.vpp.messages import pack_handshake_reply, pack_set_weight
 from maglev.vpp.reconciler import MemoryStore
 from maglev.vpp.sync import CostModel
+from maglev.vpp.transport import Reply, Request
 from maglev.vppsim.faults import Refusal
+from maglev.vppsim.model import embed, extract
 from maglev.vppsim.server import StandIn
 from tests.helpers.vpp import make_config
 from tests.helpers.vpprig import AT_ONCE, WWW, PacedClock, Rig, drift, eventually, vip_of, weights, writes
@@ -729,3 +731,37 @@ async def test_what_somebody_else_changes_right_behind_us_is_found_when_it_is_re
         drift(server, "10.0.0.2", 9)
         await rig.settled()
         assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 0}
+
+
+async def test_a_verdict_that_comes_while_a_full_sync_writes_to_its_frontend_is_not_lost(path: Path) -> None:
+    async with programmed(path) as (server, rig):
+        drift(server, "10.0.0.2", 7)
+        server.faults.delays["lb_as_set_weight"] = 0.05
+        written = server.journal.next(lambda entry: entry.message == "lb_as_set_weight")
+        send = rig.client.send
+
+        async def watched(requests: Sequence[Request]) -> list[Reply]:
+            if requests[0].name == "lb_as_set_weight" and rig.states.backends["a"].state is UP:
+                rig.backend("a", DOWN)  # the call is on its way, and planned without this
+            return await send(requests)
+
+        rig.client.send = watched  # type: ignore[method-assign]
+        await rig.reconciler.sync(None, force=False, by="ann")
+        await written
+        await rig.settled()
+        assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 0}
+
+
+async def test_what_is_owed_to_an_as_that_somebody_deleted_is_flushed_when_it_comes_back_with_its_flows(
+    path: Path,
+) -> None:
+    async with programmed(path) as (server, rig):
+        vip = vip_of(server)
+        assert vip is not None
+        server.model.packets(vip, range(0, 1 << 16, 257))
+        server.model.delete_ases(vip, [embed(b"\x0a\x00\x00\x01")], flush=False)
+        rig.backend("a", State.DISABLED, by="ann")
+        await rig.settled()
+        await rig.reconciler.sync(None, force=False, by="ann")
+        await rig.settled()
+        assert [one.flows for one in server.model.ases_of(vip) if extract(one.address) == b"\x0a\x00\x00\x01"] == [0]

@@ -331,9 +331,12 @@ class VppClient:
         try:
             return await connection.lost
         finally:
+            # Not ``await pinging``: a cancellation of ours at this moment would be taken for its own, and overheard.
             pinging.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ConnectionLost):
-                await pinging
+            await asyncio.wait([pinging])
+            failed = None if pinging.cancelled() else pinging.exception()
+            if failed is not None and not isinstance(failed, ConnectionLost):
+                log.exception("vpp-ping-failed", f"the keep-alive ended: {failed}", failed)
 
     def _refusal(self) -> str:
         """Why there is no use in connecting. The lock is for a socket that exists: its place is beside it."""

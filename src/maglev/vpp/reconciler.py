@@ -9,7 +9,6 @@ repairs what differs. What VPP holds is kept in a mirror that is read at connect
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import Counter, deque
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
@@ -724,17 +723,24 @@ class Reconciler:
             names = [name for name in names if name not in late]
             full = prune_rest = False
         wanted = self.desired(names, source)
-        policy = self.policy(full=full, prune_rest=prune_rest, force=force)
-        plan = diff(wanted, self._actual, self._owed, policy)
+        plan = diff(wanted, self._actual, self._owed, self.policy(full=full, prune_rest=prune_rest, force=force))
         self._note_debts(plan)
         self._note_natures(wanted)
         if drift and plan.steps:
             self._note_drift(plan)
         for note in plan.notes:
             log.debug("vpp-plan-note", note)
+        # The plan is of this moment: what is marked while it is carried out is newer, and stays marked.
+        planned = [vip.frontend for vip in wanted]
+        for name in planned:
+            self._dirty.pop(name, None)
         self._scope = scope
         budget = BUDGET_STALLS * self._pacer.max_stall_ns
-        outcome = await self._executor.run(plan.steps, budget_ns=budget, skip=self._refused)
+        try:
+            outcome = await self._executor.run(plan.steps, budget_ns=budget, skip=self._refused)
+        except BaseException:
+            self._dirty.update(dict.fromkeys(planned))
+            raise
         self._refused |= outcome.refused
         if outcome.done:
             self._unverified.update(dict.fromkeys(step.vip for step in outcome.done if step.vip is not None))
@@ -805,7 +811,9 @@ class Reconciler:
             log.info("vpp-change", str(step), frontend=step.frontend, backend=step.backend, vip=str(step.vip or ""))
         if step.vip is None:
             return
-        if step.op is Op.DELETE_AS:
+        if step.op is Op.ADD_AS and FlushKey(step.vip, step.address) in self._owed:
+            self._mark(step.frontend)  # It was lingering with the flows that are to go.
+        elif step.op is Op.DELETE_AS:
             self._owed.pop(FlushKey(step.vip, step.address), None)
         elif step.op is Op.CREATE_VIP:
             self._vips_changed = True
@@ -885,10 +893,9 @@ class Reconciler:
         try:
             await asyncio.wait([waiting, sleeping], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (waiting, sleeping):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+            # Not waited for: whoever cancels us meanwhile would be taken for their cancellation, and overheard.
+            waiting.cancel()
+            sleeping.cancel()
 
     async def _full_sync(self, reason: str) -> None:
         fresh = False
@@ -1018,9 +1025,6 @@ class Reconciler:
                 plan, outcome = await self._apply(
                     live, full=True, scope="all", prune_rest=prune, force=force, drift=drift and first
                 )
-                if not outcome.rest:
-                    for name in live:
-                        self._dirty.pop(name, None)
             result.add(plan, outcome)
             first = False
             if not outcome.rest:
@@ -1156,8 +1160,6 @@ class Reconciler:
                 await self._read_list()
                 await self._read_ases([key])
                 plan, outcome = await self._apply([frontend.name], full=False, scope="one", force=force)
-                if not outcome.rest:
-                    self._dirty.pop(frontend.name, None)
             result.add(plan, outcome)
             if not outcome.rest:
                 return result

@@ -543,7 +543,8 @@ def _plan_vip(
     extra = sorted((a for a in present if a not in targets and a not in vip.held), key=address_order)
     held = [a for a in present if a in vip.held]
 
-    flushes = _plan_flushes(vip, present, targets, held, owed, plan)
+    ghosts = found is not None and found.lingering > 0
+    flushes = _plan_flushes(vip, present, targets, held, owed, plan, ghosts=ghosts)
     writer = _Writer(vip.key, vip.frontend, length, {a: p.weight for a, p in present.items()}, policy.cost)
     _write(vip, writer, present, targets, extra, held, flushes)
     steps.extend(writer.steps)
@@ -568,8 +569,13 @@ def _plan_flushes(
     held: Sequence[bytes],
     owed: Mapping[FlushKey, Owed],
     plan: Plan,
+    *,
+    ghosts: bool,
 ) -> dict[bytes, int]:
     """Which ASes are flushed in this plan: address -> serial of the debt, 0 for drift that is repaired.
+
+    ``ghosts``: deleted ASes linger in the VIP. One that somebody else has deleted keeps its flows and comes back with
+    them when it is added, so what is owed to it stays owed until then.
 
     A failed AS is flushed only while some other AS takes its flows: with none, they would be pinned to nothing for the
     flow time-out, where they now at least come back with the server.
@@ -585,7 +591,7 @@ def _plan_flushes(
         have = present.get(ours.address)
         if have is None:
             if debt is not None:
-                plan.settled.append(key)
+                (plan.waiting if ghosts else plan.settled).append(key)
             continue
         target = targets[ours.address]
         if debt is None:

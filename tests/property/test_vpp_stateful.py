@@ -1,0 +1,406 @@
+"""The dataplane under everything at once: verdicts, operators, reloads, somebody else in VPP, and faults, at random.
+
+A stand-in on a real socket, a reconciler with its client, and a plain oracle of the weight rule. After each quiet point
+VPP must hold what the oracle says; flows tell the rest: those of servers that nobody touched are where they were, those
+of failed and disabled servers are gone. What is checked at every single call: a VIP that can be served is never empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Coroutine
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from maglev.config.model import Backend, Config, Frontend, OnAllDown, Pool, PoolMember, Protocol
+from maglev.states import State
+from maglev.vpp.messages import VipKey, address_text
+from maglev.vpp.model import vip_key
+from maglev.vppsim.faults import Refusal
+from maglev.vppsim.model import Vip, embed, extract
+from maglev.vppsim.server import StandIn
+from tests.helpers.vpprig import AT_ONCE, PacedClock, Rig, vip_of, weights
+
+T = TypeVar("T")
+NAMES = ("a", "b", "c", "d")
+REFUSED = ("lb_as_set_weight", "lb_add_del_as_v2", "lb_add_del_vip_v2")
+FLOWS = range(0, 1 << 16, 257)
+WWW = VipKey.parse("192.0.2.1/32", 6, 80)
+API = VipKey.parse("192.0.2.1/32", 6, 443)
+
+
+def config_of(*, keep: bool, moved: bool, lone: bool, unit: int | None, without_d: bool) -> Config:
+    """Two frontends on one address that share a server; the first has a standby."""
+    backends = {name: Backend(name, IPv4Address(f"10.0.0.{number}")) for number, name in enumerate(NAMES, 1)}
+    if moved:
+        backends["c"] = replace(backends["c"], address=IPv4Address("10.0.0.33"))
+    www = Frontend(
+        "www",
+        IPv4Address("192.0.2.1"),
+        (
+            Pool("p", (PoolMember("a", 100), PoolMember("b", 50))),
+            Pool("standby", (PoolMember("c", 100),)),
+        ),
+        Protocol.TCP,
+        80,
+        weight_unit=unit,
+        flush_on_down=True,
+        new_flows_table_length=64,
+        on_all_down=OnAllDown.KEEP if keep else OnAllDown.DRAIN,
+    )
+    members = (PoolMember("b", 10),) if without_d else (PoolMember("b", 10), PoolMember("d", 20))
+    api = Frontend(
+        "api", www.address, (Pool("p", members),), Protocol.TCP, 443, flush_on_down=False, new_flows_table_length=64
+    )
+    frontends = {"www": www} if lone else {"www": www, "api": api}
+    used = {m.backend for frontend in frontends.values() for pool in frontend.pools for m in pool.members}
+    return Config(
+        lb=AT_ONCE, backends={name: one for name, one in backends.items() if name in used}, frontends=frontends
+    )
+
+
+configs = st.builds(
+    config_of,
+    keep=st.booleans(),
+    moved=st.booleans(),
+    lone=st.sampled_from([False, False, True]),
+    unit=st.sampled_from([None, None, 1, 100]),
+    without_d=st.booleans(),
+)
+
+
+class Dataplane(RuleBasedStateMachine):
+    """One life of a daemon and its VPP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp(prefix="maglev-"))
+        self.runner = asyncio.Runner()
+        self.server = StandIn(self.directory / "api.sock")
+        self.run(self.server.start())
+        config = config_of(keep=False, moved=False, lone=False, unit=None, without_d=False)
+        self.rig = Rig(self.directory / "api.sock", config, clock=PacedClock())
+        self.rig.load()
+        self.running = self.rig.running()
+        self.run(self.running.__aenter__())
+        self.unannounced = False
+        # Since the last quiet point: servers whose flows may go, VIPs that may be empty for a moment.
+        self.touched: set[tuple[VipKey, bytes]] = set()
+        self.excused: set[VipKey] = {WWW, API}
+        self.flows: dict[VipKey, dict[int, bytes]] = {}
+        self.empty: list[str] = []
+        self.runs = 0
+        self.rig.reconciler._executor.run = self._counted(self.rig.reconciler._executor.run)  # type: ignore[method-assign]
+        self._watch()
+        self.run(self._quiet())
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    def teardown(self) -> None:
+        try:
+            self.run(self._quiet())
+        finally:
+            self.run(self.running.__aexit__(None, None, None))
+            self.run(self.server.stop())
+            self.runner.close()
+            shutil.rmtree(self.directory)
+
+    # ------------------------------------------------------------------------------------------------- the oracle
+
+    def usable(self, frontend: Frontend) -> bool:
+        return any(self._eligible(frontend, pool, member) for pool in frontend.pools for member in pool.members)
+
+    def _eligible(self, frontend: Frontend, pool: Pool, member: PoolMember) -> bool:
+        backend = self.rig.states.backends[member.backend]
+        return backend.state is State.UP and not backend.drained and self._weight(frontend, pool, member) > 0
+
+    def _weight(self, frontend: Frontend, pool: Pool, member: PoolMember) -> int:
+        override = self.rig.states.overrides.get((frontend.name, pool.name, member.backend))
+        return member.weight if override is None else override
+
+    def expected(self, frontend: Frontend) -> dict[str, int | None]:
+        """Address -> programmed weight; None where VPP's own stays."""
+        unit = frontend.weight_unit
+        if unit is None:
+            unit = math.gcd(10, *(member.weight for pool in frontend.pools for member in pool.members))
+        active = next(
+            (p for p in frontend.pools if any(self._eligible(frontend, p, member) for member in p.members)), None
+        )
+        found: dict[str, int | None] = {}
+        for pool in frontend.pools:
+            for member in pool.members:
+                address = str(self.rig.states.config().backends[member.backend].address)
+                backend = self.rig.states.backends[member.backend]
+                weight = self._weight(frontend, pool, member)
+                found[address] = 0
+                if pool is active and self._eligible(frontend, pool, member):
+                    found[address] = max(1, math.floor(weight / unit + 0.5))
+                elif (
+                    active is None
+                    and frontend.on_all_down is OnAllDown.KEEP
+                    and weight > 0
+                    and not backend.drained
+                    and backend.state is not State.DISABLED
+                ):
+                    found[address] = None
+        return found
+
+    # ---------------------------------------------------------------------------------------- watching every call
+
+    def _watch(self) -> None:
+        """After every call: a VIP that could be served all the time has a server."""
+
+        def watched(name: str) -> None:
+            real = getattr(self.server.model, name)
+
+            def call(vip: Vip, *args: Any, **options: Any) -> int:
+                done: int = real(vip, *args, **options)
+                key = VipKey(extract(vip.prefix), 32, vip.protocol, vip.port)
+                if vip.used and not vip.weights and key not in self.excused:
+                    self.empty.append(f"{key} was empty after {name} {args}")
+                return done
+
+            setattr(self.server.model, name, call)
+
+        for name in ("set_weight", "delete_ases"):
+            watched(name)
+
+    def _counted(self, real: Any) -> Any:
+        def run(*args: Any, **options: Any) -> Any:
+            self.runs += 1
+            return real(*args, **options)
+
+        return run
+
+    @invariant()
+    def a_vip_that_can_be_served_is_never_empty(self) -> None:
+        assert not self.empty
+        for frontend in self.rig.states.config().frontends.values():
+            if not self.usable(frontend):
+                self.excused.add(vip_key(frontend))
+
+    # --------------------------------------------------------------------------------------------- what can happen
+
+    def _touch(self, name: str) -> None:
+        for frontend in self.rig.states.config().frontends.values():
+            backend = self.rig.states.config().backends.get(name)
+            if backend is not None:
+                self.touched.add((vip_key(frontend), backend.address.packed))
+
+    def _known(self, name: str) -> bool:
+        return name in self.rig.states.config().backends
+
+    async def _breathe(self, turns: int) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    def _event(self, name: str, state: State, by: str = "") -> None:
+        if state in (State.DOWN, State.DISABLED):
+            self._touch(name)
+
+        async def tell() -> None:
+            self.rig.backend(name, state, by=by)
+
+        self.run(tell())
+
+    @rule(name=st.sampled_from(NAMES), up=st.booleans())
+    def a_verdict(self, name: str, up: bool) -> None:
+        if self._known(name) and self.rig.states.backends[name].state not in (State.DISABLED, State.PAUSED):
+            self._event(name, State.UP if up else State.DOWN)
+
+    @rule(name=st.sampled_from(NAMES), state=st.sampled_from([State.DISABLED, State.PAUSED, State.UNKNOWN]))
+    def an_operator(self, name: str, state: State) -> None:
+        if self._known(name):
+            self._event(name, state, by="ann")
+
+    @rule(name=st.sampled_from(NAMES), drained=st.booleans())
+    def a_drain(self, name: str, drained: bool) -> None:
+        async def tell() -> None:
+            self.rig.drain(name, drained)
+
+        if self._known(name):
+            self.run(tell())
+
+    @rule(name=st.sampled_from(("a", "b")), weight=st.sampled_from([0, 1, 40, 100]), flush=st.booleans())
+    def a_weight(self, name: str, weight: int, flush: bool) -> None:
+        if flush:
+            self._touch(name)
+
+        async def tell() -> None:
+            self.rig.weight(name, weight, flush=flush)
+
+        self.run(tell())
+
+    @rule(turns=st.integers(1, 30))
+    def some_time(self, turns: int) -> None:
+        self.run(self._breathe(turns))
+
+    @rule(config=configs)
+    def a_reload_begins(self, config: Config) -> None:
+        old = self.rig.states.config()
+        for name, backend in old.backends.items():
+            if name not in config.backends or config.backends[name].address != backend.address:
+                self._touch(name)
+        self.excused |= {WWW, API}
+        for key in (WWW, API):
+            if key not in {vip_key(frontend) for frontend in config.frontends.values()}:
+                self.flows.pop(key, None)
+        for name in config.backends:
+            if name not in old.backends:
+                self.rig.states.backends.pop(name, None)
+        self.rig.states.load(config)
+        self.unannounced = True
+
+    @precondition(lambda self: self.unannounced)
+    @rule()
+    def a_reload_ends(self) -> None:
+        async def tell() -> None:
+            self.rig.load()
+
+        self.unannounced = False
+        self.run(tell())
+
+    @rule(key=st.sampled_from([WWW, API]), number=st.integers(1, 4), weight=st.integers(0, 12))
+    def drift_of_a_weight(self, key: VipKey, number: int, weight: int) -> None:
+        vip = vip_of(self.server, key)
+        if vip is not None:
+            self.excused.add(key)
+            address = IPv4Address(f"10.0.0.{number}").packed
+            self.touched.add((key, address))
+            self.server.model.set_weight(vip, embed(address), weight, flush=False)
+
+    @rule(key=st.sampled_from([WWW, API]), number=st.sampled_from([1, 2, 77]))
+    def drift_of_an_as(self, key: VipKey, number: int) -> None:
+        vip = vip_of(self.server, key)
+        if vip is not None:
+            self.excused.add(key)
+            address = embed(IPv4Address(f"10.0.0.{number}").packed)
+            if number == 77:
+                self.server.model.add_ases(vip, [address], 3, flush=False)
+            else:
+                self.server.model.delete_ases(vip, [address], flush=False)
+
+    @rule(key=st.sampled_from([WWW, API]))
+    def drift_of_a_vip(self, key: VipKey) -> None:
+        vip = vip_of(self.server, key)
+        if vip is not None:
+            self.excused.add(key)
+            self.flows.pop(key, None)
+            self.server.model.delete_vip(vip)
+
+    @rule(direction=st.sampled_from(["cut_received", "cut_sent"]), offset=st.integers(0, 300))
+    def a_cut(self, direction: str, offset: int) -> None:
+        setattr(self.server.faults, direction, offset)
+
+    @rule(
+        skip=st.integers(0, 2), message=st.sampled_from(["lb_as_set_weight", "lb_add_del_as_v2", "lb_add_del_vip_v2"])
+    )
+    def a_refusal(self, skip: int, message: str) -> None:
+        # An outage of one refused raise is VPP's, and the guard's own tests are elsewhere.
+        self.excused |= {WWW, API}
+        self.server.faults.refusals.append(Refusal(message, -73, skip=skip, times=1))
+
+    @rule()
+    def a_restart(self) -> None:
+        async def restart() -> None:
+            await self.server.restart()
+            self._watch()
+
+        self.excused |= {WWW, API}
+        self.flows.clear()
+        self.run(restart())
+
+    # ------------------------------------------------------------------------------------------------ quiet points
+
+    @rule()
+    def a_quiet_point(self) -> None:
+        self.run(self._quiet())
+
+    async def _quiet(self) -> None:
+        rig, server = self.rig, self.server
+        if self.unannounced:
+            self.unannounced = False
+            rig.load()
+        await rig.settled()
+        server.faults.clear()
+        await rig.settled()
+        # What was refused, and what somebody else has changed, is the full sync's.
+        await rig.reconciler.sync(None, force=True, by="test")
+        await rig.settled()
+        self._check_weights()
+        self._check_flows()
+        server.journal.clear()
+        self.runs = 0
+        await rig.reconciler.sync(None, force=False, by="test")
+        assert not server.journal.writes(), "a second sync made calls"
+        self._send_packets()
+        # The flush of a failed server may still have to wait for another one to take its flows.
+        self.touched &= {(key, address) for key, address in rig.reconciler.owed}
+        self.excused = {
+            vip_key(frontend) for frontend in rig.states.config().frontends.values() if not self.usable(frontend)
+        }
+        assert not rig.reconciler.counters.bucket_mismatches
+
+    def _check_weights(self) -> None:
+        configured = self.rig.states.config().frontends
+        for frontend in configured.values():
+            wanted = self.expected(frontend)
+            held = weights(self.server, vip_key(frontend))
+            assert held.keys() == wanted.keys()
+            assert {a: w for a, w in held.items() if wanted[a] is not None} == {
+                a: w for a, w in wanted.items() if w is not None
+            }
+        if "api" not in configured:
+            assert vip_of(self.server, API) is None
+        written = Counter(
+            (entry.values["port"], address_text(entry.values["as_address"]))
+            for entry in self.server.journal.calls("lb_as_set_weight")
+        )
+        # Each AS at most once a batch; a changed scale goes in passes, of which there are at most seven.
+        assert not written or max(written.values()) <= 7 * self.runs
+
+    def _check_flows(self) -> None:
+        for frontend in self.rig.states.config().frontends.values():
+            key = vip_key(frontend)
+            vip = vip_of(self.server, key)
+            assert vip is not None
+            now = {flow: extract(self.server.model.ases[index].address) for flow, index in vip.flows.items()}
+            for flow, address in self.flows.get(key, {}).items():
+                if (key, address) not in self.touched:
+                    assert now.get(flow) == address, f"{key} {address_text(address)}: flow {flow} was evicted"
+            held = weights(self.server, key)
+            for name in {member.backend for pool in frontend.pools for member in pool.members}:
+                address = self.rig.states.config().backends[name].address.packed
+                state = self.rig.states.backends[name].state
+                others = any(weight for other, weight in held.items() if other != address_text(address))
+                owed = state is State.DISABLED or (state is State.DOWN and frontend.flush_on_down and others)
+                if owed and held[address_text(address)] == 0:
+                    assert address not in now.values(), f"{key} {name}: a flush is missing"
+
+    def _send_packets(self) -> None:
+        self.flows.clear()
+        for frontend in self.rig.states.config().frontends.values():
+            key = vip_key(frontend)
+            vip = vip_of(self.server, key)
+            assert vip is not None
+            self.server.model.packets(vip, FLOWS)
+            self.flows[key] = {
+                flow: extract(self.server.model.ases[index].address) for flow, index in vip.flows.items()
+            }
+
+
+TestDataplane = Dataplane.TestCase
+TestDataplane.settings = settings(
+    max_examples=30, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
