@@ -31,7 +31,7 @@ OUT := build/$(ARCH)
 PROGRAMS := $(OUT)/maglevd $(OUT)/maglevc
 EXT_SOURCES := $(shell find ext -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h')
 
-.PHONY: help deps build debug run test test-debug test-asan fuzz fuzz-deps fuzz-install robot bench bench-deps lint proto clean
+.PHONY: help deps build debug run test test-debug test-asan fuzz fuzz-deps fuzz-install robot bench bench-deps lint alerts proto clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -168,6 +168,11 @@ robot: build ## the Robot tests alone
 
 bench: build ## the benchmarks (BENCH=name: one of them)
 	$(PY) -m bench $(BENCH)
+
+alerts: ## test docs/alerts.yml with promtool (installs prometheus)
+	$(call debian_install,prometheus)
+	promtool check rules docs/alerts.yml
+	promtool test rules tests/promtool/alerts.yml
 
 clean: ## remove everything that was built or installed here
 	rm -rf build dist $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
