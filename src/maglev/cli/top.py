@@ -166,7 +166,7 @@ class Board:
         # The headings of both lists, and the line of keys.
         self._room = max(1, height - len(top) - events - 3)
         shown = self._shown()
-        table = Table(style, ("FRONTEND", "VIP", "STATE", "POOL", "USABLE", "WEIGHTS"), paint=("STATE",))
+        table = Table(style, ("FRONTEND", "VIP", "STATE", "POOL", "SERVING", "WEIGHTS"), paint=("STATE",))
         lines = [*top, *table.lines(self._row(one) for one in shown)]
         lines += [""] * (self._room - len(shown))
         more = len(self._frontends) - self._first - len(shown)
