@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import stat
@@ -306,7 +307,10 @@ async def test_configuration_is_checked_compared_and_reloaded(start: Start) -> N
     assert loader.reloads == [(False, "unix")]
 
 
-async def test_a_broken_file_is_an_answer_with_its_errors_and_not_a_status(start: Start) -> None:
+async def test_a_broken_file_is_an_answer_with_its_errors_and_not_a_status(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "maglev.rpc")
     running = await start()
     running.daemon.loader.result = Load(
         None,
@@ -323,6 +327,8 @@ async def test_a_broken_file_is_an_answer_with_its_errors_and_not_a_status(start
     assert done.semantic_errors[0].message == "no such backend\\udcff"
     assert not diff.check.ok
     assert not diff.changes
+    (change,) = [vars(one) for one in caplog.records if vars(one).get("maglev_event") == "api-change"]
+    assert change["maglev_fields"]["problem"] == "the file has errors, nothing was changed"
 
 
 async def test_a_dangerous_reload_needs_force(start: Start) -> None:

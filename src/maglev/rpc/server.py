@@ -26,6 +26,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from maglev import background, errors, logs
+from maglev.pb import maglev_pb2 as pb
 from maglev.pb import maglev_pb2_grpc as pb_grpc
 from maglev.rpc.access import OPERATOR_CALLS, SERVICE, Role, address_of, caller_of
 from maglev.rpc.service import MaglevService
@@ -313,7 +314,10 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             await context.abort(grpc.StatusCode.INTERNAL, "internal error, see the daemon's log")
         else:
             self._count(call, grpc.StatusCode.OK)
-            self._log_change(method, caller.name, peer, grpc.StatusCode.OK, "")
+            # A file with errors is an answer to the caller, but no change.
+            refused = isinstance(answer, pb.ReloadConfigResponse) and not answer.ok
+            problem = "the file has errors, nothing was changed" if refused else ""
+            self._log_change(method, caller.name, peer, grpc.StatusCode.OK, problem)
             return answer
 
     @staticmethod
