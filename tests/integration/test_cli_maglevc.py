@@ -206,7 +206,8 @@ def test_vpp_away_is_a_refusal_and_a_server_away_is_unreachable(served: Served) 
 
     assert (away.status, gone.status, missing.status) == (1, 3, 3)
     assert "VPP is away" in away.err
-    assert "cannot reach" in gone.err
+    assert gone.err.endswith(f"cannot reach {nobody}: Connection refused\n")
+    assert missing.err.endswith("nil.sock: No such file or directory\n")
 
 
 def test_a_server_that_says_nothing_is_unreachable(served: Served) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ PAGE = 1_000
 # In the trailing metadata of a status that the daemon itself gave: it is there, VPP is not.
 AWAY = "maglev-away"
 MAX_ANSWER_BYTES = 64 << 20
+_REASON = re.compile(r"(?:addr: .* error|connect to remote host): ([^:]+)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,9 @@ class Client:
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return Unreachable(f"{self.server} does not answer in time")
         if code is grpc.StatusCode.UNAVAILABLE and not _answered(error):
-            return Unreachable(f"cannot reach {self.server}: {words}")
+            # gRPC tells the whole way to the system's error, with the address three times.
+            told = _REASON.search(words)
+            return Unreachable(f"cannot reach {self.server}: {told[1] if told is not None else words}")
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return CommandError(f"{self.server} does not know this call: it is another version, or no maglevd")
         return CommandError(words)
