@@ -41,6 +41,7 @@ from maglev.metrics import (
 )
 from maglev.options import Options
 from maglev.overrides import from_json
+from maglev.receivequeue import ReceiveQueueWatch
 from maglev.reload import used_checks
 from maglev.sdnotify import Notifier
 from maglev.statefile import NotSaved, StateFile
@@ -514,7 +515,9 @@ class Daemon:
         """The status line, and the watchdog: fed by this loop, and only while the engine's thread makes rounds too."""
         watch = self.notifier.watchdog_seconds
         before = -1
+        queue = ReceiveQueueWatch(self.engine.stats, self.clock)
         while True:
+            queue.look()
             if watch and (rounds := self.engine.pulse()) > before:
                 before = rounds
                 self.notifier.alive()
