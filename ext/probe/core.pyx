@@ -618,6 +618,8 @@ cdef void tick(State* e) noexcept nogil:
         tls_wake(e)
     if e.doomed_count:
         origins_bury(e)
+    if e.now - e.trimmed_at > TRIM_SECONDS * <int64_t>SECOND:
+        pools_trim(e)
     if e.unreported_head != NIL:
         report_deferred(e)
     if e.pushed:

@@ -34,6 +34,8 @@ cdef enum:
     SPARE_DESCRIPTORS = 256         # for the rest of the process
     MAX_PORTS = 512                 # TCP ports that an origin reserves for its SYN probes, where descriptors allow
     MIN_PORTS = 64
+    TRIM_SECONDS = 10               # between two looks at sockets that nobody used
+    TRIM_STEP = 256                 # of an origin, closed at one look
 
 # maglev.states.Code, as far as probes give them.
 cdef enum:
@@ -274,6 +276,7 @@ cdef struct Origin:
     int* pool
     uint32_t pool_count
     uint32_t pool_space
+    uint32_t pool_idle              # how few of them there have been since the pool was last trimmed
     uint32_t stocking               # the opener was asked for more (1), is done (2)
     int stock[64]
     uint32_t stock_count
@@ -383,6 +386,7 @@ cdef struct State:
     uint32_t fresh_count
     uint32_t watched_count
     uint32_t streams_used
+    int64_t trimmed_at              # when idle sockets were last closed
     uint32_t open_sockets           # in use and in pools
     uint32_t max_sockets
     uint32_t fifo_head

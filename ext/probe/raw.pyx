@@ -268,10 +268,8 @@ cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
             prefetch(&e.records[batch[done + i]])       # on a near network the answers are here already
         done += <uint32_t>sent
     e.quiet = 0
-    # Between two batches: what came in must not wait until the receive queue is full.
-    raw_receive(e, origin, &origin.icmp)
-    if origin.tcp.fd >= 0:
-        raw_receive(e, origin, &origin.tcp)
+    # Between two batches: what came in must not wait until the receive queue is full. Errors are few, and can.
+    raw_receive(e, origin, raw)
 
 
 # sendmmsg refused this one. No route is an answer, everything else is our own trouble.

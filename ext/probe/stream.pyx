@@ -47,6 +47,8 @@ cdef int stream_descriptor(State* e, Origin* origin) noexcept nogil:
             return -1
     if origin.pool_count:
         origin.pool_count -= 1
+        if origin.pool_count < origin.pool_idle:
+            origin.pool_idle = origin.pool_count
         return origin.pool[origin.pool_count]
     if e.open_sockets >= e.max_sockets:
         # Idle sockets of other origins are the only ones that may be had.
@@ -94,6 +96,28 @@ cdef void stream_end(State* e, uint32_t at) noexcept nogil:
     e.slots[stream.slot].stream = NIL
     if stream.tls is NULL or tls_release(e, stream):
         stream_close(e, at, True)
+
+
+# Half of the sockets that nobody has needed for a while are closed: a burst is not paid for ever after.
+cdef void pools_trim(State* e) noexcept nogil:
+    cdef uint32_t i, count
+    cdef Origin* origin
+    e.trimmed_at = e.now
+    for i in range(e.origin_top):
+        origin = e.origins[i]
+        if origin is NULL or load32(&origin.state) != ORIGIN_OPEN:
+            continue
+        count = (origin.pool_idle + 1) // 2
+        if count > origin.pool_count:
+            count = origin.pool_count
+        if count > TRIM_STEP:
+            count = TRIM_STEP
+        e.open_sockets -= count
+        while count:
+            count -= 1
+            origin.pool_count -= 1
+            close(origin.pool[origin.pool_count])
+        origin.pool_idle = origin.pool_count
 
 
 # The connection has served its purpose: reset it, and keep the socket if that is possible; `reuse`: the slot still has
