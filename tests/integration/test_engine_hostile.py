@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -232,33 +234,48 @@ def test_a_namespace_that_goes_away_is_no_verdict_and_its_return_is_noticed(prob
         assert all(len(probes.of(target)) == 1 for target in targets)
 
 
-def test_a_source_address_that_goes_away_is_no_verdict(nets: Pair, probes: Probing) -> None:
-    from ipaddress import IPv4Address
-
-    ip("-n", nets.client, "addr", "add", "192.0.2.50/24", "dev", "veth0")
-    with inside(nets.server, lambda: listener(SERVER)) as sock:
+@pytest.mark.parametrize(("server", "source"), [(SERVER, "192.0.2.50"), (SERVER6, "2001:db8::50")])
+def test_a_source_address_that_goes_away_is_no_verdict(nets: Pair, probes: Probing, server: str, source: str) -> None:
+    six = ":" in source
+    own = [f"{source}/{64 if six else 24}", "dev", "veth0"]
+    ip("-n", nets.client, "addr", "add", *own, *(["nodad"] if six else []))
+    with inside(nets.server, lambda: listener(server)) as sock:
         quick = {
             "interval": 60 * MS,
             "fast_interval": 60 * MS,
             "timeout": 50 * MS,
             "fall": 1,
             "netns": nets.client,
-            "probe_ipv4_src": IPv4Address("192.0.2.50"),
+            "probe_ipv6_src" if six else "probe_ipv4_src": ip_address(source),
         }
         targets = [
-            probes.add(check(kind, 0 if kind == "icmp" else port_of(sock), **quick), SERVER)
+            probes.add(check(kind, 0 if kind == "icmp" else port_of(sock), **quick), server)
             for kind in ("icmp", "syn", "connect")
         ]
         for target in targets:
             probes.becomes(target, State.UP)
-        ip("-n", nets.client, "addr", "del", "192.0.2.50/24", "dev", "veth0")
+        ip("-n", nets.client, "addr", "del", *own)
         for target in targets:
-            probes.blocked(target)
-        ip("-n", nets.client, "addr", "add", "192.0.2.50/24", "dev", "veth0")
+            assert "cannot use the source address" in probes.blocked(target)
+        ip("-n", nets.client, "addr", "add", *own, *(["nodad"] if six else []))
         for target in targets:
             probes.unblocked(target)
         assert all(len(probes.of(target)) == 1 for target in targets)
-    ip("-n", nets.client, "addr", "del", "192.0.2.50/24", "dev", "veth0")
+    ip("-n", nets.client, "addr", "del", *own)
+
+
+@pytest.mark.parametrize(("kind", "code"), [("icmp", Code.L3ERR), ("syn", Code.L4CON), ("connect", Code.L4CON)])
+def test_an_icmpv6_error_of_a_router_ends_the_probe_at_once(nets: Pair, probes: Probing, kind: str, code: Code) -> None:
+    inside(nets.server, lambda: Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1"))
+    ip("-n", nets.server, "-6", "route", "replace", "unreachable", "2001:db8:5::/64")
+    ip("-n", nets.client, "-6", "route", "replace", "2001:db8:5::/64", "via", SERVER6)
+    minute = {"interval": 60_000 * MS, "fast_interval": 60_000 * MS, "timeout": 60_000 * MS}
+    down = probes.becomes(probes.add(there(kind, nets, **minute), "2001:db8:5::7"), State.DOWN)
+    assert down.code == code
+    assert "unreachable" in down.detail or "no route" in down.detail.lower()
+    if kind != "connect":
+        assert "ICMPv6 1/" in down.detail
+        assert probes.engine.stats()["icmp_errors"] == 1
 
 
 @pytest.mark.parametrize("address", [SERVER, SERVER6])
