@@ -14,6 +14,7 @@ from maglev.config.model import HealthCheck
 from maglev.states import Code, State
 from tests.helpers.engine import MS, Probing, check, listener, packed, port_of, probing
 from tests.helpers.netns import (
+    ETH_P_IP,
     SERVER,
     SERVER6,
     Pair,
@@ -29,7 +30,7 @@ from tests.helpers.netns import (
 
 SILENT = "198.51.100.7"
 OTHER = socket.inet_aton("198.51.100.8")
-SYN, ACK, RST = 2, 16, 4
+SYN, RST, PSH, ACK = 2, 4, 8, 16
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +45,10 @@ def probes() -> Iterator[Probing]:
         yield one
 
 
-def there(kind: str, nets: Pair, **changes: Any) -> HealthCheck:
+def there(kind: str, nets: Pair, port: int = 80, **changes: Any) -> HealthCheck:
     """A check from the client's namespace, with time enough for a stranger to answer."""
     slow = {"interval": 300 * MS, "fast_interval": 300 * MS, "down_interval": 300 * MS, "timeout": 250 * MS}
-    port = 0 if kind == "icmp" else 80
-    return check(kind, port, netns=nets.client, **{**slow, **changes})
+    return check(kind, 0 if kind == "icmp" else port, netns=nets.client, **{**slow, **changes})
 
 
 @pytest.mark.parametrize("address", [SERVER, SERVER6])
@@ -232,6 +232,37 @@ def test_a_namespace_that_goes_away_is_no_verdict_and_its_return_is_noticed(prob
             for target in targets:
                 probes.unblocked(target)
         assert all(len(probes.of(target)) == 1 for target in targets)
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [("connect", [SYN, RST | ACK]), ("http", [SYN, PSH | ACK, RST | ACK])])
+def test_a_check_over_tcp_sends_no_packet_that_says_nothing(
+    nets: Pair, probes: Probing, kind: str, wanted: list[int]
+) -> None:
+    def one_check() -> list[int]:
+        target = probes.add(there(kind, nets, **once, port=port_of(sock)), SERVER)
+        if kind == "http":
+            with sock.accept()[0] as connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                probes.becomes(target, State.UP)
+        probes.becomes(target, State.UP)
+        seen: list[int] = []
+        while not seen or not seen[-1] & RST:
+            packet = ears.recv(2048)
+            if packet[9] == socket.IPPROTO_TCP:
+                seen.append(packet[33])
+        return seen
+
+    once = {"interval": 60_000 * MS, "fast_interval": 60_000 * MS, "timeout": 60_000 * MS}
+    with (
+        inside(nets.server, lambda: listener(SERVER)) as sock,
+        inside(nets.server, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_IP))) as ears,
+    ):
+        sock.settimeout(20)
+        ears.settimeout(20)
+        # The handshake's third packet is the reset, or the request; the response is acknowledged by the reset. Only a
+        # machine that stalls for longer than the kernel holds an acknowledgement back adds one: hence several checks.
+        assert wanted in [one_check() for _ in range(5)]
 
 
 @pytest.mark.parametrize(("server", "source"), [(SERVER, "192.0.2.50"), (SERVER6, "2001:db8::50")])
