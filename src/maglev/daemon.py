@@ -487,6 +487,13 @@ class Daemon:
                 "Changes of the certificate's files that could not be used; absent without TLS.",
                 lambda: self.api.certificates.failures if self.api.certificates is not None else None,
             ),
+            labelled(
+                "maglev_grpc_refused_total",
+                "counter",
+                "Watches that were turned away for want of room, or dropped because nobody read them.",
+                "reason",
+                lambda: self.api.refused,
+            ),
             Family("maglev_grpc_calls_total", "counter", "Ended gRPC calls by call and status.", self._grpc_rows),
         ]
 

@@ -950,3 +950,39 @@ async def test_too_many_names_in_a_watch_are_refused(start: Start) -> None:
 
 async def test_small_configuration_is_what_the_tests_think_it_is() -> None:
     assert list(small_config().frontends) == ["www", "dns"]
+
+
+async def test_a_watcher_that_does_not_read_is_dropped(start: Start) -> None:
+    dropped = asyncio.Event()
+
+    class Heard(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if getattr(record, "maglev_event", "") == "api-reader-dropped":
+                dropped.set()
+
+    running = await start(fake_daemon(large_config(20_000, 10)), patience_seconds=0.3)
+    # Small windows: what waits in them is not much.
+    small = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536)]
+    channel = grpc.aio.insecure_channel(f"unix:{running.socket}", options=small)
+    running.channels.append(channel)
+    logger, heard = logging.getLogger("maglev.rpc.server"), Heard()
+    logger.addHandler(heard)
+    try:
+        call: Any = MaglevStub(channel).WatchEvents(pb.WatchEventsRequest())
+        stream = aiter(call)
+        assert (await anext(stream)).events
+        async with asyncio.timeout(DEADLINE):
+            await dropped.wait()
+    finally:
+        logger.removeHandler(heard)
+
+    async def rest() -> None:
+        async for _ in stream:
+            pass
+
+    # Who reads on after all learns what happened; others are served meanwhile.
+    assert "nothing was read" in await refused(rest(), Status.RESOURCE_EXHAUSTED)
+    assert running.server.refused == {"watchers": 0, "slow": 1}
+    assert running.server.calls["WatchEvents", "RESOURCE_EXHAUSTED"] == 1
+    assert running.daemon.bus.subscribers == 0, "nothing is kept for it any more"
+    assert (await running.unix().GetServerInfo(pb.GetServerInfoRequest(), timeout=DEADLINE)).watchers == 0

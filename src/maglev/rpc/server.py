@@ -8,6 +8,7 @@ certificate gives them (``maglev.rpc.access``, ``maglev.rpc.tls``).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import inspect
 import ipaddress
@@ -40,12 +41,18 @@ log = logs.get(__name__)
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
+
+class TooSlow(errors.MaglevError):
+    """A reader that does not read: gRPC ``RESOURCE_EXHAUSTED``."""
+
+
 STATUS: dict[type[errors.MaglevError], grpc.StatusCode] = {
     errors.UnknownName: grpc.StatusCode.NOT_FOUND,
     errors.BadValue: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotAllowed: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     TooMany: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    TooSlow: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
 # A request is some names and numbers. An answer is a page, or the plan for everything.
@@ -60,6 +67,10 @@ MAX_CALLS = 1_024
 HANDSHAKE_MS = 10_000
 PING_MS = 30_000
 PING_TIMEOUT_MS = 10_000
+# A reader that takes no message for so long is dropped: he is there, as he answers pings, but does not read.
+PATIENCE_SECONDS = 60.0
+# To tell somebody who does not read that he is dropped: he hears of it when he reads on.
+FAREWELL_SECONDS = 0.2
 
 OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
@@ -93,6 +104,7 @@ class ServerOptions:
     tcp_role: Role = Role.VIEWER
     tls: TlsFiles | None = None
     reflection: bool = True
+    patience_seconds: float = PATIENCE_SECONDS
 
 
 def prepare_socket(path: Path) -> None:
@@ -188,11 +200,14 @@ def _origin(error: errors.MaglevError) -> tuple[tuple[str, str], ...]:
 class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Stands before every call of ours: checks the role, turns errors into a status, counts, logs changes.
 
-    ``calls`` counts ended calls by method ("PauseBackend") and status ("OK", "NOT_FOUND").
+    ``calls`` counts ended calls by method ("PauseBackend") and status ("OK", "NOT_FOUND"), ``slow`` the readers that
+    were dropped because they did not read.
     """
 
-    def __init__(self, tcp_role: Role) -> None:
+    def __init__(self, tcp_role: Role, patience_seconds: float) -> None:
         self._tcp_role = tcp_role
+        self._patience = patience_seconds
+        self.slow = 0
         self.calls: dict[tuple[str, str], int] = {}
         # Set when the server ends: the streams of others end with it.
         self.closing = asyncio.Event()
@@ -282,11 +297,21 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                 # aclosing: the subscription ends when the caller goes away, not when the collector comes by.
                 async with aclosing(messages) as stream:  # type: ignore[type-var]
                     async for message in stream:
-                        await context.write(message)
+                        await self._write(context, message)
 
             await self._guarded(method, context, run)
 
         return call
+
+    async def _write(self, context: Context, message: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._patience):
+                await context.write(message)
+        except TimeoutError:
+            self.slow += 1
+            name = caller_of(context.peer(), self._tcp_role, context.auth_context()).name
+            log.warning("api-reader-dropped", f"{name} does not read what it watches", by=name)
+            raise TooSlow(f"nothing was read for {self._patience:.0f} s") from None
 
     async def _guarded(self, method: str, context: Context, run: Callable[[], Awaitable[Any]]) -> Any:
         peer = context.peer()
@@ -304,6 +329,12 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             code = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), grpc.StatusCode.UNKNOWN)
             self._count(call, code)
             self._log_change(method, caller.name, peer, code, _words(error))
+            if isinstance(error, TooSlow):
+                # Behind what he has not read, which may take for ever.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(FAREWELL_SECONDS):
+                        await context.abort(code, _words(error))
+                return None
             await context.abort(code, _words(error), _origin(error))
         except asyncio.CancelledError:
             self._count(call, grpc.StatusCode.CANCELLED)
@@ -345,7 +376,7 @@ class RpcServer:
 
     def __init__(self, services: Services, options: ServerOptions) -> None:
         self._options = options
-        self._gate = Gate(options.tcp_role)
+        self._gate = Gate(options.tcp_role, options.patience_seconds)
         self.watchers = Watchers(services)
         self._service = MaglevService(services, tcp_role=options.tcp_role, watchers=self.watchers)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
@@ -359,6 +390,11 @@ class RpcServer:
     def calls(self) -> dict[tuple[str, str], int]:
         """Ended calls by method and status, since the start."""
         return self._gate.calls
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """Whom we turned away, since the start: ``watchers`` for want of room, ``slow`` for not reading."""
+        return {"watchers": self.watchers.refused, "slow": self._gate.slow}
 
     async def start(self) -> None:
         """Listen and serve. Raises ``CannotListen``; then nothing is left listening."""
