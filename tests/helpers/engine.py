@@ -65,9 +65,9 @@ class Probing:
             self.transitions += self.engine.transitions()
             self.results += self.engine.results()
 
-    def wait(self, done: Callable[[], Any], what: str = "") -> None:
-        """Collect until ``done()`` is true."""
-        deadline = time.monotonic() + PATIENCE
+    def wait(self, done: Callable[[], Any], what: str = "", patience: float = PATIENCE) -> None:
+        """Collect until ``done()`` is true, for ``patience`` seconds at most."""
+        deadline = time.monotonic() + patience
         while not done():
             left = deadline - time.monotonic()
             assert left > 0, f"waited in vain for {what or done}: {self.transitions[-5:]} {self.engine.stats()}"

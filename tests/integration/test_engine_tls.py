@@ -8,6 +8,8 @@ import select
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -476,3 +478,46 @@ def test_more_handshakes_than_can_be_done_fail_nobody(ca: Path, authority: Certi
             assert all(p.engine.target_info(one).codes[Code.L3TOUT] == 0 for one in others)
     finally:
         crowd.close()
+
+
+# A process of its own does handshakes until `count` have ended, says how large it is, and goes on for `more`.
+LEAK = """
+import sys
+from maglev.config.model import HealthCheck, HttpParams, TlsParams
+from maglev.states import CheckType
+from tests.helpers.engine import MS, Probing, packed
+def rss():
+    with open("/proc/self/statm", encoding="ascii") as text:
+        return int(text.read().split()[1]) * 4096
+port, ca, count, more = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+p = Probing(capacity=64)
+fast = dict.fromkeys(("interval", "fast_interval", "down_interval"), 10 * MS) | {"timeout": 10_000 * MS}
+def https(name):
+    return HealthCheck(name, CheckType.HTTPS, HttpParams(tls=TlsParams(name, False, ca)), port, **fast)
+checks = [p.engine.add_check(https(name)) for name in ("www.example.org", "wrong.example.org")]
+targets = [p.engine.add_target(checks[n % 2], packed(f"127.3.0.{n}")) for n in range(1, 33)]
+def done(count):
+    stats = p.engine.stats()
+    return stats["passed"] + stats["failed"] >= count
+p.wait(lambda: done(count), "the first handshakes", 120)
+before = rss()
+for check in checks * 10:       # sessions, contexts and connections are given up, too
+    for target in targets:
+        p.engine.change_check(target, check)
+    p.wait(lambda end=sum(map(p.probes, targets)) + more // 20: sum(map(p.probes, targets)) >= end, "more", 120)
+print(before, rss(), p.engine.stats()["tls_session_bytes"])
+p.engine.stop()
+"""
+
+
+def test_ten_thousand_handshakes_leave_nothing_behind(ca: Path, authority: Certificate, tmp_path: Path) -> None:
+    crowd = Crowd(Certificate([NAME], authority).context(tmp_path))
+    try:
+        command = [sys.executable, "-c", LEAK, str(port_of(crowd.sock)), str(ca), "1000", "10000"]
+        told = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
+    finally:
+        crowd.close()
+    before, after, sessions = map(int, told.split())
+    # A single leaked X509 or SSL_SESSION a handshake would be tens of megabytes.
+    assert after - before < 4 << 20
+    assert sessions < 32 * 1024
