@@ -1,207 +1,218 @@
-"""What an HTTPS check costs, with the verification of the certificate: our engine beside asyncio's ssl.
+"""What an HTTPS check costs, with the verification of the certificate: ours, HAProxy's, and one on asyncio's ssl.
 
-Each contender is a process of its own that checks the same servers at the same pace for a few seconds; its CPU time
-(user and system, all threads, from its own clock) over the checks that it did is the figure. The server offers a chain
-of one certificate by an authority (ECDSA P-256) over TLS 1.3. Full handshakes: it gives out no sessions.
+The server is nginx with a certificate by an authority of its own (ECDSA P-256), over TLS 1.3; on one port it gives out
+no sessions, so that every handshake is a full one, on the other it does. asyncio resumes none.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
-import shutil
-import socket
-import ssl
-import statistics
 import subprocess
 import sys
-import tempfile
-import threading
-from contextlib import suppress
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from bench._rig import Contender, Rig, addresses, compare, missing, rig, stop
 from bench.harness import Figure
 
 QUESTION = "What does an HTTPS check cost, verification included?"
 
-ROUNDS = 5
-SECONDS = 4
-PACE = 200  # checks a second
+TARGETS = 500
 NAME = "www.example.org"
+FULL, RESUMED = 8443, 8444  # ports
 
-# Both take: port, authorities, seconds, pace, name. Both print CPU seconds and checks.
+# Both take: port, authorities, name, targets. Both answer each line of their input with the checks that have passed.
 OURS = """
-import json, resource, sys, time
+import sys
 from maglev._probe import Engine
 from maglev.config.model import HealthCheck, HttpParams, TlsParams
-from maglev.states import CheckType, Code
-port, ca, seconds, pace = int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+from maglev.states import CheckType
+port, ca, name, targets = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 second = 10**9
-engine = Engine(capacity=pace)
+engine = Engine(capacity=targets)
 engine.start()
-check = engine.add_check(HealthCheck("https", CheckType.HTTPS, HttpParams(tls=TlsParams(sys.argv[5], False, ca)), port,
-    second, second, second, second))
-for n in range(pace):
-    engine.add_target(check, bytes((127, 0, 1 + n // 250, 1 + n % 250)), first_delay=n * second // pace)
-def cpu():
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-time.sleep(1.5)
-before, cpu_before = engine.stats(), cpu()
-time.sleep(seconds)
-after, cpu_after = engine.stats(), cpu()
+params = HttpParams(host=name, tls=TlsParams(ca_file=ca))
+check = engine.add_check(HealthCheck("https", CheckType.HTTPS, params, port, second, second, second, second))
+for number in range(targets):
+    engine.add_target(check, (0x7f010000 + number).to_bytes(4, "big"), first_delay=number * second // targets)
+for line in sys.stdin:
+    print(engine.stats()["passed"], flush=True)
 engine.stop()
-print(json.dumps({"cpu": cpu_after - cpu_before, "checks": after["passed"] - before["passed"],
-    "resumed": after["tls_resumed"] - before["tls_resumed"], "failed": after["failed"]}))
 """
 
 ASYNCIO = """
-import asyncio, json, resource, ssl, sys, time
-port, ca, seconds, pace = int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+import asyncio, ssl, sys
+port, ca, name, targets = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 context = ssl.create_default_context(cafile=ca)
 context.set_alpn_protocols(["http/1.1"])
-done = failed = 0
+passed = 0
 async def check(address):
-    global done, failed
-    try:
-        async with asyncio.timeout(1):
-            reader, writer = await asyncio.open_connection(address, port, ssl=context, server_hostname=sys.argv[5])
-            writer.write(f"GET / HTTP/1.1\\r\\nHost: {address}\\r\\nConnection: close\\r\\n\\r\\n".encode())
-            head = await reader.readuntil(b"\\r\\n\\r\\n")
-            writer.transport.abort()
-        done += head.startswith(b"HTTP/1.1 200 ")
-    except (OSError, asyncio.TimeoutError, asyncio.IncompleteReadError):
-        failed += 1
-async def main():
+    global passed
+    async with asyncio.timeout(1):
+        reader, writer = await asyncio.open_connection(address, port, ssl=context, server_hostname=name)
+        writer.write(f"GET / HTTP/1.1\\r\\nHost: {name}\\r\\nConnection: close\\r\\n\\r\\n".encode())
+        head = await reader.readuntil(b"\\r\\n\\r\\n")
+        writer.transport.abort()
+    passed += head.startswith(b"HTTP/1.1 200 ")
+async def probe(number):
     loop = asyncio.get_running_loop()
-    start, tasks, n = loop.time(), set(), 0
-    cpu_before = done_before = None
+    due = loop.time() + number / targets
+    address = ".".join(map(str, (0x7f010000 + number).to_bytes(4, "big")))
     while True:
-        due = start + n / pace
-        if due > loop.time():
-            await asyncio.sleep(due - loop.time())
-        if cpu_before is None and loop.time() - start > 1.5:
-            cpu_before, done_before = time.process_time(), done
-        if loop.time() - start > 1.5 + seconds:
-            break
-        task = loop.create_task(check(f"127.0.{1 + n % pace // 250}.{1 + n % pace % 250}"))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-        n += 1
-    print(json.dumps({"cpu": time.process_time() - cpu_before, "checks": done - done_before, "failed": failed}))
-try:
-    import uvloop
-    uvloop.run(main())
-except ImportError:
-    asyncio.run(main())
+        await asyncio.sleep(due - loop.time())
+        due += 1
+        try:
+            await check(address)
+        except (OSError, TimeoutError, EOFError):
+            pass            # has not passed
+async def main():
+    tasks = [asyncio.create_task(probe(number)) for number in range(targets)]
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while await reader.readline():
+        print(passed, flush=True)
+asyncio.run(main())
 """
 
 
-def _certificate(subject: str, issuer: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None) -> tuple[bytes, bytes]:
-    """A certificate and its key in PEM form; an authority where there is no issuer."""
+class Program(Contender):
+    """One of the two programs above."""
+
+    def __init__(self, one: Rig, text: str, port: int) -> None:
+        super().__init__(one, TARGETS)
+        self.text = text
+        self.port = port
+
+    def start(self) -> None:
+        words = [str(self.port), str(self.rig.directory / "ca.pem"), NAME, str(TARGETS)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.process = self.rig.popen([sys.executable, "-c", self.text, *words], **pipes)
+
+    def probes(self) -> int:
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        answer = json.loads(self.process.stdout.readline())
+        assert isinstance(answer, int)
+        return answer
+
+
+class Haproxy(Contender):
+    """HAProxy with one thread, a check of each server over TLS that verifies the same."""
+
+    def __init__(self, one: Rig, port: int) -> None:
+        super().__init__(one, TARGETS)
+        self.port = port
+
+    def start(self) -> None:
+        folder = self.rig.directory
+        options = (
+            f"check inter 1000 check-ssl check-sni {NAME} check-alpn http/1.1 verify required verifyhost {NAME} "
+            f"ca-file {folder}/ca.pem"
+        )
+        servers = (f"  server s{i} {ip}:{self.port} {options}" for i, ip in enumerate(addresses(TARGETS)))
+        path = folder / "haproxy.cfg"
+        path.write_text(
+            "global\n  nbthread 1\n  maxconn 1000\n  ulimit-n 16000\n"
+            "defaults\n  mode http\n  timeout connect 1s\n  timeout client 1s\n  timeout server 1s\n"
+            f"frontend f\n  bind unix@{folder}/haproxy.sock\n  default_backend b\n"
+            "backend b\n  option httpchk\n"
+            f"  http-check send meth GET uri / ver HTTP/1.1 hdr Host {NAME}\n  http-check expect status 200\n"
+            + "\n".join(servers)
+            + "\n"
+        )
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.process = self.rig.popen(["haproxy", "-db", "-f", str(path)], **quiet)
+
+    def probes(self) -> int:
+        return self.snmp("Tcp", "ActiveOpens")
+
+
+def _certificate(
+    subject: str, issuer: tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None
+) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    """A certificate and its key; an authority where there is no issuer."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
     now = datetime.datetime.now(datetime.UTC)
-    made = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(name)
-        .issuer_name(issuer[0] if issuer else name)
+        .issuer_name(issuer[0].subject if issuer else name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(subject)]), critical=False)
-        .sign(issuer[1] if issuer else key, hashes.SHA256())
     )
+    return builder.sign(issuer[1] if issuer else key, hashes.SHA256()), key
+
+
+@contextlib.contextmanager
+def _nginx(one: Rig) -> Iterator[None]:
+    """The server on both ports of every address; RuntimeError where nginx is not installed."""
+    if missing("nginx"):
+        raise RuntimeError("nginx is not installed (make bench-deps): there is nothing that could be probed")
+    folder = one.directory
+    authority = _certificate("bench authority", None)
+    leaf, key = _certificate(NAME, authority)
     pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return made.public_bytes(pem), private
-
-
-class Server:
-    """Shakes hands, reads a request, answers 200; ``sessions``: whether it gives any out."""
-
-    def __init__(self, folder: Path, *, sessions: bool) -> None:
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.load_cert_chain(folder / "server.pem")
-        self.context.set_alpn_protocols(["http/1.1"])
-        if not sessions:
-            self.context.num_tickets = 0
-        self.sock = socket.create_server(("0.0.0.0", 0), backlog=4096)
-        self.port = int(self.sock.getsockname()[1])
-        self.stopping = False
-        self.threads = [threading.Thread(target=self._run) for _ in range(2)]
-        for thread in self.threads:
-            thread.start()
-
-    def _run(self) -> None:
-        while not self.stopping:
-            with suppress(OSError):
-                client, _ = self.sock.accept()
-                client.settimeout(2)
-                with client, self.context.wrap_socket(client, server_side=True) as connection:
-                    connection.recv(65536)
-                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-
-    def close(self) -> None:
-        """Stop, whatever is still in the backlog."""
-        self.stopping = True
-        for _ in self.threads:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                pass
-        for thread in self.threads:
-            thread.join()
-        self.sock.close()
-
-
-def _measure(program: str, port: int, ca: Path) -> dict[str, float]:
-    """CPU microseconds of a check, and the share of handshakes that were resumed."""
-    command = [sys.executable, "-c", program, str(port), str(ca), str(SECONDS), str(PACE), NAME]
-    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return {
-        "us": told["cpu"] / max(1, told["checks"]) * 1e6,
-        "resumed": told.get("resumed", 0) / max(1, told["checks"]),
-    }
-
-
-def _make(folder: Path) -> Path:
-    """The authority's file; the server's certificate and key lie beside it."""
-    authority, authority_key = _certificate("bench authority", None)
-    issuer = x509.load_pem_x509_certificate(authority).subject
-    key = serialization.load_pem_private_key(authority_key, None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    leaf, leaf_key = _certificate(NAME, (issuer, key))
-    (folder / "server.pem").write_bytes(leaf_key + leaf)
-    (folder / "ca.pem").write_bytes(authority)
-    return folder / "ca.pem"
+    (folder / "ca.pem").write_bytes(authority[0].public_bytes(pem))
+    (folder / "server.pem").write_bytes(leaf.public_bytes(pem))
+    (folder / "server.key").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    server = "server {{ listen {} ssl backlog=4096; {} location / {{ return 200 ok; }} }}"
+    none = "ssl_session_tickets off; ssl_session_cache none;"
+    (folder / "nginx.conf").write_text(
+        f"daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log; worker_processes 1;\n"
+        "events { worker_connections 8192; }\n"
+        f"http {{ access_log off; ssl_protocols TLSv1.3; ssl_certificate {folder}/server.pem;\n"
+        f"ssl_certificate_key {folder}/server.key;\n{server.format(FULL, none)}\n{server.format(RESUMED, '')} }}\n"
+    )
+    command = ["nginx", "-c", str(folder / "nginx.conf"), "-p", str(folder)]
+    with one.popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 10
+            while not (folder / "nginx.pid").exists():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError((folder / "nginx.log").read_text())
+                time.sleep(0.05)
+            yield
+        finally:
+            stop(process)
 
 
 def run() -> list[Figure]:
-    """Full handshakes by both, and ours with sessions resumed (asyncio has no way to)."""
-    folder = Path(tempfile.mkdtemp(prefix="maglev-bench-"))
-    figures: dict[str, list[float]] = {"full": [], "asyncio": [], "resumed": []}
-    servers: list[Server] = []
-    try:
-        ca = _make(folder)
-        servers = [Server(folder, sessions=False), Server(folder, sessions=True)]
-        for _ in range(ROUNDS):
-            figures["full"].append(_measure(OURS, servers[0].port, ca)["us"])
-            figures["asyncio"].append(_measure(ASYNCIO, servers[0].port, ca)["us"])
-            figures["resumed"].append(_measure(OURS, servers[1].port, ca)["us"])
-    finally:
-        for server in servers:
-            server.close()
-        shutil.rmtree(folder)
-    middle = {name: statistics.median(values) for name, values in figures.items()}
-    return [
-        Figure(f"engine, full handshake, {PACE}/s", middle["full"], "µs/check"),
-        Figure("asyncio on uvloop, full handshake, alike", middle["asyncio"], "µs/check"),
-        Figure("engine, session resumed", middle["resumed"], "µs/check"),
-        Figure("engine to asyncio, both full", middle["full"] / middle["asyncio"], "ratio"),
-    ]
+    """500 targets once a second, full and resumed handshakes."""
+    with rig() as one, _nginx(one):
+        contenders: dict[str, Callable[[], Contender]] = {
+            "engine, full": partial(Program, one, OURS, FULL),
+            "asyncio, full": partial(Program, one, ASYNCIO, FULL),
+            "engine, resumed": partial(Program, one, OURS, RESUMED),
+        }
+        if not missing("haproxy"):
+            contenders["haproxy, full"] = partial(Haproxy, one, FULL)
+            contenders["haproxy, resumed if it does"] = partial(Haproxy, one, RESUMED)
+        costs = compare(contenders)
+    figures = []
+    for name, cost in costs.items():
+        figures.append(Figure(f"{TARGETS} targets: {name}", cost.cpu_us, "us CPU"))
+        if cost.rate < 0.9 * TARGETS:
+            figures.append(Figure(f"{TARGETS} targets: {name}, falls behind: checks a second", cost.rate, "/s"))
+    ours = costs["engine, full"].cpu_us
+    for name in ("asyncio, full", "haproxy, full"):
+        if name in costs:
+            figures.append(Figure(f"{TARGETS} targets: engine / {name}", ours / costs[name].cpu_us, "x"))
+    return figures
