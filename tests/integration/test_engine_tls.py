@@ -514,10 +514,12 @@ def test_ten_thousand_handshakes_leave_nothing_behind(ca: Path, authority: Certi
     crowd = Crowd(Certificate([NAME], authority).context(tmp_path))
     try:
         command = [sys.executable, "-c", LEAK, str(port_of(crowd.sock)), str(ca), "1000", "10000"]
-        told = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
+        # Under AddressSanitizer, what was freed would stay for a while, as much as a leak.
+        environ = {**os.environ, "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":quarantine_size_mb=1"}
+        told = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True, env=environ).stdout
     finally:
         crowd.close()
     before, after, sessions = map(int, told.split())
-    # A single leaked X509 or SSL_SESSION a handshake would be tens of megabytes.
-    assert after - before < 4 << 20
+    # A single kilobyte a handshake would be ten megabytes.
+    assert after - before < 6 << 20
     assert sessions < 32 * 1024
