@@ -22,15 +22,14 @@ def config(web: int, mail: int, ca: Path) -> str:
               type: https
               port: {web}
               params: {{host: www.example.org, ca-file: {ca}}}
-              interval: 200ms
-              timeout: 200ms
+              interval: 500ms
               rise: 1
               fall: 1
             mail:
               type: tcp
               port: {mail}
               params: {{tls: true, server-name: mail.example.org, ca-file: {ca}}}
-              interval: 200ms
+              interval: 500ms
           backends:
             web: {{address: 127.0.0.1, healthcheck: web}}
             mail: {{address: 127.0.0.1, healthcheck: mail}}
