@@ -31,7 +31,7 @@ OUT := build/$(ARCH)
 PROGRAMS := $(OUT)/maglevd $(OUT)/maglevc
 EXT_SOURCES := $(shell find ext -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h')
 
-.PHONY: help deps build debug run test test-debug test-asan fuzz fuzz-deps fuzz-install robot bench bench-deps lint alerts proto clean
+.PHONY: help deps build debug run test test-debug test-vpp test-asan fuzz fuzz-deps fuzz-install robot bench bench-deps lint alerts proto clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -162,6 +162,9 @@ test-asan: deps build ## the engine's tests under AddressSanitizer and UBSan
 	LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
 	    PYTHONPATH=build/asan $(PY) -m pytest -q $(wildcard tests/*/test_engine_*.py)
+
+test-vpp: build ## acceptance test of a real VPP (VPP_SOCKET=/run/vpp/api.sock)
+	VPP_SOCKET="$(VPP_SOCKET)" $(PY) -m pytest tests/acceptance
 
 robot: build ## the Robot tests alone
 	$(PY) -m tests.run robot

@@ -1,0 +1,155 @@
+"""Conformance, failover and faults against a real VPP. Its VIPs are on 192.0.2.0/24 and 2001:db8::/32, and removed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from maglev.config.model import Config, LbConfig
+from maglev.states import State
+from maglev.vpp.buckets import differing
+from maglev.vpp.messages import VipKey, address_text, pack_set_weight
+from maglev.vpp.model import vip_key
+from maglev.vpp.reconciler import MemoryStore
+from maglev.vpp.state import StateReader, fill, new_vip
+from maglev.vpp.transport import Request
+from tests.helpers.vpp import make_config
+from tests.helpers.vpprig import AT_ONCE, Rig, eventually
+
+UP, DOWN = State.UP, State.DOWN
+
+
+def config_of(family: int = 4, *, lb: LbConfig = AT_ONCE, **options: object) -> Config:
+    """Two servers and a standby, of one family; the VIP is of the other where ``family`` is 6."""
+    base = "10.9.0." if family == 4 else "2001:db8:9::"
+    backends = {name: f"{base}{number}" for number, name in enumerate("abc", 1)}
+    pools = {"p": {"a": 10, "b": 20}, "fallback": {"c": 10}}
+    return make_config(pools, backends=backends, address="192.0.2.201", lb=lb, **options)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def driven(socket: Path, config: Config, **options: object) -> AsyncIterator[Rig]:
+    """A rig on the VPP; afterwards VPP is as it was."""
+    rig = Rig(socket, config, **options)  # type: ignore[arg-type]
+    rig.load()
+    async with rig.running():
+        await rig.settled()
+        try:
+            yield rig
+        finally:
+            rig.load(replace(config, frontends={}, backends={}))
+            await rig.settled()
+
+
+async def held(rig: Rig) -> dict[str, int]:
+    """Address -> weight of the live ASes, read from VPP."""
+    key = vip_key(rig.states.config().frontends["www"])
+    read = await StateReader(rig.client).ases(key)
+    return {address_text(one.address): one.weight for one in read.get(key, ()) if one.live}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("length", [2, 64, 1024, 65536])
+async def test_the_table_is_built_as_foretold(socket: Path, family: int, length: int) -> None:
+    async with driven(socket, config_of(family, new_flows_table_length=length, weight_unit=1)) as rig:
+        reader = StateReader(rig.client)
+        (key,) = (vip_key(frontend) for frontend in rig.states.config().frontends.values())
+        vip = new_vip((await reader.vips())[key])
+        assert vip.length == length
+        for weights in ((10, 20), (100, 1), (0, 37)):
+            for name, weight in zip("ab", weights, strict=True):
+                rig.weight(name, weight)
+            await rig.settled()
+            fill(vip, (await reader.ases(key))[key])
+            assert not differing(vip)
+        assert rig.reconciler.counters.bucket_mismatches == 0
+
+
+async def test_what_was_deleted_lingers_and_is_told_from_the_living(socket: Path) -> None:
+    config = config_of()
+    async with driven(socket, config) as rig:
+        pools = tuple(replace(pool, members=pool.members[:1]) for pool in config.frontends["www"].pools)
+        frontend = replace(config.frontends["www"], pools=pools)
+        rig.load(replace(config, frontends={"www": frontend}))
+        await rig.settled()
+        assert await held(rig) == {"10.9.0.1": 1, "10.9.0.3": 0}
+        rig.load(config)
+        await rig.settled()
+        assert await held(rig) == {"10.9.0.1": 1, "10.9.0.2": 2, "10.9.0.3": 0}
+
+
+async def test_a_weight_for_an_as_that_is_not_there_is_refused(socket: Path) -> None:
+    async with driven(socket, config_of()) as rig:
+        key = VipKey.parse("192.0.2.201/32", 6, 80)
+        payload = pack_set_weight(key, ip_address("10.9.0.77").packed, 1, flush=False)
+        (reply,) = await rig.client.send([Request("lb_as_set_weight", payload)])
+        assert reply.retval == -6
+
+
+async def test_failover_and_back(socket: Path) -> None:
+    async with driven(socket, config_of()) as rig:
+        assert await held(rig) == {"10.9.0.1": 1, "10.9.0.2": 2, "10.9.0.3": 0}
+        rig.backend("a", DOWN)
+        await rig.settled()
+        assert await held(rig) == {"10.9.0.1": 0, "10.9.0.2": 2, "10.9.0.3": 0}
+        rig.backend("b", DOWN)
+        await rig.settled()
+        assert await held(rig) == {"10.9.0.1": 0, "10.9.0.2": 0, "10.9.0.3": 1}
+        rig.backend("b", UP)
+        await rig.settled()
+        assert await held(rig) == {"10.9.0.1": 0, "10.9.0.2": 2, "10.9.0.3": 0}
+        assert not rig.reconciler.owed
+        assert rig.reconciler.refusals == 0
+
+
+async def test_a_second_sync_makes_no_call_and_a_restart_of_the_daemon_neither(socket: Path) -> None:
+    store = MemoryStore()
+    config = config_of()
+    async with driven(socket, config, store=store) as rig:
+        assert not (await rig.reconciler.sync(None, force=False, by="test")).done
+        rig.backend("a", DOWN)
+        await rig.settled()
+    first = Rig(socket, config, store=store)
+    first.load()
+    async with first.running():
+        await first.settled()
+    async with driven(socket, config, store=store, state=State.UNKNOWN) as rig:
+        assert rig.presumed.names == {"a", "b"}
+        assert not rig.reconciler.counters.lbsync
+
+
+async def test_drift_is_repaired(socket: Path) -> None:
+    async with driven(socket, config_of()) as rig:
+        await rig.client.cli("lb as 192.0.2.201/32 protocol tcp port 80 10.9.0.2 weight 77")
+        await rig.client.cli("lb as 192.0.2.201/32 protocol tcp port 80 10.9.0.1 del")
+        assert await held(rig) == {"10.9.0.2": 77, "10.9.0.3": 0}
+        await rig.reconciler.sync(None, force=False, by="test")
+        assert await held(rig) == {"10.9.0.1": 1, "10.9.0.2": 2, "10.9.0.3": 0}
+
+
+async def test_a_connection_that_breaks_in_the_middle_of_a_batch_leaves_vpp_as_desired(socket: Path) -> None:
+    members = {f"b{number}": 10 for number in range(40)}
+    async with driven(socket, make_config({"p": members}, address="192.0.2.201", lb=AT_ONCE)) as rig:
+        for down in (True, False):
+            connects = rig.client.connects
+            for name in list(members)[:39]:
+                rig.backend(name, DOWN if down else UP)
+            await asyncio.sleep(0)
+            rig.client.drop("the test cuts it")
+            await eventually(lambda connects=connects: rig.client.connects > connects)  # type: ignore[misc]
+            await rig.settled()
+            assert sum((await held(rig)).values()) == (1 if down else 40)
+            assert not rig.reconciler.owed
+
+
+async def test_a_second_daemon_is_kept_off(socket: Path) -> None:
+    async with driven(socket, config_of()):
+        other = Rig(socket, config_of())
+        async with other.running():
+            await eventually(lambda: "another daemon" in other.client.problem)
