@@ -481,6 +481,25 @@ async def test_a_vip_of_somebody_else_is_left_alone_shown_and_counted(path: Path
             assert [vip.notes for vip in state.vips if not vip.wanted] == [["not configured, and left alone"]] * left
 
 
+async def test_the_state_lists_vips_in_the_order_of_the_file_and_then_those_of_others(path: Path) -> None:
+    async with stand_in(path):
+        foreign = Rig(path, make_config({"p": {"a": 10}}, address="192.0.2.1", lb=AT_ONCE))
+        foreign.load()
+        async with foreign.running():
+            await foreign.settled()
+        first = make_config({"p": {"a": 10}}, address="192.0.2.9").frontends["www"]
+        second = replace(first, name="early", address=IPv4Address("192.0.2.2"))
+        config = make_config(
+            {"p": {"a": 10}}, address="192.0.2.9", frontends=[second], lb=replace(AT_ONCE, prune=Prune.OWNED)
+        )
+        rig = Rig(path, config)
+        rig.load()
+        async with rig.running():
+            await rig.settled()
+            state = await rig.dataplane.lb_state(None)
+            assert [(vip.frontend, vip.wanted) for vip in state.vips] == [("www", True), ("early", True), ("", False)]
+
+
 async def test_a_backend_with_a_new_address_serves_at_its_old_one_until_it_is_known(path: Path) -> None:
     config = make_config({"p": {"a": 10}}, backends={"a": "10.0.0.1"}, lb=replace(AT_ONCE, startup_max_delay=10**12))
     clock = PacedClock()

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from maglev import events
 from maglev.config import model
 from maglev.errors import BadValue
+from maglev.pace import Pace
 from maglev.pb import maglev_pb2 as pb
 from maglev.rpc import services
-from maglev.rpc.pace import Pace
 from maglev.states import CheckType, Code, FrontendState, State
 from maglev.weights import FrontendWeights, MemberWeight
 

@@ -17,11 +17,11 @@ import re2
 
 from maglev import errors
 from maglev.config.model import Config
+from maglev.pace import Pace
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb import maglev_pb2_grpc as pb_grpc
 from maglev.rpc import convert, paging
 from maglev.rpc.access import Caller, Role, caller_of
-from maglev.rpc.pace import Pace
 from maglev.rpc.services import DataplaneApi, LbStateView, LoadView, OverrideView, Services, Verb
 from maglev.rpc.watch import TooMany, Watchers
 from maglev.weights import MemberWeight, applied_weight

@@ -27,9 +27,9 @@ from maglev.events import (
     WeightEvent,
 )
 from maglev.logs import LEVELS
+from maglev.pace import Pace
 from maglev.pb import maglev_pb2 as pb
 from maglev.rpc import convert
-from maglev.rpc.pace import Pace
 from maglev.rpc.services import PROBE_RECORD, CheckerApi, Services
 from maglev.states import Code
 

@@ -13,6 +13,7 @@ from maglev._flowtable import moved_share
 from maglev.clock import Clock
 from maglev.config.model import Config, Protocol
 from maglev.errors import Unavailable, UnknownName
+from maglev.pace import Pace
 from maglev.states import State
 from maglev.vpp.buckets import padded
 from maglev.vpp.buckets import predicted as predicted_buckets
@@ -22,7 +23,7 @@ from maglev.vpp.messages import Encap, LbConf, VipKey, address_text
 from maglev.vpp.model import DEFAULT_TABLE_LENGTH, Actual, ActualAs, ActualVip, address_order, vip_key
 from maglev.vpp.reconciler import Reconciler, SyncResult
 from maglev.vpp.stats import StatsPoller, VipCounters
-from maglev.vpp.sync import FlushKey, Plan, Step, acknowledge, diff, scaled
+from maglev.vpp.sync import FlushKey, Plan, Policy, Step, acknowledge, diff, scaled
 from maglev.weights import BackendView, StateSource
 
 SECOND = 1_000_000_000
@@ -289,15 +290,23 @@ class Dataplane:
         )
 
     async def lb_state(self, frontend: str | None) -> LbState:
-        """Read VPP, paced, and set it beside what is wanted."""
+        """Read VPP, paced, and set it beside what is wanted: VIPs in the order of the file, then what is not wanted."""
         names = self._names(frontend)
         actual = await self.reconciler.refresh(None if frontend is None else names)
-        wanted = {vip.key: vip for vip in self.reconciler.desired(names)}
-        keys = set(wanted) if frontend is not None else set(wanted) | set(actual.vips)
-        vips = [
-            self._vip_state(key, wanted.get(key), actual.vips.get(key))
-            for key in sorted(keys, key=lambda k: k.sort_key)
-        ]
+        # A thousand VIPs take their time: verdicts go on between two of them.
+        pace = Pace()
+        wanted: dict[VipKey, DesiredVip] = {}
+        for name in names:
+            if name in self._states.config().frontends:
+                wanted.update((vip.key, vip) for vip in self.reconciler.desired([name]))
+            await pace.breathe()
+        rest = () if frontend is not None else sorted(set(actual.vips) - set(wanted), key=lambda key: key.sort_key)
+        policy = self.reconciler.policy(full=True, prune_rest=False, force=False)
+        pruning = self.reconciler.policy(full=True, prune_rest=True, force=False)
+        vips = []
+        for key in (*wanted, *rest):
+            vips.append(self._vip_state(key, wanted.get(key), actual.vips.get(key), policy, pruning))
+            await pace.breathe()
         return LbState(_conf_state(actual.conf), vips, self._clock.time_ns())
 
     async def plan(self, frontend: str | None, *, force: bool, config: Config | None = None) -> PlanReport:
@@ -328,11 +337,9 @@ class Dataplane:
         if self.stats is None or self.stats.problem:
             raise Unavailable(f"no counters: {self.stats.problem if self.stats is not None else 'they are turned off'}")
         by_key = self._frontends_by_key(names)
-        rows = [
-            _counters(by_key.get(counters.key, ""), counters)
-            for counters in sorted(self.stats.vips, key=lambda counters: counters.key.sort_key)
-            if frontend is None or counters.key in by_key
-        ]
+        found = {counters.key: counters for counters in self.stats.vips}
+        rest = () if frontend is not None else sorted(found.keys() - by_key.keys(), key=lambda key: key.sort_key)
+        rows = [_counters(by_key.get(key, ""), found[key]) for key in (*by_key, *rest) if key in found]
         return CountersReport(rows, self.stats.read_at_ns)
 
     # ------------------------------------------------------------------------------------------------------- within
@@ -347,13 +354,14 @@ class Dataplane:
         frontends = self._states.config().frontends
         return {vip_key(frontends[name]): name for name in names}
 
-    def _vip_state(self, key: VipKey, wanted: DesiredVip | None, found: ActualVip | None) -> VipState:
+    def _vip_state(
+        self, key: VipKey, wanted: DesiredVip | None, found: ActualVip | None, policy: Policy, pruning: Policy
+    ) -> VipState:
         reconciler = self.reconciler
         notes: list[str] = []
         in_sync = False
         if wanted is not None:
             actual = Actual(None, {} if found is None else {key: found})
-            policy = reconciler.policy(full=True, prune_rest=False, force=False)
             plan = diff([wanted], actual, reconciler.owed, policy)
             in_sync = not plan.steps and not plan.notes
             notes += plan.notes
@@ -361,7 +369,7 @@ class Dataplane:
                 notes.append(f"weights are {multiple} times ours, as they were found; a sync changes them to ours")
             if wanted.held and found is not None and any(address in wanted.held for address in found.ases):
                 notes.append("an old address stays until something else serves")
-        elif not reconciler.policy(full=True, prune_rest=True, force=False).may_remove(key):
+        elif not pruning.may_remove(key):
             notes.append("not configured, and left alone")
         length = _length(wanted, found)
         return VipState(
