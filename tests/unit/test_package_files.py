@@ -26,7 +26,7 @@ def system(tmp_path: Path) -> Path:
     units = tmp_path / "usr" / "lib" / "systemd" / "system"
     shutil.copytree("/usr/lib/systemd/system", units, symlinks=True)
     shutil.copy(DEBIAN / UNIT, units / UNIT)
-    for program in ("usr/sbin/maglevd", "bin/kill"):
+    for program in ("usr/sbin/maglevd", "bin/sh"):
         path = tmp_path / program
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("#!/bin/sh\n")

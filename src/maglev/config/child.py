@@ -336,8 +336,9 @@ def main() -> int:
     if len(sys.argv) != 2:
         print("usage: python -m maglev.config.child FILE", file=sys.stderr)
         return 2
-    # Verdicts and the dataplane go first.
-    os.nice(5)
+    # Verdicts and the dataplane go first, where a sandbox allows us to say so.
+    with contextlib.suppress(OSError):
+        os.nice(5)
     out = sys.stdout.buffer
     try:
         for line in pack(load_file(sys.argv[1])):
