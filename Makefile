@@ -19,6 +19,11 @@ JOBS := $(shell nproc 2>/dev/null || echo 1)
 # completion for the tests.
 DEBIAN_PACKAGES := bash-completion build-essential ca-certificates iproute2 libcap2-bin libssl-dev python3 python3-dev \
     python3-venv systemd
+# What makes and tries the packages: compilers of the other architecture, Debian's archive and its judge, an emulator.
+FOREIGN := $(if $(filter arm64,$(ARCH)),amd64,arm64)
+PKG_PACKAGES := crossbuild-essential-$(FOREIGN) debian-archive-keyring debootstrap dpkg-dev lintian qemu-user-static
+PKG_ARCHES ?= $(ARCH) $(FOREIGN)
+DEBIAN_MIRROR ?= http://deb.debian.org/debian
 # The peers of the benchmarks.
 BENCH_PACKAGES := fping haproxy nginx
 
@@ -31,7 +36,8 @@ OUT := build/$(ARCH)
 PROGRAMS := $(OUT)/maglevd $(OUT)/maglevc
 EXT_SOURCES := $(shell find ext -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h')
 
-.PHONY: help deps build debug run test test-debug test-vpp test-asan fuzz fuzz-deps fuzz-install robot bench bench-deps lint alerts proto clean
+.PHONY: help deps build debug run test test-debug test-vpp test-asan fuzz fuzz-deps fuzz-install robot bench bench-deps lint \
+    alerts pkg-deps pkg-deb test-pkg soak proto clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +66,9 @@ endef
 
 deps: ## install the Debian packages that are missing (root, or sudo)
 	$(call debian_install,$(DEBIAN_PACKAGES))
+
+pkg-deps: deps ## install what makes the Debian packages
+	$(call debian_install,$(PKG_PACKAGES))
 
 bench-deps: deps ## install the peers that the benchmarks compare with
 	$(call debian_install,$(BENCH_PACKAGES))
@@ -169,6 +178,12 @@ test-vpp: build ## acceptance test of a real VPP (VPP_SOCKET=/run/vpp/api.sock)
 robot: build ## the Robot tests alone
 	$(PY) -m tests.run robot
 
+test-pkg: pkg-deb ## install, run, upgrade, remove and purge the packages on a Debian of their own (root)
+	$(PY) -m tests.run package
+
+soak: build ## 20 minutes of trouble with 20,000 targets, then all must agree (SOAK="--seconds N --seed N")
+	$(PY) -m tests.soak $(SOAK)
+
 bench: build ## the benchmarks (BENCH=name: one of them)
 	$(PY) -m bench $(BENCH)
 
@@ -176,6 +191,10 @@ alerts: ## test docs/alerts.yml with promtool (installs prometheus)
 	$(call debian_install,prometheus)
 	promtool check rules docs/alerts.yml
 	promtool test rules tests/promtool/alerts.yml
+
+pkg-deb: build ## the Debian packages, in build/ (PKG_ARCHES="amd64 arm64")
+	$(PY) -m debian.package $(addprefix --arch ,$(PKG_ARCHES)) --mirror $(DEBIAN_MIRROR)
+	lintian --allow-root --fail-on error $(foreach arch,$(PKG_ARCHES),build/*_$(arch).deb)
 
 clean: ## remove everything that was built or installed here
 	rm -rf build dist $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -131,6 +132,24 @@ class BuildProto(Command):
         generate_stubs()
 
 
+class ListExtensions(Command):
+    """What the extensions are compiled from and with, as JSON: for compilers of other machines."""
+
+    description = "print the extensions as JSON"
+    user_options: ClassVar[list[tuple[str, str | None, str | None]]] = []
+
+    def initialize_options(self) -> None:
+        """No options."""
+
+    def finalize_options(self) -> None:
+        """No options."""
+
+    def run(self) -> None:
+        fields = ("name", "sources", "include_dirs", "define_macros", "libraries", "extra_compile_args")
+        found = self.distribution.ext_modules or []
+        print(json.dumps([{field: getattr(extension, field) for field in fields} for extension in found]))
+
+
 setup(
     ext_modules=cythonize(
         extensions(),
@@ -140,5 +159,5 @@ setup(
         gdb_debug=False,
         nthreads=0,
     ),
-    cmdclass={"build_py": BuildPy, "build_ext": BuildExt, "build_proto": BuildProto},
+    cmdclass={"build_py": BuildPy, "build_ext": BuildExt, "build_proto": BuildProto, "list_extensions": ListExtensions},
 )

@@ -1,8 +1,8 @@
 """Runs the whole suite, or the steps named on the command line, and prints what ran and how long it took.
 
-``python -m tests.run [lint | fuzz | pytest | robot | STEP ...]``: every step runs even when an earlier one failed, its
-output goes to the terminal as it comes, and the exit status is 1 if any step failed. The last line is ``N passed, N
-failed``: tests of pytest and Robot, and each other step as one. Reports are left in ``build/reports``.
+``python -m tests.run [lint | fuzz | pytest | robot | soak | package | STEP ...]``: every step runs even when an earlier
+one failed, its output goes to the terminal as it comes, and the exit status is 1 if any step failed. The last line is
+``N passed, N failed``: tests of pytest and Robot, and each other step as one. Reports are left in ``build/reports``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ BIN = Path(sys.executable).parent
 
 PYTEST_XML = REPORTS / "pytest.xml"
 ROBOT_OUT = REPORTS / "robot"
+PACKAGE_XML = REPORTS / "package.xml"
+
+SOAK_SECONDS = 120
+"""Of trouble; the whole of the short soak takes a minute more. `make soak` takes its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +39,16 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One command of the suite. ``counts`` reads its report; without it the step counts as one test."""
+    """One command of the suite. ``counts`` reads its report; without it the step counts as one test.
+
+    ``asked``: it runs only when it is named, because it needs what another make verb builds.
+    """
 
     name: str
     group: str
     command: tuple[str, ...]
     counts: Callable[[], Counts] | None = None
+    asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +61,10 @@ class Outcome:
     counts: Counts
 
 
-def count_pytest() -> Counts:
-    """Read pytest's JUnit report. A skipped test has not passed: it counts as failed."""
+def count_pytest(report: Path = PYTEST_XML) -> Counts:
+    """Read a JUnit report of pytest's. A skipped test has not passed: it counts as failed."""
     passed = failed = 0
-    for suite in ET.parse(PYTEST_XML).getroot().iter("testsuite"):
+    for suite in ET.parse(report).getroot().iter("testsuite"):
         bad = sum(int(suite.get(key, "0")) for key in ("failures", "errors", "skipped"))
         failed += bad
         passed += int(suite.get("tests", "0")) - bad
@@ -84,6 +92,14 @@ STEPS = (
         "robot",
         (sys.executable, "-m", "robot", "--consolewidth", "100", "--outputdir", str(ROBOT_OUT), "tests/01-maglevd"),
         count_robot,
+    ),
+    Step("short soak", "soak", (sys.executable, "-m", "tests.soak", "--seconds", str(SOAK_SECONDS))),
+    Step(
+        "packages",
+        "package",
+        (sys.executable, "-m", "pytest", "--exitfirst", f"--junitxml={PACKAGE_XML}", "tests/package"),
+        lambda: count_pytest(PACKAGE_XML),
+        asked=True,
     ),
 )
 
@@ -126,7 +142,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
 
 
 def main(names: Sequence[str]) -> int:
-    """Run the steps (or groups of steps) in ``names``, all of them if it is empty."""
+    """Run the steps (or groups of steps) in ``names``; all but those that have to be asked for if it is empty."""
     known = {step.name for step in STEPS} | {step.group for step in STEPS}
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -134,7 +150,8 @@ def main(names: Sequence[str]) -> int:
         return 2
     shutil.rmtree(REPORTS, ignore_errors=True)
     REPORTS.mkdir(parents=True)
-    outcomes = [run(step) for step in STEPS if not names or step.name in names or step.group in names]
+    wanted = [step for step in STEPS if step.name in names or step.group in names or not (names or step.asked)]
+    outcomes = [run(step) for step in wanted]
     print(summary(outcomes), flush=True)
     return int(any(outcome.status != 0 for outcome in outcomes))
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 
 def version() -> str:
-    """The version, with the commit where it is not a release's: ``0.1.1.dev10+g051e89d``."""
+    """The version with its commit: ``0.1.1.dev10+g051e89d``, ``0.2.0+gb479433``; ``0+unknown`` in an unbuilt tree."""
     try:
         from maglev import _version
     except ImportError:
         return "0+unknown"
-    return str(_version.version)
+    told = str(_version.version)
+    commit = getattr(_version, "commit_id", None)
+    return f"{told}+{commit}" if commit and "+" not in told else told

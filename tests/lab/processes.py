@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import signal
 import subprocess
@@ -44,8 +45,8 @@ def architecture() -> str:
 
 
 def program(name: str) -> Path:
-    """Path of an installed program. LabError: it is not built."""
-    path = ROOT / "build" / architecture() / name
+    """Path of an installed program; MAGLEV_PROGRAMS names another directory of them. LabError: it is not there."""
+    path = Path(os.environ.get("MAGLEV_PROGRAMS", ROOT / "build" / architecture())) / name
     if not path.exists():
         raise LabError(f"{path} is not there: run 'make' first")
     return path

@@ -94,7 +94,7 @@ class Soak:
             "vppsim", sys.executable, "-m", "maglev.vppsim", "--socket", self.vpp, "--control", self.control
         )
         await self._spawn(
-            "maglevd", sys.executable, "-m", "maglev.daemon", "--config", self.config, "--grpc-socket", self.socket,
+            "maglevd", sys.executable, "-m", "maglev.maglevd", "--config", self.config, "--grpc-socket", self.socket,
             "--grpc-addr=", "--vpp-api-addr", self.vpp, "--vpp-stats-addr=", "--log-format", "json",
             "--state-file", self.directory / "state.json",
             inside=self.world.pair.client,

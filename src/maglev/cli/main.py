@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from maglev.cli.errors import DONE, USAGE, CommandError, UsageError
+from maglev.version import version
 
 USAGE_TEXT = """\
 usage: maglevc [flags] [command]
@@ -97,15 +98,6 @@ def _boolean(argument: str, value: str) -> bool:
         raise UsageError(f"{argument!r}: expected true or false") from None
 
 
-def our_version() -> str:
-    """Our version; ``unknown`` in a tree that was never built."""
-    try:
-        from maglev._version import version
-    except ImportError:
-        return "unknown"
-    return str(version)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program. Returns the exit status."""
     try:
@@ -127,7 +119,7 @@ def _main(arguments: Sequence[str], out: IO[str]) -> int:
         sys.stderr.write(f"maglevc: {error}\n")
         return USAGE
     if flags.version:
-        out.write(f"maglevc {our_version()}\n")
+        out.write(f"maglevc {version()}\n")
         return DONE
     if flags.help:
         from maglev.cli.grammar import syntax_lines, usage
@@ -149,7 +141,7 @@ def _main(arguments: Sequence[str], out: IO[str]) -> int:
         sys.stderr.write(f"maglevc: {escape(str(error))}\n")
         return error.status
     colour = out.isatty() if flags.colour is None else flags.colour
-    context = Context(client, Style(colour), flags.json, out, sys.stderr, our_version())
+    context = Context(client, Style(colour), flags.json, out, sys.stderr, version())
     try:
         if flags.complete:
             from maglev.cli.complete import candidates

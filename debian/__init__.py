@@ -1,0 +1,1 @@
+"""What makes the Debian packages; the files beside it go into them."""

@@ -1,0 +1,286 @@
+"""An administrator's year: install, start, reload, upgrade while it runs, remove, purge, install again.
+
+The tests are one story and run in their order, on one machine. They need ``make pkg-deb`` and ``make pkg-deps`` before.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from maglev.version import version
+from tests.lab.dataplane import WRITES, read_calls, read_weights
+from tests.lab.processes import Program
+from tests.package.machine import Machine, until
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CAP_NET_RAW = 1 << 13
+
+CONFIG = """\
+maglev:
+  vpp:
+    lb:
+      ipv4-src-address: 192.0.2.1
+      startup-min-delay: 0s
+      startup-max-delay: 5s
+  healthchecks:
+    ping: {type: icmp, interval: 200ms}
+  backends:
+    answers: {address: 127.0.0.2, healthcheck: ping}
+    static: {address: 192.0.2.30}
+  frontends:
+    www:
+      address: 198.51.100.80
+      protocol: tcp
+      port: 80
+      pools:
+        - {name: primary, backends: {answers: {weight: 100}}}
+        - {name: fallback, backends: {static: {}}}
+"""
+
+
+def built(package: str) -> Path:
+    """The package of this machine's architecture in build/."""
+    arch = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True).stdout.strip()
+    found = list((ROOT / "build").glob(f"{package}_*_{arch}.deb"))
+    assert len(found) == 1, f"{found}: run 'make pkg-deb' first"
+    return found[0]
+
+
+class Story:
+    """What the tests share."""
+
+    def __init__(self) -> None:
+        self.machine = Machine()
+        self.before: set[str] = set()
+        self.package = built("vpp-maglev")
+        self.client = built("vpp-maglev-client")
+        self.older = self.machine.directory / "older.deb"
+        self.calls = self.machine.directory / "calls.jsonl"
+        self.socket = self.machine.vpp / "api.sock"
+        self.stand_in: Program | None = None
+
+    def start(self) -> None:
+        """Make the machine, the stand-in for its VPP, and the package under an older version."""
+        self.machine.start()
+        self.machine.run("groupadd", "--system", "vpp")
+        group = int(self.machine.ask("getent", "group", "vpp").split(":")[2])
+        self.stand_in = Program(
+            "the stand-in",
+            [sys.executable, "-m", "maglev.vppsim", "--socket", self.socket, "--log-calls", self.calls],
+            self.machine.directory / "vppsim.log",
+        )
+        self.stand_in.wait_ready(self.socket.exists)
+        os.chown(self.socket, 0, group)
+        self.socket.chmod(0o770)
+        tree = self.machine.directory / "older"
+        subprocess.run(["dpkg-deb", "--raw-extract", self.package, tree], check=True)
+        control = tree / "DEBIAN" / "control"
+        lines = control.read_text().splitlines()
+        control.write_text("\n".join("Version: 0~0" if ln.startswith("Version:") else ln for ln in lines) + "\n")
+        subprocess.run(["dpkg-deb", "-Znone", "--build", tree, self.older], check=True, capture_output=True)
+        shutil.rmtree(tree)
+        self.before = self.machine.files()
+
+    def close(self) -> None:
+        """Remove all of it."""
+        if self.stand_in is not None:
+            self.stand_in.close()
+        self.machine.close()
+
+    def weights(self) -> dict[str, int]:
+        """What the stand-in holds, by address of the server."""
+        return {address: weight for vip in read_weights(self.socket).values() for address, weight in vip.items()}
+
+
+@pytest.fixture(scope="module")
+def story() -> Iterator[Story]:
+    one = Story()
+    try:
+        one.start()
+        yield one
+    finally:
+        one.close()
+
+
+@pytest.fixture
+def machine(story: Story) -> Machine:
+    return story.machine
+
+
+def test_install_enables_and_does_not_start(story: Story, machine: Machine) -> None:
+    machine.install(story.older)
+    assert machine.ask("systemctl", "is-enabled", "vpp-maglevd") == "enabled"
+    assert machine.ask("systemctl", "is-active", "vpp-maglevd") == "inactive"
+    assert machine.run("id", "-nG", "maglevd").split() == ["maglevd", "vpp"]
+    assert machine.run("maglevd", "--version").split()[0] == "maglevd"
+    assert "valid" in machine.run("maglevd", "--check")
+    assert machine.run("dpkg", "--verify", "vpp-maglev") == ""
+    assert list((machine.root / "usr/lib/vpp-maglev/maglev/__pycache__").glob("daemon.*.pyc"))
+
+
+def test_only_its_own_modules_are_used(machine: Machine) -> None:
+    # Debian's own modules of the same names must not get in between.
+    decoy = machine.root / "usr/lib/python3/dist-packages/grpc.py"
+    decoy.write_text("raise SystemExit('the wrong grpc')\n")
+    try:
+        assert machine.try_("maglevc", "--server", "127.0.0.1:1", "show", "version")[0] == 3
+    finally:
+        decoy.unlink()
+
+
+def test_start_under_the_unit_s_restrictions(story: Story, machine: Machine) -> None:
+    (machine.root / "etc/vpp-maglev/maglev.yaml").write_text(CONFIG)
+    machine.run("systemctl", "start", "vpp-maglevd")
+    assert machine.service("ActiveState") == "active"
+    assert "1 frontends" in machine.service("StatusText")
+    pid = machine.service("MainPID")
+    status = dict(
+        line.split(":\t", 1) for line in machine.run("cat", f"/proc/{pid}/status").splitlines() if ":\t" in line
+    )
+    user = machine.ask("id", "-u", "maglevd")
+    assert status["Uid"].split() == [user] * 4
+    assert {int(status[name], 16) for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb")} == {CAP_NET_RAW}
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    for path, mode in (
+        ("/run/vpp-maglev", "750"),
+        ("/var/lib/vpp-maglev", "750"),
+        ("/run/vpp-maglev/maglevd.sock", "660"),
+    ):
+        assert machine.ask("stat", "-c", "%a %U %G", path) == f"{mode} maglevd maglevd"
+    until("the pinged server to get its weight", lambda: story.weights().get("127.0.0.2", 0) > 0)
+    assert machine.ask_json("show", "vpp", "info")["lb_supported"] is True
+
+
+def test_root_and_the_group_operate_and_others_look(machine: Machine) -> None:
+    machine.run("maglevc", "set", "backend", "answers", "drain", "reason", "a test")
+    machine.run("maglevc", "set", "backend", "answers", "undrain", user="maglevd")
+    machine.run("maglevc", "show", "frontends", user="nobody")
+    status, _, complaint = machine.try_("maglevc", "set", "backend", "answers", "drain", user="nobody")
+    assert (status, complaint != "") == (1, True)
+
+
+def test_reload_takes_a_good_file_and_refuses_a_bad_one(machine: Machine) -> None:
+    path = machine.root / "etc/vpp-maglev/maglev.yaml"
+    pid = machine.service("MainPID")
+    path.write_text(CONFIG + "      description: from the reload\n")
+    machine.run("systemctl", "reload", "vpp-maglevd")
+    until(
+        "the new description",
+        lambda: machine.ask_json("show", "frontends", "www").get("description") == "from the reload",
+    )
+    path.write_text("maglev: {frontends: 1}\n")
+    assert machine.try_("systemctl", "reload", "vpp-maglevd")[0] != 0
+    assert "maglev.frontends" in machine.journal()
+    assert machine.ask_json("show", "frontends", "www")["description"] == "from the reload"
+    path.write_text(CONFIG)
+    machine.run("systemctl", "reload", "vpp-maglevd")
+    assert machine.service("MainPID") == pid
+
+
+def test_upgrade_while_it_runs_changes_no_weight(story: Story, machine: Machine) -> None:
+    until("its weight after the drain", lambda: story.weights().get("127.0.0.2", 0) > 0)
+    machine.run("maglevc", "set", "backend", "static", "drain", "reason", "survives")
+    weights, calls = story.weights(), len(read_calls(story.calls))
+    pid = machine.service("MainPID")
+    machine.install(story.package)
+    assert machine.service("ActiveState") == "active"
+    assert machine.service("MainPID") != pid
+    assert machine.run("maglevd", "--version").strip() == f"maglevd {version()}"
+    assert machine.ask_json("show", "version")["version"] == version()
+    until("a full sync", lambda: int(machine.ask_json("show", "vpp", "info").get("last_full_sync_at_ns", 0)) > 0)
+    assert [call for call in read_calls(story.calls)[calls:] if call.name in WRITES] == []
+    assert story.weights() == weights
+    assert "survives" in machine.run("maglevc", "show", "overrides")
+
+
+def test_a_failed_daemon_is_started_again(machine: Machine) -> None:
+    pid = machine.service("MainPID")
+    machine.run("systemctl", "kill", "--signal=KILL", "vpp-maglevd")
+    until(
+        "another process",
+        lambda: machine.service("ActiveState") == "active" and machine.service("MainPID") not in ("0", pid),
+    )
+
+
+def test_robot_lab_on_the_installed_programs(story: Story, machine: Machine) -> None:
+    # On this side's loopback, where the lab's servers are; so without systemd, in a chroot, with the unit's capability.
+    places = story.machine.directory / "lab"
+    programs = story.machine.directory / "programs"
+    inside = machine.root / str(places)[1:]
+    for path in (places, programs, inside):
+        path.mkdir(parents=True)
+    subprocess.run(["mount", "--bind", places, inside], check=True)
+    subprocess.run(["mount", "-t", "proc", "proc", machine.root / "proc"], check=True)
+    try:
+        for name, installed in (("maglevd", "/usr/sbin/maglevd"), ("maglevc", "/usr/bin/maglevc")):
+            script = programs / name
+            raw = "--bounding-set=-all,+net_raw --inh-caps=-all --no-new-privs"
+            script.write_text(f'#!/bin/sh\nexec chroot {machine.root} setpriv {raw} {installed} "$@"\n')
+            script.chmod(0o755)
+        done = subprocess.run(
+            [sys.executable, "-m", "robot", "--outputdir", ROOT / "build/reports/robot-package", "tests/01-maglevd"],
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": str(places), "MAGLEV_PROGRAMS": str(programs)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    finally:
+        subprocess.run(["umount", machine.root / "proc"], check=False)
+        subprocess.run(["umount", inside], check=False)
+        shutil.rmtree(inside, ignore_errors=True)
+
+
+def test_daemon_and_client_do_not_mix(story: Story, machine: Machine) -> None:
+    shutil.copy(story.client, machine.root / "root" / "client.deb")
+    status, _, complaint = machine.try_("dpkg", "--install", "/root/client.deb")
+    (machine.root / "root" / "client.deb").unlink()
+    assert status != 0
+    assert "conflict" in complaint
+    assert machine.service("ActiveState") == "active"
+
+
+def test_remove_keeps_configuration_and_state(story: Story, machine: Machine) -> None:
+    weights = story.weights()
+    machine.run("dpkg", "--remove", "vpp-maglev")
+    assert machine.service("ActiveState") == "inactive"
+    assert story.weights() == weights, "VPP goes on as it was"
+    for kept in ("etc/vpp-maglev/maglev.yaml", "etc/default/vpp-maglev", "var/lib/vpp-maglev/state.json"):
+        assert (machine.root / kept).exists(), kept
+    for gone in ("usr/lib/vpp-maglev", "usr/sbin/maglevd", "usr/bin/maglevc"):
+        assert not (machine.root / gone).exists(), gone
+    assert machine.try_("getent", "passwd", "maglevd")[0] == 0
+
+
+def test_client_alone(story: Story, machine: Machine) -> None:
+    machine.install(story.client)
+    assert machine.run("maglevc", "--version").strip() == f"maglevc {version()}"
+    assert machine.try_("maglevc", "--server", "127.0.0.1:1", "show", "version")[0] == 3
+    assert machine.run("sh", "-c", "echo help | maglevc --server 127.0.0.1:1") != ""
+    assert not (machine.root / "usr/sbin/maglevd").exists()
+    machine.run("dpkg", "--purge", "vpp-maglev-client")
+    assert not (machine.root / "usr/lib/vpp-maglev").exists()
+
+
+def test_purge_leaves_nothing(story: Story, machine: Machine) -> None:
+    machine.run("dpkg", "--purge", "vpp-maglev")
+    assert machine.files() - story.before == set()
+    assert machine.try_("getent", "passwd", "maglevd")[0] != 0
+    assert machine.try_("getent", "group", "maglevd")[0] != 0
+
+
+def test_install_again(story: Story, machine: Machine) -> None:
+    machine.install(story.package)
+    assert machine.ask("systemctl", "is-enabled", "vpp-maglevd") == "enabled"
+    machine.run("systemctl", "start", "vpp-maglevd")
+    assert machine.service("ActiveState") == "active"
+    machine.run("systemctl", "stop", "vpp-maglevd")
+    assert machine.service("Result") == "success"
