@@ -20,7 +20,7 @@ from typing import Any
 
 RELEASE = "bookworm"
 MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
-PACKAGES = "adduser,init-system-helpers,libstdc++6,python3,systemd,systemd-sysv"
+PACKAGES = "adduser,init-system-helpers,libcap2-bin,libssl3,libstdc++6,python3,systemd,systemd-sysv,zlib1g"
 DEADLINE = 60.0
 
 # Becomes process 1 of the machine. Everything is mounted in its own mount namespace, and goes with it.
@@ -142,14 +142,17 @@ class Machine:
                 self._group.rmdir()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def try_(self, *words: str, user: str = "") -> tuple[int, str, str]:
-        """Run a command in the machine: status, output, complaints."""
+    def command(self, *words: str, user: str = "") -> list[str]:
+        """What runs a command in the machine."""
         command = ["nsenter", f"--target={self._pid}", "--all", "--wdns=/", "env", "-i", "LC_ALL=C.UTF-8"]
         command += ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive"]
-        if user:
-            command += ["runuser", "-u", user, "--"]
+        return [*command, *(["runuser", "-u", user, "--"] if user else []), *words]
+
+    def try_(self, *words: str, user: str = "") -> tuple[int, str, str]:
+        """Run a command in the machine: status, output, complaints."""
+        command = self.command(*words, user=user)
         done = subprocess.run(
-            [*command, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE, check=False
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=DEADLINE, check=False
         )
         return done.returncode, done.stdout, done.stderr
 

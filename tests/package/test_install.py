@@ -5,7 +5,9 @@ The tests are one story and run in their order, on one machine. They need ``make
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -284,3 +286,24 @@ def test_install_again(story: Story, machine: Machine) -> None:
     assert machine.service("ActiveState") == "active"
     machine.run("systemctl", "stop", "vpp-maglevd")
     assert machine.service("Result") == "success"
+
+
+def test_what_the_container_does_beyond_the_package(story: Story, machine: Machine) -> None:
+    shutil.copy(ROOT / "docker" / "prepare", machine.root / "root" / "prepare")
+    (machine.root / "etc/vpp-maglev/maglev.yaml").write_text(CONFIG)
+    machine.run("/root/prepare")
+    entry = re.search(r"^ENTRYPOINT (\[.*\])$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert entry is not None
+    command = ["runuser", "-u", "maglevd", "--", *json.loads(entry[1])]
+    # Where the container is not given the capability, the interpreter does not start.
+    status, _, complaint = machine.try_("setpriv", "--bounding-set=-net_raw", *command, "--version")
+    assert (status, "not permitted" in complaint) == (126, True)
+    daemon = Program("maglevd", machine.command(*command), machine.directory / "container.log")
+    try:
+        daemon.wait_ready(lambda: machine.try_("maglevc", "show", "version")[0] == 0)
+        until(
+            "the pinged server to be up",
+            lambda: str(machine.ask_json("show", "backends", "answers")["state"]).lower().endswith("up"),
+        )
+    finally:
+        daemon.close()

@@ -1,0 +1,38 @@
+# maglevd in a container, for amd64 and arm64:
+#
+#   docker build --tag vpp-maglev .
+#   docker run --cap-add NET_RAW --network host --group-add "$(stat -c %g /run/vpp/api.sock)" \
+#       -v /etc/vpp-maglev:/etc/vpp-maglev:ro -v /run/vpp:/run/vpp -v vpp-maglev:/var/lib/vpp-maglev vpp-maglev
+#
+# Probes leave from the network that the container is in: the host's, as a rule.
+
+FROM debian:bookworm-slim AS build
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+WORKDIR /src
+COPY . .
+# The suite of the base image is pinned, and its packages are Debian's stable ones.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends debian-archive-keyring dpkg-dev git make python3 python3-venv \
+    && make deps \
+    && make \
+    && .venv/bin/python -m debian.package --arch "$(dpkg --print-architecture)" \
+    && rm -rf /var/lib/apt/lists/*
+
+FROM debian:bookworm-slim
+SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
+# hadolint ignore=DL3008
+RUN --mount=type=bind,from=build,source=/src,target=/src \
+    apt-get update \
+    && apt-get install --yes --no-install-recommends libcap2-bin /src/build/vpp-maglev_*.deb \
+    && /src/docker/prepare \
+    && rm -rf /var/lib/apt/lists/*
+
+# Everybody who reaches the container's port may look; operators use the socket: docker exec ... maglevc
+ENV MAGLEV_GRPC_ADDR=:9090 \
+    MAGLEV_METRICS_ADDR=:9091
+EXPOSE 9090 9091
+VOLUME ["/var/lib/vpp-maglev"]
+USER maglevd
+HEALTHCHECK --interval=10s --timeout=5s CMD ["maglevc", "show", "version"]
+ENTRYPOINT ["/usr/lib/vpp-maglev/python3", "-IS", "/usr/sbin/maglevd"]
