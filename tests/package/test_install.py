@@ -304,7 +304,8 @@ def test_what_the_container_does_beyond_the_package(story: Story, machine: Machi
     command = ["runuser", "-u", "maglevd", "--", *json.loads(entry[1])]
     # Where the container is not given the capability, the interpreter does not start.
     status, _, complaint = machine.try_("setpriv", "--bounding-set=-net_raw", *command, "--version")
-    assert (status, "not permitted" in complaint) == (126, True)
+    assert status != 0
+    assert "not permitted" in complaint
     daemon = Program("maglevd", machine.command(*command), machine.directory / "container.log")
     try:
         daemon.wait_ready(lambda: machine.try_("maglevc", "show", "version")[0] == 0)
