@@ -66,6 +66,11 @@ def escape(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def counted(many: int, what: str) -> str:
+    """``1 frontend``, ``2 frontends``."""
+    return f"{many} {what}" if many == 1 else f"{many} {what}s"
+
+
 class EventLogger:
     """A logger whose calls take an event name, a message for people, and fields for machines.
 

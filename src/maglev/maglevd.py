@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from maglev.config.load import LoadResult, load_file
-from maglev.logs import LogControl, escape
+from maglev.logs import LogControl, counted, escape
 from maglev.options import Options, parse
 from maglev.version import version
 
@@ -48,8 +48,8 @@ def check(options: Options) -> int:
     if result.config is not None:
         config = result.config
         print(
-            f"{name}: valid: {len(config.frontends)} frontends, {len(config.backends)} backends, "
-            f"{len(config.healthchecks)} health checks"
+            f"{name}: valid: {counted(len(config.frontends), 'frontend')}, {counted(len(config.backends), 'backend')}, "
+            f"{counted(len(config.healthchecks), 'health check')}"
         )
     return status
 

@@ -58,6 +58,10 @@ def test_json_line_is_an_object_and_no_field_hides_another() -> None:
     assert value["big"] == str(1 << 80)
 
 
+def test_one_of_something_is_told_without_an_s() -> None:
+    assert [logs.counted(many, "change") for many in (0, 1, 2)] == ["0 changes", "1 change", "2 changes"]
+
+
 @pytest.mark.parametrize("form", ["text", "json"])
 @pytest.mark.usefixtures("quiet_root")
 def test_states_and_codes_are_words_in_both_forms(form: str) -> None:

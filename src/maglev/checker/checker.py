@@ -569,7 +569,8 @@ class Checker:
         self.counters.reloads += not first
         log.info(
             "config-applied",
-            f"configuration in force: {len(config.frontends)} frontends, {len(config.backends)} backends",
+            f"configuration in force: {logs.counted(len(config.frontends), 'frontend')},"
+            f" {logs.counted(len(config.backends), 'backend')}",
             frontends=len(config.frontends),
             backends=len(config.backends),
             healthchecks=len(config.healthchecks),

@@ -1003,7 +1003,7 @@ class Reconciler:
             log.log(
                 logging.INFO if result.done or result.failures else logging.DEBUG,
                 "vpp-full-sync",
-                f"full sync ({reason}): {len(result.done)} changes, {len(result.failures)} refused",
+                f"full sync ({reason}): {logs.counted(len(result.done), 'change')}, {len(result.failures)} refused",
                 reason=reason,
                 changes=len(result.done),
                 refused=len(result.failures),
