@@ -309,8 +309,8 @@ def settle(contender: Contender) -> None:
 
 def measure(contender: Contender, seconds: float = SECONDS) -> Cost:
     """One round of one contender."""
-    settle(contender)
     try:
+        settle(contender)
         busy, threads = machine_ns()
         probes, cpu, began = contender.probes(), cpu_ns(contender.process.pid), time.monotonic()
         time.sleep(seconds)
@@ -326,14 +326,21 @@ def measure(contender: Contender, seconds: float = SECONDS) -> Cost:
 
 
 def compare(contenders: Mapping[str, Callable[[], Contender]], rounds: int = ROUNDS) -> dict[str, Cost]:
-    """All contenders in turn, several rounds; the medians."""
+    """All contenders in turn, several rounds; the medians.
+
+    A round in which a program gave up is said and left out; a program that always does has no figure.
+    """
     taken: dict[str, list[Cost]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, make in contenders.items():
-            taken[name].append(measure(make()))
+            try:
+                taken[name].append(measure(make()))
+            except RuntimeError as error:
+                print(f"  {name}: {error}", file=sys.stderr)
     return {
         name: Cost(*(statistics.median(getattr(cost, field) for cost in costs) for field in Cost.__slots__))
         for name, costs in taken.items()
+        if costs
     }
 
 
