@@ -578,6 +578,7 @@ class Reconciler:
             if name is not None and now >= self._contested.get(key, now):
                 self._contested[key] = now + DRIFT_WINDOW_NS
                 self._mark(name)
+                self._wake.set()
             return
         wrong = differing(found)
         if wrong:
