@@ -10,6 +10,7 @@ repeated field is on the wire.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -112,15 +113,16 @@ class Filter:
 
     def __call__(self, event: Event) -> bool:
         """Whether ``event`` is for this watcher."""
+        # The first case is the one that comes in thousands, and is asked for each watcher.
         match event:
-            case LogEvent():
-                return self.log and LEVELS.get(event.level, 0) >= self._level and self._wants_record(event)
             case BackendEvent() | DrainEvent():
                 return self.backend and self.wants_backend(event.name) and event.name not in self.untold_backends
             case FrontendEvent():
                 return self.frontend and self.wants_frontend(event.name) and event.name not in self.untold_frontends
             case WeightEvent():
                 return self.frontend and (self.wants_frontend(event.frontend) or event.backend in self.backends)
+            case LogEvent():
+                return self.log and LEVELS.get(event.level, 0) >= self._level and self._wants_record(event)
             case ConfigEvent():
                 return self.backend or self.frontend
 
@@ -151,6 +153,7 @@ class Watchers:
         self._most = most
         self._open: set[Subscription] = set()
         self.closing = False
+        self._turn = asyncio.Lock()
         # Refused for want of room, since the start.
         self.refused = 0
 
@@ -200,7 +203,11 @@ class Watchers:
             while True:
                 events, lost = await subscription.batch(BATCH)
                 if events or lost:
-                    yield await self._encoded(events, lost)
+                    # One watcher after the other: a hundred of them in one round of the loop would hold it.
+                    async with self._turn:
+                        data = await self._encoded(events, lost)
+                        await asyncio.sleep(0)
+                    yield data
                 elif subscription.closed:
                     raise GoingAway("the daemon is on its way out")
 
