@@ -358,6 +358,7 @@ def common_files(tree: Path, package: str, version: Version, wanted: dict[str, s
     """What both packages have."""
     install(HERE / "maglevc", tree / "usr/bin/maglevc", 0o755)
     install(HERE / "maglevc.bash-completion", tree / "usr/share/bash-completion/completions/maglevc")
+    install(HERE / "maglevc.zsh-completion", tree / "usr/share/zsh/vendor-completions/_maglevc")
     date = time.strftime("%Y-%m-%d", time.gmtime(int(run("git", "log", "-1", "--format=%ct").strip())))
     pages = manpages.render(version.debian, date)
     compress(pages["maglevc.1"], tree / "usr/share/man/man1/maglevc.1.gz")

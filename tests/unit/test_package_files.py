@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from maglev.cli.main import USAGE_TEXT
 from maglev.config.load import load_file, load_text
 from maglev.options import FLAGS
 
@@ -107,3 +108,12 @@ def test_the_first_configuration_is_valid_and_so_is_its_example() -> None:
     assert shown.problems == ()
     assert shown.config is not None
     assert list(shown.config.frontends) == ["www"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_the_completion_offers_every_flag_of_maglevc_and_asks_it_for_the_words(shell: str) -> None:
+    text = (DEBIAN / f"maglevc.{shell}-completion").read_text()
+    help_text = USAGE_TEXT.partition("flags (one dash or two)\n")[2].partition("\n\n")[0]
+    flags = set(re.findall(r"^  (--[a-z-]+)", help_text, re.MULTILINE))
+    assert set(re.findall(r"--[a-z][a-z-]*", text)) == flags
+    assert "--complete" in flags
