@@ -200,22 +200,32 @@ cdef void parse_quote(const uint8_t* data, size_t length, bint v6, Packet* out) 
         out.kind = PACKET_OTHER
 
 
-# An ICMP message as a raw socket gives it: with its IP header for IPv4, without for IPv6 (`source` is the sender then).
-cdef void parse_icmp(const uint8_t* data, size_t length, bint v6, const uint8_t* source, Packet* out) noexcept nogil:
+# What follows the IP header of a packet as a raw socket gives it: IPv4 with its header, IPv6 without (`source` is the
+# sender then). Notes the sender and shortens `length`; NULL where the header is none.
+cdef inline const uint8_t* past_ip(
+    const uint8_t* data, size_t* length, bint v6, const uint8_t* source, Packet* out
+) noexcept nogil:
     cdef size_t head
-    cdef uint8_t kind
-    memset(out, 0, sizeof(Packet))
     if v6:
         memcpy(out.address, source, 16)
-    else:
-        if length < 20:
-            return
-        head = <size_t>(data[0] & 15) * 4
-        if data[0] >> 4 != 4 or head < 20 or length < head:
-            return
-        memcpy(out.address, data + 12, 4)
-        data += head
-        length -= head
+        return data
+    if length[0] < 20:
+        return NULL
+    head = <size_t>(data[0] & 15) * 4
+    if data[0] >> 4 != 4 or head < 20 or length[0] < head:
+        return NULL
+    memcpy(out.address, data + 12, 4)
+    length[0] -= head
+    return data + head
+
+
+# An ICMP message as a raw socket gives it.
+cdef void parse_icmp(const uint8_t* data, size_t length, bint v6, const uint8_t* source, Packet* out) noexcept nogil:
+    cdef uint8_t kind
+    memset(out, 0, sizeof(Packet))
+    data = past_ip(data, &length, v6, source, out)
+    if data is NULL:
+        return
     if length < 8:
         return
     kind = data[0]
@@ -241,17 +251,9 @@ cdef void parse_tcp(const uint8_t* data, size_t length, bint v6, const uint8_t* 
     cdef size_t head
     cdef uint8_t flags
     memset(out, 0, sizeof(Packet))
-    if v6:
-        memcpy(out.address, source, 16)
-    else:
-        if length < 20:
-            return
-        head = <size_t>(data[0] & 15) * 4
-        if data[0] >> 4 != 4 or head < 20 or length < head:
-            return
-        memcpy(out.address, data + 12, 4)
-        data += head
-        length -= head
+    data = past_ip(data, &length, v6, source, out)
+    if data is NULL:
+        return
     if length < 20:
         return
     head = <size_t>(data[12] >> 4) * 4
