@@ -237,7 +237,7 @@ async def test_check_of_a_valid_file(tmp_path: Path) -> None:
     path.write_text(config(80))
     status, out, err = await run("-check", MAGLEV_CONFIG=str(path))
     assert (status, err) == (0, "")
-    assert "2 frontends, 4 backends, 1 health checks" in out
+    assert "2 frontends, 4 backends, 1 health check\n" in out
 
 
 @pytest.mark.parametrize(
