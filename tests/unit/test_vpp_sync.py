@@ -410,9 +410,10 @@ def test_recreation_that_was_given_up_leaves_the_vip_as_it_is() -> None:
 def test_only_configured_settings_are_written_and_the_others_keep_vpps_values() -> None:
     states = one_backend(lb=LbConfig(ipv4_src_address=IPv4Address("192.0.2.9")))
     plan = plan_of(states, actual())
-    assert [str(step) for step in plan.steps] == [
-        "lb_conf ipv4-src 192.0.2.9 ipv6-src ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
-    ]
+    assert [str(step) for step in plan.steps] == ["lb_conf ipv4-src 192.0.2.9 ipv6-src unset"]
+    (step,) = plan.steps
+    assert step.conf is not None
+    assert step.conf.ip6_src_address == b"\xff" * 16
     assert not plan_of(one_backend(lb=LbConfig()), actual()).steps
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 from maglev._flowtable import moved_share
 from maglev.clock import Clock
@@ -19,7 +18,7 @@ from maglev.vpp.buckets import padded
 from maglev.vpp.buckets import predicted as predicted_buckets
 from maglev.vpp.client import VppClient
 from maglev.vpp.desired import DesiredAs, DesiredVip
-from maglev.vpp.messages import Encap, LbConf, VipKey, address_text
+from maglev.vpp.messages import Encap, LbConf, VipKey, address_text, source_text
 from maglev.vpp.model import DEFAULT_TABLE_LENGTH, Actual, ActualAs, ActualVip, address_order, vip_key
 from maglev.vpp.reconciler import Reconciler, SyncResult
 from maglev.vpp.stats import StatsPoller, VipCounters
@@ -485,11 +484,9 @@ def _encap(encap: int) -> str:
 def _conf_state(conf: LbConf | None) -> ConfState:
     if conf is None:
         return ConfState("", "", 0, 0)
-    unset = {b"\xff" * 4, b"\xff" * 16, bytes(4), bytes(16)}
-    ip4, ip6 = conf.ip4_src_address, conf.ip6_src_address
     return ConfState(
-        ipv4_src_address="" if ip4 in unset else str(ip_address(ip4)),
-        ipv6_src_address="" if ip6 in unset else str(ip_address(ip6)),
+        ipv4_src_address=source_text(conf.ip4_src_address),
+        ipv6_src_address=source_text(conf.ip6_src_address),
         sticky_buckets_per_core=conf.sticky_buckets_per_core,
         flow_timeout_ns=conf.flow_timeout * SECOND,
     )

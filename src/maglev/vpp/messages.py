@@ -156,6 +156,11 @@ def address_text(address: bytes) -> str:
     return str(ipaddress.ip_address(address))
 
 
+def source_text(address: bytes) -> str:
+    """An outer source address of ``lb_conf``; empty where none was ever set (all ones at VPP's start, or all zeros)."""
+    return "" if address in (b"\xff" * len(address), bytes(len(address))) else address_text(address)
+
+
 _PROTOCOL_NAMES: Final = {6: "tcp", 17: "udp", ANY_PROTOCOL: "any"}
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from maglev.config.model import LbConfig, Prune
 from maglev.states import State
 from maglev.vpp.desired import DesiredAs, DesiredVip
-from maglev.vpp.messages import KEEP, Encap, LbConf, VipKey, address_text
+from maglev.vpp.messages import KEEP, Encap, LbConf, VipKey, address_text, source_text
 from maglev.vpp.model import DEFAULT_TABLE_LENGTH, MAX_WEIGHT, Actual, ActualAs, ActualVip, address_order
 from maglev.weights import flush_owed
 
@@ -159,8 +159,8 @@ class Step(NamedTuple):
             if self.sticky:
                 words.append("src-ip-sticky")
         elif self.conf is not None:
-            words.append(f"ipv4-src {address_text(self.conf.ip4_src_address)}")
-            words.append(f"ipv6-src {address_text(self.conf.ip6_src_address)}")
+            words.append(f"ipv4-src {source_text(self.conf.ip4_src_address) or 'unset'}")
+            words.append(f"ipv6-src {source_text(self.conf.ip6_src_address) or 'unset'}")
             if self.conf.sticky_buckets_per_core != KEEP:
                 words.append(f"sticky-buckets {self.conf.sticky_buckets_per_core}")
             if self.conf.flow_timeout != KEEP:
