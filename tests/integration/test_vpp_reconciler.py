@@ -518,6 +518,33 @@ async def test_a_backend_with_a_new_address_serves_at_its_old_one_until_it_is_kn
             assert writes(server)[-2:] == ["weight 10.0.0.9 1", "as del 10.0.0.1 flush"]
 
 
+async def test_another_name_for_a_server_takes_no_traffic_from_it(path: Path) -> None:
+    addresses = {"x": "10.0.0.1", "b": "10.0.0.2", "c": "10.0.0.3"}
+    renamed = make_config({"p": {"x": 10, "b": 10}, "fallback": {"c": 10}}, backends=addresses, lb=AT_ONCE)
+    async with programmed(path) as (server, rig):
+        rig.load(renamed)
+        await rig.settled()
+        assert rig.states.backends["x"].state is State.UNKNOWN
+        assert writes(server) == []
+        rig.backend("x", DOWN)
+        await rig.settled()
+        assert writes(server) == ["weight 10.0.0.1 0 flush"]
+
+
+async def test_servers_that_swap_their_names_keep_their_traffic(path: Path) -> None:
+    config = failover()
+    a, b = config.backends["a"], config.backends["b"]
+    swapped = dict(config.backends, a=replace(a, address=b.address), b=replace(b, address=a.address))
+    async with programmed(path) as (server, rig):
+        rig.load(replace(config, backends=swapped))
+        await rig.settled()
+        assert writes(server) == []
+        rig.backend("a", UP)
+        rig.backend("b", DOWN)
+        await rig.settled()
+        assert writes(server) == ["weight 10.0.0.1 0 flush"]
+
+
 async def test_on_all_down_keep_leaves_the_weights(path: Path) -> None:
     async with programmed(path, failover(on_all_down=OnAllDown.KEEP)) as (server, rig):
         for name in "cab":

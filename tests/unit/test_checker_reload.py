@@ -62,6 +62,21 @@ async def test_new_backend_starts_at_unknown() -> None:
     assert rig.state("b") is State.DOWN
 
 
+async def test_a_server_that_was_up_under_another_name_is_presumed_good() -> None:
+    rig = await started(config({"a": A, "b": B, "c": C}))
+    for address, passed in ((A, True), (B, True), (C, False)):
+        rig.result(address, passed)
+    await rig.checker.apply(config({"b": A, "d": B, "e": C, "f": "192.0.2.4"}), by="signal")
+    assert {live.name: live.state for live in rig.checker.backends()} == dict.fromkeys("bdef", State.UNKNOWN)
+    assert [live.name for live in rig.checker.backends() if live.presumed] == ["b", "d"]
+    for address in (A, B):
+        rig.result(address, False, times=2)
+    assert (rig.state("b"), rig.state("d")) == (State.UNKNOWN, State.UNKNOWN)
+    rig.result(A, False)
+    rig.result(B, True)
+    assert (rig.state("b"), rig.state("d")) == (State.DOWN, State.UP)
+
+
 async def test_removed_backend_is_told_and_stops() -> None:
     rig = await started(config({"a": A, "b": B}, WWW))
     rig.result(B, True)

@@ -483,8 +483,9 @@ class Checker:
         """Put a configuration into effect: the first one, or a reload.
 
         New backends start at unknown; removed ones stop. An unchanged check keeps probing; a changed one goes on in
-        the present state; a changed address is a new server. What operators set stays, unless the file's own value
-        for it changed. Raises ``NotAllowed``, with nothing changed, when the guard wants ``force``.
+        the present state; a changed address is a new server, presumed good if it was up under another name until now.
+        What operators set stays, unless the file's own value for it changed. Raises ``NotAllowed``, with nothing
+        changed, when the guard wants ``force``.
         """
         async with self._applying:
             refused = "" if force else self.needs_force(config)
@@ -501,6 +502,7 @@ class Checker:
         checks = self._new_checks(reload.used_checks(config))
         backends: dict[str, LiveBackend] = {}
         spreads: dict[str, _Spread] = {}
+        vacated: set[str] = set()
         for name, conf in config.backends.items():
             check = checks[conf.healthcheck] if conf.healthcheck is not None else None
             live = self._backends.get(name)
@@ -509,7 +511,10 @@ class Checker:
                     # A first verdict is wanted soon, and all at once would be a burst.
                     span = min(check.spec.interval, check.spec.fast_interval)
                     spreads.setdefault(check.spec.name, _Spread(span)).count += 1
-                live = live if live is not None else LiveBackend(conf, check, now)
+                if live is None:
+                    live = LiveBackend(conf, check, now)
+                elif live.state is State.UP:
+                    vacated.add(live.address)
             backends[name] = live
             if slices.due():
                 await slices.rest()
@@ -530,6 +535,8 @@ class Checker:
         for name, live in self._backends.items():
             if name not in backends:
                 removed.append(live)
+                if live.state is State.UP:
+                    vacated.add(live.address)
             if slices.due():
                 await slices.rest()
         await slices.rest()
@@ -553,7 +560,9 @@ class Checker:
         for name, live in backends.items():
             conf = config.backends[name]
             check = checks[conf.healthcheck] if conf.healthcheck is not None else None
-            self._align(live, conf, check, by=by, quiet=first, spread=spreads.get(conf.healthcheck or ""))
+            # A server that was up under another name is still the same server.
+            known = bool(vacated) and str(conf.address) in vacated
+            self._align(live, conf, check, by=by, quiet=first, spread=spreads.get(conf.healthcheck or ""), known=known)
             if slices.due():
                 await slices.rest()
         self._forget_checks()
@@ -650,8 +659,12 @@ class Checker:
         reason: str = "",
         quiet: bool = False,
         spread: _Spread | None = None,
+        known: bool = False,
     ) -> None:
-        """Bring a backend to what file and operators want of it now. ``quiet``: a start, its admission is no news."""
+        """Bring a backend to what file and operators want of it now.
+
+        ``quiet``: a start, its admission is no news. ``known``: what is new here was up under another name.
+        """
         rechecked = live.check is not check
         moved = live.conf.address != conf.address
         was = live.address
@@ -679,7 +692,9 @@ class Checker:
             if rechecked:
                 self._recheck(live, spread)
             return
-        self._probe(live, spread.next() if spread is not None and (added or moved) else 0, presume=added)
+        new = added or moved
+        presume = (added and self._presuming) or (new and known)
+        self._probe(live, spread.next() if spread is not None and new else 0, presume=presume)
 
     def _align_drain(self, live: LiveBackend, by: str, reason: str, *, quiet: bool = False) -> None:
         drained = self._store.get(drain_key(live.name)) is not None
@@ -741,7 +756,7 @@ class Checker:
             self._engine.resume_target(live.target, state=State.UNKNOWN, first_delay=delay)
         else:
             self._join_engine(live, State.UNKNOWN, delay)
-        if presume and self._presuming and live.target >= 0:
+        if presume and live.target >= 0:
             live.presumed = True
             self._engine.presume(live.target, True)
 

@@ -85,12 +85,17 @@ class _Use(NamedTuple):
 
 @dataclass(slots=True)
 class _Index:
-    """What is looked up in a configuration. ``uses``: by backend; ``flushes``: every AS there should be."""
+    """What is looked up in a configuration.
+
+    ``uses``: by backend; ``flushes``: every AS there should be; ``inherited``: backends that are new, or new at their
+    address, in a frontend whose VIP sends traffic to that address: a server that only got another name.
+    """
 
     uses: dict[str, list[_Use]] = field(default_factory=dict)
     flushes: set[FlushKey] = field(default_factory=set)
     held: dict[str, dict[bytes, int]] = field(default_factory=dict)
     rescaled: list[VipKey] = field(default_factory=list)
+    inherited: set[str] = field(default_factory=set)
 
 
 class _Before:
@@ -451,15 +456,20 @@ class Reconciler:
             before = old.frontends.get(name) if old is not None else None
             members = {member.backend for pool in before.pools for member in pool.members} if before else set()
             kept = dict(self._held.get(name, {}))
+            found = self._actual.vips.get(key) if old is not None and self._actual is not None else None
             for pool in frontend.pools:
                 for member in pool.members:
                     address = new.backends[member.backend].address
                     flush = FlushKey(key, address.packed)
                     index.uses.setdefault(member.backend, []).append(_Use(name, flush, frontend.flush_on_down))
                     index.flushes.add(flush)
-                    was = old.backends.get(member.backend) if old is not None and member.backend in members else None
-                    if was is not None and was.address != address:
+                    was = old.backends.get(member.backend) if old is not None else None
+                    if was is not None and was.address != address and member.backend in members:
                         kept[was.address.packed] = until
+                    if found is not None and (was is None or was.address != address):
+                        have = found.ases.get(address.packed)
+                        if have is not None and have.weight > 0:
+                            index.inherited.add(member.backend)
             if kept:
                 index.held[name] = kept
             if before is not None and (before.weight_unit, before.pools) != (frontend.weight_unit, frontend.pools):
@@ -487,6 +497,7 @@ class Reconciler:
             self._warmup.begin(new.backends, self._state_of)
         else:
             self._warmup.forget(new.backends)
+            self._warmup.inherit(index.inherited, self._state_of)
             self._held = index.held
             for key in index.rescaled:
                 self._multiples.pop(key, None)

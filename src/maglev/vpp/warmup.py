@@ -36,6 +36,7 @@ class WarmUp:
         self._max = max(min_delay_ns, max_delay_ns)
         self._released: set[str] = set()
         self._unresolved: set[str] = set()
+        self._inherited: set[str] = set()
 
     @property
     def phase(self) -> Phase:
@@ -60,15 +61,20 @@ class WarmUp:
 
     @property
     def unresolved(self) -> frozenset[str]:
-        """Backends without a verdict since the start."""
-        return frozenset(self._unresolved)
+        """Backends without a verdict since the start, or since a reload gave an old server a new name."""
+        return frozenset(self._unresolved | self._inherited)
 
     def begin(self, names: Iterable[str], state_of: Callable[[str], State]) -> None:
         """The first configuration is in force: no verdict yet, but for backends that have one already."""
         self._unresolved.update(name for name in names if state_of(name) is State.UNKNOWN)
 
+    def inherit(self, names: Iterable[str], state_of: Callable[[str], State]) -> None:
+        """A reload put these backends where VPP sends traffic to already: until their first verdict that stays."""
+        self._inherited.update(name for name in names if state_of(name) is State.UNKNOWN)
+
     def resolved(self, name: str) -> bool:
         """A backend left ``unknown``. True if that was the first thing known of it since the start."""
+        self._inherited.discard(name)
         if name not in self._unresolved:
             return False
         self._unresolved.discard(name)
@@ -76,7 +82,9 @@ class WarmUp:
 
     def forget(self, configured: Iterable[str]) -> None:
         """After a reload: what is configured no longer needs no verdict."""
-        self._unresolved.intersection_update(configured)
+        names = set(configured)
+        self._unresolved &= names
+        self._inherited &= names
 
     def released(self, frontend: Frontend, state_of: Callable[[str], State]) -> bool:
         """Whether this frontend may be written to. Once it may, it stays so."""
