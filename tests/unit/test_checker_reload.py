@@ -77,6 +77,15 @@ async def test_a_server_that_was_up_under_another_name_is_presumed_good() -> Non
     assert (rig.state("b"), rig.state("d")) == (State.DOWN, State.UP)
 
 
+async def test_a_shorter_history_is_cut_at_the_reload() -> None:
+    rig = await started(config({"a": A}))
+    rig.result(A, True)
+    rig.checker.disable("a", by="op")
+    last = rig.history("a")[-1]
+    await rig.checker.apply(dataclasses.replace(config({"a": A}), transition_history=1), by="signal")
+    assert rig.history("a") == [last]
+
+
 async def test_removed_backend_is_told_and_stops() -> None:
     rig = await started(config({"a": A, "b": B}, WWW))
     rig.result(B, True)

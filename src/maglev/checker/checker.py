@@ -558,6 +558,8 @@ class Checker:
             if slices.due():
                 await slices.rest()
         for name, live in backends.items():
+            if len(live.history) > config.transition_history:
+                live.history = live.history[-config.transition_history :]
             conf = config.backends[name]
             check = checks[conf.healthcheck] if conf.healthcheck is not None else None
             # A server that was up under another name is still the same server.
