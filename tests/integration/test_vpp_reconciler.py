@@ -518,9 +518,14 @@ async def test_a_backend_with_a_new_address_serves_at_its_old_one_until_it_is_kn
             assert writes(server)[-2:] == ["weight 10.0.0.9 1", "as del 10.0.0.1 flush"]
 
 
-async def test_another_name_for_a_server_takes_no_traffic_from_it(path: Path) -> None:
+def with_another_name() -> Config:
+    """The configuration ``failover``, but that a is called x."""
     addresses = {"x": "10.0.0.1", "b": "10.0.0.2", "c": "10.0.0.3"}
-    renamed = make_config({"p": {"x": 10, "b": 10}, "fallback": {"c": 10}}, backends=addresses, lb=AT_ONCE)
+    return make_config({"p": {"x": 10, "b": 10}, "fallback": {"c": 10}}, backends=addresses, lb=AT_ONCE)
+
+
+async def test_another_name_for_a_server_takes_no_traffic_from_it(path: Path) -> None:
+    renamed = with_another_name()
     async with programmed(path) as (server, rig):
         rig.load(renamed)
         await rig.settled()
@@ -529,6 +534,23 @@ async def test_another_name_for_a_server_takes_no_traffic_from_it(path: Path) ->
         rig.backend("x", DOWN)
         await rig.settled()
         assert writes(server) == ["weight 10.0.0.1 0 flush"]
+
+
+async def test_another_name_for_a_server_that_comes_before_vpp_was_read_takes_no_traffic_from_it(path: Path) -> None:
+    async with stand_in(path) as server:
+        first = Rig(path, failover())
+        first.load()
+        async with first.running():
+            await first.settled()
+        server.journal.clear()
+        again = Rig(path, failover(), state=State.UNKNOWN)
+        again.load()
+        again.load(with_another_name())
+        async with again.running():
+            again.backend("b", UP)
+            await again.settled()
+            assert again.states.backends["x"].state is State.UNKNOWN
+            assert writes(server) == []
 
 
 async def test_servers_that_swap_their_names_keep_their_traffic(path: Path) -> None:

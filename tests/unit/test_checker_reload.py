@@ -69,12 +69,14 @@ async def test_a_server_that_was_up_under_another_name_is_presumed_good() -> Non
     await rig.checker.apply(config({"b": A, "d": B, "e": C, "f": "192.0.2.4"}), by="signal")
     assert {live.name: live.state for live in rig.checker.backends()} == dict.fromkeys("bdef", State.UNKNOWN)
     assert [live.name for live in rig.checker.backends() if live.presumed] == ["b", "d"]
+    await rig.checker.apply(config({"b": A, "g": B, "e": C, "f": "192.0.2.4"}), by="signal")
+    assert [live.name for live in rig.checker.backends() if live.presumed] == ["b", "g"]
     for address in (A, B):
         rig.result(address, False, times=2)
-    assert (rig.state("b"), rig.state("d")) == (State.UNKNOWN, State.UNKNOWN)
+    assert (rig.state("b"), rig.state("g")) == (State.UNKNOWN, State.UNKNOWN)
     rig.result(A, False)
     rig.result(B, True)
-    assert (rig.state("b"), rig.state("d")) == (State.DOWN, State.UP)
+    assert (rig.state("b"), rig.state("g")) == (State.DOWN, State.UP)
 
 
 async def test_a_shorter_history_is_cut_at_the_reload() -> None:

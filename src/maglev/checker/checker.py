@@ -513,7 +513,7 @@ class Checker:
                     spreads.setdefault(check.spec.name, _Spread(span)).count += 1
                 if live is None:
                     live = LiveBackend(conf, check, now)
-                elif live.state is State.UP:
+                elif live.state is State.UP or live.presumed:
                     vacated.add(live.address)
             backends[name] = live
             if slices.due():
@@ -535,7 +535,7 @@ class Checker:
         for name, live in self._backends.items():
             if name not in backends:
                 removed.append(live)
-                if live.state is State.UP:
+                if live.state is State.UP or live.presumed:
                     vacated.add(live.address)
             if slices.due():
                 await slices.rest()

@@ -88,7 +88,8 @@ class _Index:
     """What is looked up in a configuration.
 
     ``uses``: by backend; ``flushes``: every AS there should be; ``inherited``: backends that are new, or new at their
-    address, in a frontend whose VIP sends traffic to that address: a server that only got another name.
+    address, in a frontend whose VIP sends traffic to that address, or may do so while VPP has not been read: a server
+    that only got another name.
     """
 
     uses: dict[str, list[_Use]] = field(default_factory=dict)
@@ -456,7 +457,7 @@ class Reconciler:
             before = old.frontends.get(name) if old is not None else None
             members = {member.backend for pool in before.pools for member in pool.members} if before else set()
             kept = dict(self._held.get(name, {}))
-            found = self._actual.vips.get(key) if old is not None and self._actual is not None else None
+            found = self._actual.vips.get(key) if self._actual is not None else None
             for pool in frontend.pools:
                 for member in pool.members:
                     address = new.backends[member.backend].address
@@ -466,9 +467,9 @@ class Reconciler:
                     was = old.backends.get(member.backend) if old is not None else None
                     if was is not None and was.address != address and member.backend in members:
                         kept[was.address.packed] = until
-                    if found is not None and (was is None or was.address != address):
-                        have = found.ases.get(address.packed)
-                        if have is not None and have.weight > 0:
+                    if old is not None and (was is None or was.address != address):
+                        have = found.ases.get(address.packed) if found is not None else None
+                        if self._actual is None or (have is not None and have.weight > 0):
                             index.inherited.add(member.backend)
             if kept:
                 index.held[name] = kept
