@@ -598,6 +598,11 @@ async def test_a_plan_is_shown_before_it_is_made_and_changes_nothing(path: Path)
         later = make_config({"p": {"b": 10}}, backends={"b": "10.0.0.2"}, lb=AT_ONCE)
         after = await rig.dataplane.plan(None, force=False, config=later)
         assert [step.kind for step in after.steps] == ["as_remove", "as_remove"]
+        rig.states.set(a=UP)
+        renamed = with_another_name()
+        probed = {name: replace(backend, healthcheck="web") for name, backend in renamed.backends.items()}
+        after = await rig.dataplane.plan(None, force=False, config=replace(renamed, backends=probed))
+        assert list(after.steps) == []
 
 
 async def test_the_state_shows_what_vpp_holds_beside_what_is_wanted(path: Path) -> None:

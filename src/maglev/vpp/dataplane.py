@@ -235,6 +235,15 @@ class _After:
     def weight_override(self, frontend: str, pool: str, backend: str) -> int | None:
         return self._now.weight_override(frontend, pool, backend)
 
+    def new(self) -> frozenset[str]:
+        """Backends that it brings, or moves to another address: what VPP sends there already goes on."""
+        before = self._now.config().backends
+        return frozenset(
+            name
+            for name, backend in self._config.backends.items()
+            if (was := before.get(name)) is None or was.address != backend.address
+        )
+
 
 class Dataplane:
     """VPP, for the API and the metrics. Everything but ``connection`` and ``warmup`` raises ``Unavailable`` while VPP
@@ -310,7 +319,11 @@ class Dataplane:
 
     async def plan(self, frontend: str | None, *, force: bool, config: Config | None = None) -> PlanReport:
         """What a sync would do now; with ``config`` what it would do after a reload to it. Writes nothing."""
-        source: StateSource = self._states if config is None else _After(self._states, config)
+        source: StateSource = self._states
+        new: frozenset[str] = frozenset()
+        if config is not None:
+            source = after = _After(self._states, config)
+            new = after.new()
         if frontend is not None and frontend not in source.config().frontends:
             raise UnknownName("frontend", frontend)
         names = list(source.config().frontends) if frontend is None else [frontend]
@@ -318,7 +331,7 @@ class Dataplane:
         policy = self.reconciler.policy(
             full=frontend is None, prune_rest=frontend is None, force=force, config=source.config()
         )
-        wanted = self.reconciler.desired(names, source)
+        wanted = self.reconciler.desired(names, source, new=new)
         plan = diff(wanted, actual, self.reconciler.owed, policy)
         backends = {(vip.key, one.address): one.backend for vip in wanted for one in vip.ases}
         return _report(plan, _forecasts(plan, actual, backends))

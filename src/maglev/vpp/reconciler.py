@@ -331,12 +331,14 @@ class Reconciler:
             factor=self._pacer.factor,
         )
 
-    def desired(self, names: Iterable[str], source: StateSource | None = None) -> list[DesiredVip]:
-        """The wanted VIPs of these frontends, as of now."""
+    def desired(
+        self, names: Iterable[str], source: StateSource | None = None, *, new: frozenset[str] = frozenset()
+    ) -> list[DesiredVip]:
+        """The wanted VIPs of these frontends, as of now. ``new``: backends that ``source`` would bring or move."""
         return desired_vips(
             names,
             source or self._states,
-            unresolved=self._warmup.unresolved,
+            unresolved=self._warmup.unresolved | new,
             found=self._actual.vips if self._actual is not None else None,
             held=self._held_of,
         )
