@@ -90,6 +90,12 @@ class Lab:
         """Live ASes of the VIP and their weights, as another client of VPP reads them."""
         return await asyncio.to_thread(read_by_papi, self.vpp.path)
 
+    async def restart_daemon(self) -> None:
+        """Start the daemon again with a log that tells everything, from its very beginning."""
+        self.daemon.log.clear()
+        self.daemon.flags += ("--log-level=debug",)
+        await self.daemon.start()
+
     async def programmed(self, address: str, weight: int) -> None:
         """Wait until the stand-in is told to give an AS this weight, if it was not told so last."""
         calls = [e for e in self.vpp.journal if weight_of(address, e.values.get("weight", -1))(e)]
@@ -193,11 +199,11 @@ async def test_restart_against_a_programmed_vpp_makes_no_write(lab: Lab) -> None
     lab.daemon.config.write_text(config(lab.port, warmup="1s"))
     assert await lab.daemon.stop() == 0
     lab.vpp.journal.clear()
-    await lab.daemon.start()
+    await lab.restart_daemon()
     async with lab.daemon.api() as stub:
         watcher = Watcher(stub)
         await watcher.states(one="up", two="up", three="up")
-        await watcher.log_event("vpp-full-sync")
+        await lab.daemon.logged("event=vpp-full-sync")
         info = await stub.GetVPPInfo(pb.GetVPPInfoRequest())
         assert info.last_full_sync_changes == 0
     assert lab.vpp.journal.writes() == []
@@ -209,7 +215,7 @@ async def test_restart_with_one_lost_probe_makes_no_write(lab: Lab) -> None:
     assert await lab.daemon.stop() == 0
     lab.vpp.journal.clear()
     lab.one.failures = 1
-    await lab.daemon.start()
+    await lab.restart_daemon()
     async with lab.daemon.api() as stub:
         watcher = Watcher(stub)
         await watcher.states(one="up", two="up", three="up")
@@ -217,7 +223,7 @@ async def test_restart_with_one_lost_probe_makes_no_write(lab: Lab) -> None:
         assert "down" not in {
             pb.BackendState.Name(e.backend.to_state)[14:].lower() for e in watcher.events if e.HasField("backend")
         }
-        await watcher.log_event("vpp-full-sync")
+        await lab.daemon.logged("event=vpp-full-sync")
     assert lab.vpp.journal.writes() == []
 
 

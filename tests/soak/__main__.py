@@ -359,7 +359,8 @@ class Soak:
         held: dict[str, dict[str, int]] = {str(vip.key): {} for vip in vips}
         for one in ases:
             if one.live:
-                held[str(one.vip)][address_text(one.address)] = one.weight
+                # A VIP may have come between the two dumps.
+                held.setdefault(str(one.vip), {})[address_text(one.address)] = one.weight
         return held
 
     async def differences(self) -> list[str]:
