@@ -1,6 +1,6 @@
 """Runs the whole suite, or the steps named on the command line, and prints what ran and how long it took.
 
-``python -m tests.run [lint | fuzz | pytest | robot | soak | package | STEP ...]``: every step runs even when an earlier
+``python -m tests.run [lint | fuzz | pytest | robot | package | STEP ...]``: every step runs even when an earlier
 one failed, its output goes to the terminal as it comes, and the exit status is 1 if any step failed. The last line is
 ``N passed, N failed``: tests of pytest and Robot, and each other step as one. Reports are left in ``build/reports``.
 """
@@ -24,9 +24,6 @@ BIN = Path(sys.executable).parent
 PYTEST_XML = REPORTS / "pytest.xml"
 ROBOT_OUT = REPORTS / "robot"
 PACKAGE_XML = REPORTS / "package.xml"
-
-SOAK_SECONDS = 120
-"""Of trouble; the whole of the short soak takes a minute more. `make soak` takes its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +90,6 @@ STEPS = (
         (sys.executable, "-m", "robot", "--consolewidth", "100", "--outputdir", str(ROBOT_OUT), "tests/01-maglevd"),
         count_robot,
     ),
-    Step("short soak", "soak", (sys.executable, "-m", "tests.soak", "--seconds", str(SOAK_SECONDS))),
     Step(
         "packages",
         "package",
