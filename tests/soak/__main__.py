@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 
 import grpc
@@ -166,7 +166,19 @@ class Soak:
         while True:
             await asyncio.sleep(self.chance.uniform(0.02, 0.3))
             async with self.mix:
-                await self._operate(self.chance.choice(VERBS))
+                await self._whole(self._operate(self.chance.choice(VERBS)))
+
+    @staticmethod
+    async def _whole(work: Coroutine[None, None, None]) -> None:
+        """Do ``work`` to its end also when the trouble ends meanwhile: the daemon may have done what was asked already,
+        and the model has to hear of it.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await task
+            raise
 
     async def _operate(self, verb: str) -> None:
         model, stub = self.model, self.stub
@@ -238,12 +250,15 @@ class Soak:
         while True:
             await asyncio.sleep(pause)
             async with self.mix:
-                done = self.model.edit()
-                self.config.write_bytes(self.model.file())
-                answer = await self.stub.ReloadConfig(pb.ReloadConfigRequest(), timeout=DEADLINE)
-                if not answer.ok:
-                    raise Failed(f"reload after {done}: {answer.semantic_errors[:3]} {answer.parse_errors[:3]}")
+                await self._whole(self._edit())
             self.counts["reloads"] += 1
+
+    async def _edit(self) -> None:
+        done = self.model.edit()
+        self.config.write_bytes(self.model.file())
+        answer = await self.stub.ReloadConfig(pb.ReloadConfigRequest(), timeout=DEADLINE)
+        if not answer.ok:
+            raise Failed(f"reload after {done}: {answer.semantic_errors[:3]} {answer.parse_errors[:3]}")
 
     async def vpp_trouble(self, pause: float) -> None:
         """VPP restarts and comes back empty, hangs, or loses its connection in the middle of a message."""
