@@ -580,6 +580,29 @@ async def test_on_all_down_keep_leaves_the_weights(path: Path) -> None:
         assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 0, "10.0.0.3": 1}
 
 
+async def test_a_restart_while_all_are_down_and_kept_makes_no_write_until_one_is_up(path: Path) -> None:
+    config = failover(on_all_down=OnAllDown.KEEP)
+    async with stand_in(path) as server:
+        first = Rig(path, config)
+        first.load()
+        async with first.running():
+            await first.settled()  # a and b serve; all three fail while nobody looks
+        server.journal.clear()
+        again = Rig(path, config, state=State.UNKNOWN)
+        again.load()
+        async with again.running():
+            await again.settled()
+            for name in "cab":
+                again.backend(name, DOWN)
+                await again.settled()
+            await again.reconciler.sync(None, force=False, by="test")
+            assert not writes(server)
+            assert weights(server) == {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}
+            again.backend("b", UP)
+            await again.settled()
+            assert writes(server) == ["weight 10.0.0.1 0 flush"]
+
+
 async def test_a_plan_is_shown_before_it_is_made_and_changes_nothing(path: Path) -> None:
     async with programmed(path) as (server, rig):
         rig.states.set(a=DOWN)

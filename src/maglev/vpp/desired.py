@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from maglev.config.model import Config, Frontend
+from maglev.config.model import Config, Frontend, OnAllDown
 from maglev.states import State
 from maglev.vpp.messages import Encap, VipKey
 from maglev.vpp.model import ActualVip, address_order, vip_key
@@ -77,7 +77,11 @@ def desired_vip(
     """
     config = source.config()
     serving = _serving(frontend, source, unresolved, found) if unresolved and found is not None else frozenset()
-    answer = frontend_weights(frontend, _Presuming(source, serving) if serving else source)
+    answer = frontend_weights(frontend, source)
+    # With ``on-all-down: keep`` a server that is only presumed to serve is no reason to take another's weight away: it
+    # may have been down, and kept, for as long as that other.
+    if serving and (answer.usable or frontend.on_all_down is not OnAllDown.KEEP):
+        answer = frontend_weights(frontend, _Presuming(source, serving))
     ases: dict[bytes, DesiredAs] = {}
     for member in answer.members:
         address = config.backends[member.backend].address.packed
