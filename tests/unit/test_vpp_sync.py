@@ -60,7 +60,9 @@ def plan_of(
     configured = frozenset(vip_key(frontend) for frontend in config.frontends.values())
     options = Policy(lb=config.lb, configured=configured, owned=configured)
     options = replace(options, **policy)  # type: ignore[arg-type]
-    wanted = desired_vips(config.frontends, states, unresolved=unresolved, held=lambda _: [packed(t) for t in held])
+    wanted = desired_vips(
+        config.frontends, states, unresolved=unresolved, found=have.vips, held=lambda _: [packed(t) for t in held]
+    )
     return diff(wanted, have, debts, options)
 
 
@@ -268,6 +270,29 @@ def test_a_backend_without_a_verdict_since_start_keeps_the_weight_it_has() -> No
     assert lines(plan_of(states, have)) == ["lb_as_set_weight as 10.0.0.1 weight 7 -> 0"]
 
 
+def test_a_presumed_server_takes_no_weight_from_one_that_on_all_down_keep_has_kept() -> None:
+    states = two_pools(on_all_down=OnAllDown.KEEP)
+    have = actual(found({"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}))
+    states.set(a=State.DOWN, b=State.UNKNOWN, c=State.DOWN)
+    assert not plan_of(states, have, unresolved=frozenset({"b"})).steps
+    states.set(b=State.UP)
+    assert lines(plan_of(states, have)) == ["lb_as_set_weight as 10.0.0.1 weight 1 -> 0 flush"]
+    states.set(b=State.UNKNOWN, c=State.UP)
+    assert lines(plan_of(states, have, unresolved=frozenset({"b"}))) == [
+        "lb_as_set_weight as 10.0.0.1 weight 1 -> 0 flush"
+    ]
+
+
+def test_a_weight_that_is_kept_is_kept_through_a_recreation_or_it_would_fail_closed() -> None:
+    states = two_pools(on_all_down=OnAllDown.KEEP, new_flows_table_length=1024)
+    states.set(a=State.DOWN, b=State.DOWN, c=State.DOWN)
+    have = actual(found({"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}))
+    model = ModelVpp(have)
+    model.apply(plan_of(states, have).steps)
+    assert model.weights(WWW) == {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}
+    assert not plan_of(states, model.actual).steps
+
+
 def test_the_old_address_of_a_backend_serves_until_something_else_does() -> None:
     states = FakeStates(make_config({"primary": {"a": 10}}, backends={"a": "10.0.0.2"}))
     have = actual(found({"10.0.0.1": 1}))
@@ -415,6 +440,9 @@ def test_only_configured_settings_are_written_and_the_others_keep_vpps_values() 
     assert step.conf is not None
     assert step.conf.ip6_src_address == b"\xff" * 16
     assert not plan_of(one_backend(lb=LbConfig()), actual()).steps
+    single = plan_of(states, actual(), full=False)
+    assert not single.steps
+    assert single.notes == ["the global settings differ from what is configured; only a full sync sets them"]
 
 
 def test_sticky_buckets_under_existing_vips_wait_for_a_forced_sync_since_every_flow_would_be_lost() -> None:
@@ -437,6 +465,25 @@ def test_a_changed_unit_goes_over_in_passes_of_at_most_a_factor_of_two() -> None
         assert all(after[address] <= 2 * weight for address, weight in before.items())
         before = after
     assert len(model.history) == 8
+
+
+def test_a_plan_that_was_cut_within_a_pass_goes_on_in_passes() -> None:
+    states = FakeStates(make_config({"p": {"a": 10, "b": 10}}, weight_unit=1))
+    plan = plan_of(states, actual(found({"10.0.0.1": 4, "10.0.0.2": 8})))
+    assert [step.weight for step in plan.steps] == [8, 10, 10]
+
+
+def test_a_weight_that_stays_1_by_rounding_does_not_hide_that_the_scale_of_its_vip_changes() -> None:
+    states = FakeStates(make_config({"p": {"a": 100, "b": 100, "c": 10}}, weight_unit=10))
+    plan = plan_of(states, actual(found({"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 1})))
+    assert [step.weight for step in plan.steps] == [2, 2, 4, 4, 8, 8, 10, 10]
+
+
+def test_one_weight_that_an_operator_changes_is_written_once() -> None:
+    states = FakeStates(make_config({"p": {"a": 10, "b": 10, "c": 10}}, weight_unit=1))
+    states.overrides["www", "p", "a"] = 100
+    plan = plan_of(states, actual(found({"10.0.0.1": 10, "10.0.0.2": 10, "10.0.0.3": 10})))
+    assert [step.weight for step in plan.steps] == [100]
 
 
 def test_a_foreign_multiple_is_found_and_kept_until_an_explicit_sync() -> None:

@@ -310,9 +310,11 @@ def _plan_conf(actual: Actual, policy: Policy, plan: Plan) -> None:
             )
     if lb.flow_timeout is not None and lb.flow_timeout // SECOND != have.flow_timeout:
         timeout = lb.flow_timeout // SECOND
-    if not policy.full:
+    if (ip4, ip6, buckets, timeout) == (have.ip4_src_address, have.ip6_src_address, KEEP, KEEP):
         return
-    if (ip4, ip6, buckets, timeout) != (have.ip4_src_address, have.ip6_src_address, KEEP, KEEP):
+    if not policy.full:
+        plan.notes.append("the global settings differ from what is configured; only a full sync sets them")
+    else:
         plan.steps.append(Step(Op.SET_CONF, conf=LbConf(ip4, ip6, buckets, timeout), cost_ns=policy.cost.plain()))
 
 
@@ -402,7 +404,7 @@ def _plan_prefix(
                 _keep_debts(by_key[vip.key], owed, plan)
             continue
         present = None if vip.key in doomed else by_key.get(vip.key)
-        steps = _plan_vip(vip, present, owed, policy, plan)
+        steps = _plan_vip(vip, present, owed, policy, plan, before=by_key.get(vip.key))
         if removals and present is None:
             creations.extend(steps)
         elif steps:
@@ -508,8 +510,14 @@ def _plan_vip(
     owed: Mapping[FlushKey, Owed],
     policy: Policy,
     plan: Plan,
+    *,
+    before: ActualVip | None,
 ) -> list[Step]:
-    """One VIP: create it if it is missing, raises, drops with their flushes, then what comes at weight 0."""
+    """One VIP: create it if it is missing, raises, drops with their flushes, then what comes at weight 0.
+
+    ``before``: the VIP as it is, also where the plan has removed it (``found`` is None then) to create it again. What
+    keeps the weight it has in VPP keeps it through that, too.
+    """
     steps: list[Step] = []
     if found is None:
         length = vip.length if vip.length is not None else DEFAULT_TABLE_LENGTH
@@ -533,8 +541,8 @@ def _plan_vip(
     multiple = policy.multiples.get(vip.key, SAME)
     targets: dict[bytes, int] = {}
     for ours in vip.ases:
-        have = present.get(ours.address)
         if ours.weight is None:
+            have = before.ases.get(ours.address) if before is not None else None
             targets[ours.address] = have.weight if have is not None else 0
         else:
             targets[ours.address] = scaled(ours.weight, multiple)
@@ -671,14 +679,14 @@ def _write(
 
 
 def _passes(weights: Mapping[bytes, int], targets: Mapping[bytes, int]) -> list[dict[bytes, int]]:
-    """The goals on the way to ``targets``: one, unless every AS that has a weight and keeps one changes it by more than
-    a factor of two in the same direction. Then the VIP's scale changes, which moves many flows at once: each pass
-    takes it at most a factor of two further, and what comes new comes at the scale of the pass.
+    """The goals on the way to ``targets``: one, unless the VIP's scale changes, which moves many flows at once.
+
+    Then each pass takes it at most a factor of two further, and what comes new comes at the scale of the pass.
     """
     goals: list[dict[bytes, int]] = []
     now = {a: w for a, w in weights.items() if w > 0 and targets.get(a, 0) > 0}
     while len(now) > 1 and (
-        all(targets[a] > 2 * w for a, w in now.items()) or all(2 * targets[a] < w for a, w in now.items())
+        _rescaled([(w, targets[a]) for a, w in now.items()]) or _rescaled([(targets[a], w) for a, w in now.items()])
     ):
         step = {a: min(targets[a], 2 * w) if targets[a] > w else max(targets[a], (w + 1) // 2) for a, w in now.items()}
         scale = Fraction(sum(step.values()), sum(targets[a] for a in step))
@@ -686,6 +694,18 @@ def _passes(weights: Mapping[bytes, int], targets: Mapping[bytes, int]) -> list[
         now = {a: w for a, w in goals[-1].items() if w > 0}
     goals.append(dict(targets))
     return goals
+
+
+def _rescaled(pairs: Sequence[tuple[int, int]]) -> bool:
+    """Whether weights that go from the first to the second of each pair grow to another scale.
+
+    None of them falls, and most grow by more than a factor of two (what rounding made 1 may stay 1); or all grow and
+    some by so much: a plan that was cut leaves some a pass behind the others.
+    """
+    many = sum(after > 2 * before for before, after in pairs)
+    if any(after < before for before, after in pairs):
+        return False
+    return 2 * many > len(pairs) or (many > 0 and all(after > before for before, after in pairs))
 
 
 def acknowledge(actual: Actual, step: Step) -> None:
