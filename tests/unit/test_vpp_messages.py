@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maglev.vpp import messages
-from maglev.vpp.messages import MESSAGES, AsDetails, Decoder, Prefix, ProtocolError, VipKey, WeightCall
+from maglev.vpp.messages import (
+    MESSAGES,
+    AsDetails,
+    Decoder,
+    Prefix,
+    ProtocolError,
+    VipKey,
+    WeightCall,
+    pack_set_weight,
+)
 from tests.helpers import transcripts
 
 WEB4 = VipKey.parse("192.0.2.1/32", 6, 80)
@@ -283,6 +292,15 @@ def test_random_bytes_never_make_the_decoder_hold_more_than_one_message(chunks: 
             return
         assert all(2 <= len(body) <= 256 for body in bodies)
         assert decoder.pending < messages.HEADER_SIZE + 256
+
+
+def test_a_payload_is_told_in_words_for_the_log() -> None:
+    payload = pack_set_weight(VipKey.parse("2001:db8::1/128", 6, 443), bytes((10, 0, 0, 1)), 7, flush=True)
+    assert MESSAGES["lb_as_set_weight"].words(payload) == (
+        "pfx 2001:db8::1/128 protocol 6 port 443 as_address 10.0.0.1 weight 7 is_flush true"
+    )
+    assert MESSAGES["cli_inband"].words(MESSAGES["cli_inband"].pack(cmd="show\nclock")) == r"cmd 'show\nclock'"
+    assert MESSAGES["lb_as_set_weight"].words(b"\x01\x02") == "0102"
 
 
 def test_return_values_are_told_in_words() -> None:

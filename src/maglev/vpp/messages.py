@@ -550,6 +550,15 @@ class Message:
             raise ProtocolError(f"{self.name}: {error}") from error
         return payload
 
+    def words(self, payload: bytes) -> str:
+        """A payload in words, field by field, as an operator would write them; what is no such message, in hex."""
+        try:
+            values = self.unpack(payload)
+        except ProtocolError:
+            return payload.hex()
+        kinds = {one.name: one.type for one in self.fields}
+        return " ".join(f"{name} {_word(kinds[name], value)}" for name, value in values.items())
+
     def unpack(self, payload: bytes) -> dict[str, Any]:
         """The values of a payload by field name. Raises ProtocolError when the bytes are no such message."""
         size = self._struct.size
@@ -562,6 +571,18 @@ class Message:
             one, tail = self._tail
             values[one.name] = tail.unpack(payload[size:])
         return values
+
+
+_ADDRESSES: Final = ("vl_api_ip4_address_t", "vl_api_ip6_address_t", "vl_api_address_t")
+
+
+def _word(kind: str, value: Any) -> str:
+    """A value of a field of that type in words."""
+    if kind in _ADDRESSES:
+        return address_text(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, str) else str(value)
 
 
 _PFX = Field("vl_api_address_with_prefix_t", "pfx")

@@ -25,6 +25,7 @@ from maglev.vpp.messages import (
     ProtocolError,
     WeightCall,
     pack_handshake,
+    pack_set_weight,
     pack_weight_calls,
     reply_head,
     request,
@@ -248,15 +249,16 @@ class Connection(asyncio.Protocol):
             pending = _Pending(self._next_context(), name, reply_id, batch)
             self._pending.append(pending)
             if log.enabled(logging.DEBUG):
-                log.debug("vpp-sent", f"-> {name} {call}", msg=name, context=pending.context)
+                words = MESSAGES[name].words(pack_set_weight(call.vip, call.address, call.weight, flush=call.flush))
+                log.debug("vpp-sent", f"-> {name} {words}", msg=name, context=pending.context)
         self._counters[name, "sent", "ok"] += len(calls)
         return data
 
     def _count_sent(self, pending: _Pending, payload: bytes) -> None:
         self._counters[pending.name, "sent", "ok"] += 1
         if log.enabled(logging.DEBUG):
-            words = MESSAGES[pending.name].unpack(payload)
-            log.debug("vpp-sent", f"-> {pending.name} {words}", msg=pending.name, context=pending.context)
+            words = MESSAGES[pending.name].words(payload)
+            log.debug("vpp-sent", f"-> {pending.name} {words}".rstrip(), msg=pending.name, context=pending.context)
 
     def _write(self, data: bytes) -> None:
         assert self._transport is not None
