@@ -155,6 +155,7 @@ class Connection(asyncio.Protocol):
             return []
         assert len(requests) <= WINDOW
         self._check()
+        self._watch()
         batch = _Batch(self._loop.create_future(), [], len(requests))
         frames: list[bytes] = []
         position = 0
@@ -169,12 +170,12 @@ class Connection(asyncio.Protocol):
                 position += 1
             frames.append(self._pack_weights(run, batch))
         self._write(b"".join(frames))
-        self._watch()
         return await batch.future
 
     async def dump(self, name: str, payload: bytes) -> list[bytes]:
         """Send a dump and a ping behind it; return the bodies of the details. Raises ConnectionLost."""
         self._check()
+        self._watch()
         message = MESSAGES[name]
         future: asyncio.Future[list[bytes]] = self._loop.create_future()
         pending = _Pending(self._next_context(), name, self._id(message.reply), details=[], dump=future)
@@ -182,7 +183,6 @@ class Connection(asyncio.Protocol):
         frames = self._frame(pending, payload) + self._frame(ping, b"")
         self._pending += (pending, ping)
         self._write(frames)
-        self._watch()
         return await future
 
     def goodbye(self) -> bool:
@@ -338,9 +338,11 @@ class Connection(asyncio.Protocol):
         log.debug("vpp-ignored", f"<- {plain}, which was not asked for", msg=plain)
 
     def _watch(self) -> None:
-        """Arm the one deadline: while something is owed, some answer must come."""
-        if self._timer is None:
+        """Something is about to be owed. Arm the one deadline: while anything is, some answer must come."""
+        if not self._pending:
+            # The timer may still run for what was answered long ago: that is no time that this call has had.
             self._progress = self._loop.time()
+        if self._timer is None:
             self._timer = self._loop.call_later(self._deadline, self._expired)
 
     def _expired(self) -> None:
