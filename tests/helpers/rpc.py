@@ -42,6 +42,7 @@ class Transition:
 
 @dataclass
 class Status:
+    address: str = ""
     state: State = State.UNKNOWN
     drained: bool = False
     enabled: bool = True
@@ -96,8 +97,8 @@ class FakeChecker:
     traced: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name in self.configured.backends:
-            self.statuses.setdefault(name, Status())
+        for name, backend in self.configured.backends.items():
+            self.statuses.setdefault(name, Status(str(backend.address)))
 
     def config(self) -> Config:
         return self.configured

@@ -128,118 +128,130 @@ def log_level(wanted: pb.LogLevel.ValueType) -> str:
 # ------------------------------------------------------------------------------------------------- model to wire
 
 
-def transition(view: services.TransitionView) -> pb.Transition:
-    """A remembered change of state."""
-    return pb.Transition(
-        from_state=STATES[view.from_state],
-        to_state=STATES[view.to_state],
-        code=CODES[view.code],
-        detail=view.detail,
-        at_ns=view.at_ns,
-        by=view.by,
-        reason=view.reason,
-    )
+def transition(view: services.TransitionView, into: pb.Transition | None = None) -> pb.Transition:
+    """A remembered change of state; ``into`` as in ``backend``."""
+    info = pb.Transition() if into is None else into
+    info.from_state = STATES[view.from_state]
+    info.to_state = STATES[view.to_state]
+    info.code = CODES[view.code]
+    info.detail = view.detail
+    info.at_ns = view.at_ns
+    info.by = view.by
+    info.reason = view.reason
+    return info
 
 
 def backend(
     configured: model.Backend,
     status: services.BackendStatus,
     *,
+    into: pb.BackendInfo | None = None,
     with_transitions: bool = True,
     overrides: Sequence[services.OverrideView] = (),
     frontends: Sequence[str] = (),
 ) -> pb.BackendInfo:
-    """A backend as it is configured and as it is."""
-    info = pb.BackendInfo(
-        name=configured.name,
-        address=str(configured.address),
-        state=STATES[status.state],
-        enabled=status.enabled,
-        drained=status.drained,
-        healthcheck=configured.healthcheck or "",
-        counter=status.counter,
-        rise=status.rise,
-        fall=status.fall,
-        last_code=CODES[status.last_code],
-        last_detail=status.last_detail,
-        last_rtt_ns=status.last_rtt_ns,
-        last_result_age_ns=status.last_result_age_ns,
-        state_since_ns=status.state_since_ns,
-        probes_passed=status.probes_passed,
-        probes_failed=status.probes_failed,
-    )
-    # What few backends have is set apart: a list of 50,000 pays for each field that is named above.
+    """A backend as it is configured and as it is.
+
+    ``into``: a new element of a list, which is filled in its place. Lists of 50,000 are made of these, and protobuf
+    copies what is appended; setting fields one by one is what costs it least.
+    """
+    info = pb.BackendInfo() if into is None else into
+    info.name = configured.name
+    info.address = status.address
+    info.state = STATES[status.state]
+    info.enabled = status.enabled
+    info.healthcheck = configured.healthcheck or ""
+    info.counter = status.counter
+    info.rise = status.rise
+    info.fall = status.fall
+    info.last_code = CODES[status.last_code]
+    info.state_since_ns = status.state_since_ns
+    info.probes_passed = status.probes_passed
+    info.probes_failed = status.probes_failed
+    if status.last_rtt_ns is not None:
+        info.last_rtt_ns = status.last_rtt_ns
+    if status.last_result_age_ns is not None:
+        info.last_result_age_ns = status.last_result_age_ns
+    if status.last_detail:
+        info.last_detail = status.last_detail
+    if status.drained:
+        info.drained = True
     if status.unprobed_since_ns:
         info.unprobed_since_ns = status.unprobed_since_ns
         info.unprobed_reason = status.unprobed_reason
     if status.presumed:
         info.presumed = True
     if with_transitions:
-        info.transitions.extend([transition(view) for view in status.transitions])
-    if overrides:
-        info.overrides.extend([override(view) for view in overrides])
+        for view in status.transitions:
+            transition(view, info.transitions.add())
+    for one in overrides:
+        override(one, info.overrides.add())
     if frontends:
         info.frontends.extend(frontends)
     return info
 
 
-def override(view: services.OverrideView) -> pb.Override:
-    """What an operator set."""
-    return pb.Override(
-        kind=OVERRIDE_KINDS.get(_word(view.kind), pb.OVERRIDE_KIND_UNSPECIFIED),
-        backend=view.backend,
-        frontend=view.frontend,
-        pool=view.pool,
-        weight=view.weight,
-        file_weight=view.file_weight,
-        file_enabled=view.file_enabled,
-        address=view.address,
-        since_ns=view.since_ns,
-        until_ns=view.until_ns,
-        by=view.by,
-        reason=view.reason,
-    )
+def override(view: services.OverrideView, into: pb.Override | None = None) -> pb.Override:
+    """What an operator set; ``into`` as in ``backend``."""
+    info = pb.Override() if into is None else into
+    info.kind = OVERRIDE_KINDS.get(_word(view.kind), pb.OVERRIDE_KIND_UNSPECIFIED)
+    info.backend = view.backend
+    info.frontend = view.frontend
+    info.pool = view.pool
+    info.weight = view.weight
+    info.file_weight = view.file_weight
+    info.file_enabled = view.file_enabled
+    info.address = view.address
+    info.since_ns = view.since_ns
+    info.until_ns = view.until_ns
+    info.by = view.by
+    info.reason = view.reason
+    return info
 
 
-def member(weight: MemberWeight) -> pb.PoolBackendInfo:
-    """A pool member with its weights."""
-    return pb.PoolBackendInfo(
-        name=weight.backend,
-        weight=weight.weight,
-        effective_weight=weight.effective,
-        programmed_weight=weight.programmed,
-        state=STATES[weight.state],
-        enabled=weight.enabled,
-        drained=weight.drained,
-        configured_weight=weight.configured,
-    )
+def member(weight: MemberWeight, into: pb.PoolBackendInfo | None = None) -> pb.PoolBackendInfo:
+    """A pool member with its weights; ``into`` as in ``backend``."""
+    info = pb.PoolBackendInfo() if into is None else into
+    info.name = weight.backend
+    info.weight = weight.weight
+    info.effective_weight = weight.effective
+    info.programmed_weight = weight.programmed
+    info.state = STATES[weight.state]
+    info.enabled = weight.enabled
+    info.drained = weight.drained
+    info.configured_weight = weight.configured
+    return info
 
 
 def frontend(
-    configured: model.Frontend, weights: FrontendWeights, state: FrontendState, *, with_pools: bool = True
+    configured: model.Frontend,
+    weights: FrontendWeights,
+    state: FrontendState,
+    *,
+    into: pb.FrontendInfo | None = None,
+    with_pools: bool = True,
 ) -> pb.FrontendInfo:
-    """A frontend as it is configured, with the weights that its members have now."""
-    info = pb.FrontendInfo(
-        name=configured.name,
-        address=str(configured.address),
-        protocol=PROTOCOLS.get(str(configured.protocol), pb.PROTOCOL_UNSPECIFIED),
-        port=configured.port,
-        description=configured.description,
-        src_ip_sticky=configured.src_ip_sticky,
-        flush_on_down=configured.flush_on_down,
-        on_all_down=ON_ALL_DOWN[configured.on_all_down],
-        state=FRONTEND_STATES[state],
-        active_pool=configured.pools[weights.active_pool].name,
-        active_pool_index=weights.active_pool,
-        unit=weights.unit,
-        new_flows_table_length=configured.new_flows_table_length or 0,
-        backends=len(weights.members),
-        backends_usable=sum(1 for one in weights.members if one.effective > 0),
-    )
+    """A frontend as it is configured, with the weights that its members have now; ``into`` as in ``backend``."""
+    info = pb.FrontendInfo() if into is None else into
+    info.name = configured.name
+    info.address = str(configured.address)
+    info.protocol = PROTOCOLS.get(str(configured.protocol), pb.PROTOCOL_UNSPECIFIED)
+    info.port = configured.port
+    info.description = configured.description
+    info.src_ip_sticky = configured.src_ip_sticky
+    info.flush_on_down = configured.flush_on_down
+    info.on_all_down = ON_ALL_DOWN[configured.on_all_down]
+    info.state = FRONTEND_STATES[state]
+    info.active_pool = configured.pools[weights.active_pool].name
+    info.active_pool_index = weights.active_pool
+    info.unit = weights.unit
+    info.new_flows_table_length = configured.new_flows_table_length or 0
+    info.backends = len(weights.members)
+    info.backends_usable = sum(1 for one in weights.members if one.effective > 0)
     if with_pools:
-        pools = [info.pools.add(name=pool.name) for pool in configured.pools]
+        pools = [info.pools.add(name=pool.name).backends for pool in configured.pools]
         for one in weights.members:
-            pools[one.pool_index].backends.append(member(one))
+            member(one, pools[one.pool_index].add())
     return info
 
 

@@ -16,7 +16,7 @@ import grpc
 import re2
 
 from maglev import errors
-from maglev.config.model import Config
+from maglev.config.model import Config, Frontend
 from maglev.pace import Pace
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb import maglev_pb2_grpc as pb_grpc
@@ -24,7 +24,8 @@ from maglev.rpc import convert, paging
 from maglev.rpc.access import Caller, Role, caller_of
 from maglev.rpc.services import DataplaneApi, LbStateView, LoadView, OverrideView, Services, Verb
 from maglev.rpc.watch import TooMany, Watchers
-from maglev.weights import MemberWeight, applied_weight
+from maglev.states import FrontendState
+from maglev.weights import FrontendWeights, MemberWeight, applied_weight
 
 T = TypeVar("T")
 # Generic in the type stubs only, hence the quotes.
@@ -140,23 +141,22 @@ class MaglevService(pb_grpc.MaglevServicer):
                 if left == 0 or members >= MAX_MEMBERS:
                     answer.next_page_token = paging.make_token(at, order.names[at - 1])
                     break
-                info = self._frontend(name, with_pools=not request.omit_pools)
+                parts = self._frontend(name)
             except errors.UnknownName:
                 # A reload took it away while this page was made.
                 continue
-            answer.frontends.append(info)
+            info = convert.frontend(*parts, into=answer.frontends.add(), with_pools=not request.omit_pools)
             left -= 1
             members += 0 if request.omit_pools else info.backends
         return answer
 
     async def GetFrontend(self, request: pb.GetFrontendRequest, context: Context) -> pb.FrontendInfo:
         """One frontend with its pools."""
-        return self._frontend(request.name)
+        return convert.frontend(*self._frontend(request.name))
 
-    def _frontend(self, name: str, *, with_pools: bool = True) -> pb.FrontendInfo:
+    def _frontend(self, name: str) -> tuple[Frontend, FrontendWeights, FrontendState]:
         configured = _named("frontend", self._checker.config().frontends, name)
-        weights = self._checker.frontend_weights(name)
-        return convert.frontend(configured, weights, self._checker.frontend_state(name), with_pools=with_pools)
+        return configured, self._checker.frontend_weights(name), self._checker.frontend_state(name)
 
     # -------------------------------------------------------------------------------------------------- backends
 
@@ -185,13 +185,12 @@ class MaglevService(pb_grpc.MaglevServicer):
             if left == 0:
                 answer.next_page_token = paging.make_token(at, order.names[at - 1])
                 break
-            answer.backends.append(
-                convert.backend(
-                    configured,
-                    status,
-                    with_transitions=not request.omit_transitions,
-                    overrides=self._checker.overrides_of(name),
-                )
+            convert.backend(
+                configured,
+                status,
+                into=answer.backends.add(),
+                with_transitions=not request.omit_transitions,
+                overrides=self._checker.overrides_of(name),
             )
             left -= 1
         return answer
@@ -343,7 +342,7 @@ class MaglevService(pb_grpc.MaglevServicer):
         last = min(first + paging.page_size(request.page_size), len(overrides))
         pace = Pace()
         for override in overrides[first:last]:
-            answer.overrides.append(convert.override(override))
+            convert.override(override, answer.overrides.add())
             await pace.breathe()
         if last < len(overrides):
             answer.next_page_token = paging.make_token(last, order.names[last - 1])
