@@ -2,13 +2,15 @@
 
 Everything here runs on the daemon's event loop; nothing is thread-safe. ``Bus.publish`` never waits: a *listener* is
 called at once (the reconciler, the metrics), a *subscription* is a bounded queue with a count of what it lost
-(``WatchEvents``, where a slow client must not slow the daemon).
+(``WatchEvents``, where a slow client must not slow the daemon). Subscriptions get their events at the loop's next
+turns, some milliseconds' worth at a time: a hundred watchers do not come between a verdict and the dataplane.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +20,11 @@ from maglev.states import Code, FrontendState, State
 
 # Not maglev.logs: that one publishes here.
 log = logging.getLogger(__name__)
+
+# Events that wait to be handed to the subscriptions. Beyond that publishing hands out as it goes.
+WAITING = 16_384
+SLICE_NS = 2_000_000
+"""How long the bus hands out before it gives the event loop a turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +134,8 @@ class Subscription:
             self._lost += 1
             self._bus.lost += 1
         self._queue.append(event)
-        self._ready.set()
+        if len(self._queue) == 1:
+            self._ready.set()
 
     async def batch(self, most: int = 1000) -> tuple[list[Event], int]:
         """Wait for events; return up to ``most`` of them and how many were lost since the last call.
@@ -162,6 +170,10 @@ class Bus:
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
         self._subscriptions: list[Subscription] = []
+        # What the subscriptions have not been given yet, oldest first.
+        self._waiting: deque[Event] = deque()
+        self._handed_out = asyncio.Event()
+        self._handed_out.set()
         self.published = 0
         self.lost = 0
         self.failures = 0
@@ -188,7 +200,7 @@ class Bus:
         return len(self._subscriptions)
 
     def publish(self, event: Event) -> None:
-        """Hand ``event`` to every listener and subscription, in the order they came.
+        """Call every listener with ``event``, in the order they came; subscriptions get it at one of the next turns.
 
         A listener that raises is logged and counted (``failures``); the others get the event all the same.
         """
@@ -199,5 +211,29 @@ class Bus:
             except Exception:
                 self.failures += 1
                 log.exception("a listener failed on %s", type(event).__name__)
+        if not self._subscriptions:
+            return
+        self._waiting.append(event)
+        if len(self._waiting) > WAITING:
+            self._offer(self._waiting.popleft())
+        if self._handed_out.is_set():
+            self._handed_out.clear()
+            asyncio.get_running_loop().call_soon(self._hand_out)
+
+    async def handed_out(self) -> None:
+        """Wait until the subscriptions have been given all that was published before."""
+        while self._waiting:
+            await self._handed_out.wait()
+
+    def _hand_out(self) -> None:
+        end = time.monotonic_ns() + SLICE_NS
+        while self._waiting:
+            self._offer(self._waiting.popleft())
+            if time.monotonic_ns() >= end and self._waiting:
+                asyncio.get_running_loop().call_soon(self._hand_out)
+                return
+        self._handed_out.set()
+
+    def _offer(self, event: Event) -> None:
         for subscription in tuple(self._subscriptions):
             subscription.offer(event)

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from maglev.checker import Checker
+from maglev.checker import Checker, checker
 from maglev.config.model import SECOND, Backend
 from maglev.errors import BadValue, NotAllowed, UnknownName
 from maglev.events import BackendEvent, Bus, DrainEvent, FrontendEvent, LogEvent, WeightEvent
@@ -491,12 +491,14 @@ async def test_one_broken_listener_does_not_lose_the_verdicts_behind_it() -> Non
     assert [e.name for e in rig.seen.take() if isinstance(e, BackendEvent)] == ["a", "b"]
 
 
-async def test_verdicts_are_taken_in_bounded_portions(rig: Rig) -> None:
+async def test_verdicts_are_taken_in_bounded_portions(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checker, "AT_ONCE", 1)
+    monkeypatch.setattr(checker, "SLICE_NS", 0)
     rig.engine.result(A, True)
     rig.engine.result(B, True)
-    rig.checker.read_engine(most=1)
+    rig.checker.read_engine()
     assert (rig.state("a"), rig.state("b")) == (State.UP, State.UNKNOWN)
-    rig.checker.read_engine(most=1)
+    rig.checker.read_engine()
     assert rig.state("b") is State.UP
 
 

@@ -41,6 +41,11 @@ log = logs.get(__name__)
 SLICE_NS = 4_000_000
 """How long the checker works before it gives the event loop a turn."""
 
+AT_ONCE = 16
+"""Verdicts between two looks at the clock."""
+MOST_RESULTS = 256
+"""Single probes that are told in one turn of the event loop."""
+
 MAX_REASON = 255
 MAX_DURATION_NS = 366 * 86_400 * 1_000_000_000
 
@@ -265,20 +270,24 @@ class Checker:
 
     # ---------------------------------------------------------------------------------------- the engine's verdicts
 
-    def read_engine(self, most: int = 256) -> None:
+    def read_engine(self) -> None:
         """Take what the engine has to tell; to be called when its ``fileno`` is readable.
 
-        At most ``most`` verdicts a call: the descriptor stays readable while there are more, so that the loop and
-        the dataplane get their turn in a mass failure.
+        For a few milliseconds: the descriptor stays readable while there is more, so that the loop and the dataplane
+        get their turn in a mass failure.
         """
-        for transition in self._engine.transitions(most):
-            try:
-                self._verdict(transition)
-            except Exception as error:
-                # One listener's mistake must not cost the verdicts behind it.
-                self.counters.errors += 1
-                log.exception("verdict-failed", f"a verdict could not be handed on: {error}", error)
-        for result in self._engine.results(most):
+        end = time.monotonic_ns() + SLICE_NS
+        while transitions := self._engine.transitions(AT_ONCE):
+            for transition in transitions:
+                try:
+                    self._verdict(transition)
+                except Exception as error:
+                    # One listener's mistake must not cost the verdicts behind it.
+                    self.counters.errors += 1
+                    log.exception("verdict-failed", f"a verdict could not be handed on: {error}", error)
+            if len(transitions) < AT_ONCE or time.monotonic_ns() >= end:
+                break
+        for result in self._engine.results(MOST_RESULTS):
             self._traced_result(result)
         self._publish_frontends()
 

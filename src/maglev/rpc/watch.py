@@ -225,12 +225,15 @@ class Watchers:
         """The present state in messages of at most ``BATCH`` events, the last of them marked."""
         told: list[bytes] = []
         pace = Pace()
+        # What happened before something is told must have been left out before: it would be told after it.
+        await self._bus.handed_out()
         for data in self._told(wants, backends, frontends):
             told.append(data)
             if len(told) >= BATCH:
                 yield b"".join(told)
                 told.clear()
             await pace.breathe()
+            await self._bus.handed_out()
         told.append(pb.WatchEventsResponse(state_complete=True).SerializeToString())
         yield b"".join(told)
 
