@@ -27,7 +27,7 @@ async def _measure() -> list[Figure]:
         for _ in range(ROUNDS):
             made.watch.start()
             began, cpu_began = time.monotonic(), time.thread_time()
-            result = await made.reconciler.sync_all(drift=True)
+            result = await made.reconciler.sync_all()
             made.watch.stop()
             assert not result.done, "there was something to do"
             seconds.append(time.monotonic() - began)

@@ -448,7 +448,7 @@ class VppFamilies:
             labelled(
                 "maglev_vpp_drift_total",
                 "counter",
-                "Differences that nobody here made, found and repaired.",
+                "Changes in VPP that somebody else has made, as they were found.",
                 "kind",
                 lambda: counters.drift,
             ),

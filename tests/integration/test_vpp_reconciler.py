@@ -18,7 +18,7 @@ from maglev.rpc.services import DataplaneApi
 from maglev.states import State
 from maglev.vpp.client import Timing
 from maglev.vpp.dataplane import Dataplane
-from maglev.vpp.messages import pack_handshake_reply, pack_set_weight
+from maglev.vpp.messages import MESSAGES, pack_handshake_reply, pack_set_weight
 from maglev.vpp.reconciler import MemoryStore
 from maglev.vpp.sync import CostModel
 from maglev.vpp.transport import Reply, Request
@@ -393,19 +393,121 @@ async def test_a_foreign_scale_is_adopted_without_a_write_until_a_sync_is_asked_
             assert weights(server)["10.0.0.3"] == 1
 
 
-async def test_drift_is_found_by_the_periodic_sync_told_and_repaired(
-    path: Path, caplog: pytest.LogCaptureFixture
+def by_cli(server: StandIn, *commands: str) -> None:
+    """What somebody types on VPP's own command line."""
+    for command in commands:
+        retval, words = server.api.cli.execute(f"lb {command}")
+        assert retval == 0, words
+
+
+AS_OF_WWW = "as 192.0.2.1/32 protocol tcp port 80"
+WWW_AT_THE_CLI = "vip 192.0.2.1/32 protocol tcp port 80"
+
+
+@pytest.mark.parametrize(
+    ("commands", "kinds", "words"),
+    [
+        ([f"{AS_OF_WWW} 10.0.0.2 weight 77"], {"as_weight": 1}, "10.0.0.2 has weight 77 instead of 1"),
+        ([f"{AS_OF_WWW} 10.0.0.1 del"], {"as_missing": 1}, "10.0.0.1 is gone"),
+        (
+            [f"{AS_OF_WWW} 10.0.0.77 10.0.0.78 weight 3"],
+            {"as_foreign": 2},
+            "10.0.0.77 has come with weight 3; 10.0.0.78 has come with weight 3",
+        ),
+        (
+            [f"{AS_OF_WWW} 10.0.0.1 10.0.0.2 10.0.0.3 del", f"{WWW_AT_THE_CLI} del"],
+            {"vip_missing": 1},
+            "VIP 192.0.2.1/32 tcp 80: it is gone",
+        ),
+        (
+            ["vip 198.51.100.1/32 protocol tcp port 443 encap gre4 new_len 64"],
+            {"vip_foreign": 1},
+            "VIP 198.51.100.1/32 tcp 443: it has come",
+        ),
+        (
+            [f"{WWW_AT_THE_CLI} del", f"{WWW_AT_THE_CLI} encap gre4 new_len 64"],
+            {"vip_changed": 1},
+            "its table length is 64 instead of 1024",
+        ),
+        (["conf timeout 77"], {"conf": 1}, "the global settings are others"),
+    ],
+)
+async def test_drift_of_each_kind_is_found_by_the_periodic_sync_told_counted_and_repaired(
+    path: Path, caplog: pytest.LogCaptureFixture, commands: list[str], kinds: dict[str, int], words: str
 ) -> None:
     clock = PacedClock()
-    async with programmed(path, clock=clock) as (server, rig):
-        drift(server, "10.0.0.2", 77)
+    config = failover(replace(AT_ONCE, flow_timeout=50 * 1_000_000_000), new_flows_table_length=1024)
+    async with programmed(path, config, clock=clock) as (server, rig):
+        by_cli(server, *commands)
         syncs = rig.reconciler.counters.full_syncs
         with caplog.at_level(logging.WARNING, "maglev.vpp"):
             clock.advance(31)
             await eventually(lambda: rig.reconciler.counters.full_syncs > syncs)
+            await rig.settled()
+        assert rig.reconciler.counters.drift == kinds
+        assert words in caplog.text
+        assert weights(server) == {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}
+        vip = vip_of(server)
+        assert vip is not None
+        assert vip.table_length == 1024
+        assert server.model.conf.flow_timeout == 50
+        await rig.reconciler.sync(None, force=False, by="test")
+        assert rig.reconciler.counters.drift == kinds
+
+
+async def test_what_a_second_controller_does_is_drift_whoever_reads_it_and_counted_once(path: Path) -> None:
+    async with programmed(path) as (server, rig):
+        payload = pack_set_weight(WWW, b"\x0a\x00\x00\x02", 9, flush=False)
+        assert server.api.call(MESSAGES["lb_as_set_weight"], MESSAGES["lb_as_set_weight"].unpack(payload), 0)
+        await rig.dataplane.lb_state(None)
+        assert rig.reconciler.counters.drift == {"as_weight": 1}
+        await rig.reconciler.sync(None, force=False, by="ann")
         assert weights(server)["10.0.0.2"] == 1
-        assert rig.reconciler.counters.drift == {"as_weight_updated": 1}
-        assert "as 10.0.0.2 weight 77 -> 1" in caplog.text
+        assert rig.reconciler.counters.drift == {"as_weight": 1}
+
+
+async def test_what_somebody_changes_while_there_is_no_connection_is_drift(path: Path) -> None:
+    async with programmed(path) as (server, rig):
+        connects = rig.client.connects
+        server.drop_connections()
+        by_cli(server, f"{AS_OF_WWW} 10.0.0.77 weight 3", f"{AS_OF_WWW} 10.0.0.1 del")
+        await eventually(lambda: rig.client.connects > connects)
+        await rig.settled()
+        assert weights(server) == {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}
+        assert rig.reconciler.counters.drift == {"as_foreign": 1, "as_missing": 1}
+
+
+async def test_a_vpp_that_restarts_with_another_configuration_has_drift_and_one_that_restarts_empty_has_none(
+    path: Path,
+) -> None:
+    async with programmed(path) as (server, rig):
+        for commands, kinds in (
+            ([], {}),
+            (
+                [f"{WWW_AT_THE_CLI} encap gre4 new_len 16384", f"{AS_OF_WWW} 10.0.0.1 10.0.0.77 weight 3"],
+                {"as_weight": 1, "as_foreign": 1},
+            ),
+        ):
+            connects = rig.client.connects
+            await server.restart()
+            by_cli(server, *commands)
+            await eventually(lambda connects=connects: rig.client.connects > connects)  # type: ignore[misc]
+            await rig.settled()
+            assert weights(server) == {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}
+            assert rig.reconciler.counters.drift == kinds
+
+
+async def test_calls_that_a_lost_connection_leaves_open_are_no_drift(path: Path) -> None:
+    async with programmed(path) as (server, rig):
+        server.faults.cut_sent = 10
+        connects = rig.client.connects
+        rig.backend("a", DOWN)
+        await eventually(lambda: rig.client.connects > connects)
+        await rig.settled()
+        rig.backend("a", UP)
+        await rig.settled()
+        assert weights(server) == {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}
+        assert not rig.reconciler.counters.drift
 
 
 async def test_a_periodic_sync_reads_vip_by_vip_and_asks_the_cli_nothing(path: Path) -> None:

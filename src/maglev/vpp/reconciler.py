@@ -25,6 +25,7 @@ from maglev.states import State
 from maglev.vpp.buckets import differing
 from maglev.vpp.client import Refused, VppClient
 from maglev.vpp.desired import DesiredVip, desired_vips
+from maglev.vpp.drift import Drift, ases_drift, conf_drift, drift, vip_drift
 from maglev.vpp.executor import Executor, Outcome, Pacer, RefusalKey
 from maglev.vpp.messages import Encap, ProtocolError, VipKey, address_text
 from maglev.vpp.model import Actual, parse_vip_key, vip_key
@@ -58,6 +59,9 @@ MOST_MEMBERS = 500
 
 MOST_READ = 500
 """About how many pool members one piece of a full sync reads back and plans for."""
+
+MOST_TOLD = 5
+"""How many differences of one VIP the log names."""
 
 READ_PER_VIP_NS = 10_000
 READ_PER_AS_NS = 2_500
@@ -252,6 +256,9 @@ class Reconciler:
         self._explained: set[VipKey] = set()
         self._frozen: set[VipKey] = set()
         self._stale: set[VipKey] = set()
+        self._uncertain: set[VipKey] = set()
+        self._connected_ns = 0
+        self._known: Actual | None = None  # what was known of VPP when the connection before this was lost
         self._unverified: dict[VipKey, None] = {}
         self._contested: dict[VipKey, int] = {}
         self._refused: set[RefusalKey] = set()
@@ -521,14 +528,19 @@ class Reconciler:
         return self._states.backend_state(name).state
 
     def _connected(self) -> None:
-        self._actual = None
+        self._forget()
         self._primed = False
         self._request_full("connect")
 
     def _disconnected(self, why: str) -> None:
-        self._actual = None
+        self._forget()
         self._stale.clear()
         self._unverified.clear()
+
+    def _forget(self) -> None:
+        """What VPP holds has to be read again."""
+        self._known = self._actual or self._known
+        self._actual = None
 
     def _request_full(self, reason: str) -> None:
         self._full_reason = reason
@@ -575,17 +587,12 @@ class Reconciler:
         found = self._demand().vips.get(key)
         if found is None:
             return
-        written = {address: have.weight for address, have in found.ases.items()}
+        written = found.ases
         await self._read_ases([key])
         found = self._demand().vips.get(key)
         if found is None:
             return
-        if {address: have.weight for address, have in found.ases.items()} != written:
-            log.warning(
-                "vpp-written-otherwise",
-                f"VIP {key} does not hold what was just written: somebody else changes it",
-                vip=str(key),
-            )
+        if ases_drift(written, found.ases):
             # At once, but once: two controllers that take turns must not keep VPP busy. Then the periodic sync does it.
             now = self._clock.monotonic_ns()
             name = self._names.get(key)
@@ -617,7 +624,7 @@ class Reconciler:
         except (ProtocolError, Refused) as error:
             # The connection stands and the answer was wrong: nothing that is known of this VPP can be relied on.
             self.counters.failed_syncs += 1
-            self._actual = None
+            self._forget()
             log.error("vpp-sync-broken", f"a sync ended early, the connection is made anew: {error}")
             self.client.drop(f"a sync failed: {error}")
             return False
@@ -722,7 +729,6 @@ class Reconciler:
         scope: str,
         prune_rest: bool = False,
         force: bool = False,
-        drift: bool = False,
     ) -> tuple[Plan, Outcome]:
         """Plan for these frontends and send a bounded piece of it. What is left over is dirty again.
 
@@ -741,8 +747,6 @@ class Reconciler:
         plan = diff(wanted, self._actual, self._owed, self.policy(full=full, prune_rest=prune_rest, force=force))
         self._note_debts(plan)
         self._note_natures(wanted)
-        if drift and plan.steps:
-            self._note_drift(plan)
         for note in plan.notes:
             log.debug("vpp-plan-note", note)
         # The plan is of this moment: what is marked while it is carried out is newer, and stays marked.
@@ -755,6 +759,7 @@ class Reconciler:
             outcome = await self._executor.run(plan.steps, budget_ns=budget, skip=self._refused)
         except BaseException:
             self._dirty.update(dict.fromkeys(planned))
+            self._uncertain.update(step.vip for step in plan.steps if step.vip is not None)
             raise
         self._refused |= outcome.refused
         if outcome.done:
@@ -806,11 +811,22 @@ class Reconciler:
                 vip=str(key),
             )
 
-    def _note_drift(self, plan: Plan) -> None:
-        for step in plan.steps:
-            if step.frontend and step.frontend not in self._dirty:
-                self.counters.drift[COUNTED.get(step.op, step.op.value)] += 1
-                log.warning("vpp-drift", f"VPP held something else than was programmed: {step}", vip=str(step.vip))
+    def _note_drift(self, key: VipKey | None, found: Sequence[Drift]) -> None:
+        """Something was read that nobody here has written; ``key`` None: the global settings."""
+        if not found:
+            return
+        self.counters.drift.update(one.kind for one in found)
+        words = "; ".join(one.words for one in found[:MOST_TOLD])
+        if len(found) > MOST_TOLD:
+            words += f"; and {len(found) - MOST_TOLD} more"
+        where = f"VIP {key}: " if key is not None else ""
+        log.warning(
+            "vpp-drift",
+            f"somebody else has changed VPP: {where}{words}",
+            vip=str(key or ""),
+            kinds=" ".join(sorted({one.kind for one in found})),
+            differences=len(found),
+        )
 
     def _acknowledged(self, step: Step) -> None:
         """VPP has accepted a step."""
@@ -922,7 +938,7 @@ class Reconciler:
             self.counters.suppressed += 1
             log.debug("vpp-sync-suppressed", f"full sync ({reason}) suppressed by the warm-up", reason=reason)
             return
-        await self.sync_all(fresh=fresh, drift=reason == "periodic", reason=reason)
+        await self.sync_all(fresh=fresh, reason=reason)
 
     async def _first_read(self) -> None:
         """Read everything after connecting, and adopt what is there."""
@@ -943,10 +959,27 @@ class Reconciler:
                 if wanted.key not in self._multiples and not self._adopted:
                     self._adopt_scale(wanted, actual)
             await asyncio.sleep(0)
+        self._compare(actual)
         self._actual = actual
         self._adopted = True
         self._settle(presumed)
         self._wake.set()
+
+    def _compare(self, actual: Actual) -> None:
+        """Tell what somebody else has changed while there was no connection."""
+        known, self._known = self._known, None
+        uncertain, self._uncertain = self._uncertain, set()
+        info = self.client.info()
+        if info is None:
+            return
+        anew = info.started_ns > self._connected_ns
+        self._connected_ns = info.connected_ns
+        if known is None:
+            return
+        if not anew and actual.conf is not None:
+            self._note_drift(None, conf_drift(known.conf, actual.conf))
+        for key, found in drift(known, actual, uncertain=uncertain, anew=anew):
+            self._note_drift(key, found)
 
     def _backends_at(self, config: Config, name: str, addresses: Iterable[bytes]) -> Iterable[str]:
         wanted = set(addresses)
@@ -979,7 +1012,6 @@ class Reconciler:
         *,
         force: bool = False,
         fresh: bool = False,
-        drift: bool = False,
         explicit: bool = False,
         reason: str = "request",
     ) -> SyncResult:
@@ -1001,13 +1033,13 @@ class Reconciler:
                     await self._read_list(conf=True)
             complete = self._warmup.phase is Phase.DONE
             # The settings come first: without a source address what is created next would tunnel from nowhere.
-            await self._until_done([], result, force=force, fresh=True, drift=drift, prune=False)
+            await self._until_done([], result, force=force, fresh=True, prune=False)
             self._primed = True
             names = [name for name in self._states.config().frontends if self.released(name)]
             for piece in self._pieces(names):
-                await self._until_done(piece, result, force=force, fresh=fresh, drift=drift, prune=False)
+                await self._until_done(piece, result, force=force, fresh=fresh, prune=False)
             if complete:
-                await self._until_done([], result, force=force, fresh=fresh, drift=drift, prune=True)
+                await self._until_done([], result, force=force, fresh=fresh, prune=True)
                 self.unmanaged = tuple(result.plan.unmanaged)
             if self._vips_changed:
                 async with self._work:
@@ -1026,7 +1058,7 @@ class Reconciler:
             return result
 
     async def _until_done(
-        self, names: Sequence[str], result: SyncResult, *, force: bool, fresh: bool, drift: bool, prune: bool
+        self, names: Sequence[str], result: SyncResult, *, force: bool, fresh: bool, prune: bool
     ) -> None:
         """One piece of a full sync: read it back, and apply until nothing of it is left over."""
         first = True
@@ -1037,9 +1069,7 @@ class Reconciler:
                 if first and not fresh:
                     await self._read_ases(self._keys_to_read(names, prune))
                 live = [name for name in names if name in self._states.config().frontends]
-                plan, outcome = await self._apply(
-                    live, full=True, scope="all", prune_rest=prune, force=force, drift=drift and first
-                )
+                plan, outcome = await self._apply(live, full=True, scope="all", prune_rest=prune, force=force)
             result.add(plan, outcome)
             first = False
             if not outcome.rest:
@@ -1098,15 +1128,22 @@ class Reconciler:
         """Read the list of VIPs into the mirror: new ones come without ASes, vanished ones go."""
         actual = self._demand()
         if conf:
-            actual.conf = await self._reader.conf()
+            read = await self._reader.conf()
+            self._note_drift(None, conf_drift(actual.conf, read))
+            actual.conf = read
         listed = await self._reader.vips()
         for key in [key for key in actual.vips if key not in listed]:
+            self._note_drift(key, [Drift("vip_missing", "it is gone")])
             del actual.vips[key]
             self._vips_changed = True
         for key, details in listed.items():
             found = actual.vips.get(key)
             if found is None or (found.encap, found.length) != (details.encap, table_length(details)):
-                actual.vips[key] = new_vip(details)
+                made = new_vip(details)
+                if key not in self._stale:
+                    changed = [Drift("vip_foreign", "it has come")] if found is None else vip_drift(found, made)
+                    self._note_drift(key, changed)
+                actual.vips[key] = made
                 self._vips_changed = True
                 self._stale.add(key)
         if self._vips_changed:
@@ -1122,8 +1159,13 @@ class Reconciler:
             await self._pacer.turn()
             self._pacer.start(READ_PER_VIP_NS + READ_PER_AS_NS * (len(vip.ases) + vip.lingering))
             read = await self._reader.ases(key)
+            known = vip.ases
             fill(vip, read.get(key, ()))
+            if key not in self._stale:
+                self._note_drift(key, ases_drift(known, vip.ases))
             self._stale.discard(key)
+            if known and known.keys().isdisjoint(vip.ases):
+                self._vips_changed = True  # it may be another VIP by now, of the same key
 
     async def _read_verbose(self) -> None:
         actual = self._demand()
@@ -1184,7 +1226,7 @@ class Reconciler:
         try:
             return await work
         except (ProtocolError, Refused) as error:
-            self._actual = None
+            self._forget()
             self.client.drop(f"a sync failed: {error}")
             raise Unavailable(str(error)) from error
 
