@@ -83,13 +83,15 @@ async def test_who_is_at_the_other_end(path: Path) -> None:
         assert client.usable
 
 
-async def test_a_vpp_without_weights_is_told_about_and_left_alone(path: Path) -> None:
+async def test_a_vpp_without_weights_is_told_about_and_left_alone(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with stand_in(path, with_weights=False) as server, running(path, connected=False) as client:
         await eventually(lambda: client.info() is not None)
         assert client.connected
         assert not client.usable
         assert "cannot set weights" in client.problem
         assert "lb_as_set_weight_2d89bdbd" in client.problem
+        assert client.excuse.startswith("VPP cannot be driven: its lb plugin")
+        assert "cannot set weights" in caplog.text
         assert not [name for name in server.journal.counts if name.startswith("lb_")]
 
 

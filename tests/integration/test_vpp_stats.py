@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from maglev.vpp.stats import Segment, StatsPoller
 from maglev.vppsim import statseg
 from maglev.vppsim.server import StandIn
 from tests.helpers.vpp import make_config
-from tests.helpers.vpprig import AT_ONCE, Rig, eventually
+from tests.helpers.vpprig import AT_ONCE, Rig, drift, eventually
 
 
 def sim(server: StandIn, command: str) -> None:
@@ -51,14 +52,41 @@ async def test_counters_by_kind_and_route_and_a_warning_when_servers_are_there_a
             (counters,) = (await dataplane.counters("www")).vips
             assert (counters.first_session, counters.existing_session, counters.no_server) == (7, 5, 0)
             assert (counters.route_packets, counters.route_bytes) == (12, 12 * 64)
-            rig.backend("a", State.DOWN)
-            await rig.settled()
-            sim(server, "packets 192.0.2.1/32 tcp 80 90")
-            rig.backend("a", State.UP)
-            await rig.settled()
             with caplog.at_level(logging.WARNING, "maglev.vpp"):
+                rig.backend("a", State.DOWN)
+                await rig.settled()
+                sim(server, "packets 192.0.2.1/32 tcp 80 90")
                 await poller.read()
-            assert "has servers, but 83 packets found none" in caplog.text
+                rig.backend("a", State.UP)
+                await rig.settled()
+                await poller.read()
+                assert "should have servers" not in caplog.text
+                drift(server, "10.0.0.1", 0)
+                sim(server, "packets 192.0.2.1/32 tcp 80 100")
+                await poller.read()
+            assert "should have servers, but 93 packets found none and 0 were not tracked" in caplog.text
+    finally:
+        await server.stop()
+
+
+async def test_counters_of_a_vip_that_was_removed_are_gone_at_once(tmp_path: Path) -> None:
+    path, stats = tmp_path / "api.sock", tmp_path / "stats.sock"
+    server = StandIn(path, stats_path=stats)
+    await server.start()
+    config = make_config({"p": {"a": 10}}, lb=AT_ONCE)
+    rig = Rig(path, config)
+    poller = StatsPoller(str(stats), rig.client, rig.reconciler, rig.clock)
+    dataplane = Dataplane(rig.client, rig.reconciler, rig.states, rig.clock, poller)
+    rig.load()
+    try:
+        async with rig.running():
+            await rig.settled()
+            await poller.read()
+            assert len((await dataplane.counters(None)).vips) == 1
+            rig.load(replace(config, frontends={}, backends={}))
+            await rig.settled()
+            assert list((await dataplane.counters(None)).vips) == []
+            assert list(poller.vips) == []
     finally:
         await server.stop()
 
@@ -76,7 +104,7 @@ async def test_no_segment_means_no_counters_and_says_why(tmp_path: Path) -> None
             await rig.settled()
             await poller.read()
             assert poller.failures == 1
-            with pytest.raises(Unavailable, match=r"none\.sock"):
+            with pytest.raises(Unavailable, match=r"none\.sock.*--vpp-stats-addr"):
                 await dataplane.counters(None)
     finally:
         await server.stop()

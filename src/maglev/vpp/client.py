@@ -197,6 +197,11 @@ class VppClient:
         # Who waited for a reply hears of the end of a connection before ``run`` does.
         return self._connection is not None and not self._connection.lost.done()
 
+    @property
+    def excuse(self) -> str:
+        """Why it is not ``usable``, for whoever asked for something."""
+        return f"VPP {'cannot be driven' if self._info is not None else 'is away'}: {self.problem}"
+
     def info(self) -> VppInfo | None:
         """The VPP at the other end; None while there is none."""
         return self._info
@@ -231,7 +236,7 @@ class VppClient:
 
     def _connected(self) -> Connection:
         if self._connection is None or self._info is None:
-            raise Unavailable(f"VPP is away: {self.problem}")
+            raise Unavailable(self.excuse)
         return self._connection
 
     def drop(self, why: str) -> None:

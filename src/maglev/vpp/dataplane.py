@@ -278,7 +278,7 @@ class Dataplane:
         """Who is at the other end."""
         info = self.client.info()
         if info is None:
-            raise Unavailable(f"VPP is away: {self.client.problem}")
+            raise Unavailable(self.client.excuse)
         cost = self.reconciler.cost()
         now = self._clock.monotonic_ns()
         return DataplaneInfo(
@@ -345,9 +345,10 @@ class Dataplane:
         """Packet counters, as read within the last seconds."""
         names = self._names(frontend)
         if not self.client.usable:
-            raise Unavailable(f"VPP is away: {self.client.problem}")
+            raise Unavailable(self.client.excuse)
         if self.stats is None or self.stats.problem:
-            raise Unavailable(f"no counters: {self.stats.problem if self.stats is not None else 'they are turned off'}")
+            why = self.stats.problem if self.stats is not None else "they are turned off"
+            raise Unavailable(f"no counters: {why} (--vpp-stats-addr)")
         by_key = self._frontends_by_key(names)
         found = {counters.key: counters for counters in self.stats.vips}
         rest = () if frontend is not None else sorted(found.keys() - by_key.keys(), key=lambda key: key.sort_key)

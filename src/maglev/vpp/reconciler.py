@@ -45,7 +45,7 @@ from maglev.vpp.sync import (
     diff,
 )
 from maglev.vpp.warmup import Phase, WarmUp
-from maglev.weights import BackendView, StateSource, flush_owed
+from maglev.weights import BackendView, StateSource, flush_owed, frontend_weights
 
 log = logs.get(__name__)
 
@@ -327,6 +327,21 @@ class Reconciler:
         while not self.quiet:
             self._progress.clear()
             await self._progress.wait()
+
+    def serving(self) -> frozenset[VipKey]:
+        """The VIPs that should have servers now: VPP has some there, or health and configuration want some."""
+        if self._actual is None:
+            return frozenset()
+        frontends = self._states.config().frontends
+        return frozenset(
+            key
+            for key, vip in self._actual.vips.items()
+            if vip.serves
+            or (
+                (frontend := frontends.get(self._names.get(key, "")))
+                and frontend_weights(frontend, self._states).usable
+            )
+        )
 
     def cost(self) -> CostModel:
         """What calls cost on this VPP."""
@@ -1077,8 +1092,10 @@ class Reconciler:
             await asyncio.sleep(0)
 
     def _demand(self) -> Actual:
-        if not self.client.usable or self._actual is None:
-            raise Unavailable(f"VPP is away: {self.client.problem or 'it has not been read yet'}")
+        if not self.client.usable:
+            raise Unavailable(self.client.excuse)
+        if self._actual is None:
+            raise Unavailable("VPP has not been read yet")
         return self._actual
 
     def _keys_to_read(self, names: Sequence[str], prune: bool) -> list[VipKey]:

@@ -157,16 +157,16 @@ class Segment:
 
 
 class StatsPoller:
-    """Reads the counters every ``INTERVAL`` seconds; ``vips`` is what was read last, empty while VPP is away.
+    """Reads the counters every ``INTERVAL`` seconds.
 
     ``problem``: why there are no counters. ``read_at_ns``: wall clock of the last reading, 0: none.
     """
 
     def __init__(self, path: str, client: VppClient, reconciler: Reconciler, clock: Clock) -> None:
-        self.vips: tuple[VipCounters, ...] = ()
         self.read_at_ns = 0
         self.problem = "not read yet"
         self.failures = 0
+        self._read: tuple[VipCounters, ...] = ()
         self._path = path
         self._segment = Segment(path)
         self._client = client
@@ -175,7 +175,14 @@ class StatsPoller:
         self._thread: ThreadPoolExecutor | None = None
         self._routes: dict[VipKey, int] = {}
         self._routes_of: tuple[int, frozenset[tuple[VipKey, int]]] = (-1, frozenset())
+        self._serving: frozenset[VipKey] = frozenset()
         self._warned: dict[VipKey, int] = {}
+
+    @property
+    def vips(self) -> Sequence[VipCounters]:
+        """What was read last of the VIPs that VPP has; empty while VPP is away."""
+        actual = self._reconciler.actual
+        return () if actual is None else [counters for counters in self._read if counters.key in actual.vips]
 
     async def run(self) -> None:
         """Read until cancelled. May be run again after an end of any kind."""
@@ -195,7 +202,7 @@ class StatsPoller:
         """One reading. Failures are told once, and kept in ``problem``."""
         actual = self._reconciler.actual
         if not self._client.usable or actual is None:
-            self.vips, self.problem = (), "VPP is away"
+            self._read, self.problem = (), "VPP is away"
             return
         vips = {key: vip.index for key, vip in actual.vips.items() if vip.index is not None}
         generation = self._client.connects
@@ -210,10 +217,10 @@ class StatsPoller:
             self.failures += 1
             if str(error) != self.problem:
                 log.warning("vpp-stats-unreadable", f"no packet counters: {error}")
-            self.vips, self.problem = (), str(error)
+            self._read, self.problem = (), str(error)
             return
         self._warn(read)
-        self.vips, self.problem, self.read_at_ns = tuple(read), "", self._clock.time_ns()
+        self._read, self.problem, self.read_at_ns = tuple(read), "", self._clock.time_ns()
 
     async def _find_routes(self, generation: int, vips: Mapping[VipKey, int]) -> None:
         """Where the counters of the VIPs' routes are. Asked again when VIPs came or went, not at every reading."""
@@ -232,14 +239,13 @@ class StatsPoller:
         self._routes, self._routes_of = routes, present
 
     def _warn(self, read: Sequence[VipCounters]) -> None:
-        """A VIP that has servers and whose packets find none, or are not tracked, is worth a look."""
-        before = {counters.key: counters for counters in self.vips}
-        actual = self._reconciler.actual
+        """A VIP whose packets find no server, or are not tracked, though it should have had servers all the time."""
+        before = {counters.key: counters for counters in self._read}
+        served, self._serving = self._serving, self._reconciler.serving()
         now = self._clock.monotonic_ns()
         for counters in read:
             old = before.get(counters.key)
-            vip = actual.vips.get(counters.key) if actual is not None else None
-            if old is None or vip is None or not vip.serves:
+            if old is None or counters.key not in served or counters.key not in self._serving:
                 continue
             lost, untracked = counters.no_server - old.no_server, counters.untracked - old.untracked
             last = self._warned.get(counters.key)
@@ -248,8 +254,8 @@ class StatsPoller:
             self._warned[counters.key] = now
             log.warning(
                 "vpp-vip-packets-lost",
-                f"VIP {counters.key} has servers, but {max(0, lost)} packets found none and {max(0, untracked)} were"
-                " not tracked",
+                f"VIP {counters.key} should have servers, but {max(0, lost)} packets found none and {max(0, untracked)}"
+                " were not tracked",
                 vip=str(counters.key),
                 no_server=lost,
                 untracked=untracked,
