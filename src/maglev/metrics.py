@@ -304,7 +304,10 @@ class EngineFamilies:
 
 
 class VppInfoView(Protocol):
-    """The VPP at the other end; ``started_ns`` and ``connected_ns`` are moments of the monotonic clock."""
+    """The VPP at the other end; ``problem``: why it is left alone, if it is.
+
+    ``started_ns`` and ``connected_ns`` are moments of the monotonic clock.
+    """
 
     @property
     def version(self) -> str: ...
@@ -312,6 +315,8 @@ class VppInfoView(Protocol):
     def build_date(self) -> str: ...
     @property
     def pid(self) -> int: ...
+    @property
+    def problem(self) -> str: ...
     @property
     def started_ns(self) -> int: ...
     @property
@@ -432,6 +437,12 @@ class VppFamilies:
                 "1 while the daemon is connected to VPP.",
                 lambda: int(self._client.info() is not None),
             ),
+            single(
+                "maglev_vpp_lb_supported",
+                "gauge",
+                "0: this VPP lacks messages of the lb plugin that are needed, and is left alone.",
+                self._supported,
+            ),
             single("maglev_vpp_uptime_seconds", "gauge", "How long VPP has been running.", self._uptime),
             single("maglev_vpp_connected_seconds", "gauge", "How long the connection stands.", self._connected),
             Family("maglev_vpp_info", "gauge", "1; the VPP at the other end.", self._info),
@@ -525,6 +536,10 @@ class VppFamilies:
     def _route_bytes(self) -> Iterator[str]:
         for labels, vip in self._vips():
             yield f"maglev_vpp_vip_route_bytes_total{{{labels}}} {vip.route_bytes}\n"
+
+    def _supported(self) -> int | None:
+        info = self._client.info()
+        return None if info is None else int(not info.problem)
 
     def _uptime(self) -> float | None:
         info = self._client.info()

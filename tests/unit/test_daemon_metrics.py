@@ -170,6 +170,7 @@ class Info:
     version: str = 'v1 "quoted"'
     build_date: str = "today"
     pid: int = 7
+    problem: str = ""
     started_ns: int = 0
     connected_ns: int = 0
 
@@ -235,11 +236,15 @@ async def test_what_describes_vpp_is_absent_while_it_is_away() -> None:
     assert values(found["maglev_vpp_api_total"], "msg", "direction", "result") == {
         ("lb_as_set_weight", "request", "sent"): 3
     }
+    assert found["maglev_vpp_lb_supported"][0].value == 1
+    client.there = Info(problem="its lb plugin is not loaded; it is left alone")
+    assert parsed(await text_of(exposition))["maglev_vpp_lb_supported"][0].value == 0
     client.there = None
     away = parsed(await text_of(exposition))
     assert away["maglev_vpp_connected"][0].value == 0
     assert {name for name in found if name.startswith("maglev_vpp_")} - set(away) == {
         "maglev_vpp_info",
+        "maglev_vpp_lb_supported",
         "maglev_vpp_uptime_seconds",
         "maglev_vpp_connected_seconds",
         "maglev_vpp_unmanaged_vips",
