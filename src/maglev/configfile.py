@@ -145,6 +145,6 @@ class ConfigFile:
 def _log_problem(problem: Problem, file: str) -> None:
     kind = problem.kind.name.lower()
     if kind == "warning":
-        log.warning("config-warning", problem.render(file).replace("warning: ", "", 1), path=problem.path)
+        log.warning("config-warning", problem.render(file), path=problem.path)
     else:
         log.error("config-error", problem.render(file), path=problem.path, kind=kind)

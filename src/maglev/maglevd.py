@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from maglev.config.load import LoadResult, load_file
+from maglev.config.load import LoadResult, Problem, load_file
 from maglev.logs import LogControl, counted, escape
 from maglev.options import Options, parse
 from maglev.version import version
@@ -45,13 +45,20 @@ def check(options: Options) -> int:
         return status
     for problem in result.problems:
         print(escape(problem.render(name)), file=sys.stderr)
-    if result.config is not None:
-        config = result.config
-        print(
-            f"{name}: valid: {counted(len(config.frontends), 'frontend')}, {counted(len(config.backends), 'backend')}, "
-            f"{counted(len(config.healthchecks), 'health check')}"
-        )
+    found = ", ".join(counted(len(of), of[0].kind.title) for of in _classes(result) if of)
+    if result.config is None:
+        print(f"{name}: not valid: {found}", file=sys.stderr)
+        return status
+    config = result.config
+    print(
+        f"{name}: valid: {counted(len(config.frontends), 'frontend')}, {counted(len(config.backends), 'backend')}, "
+        f"{counted(len(config.healthchecks), 'health check')}" + (f"; {found}" if found else "")
+    )
     return status
+
+
+def _classes(result: LoadResult) -> tuple[tuple[Problem, ...], ...]:
+    return result.parse_errors, result.semantic_errors, result.warnings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

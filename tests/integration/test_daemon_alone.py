@@ -241,24 +241,37 @@ async def test_check_of_a_valid_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("broken", "status", "place"),
+    ("broken", "status", "place", "kind"),
     [
-        ("maglev: [", 1, ":2:1: "),
-        ("maglev:\n  nonsense: 1\n", 1, ":2:3: maglev.nonsense: "),
-        ("maglev:\n  backends:\n    a: {address: 192.0.2.1, healthcheck: none}\n", 2, ":3:"),
+        ("maglev: [", 1, ":2:1: ", "parse error"),
+        ("maglev:\n  nonsense: 1\n", 1, ":2:3: maglev.nonsense: ", "parse error"),
+        ("maglev:\n  backends:\n    a: {address: 192.0.2.1, healthcheck: none}\n", 2, ":3:", "semantic error"),
     ],
 )
-async def test_check_names_class_and_place(tmp_path: Path, broken: str, status: int, place: str) -> None:
+async def test_check_names_class_and_place(tmp_path: Path, broken: str, status: int, place: str, kind: str) -> None:
     path = tmp_path / "maglev.yaml"
     path.write_text(broken)
     got, _, err = await run("--check", "--config", str(path))
     assert got == status
-    assert err.startswith(f"{path}{place}")
+    problem, summary = err.splitlines()
+    assert problem.startswith(f"{path}{place}")
+    assert problem.endswith(f" [{kind}]")
+    assert summary == f"{path}: not valid: 1 {kind}"
     got, out, _ = await run("--check", "--json", "--config", str(path))
     assert got == status
     document = json.loads(out)
     assert document["ok"] is False
     assert {p["kind"] for p in document["problems"]} == {"parse" if status == 1 else "semantic"}
+
+
+async def test_check_of_a_valid_file_tells_its_warnings(tmp_path: Path) -> None:
+    path = tmp_path / "maglev.yaml"
+    path.write_text("maglev: {healthchecks: {ping: {type: icmp, interval: 1s, timeout: 2s}}}\n")
+    status, out, err = await run("--check", "--config", str(path))
+    assert status == 0
+    assert err.startswith(f"{path}:1:67: maglev.healthchecks.ping.timeout: ")
+    assert err.endswith(" [warning]\n")
+    assert out == f"{path}: valid: 0 frontends, 0 backends, 1 health check; 1 warning\n"
 
 
 async def test_start_with_a_bad_file_ends_with_the_status_of_check(tmp_path: Path) -> None:

@@ -101,9 +101,9 @@ def test_frontends_and_checks_come_and_go() -> None:
     changes = diff_configs(config_of(before), config_of("maglev: {}"))
     assert [str(change) for change in changes] == [
         "maglev.healthchecks.ping: removed icmp",
-        "maglev.healthchecks.web: removed http port 80",
+        "maglev.healthchecks.web: removed http 80",
         "maglev.backends.a: removed 2001:db8::1",
-        "maglev.frontends.f: removed 192.0.2.1 tcp port 80",
+        "maglev.frontends.f: removed 192.0.2.1 tcp 80",
     ]
     back = diff_configs(config_of("maglev: {}"), config_of(before))
     assert [change.kind for change in back] == [ChangeKind.ADDED] * 4

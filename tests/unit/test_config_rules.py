@@ -111,11 +111,11 @@ def test_readable_ca_file_is_accepted(tmp_path: Path) -> None:
 def test_problems_render_as_compilers_write_them() -> None:
     result = load_text("maglev:\n  vpp:\n    lb: {prun: all}\n")
     assert [problem.render("maglev.yaml") for problem in result.problems] == [
-        "maglev.yaml:3:10: maglev.vpp.lb.prun: unknown key in the section lb; did you mean prune?"
+        "maglev.yaml:3:10: maglev.vpp.lb.prun: unknown key in the section lb; did you mean prune? [parse error]"
     ]
     result = load_text('{"maglev": {"a": 1}}', json=True)
     assert [problem.render("maglev.json") for problem in result.problems] == [
-        "maglev.json: maglev.a: unknown key in the section maglev"
+        "maglev.json: maglev.a: unknown key in the section maglev [parse error]"
     ]
 
 

@@ -126,7 +126,7 @@ def _text(key: schema.Key, value: Any) -> str:
 
 
 def _healthcheck_text(check: HealthCheck) -> str:
-    return f"{check.type} port {check.port}" if check.port else str(check.type)
+    return f"{check.type} {check.port}" if check.port else str(check.type)
 
 
 def _healthcheck(path: str, old: HealthCheck, new: HealthCheck) -> Iterator[ConfigChange]:
@@ -161,7 +161,7 @@ def _params(check: HealthCheck) -> dict[str, str]:
 
 def _frontend_text(frontend: Frontend) -> str:
     where = f"{frontend.address} {frontend.protocol}"
-    return f"{where} port {frontend.port}" if frontend.port else where
+    return f"{where} {frontend.port}" if frontend.port else where
 
 
 def _frontend(path: str, old: Frontend, new: Frontend) -> Iterator[ConfigChange]:

@@ -27,6 +27,11 @@ class ProblemKind(enum.Enum):
     def __str__(self) -> str:
         return self.value
 
+    @property
+    def title(self) -> str:
+        """``parse error``, ``semantic error`` or ``warning``."""
+        return self.value if self is ProblemKind.WARNING else f"{self.value} error"
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -42,9 +47,9 @@ class Problem:
         return f"{self.path}: {self.message}" if self.path else self.message
 
     def render(self, filename: str) -> str:
-        """The problem as ``file:line:col: path: message``, as compilers write it; no line where none is known."""
+        """The problem as ``file:line:col: path: message [class]``; no line where none is known."""
         place = f"{filename}:{self.line}:{self.column}" if self.line else filename
-        return f"{place}: {'warning: ' if self.kind is ProblemKind.WARNING else ''}{self}"
+        return f"{place}: {self} [{self.kind.title}]"
 
 
 def segments(path: Path) -> list[str | int]:
