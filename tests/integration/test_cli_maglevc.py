@@ -12,9 +12,10 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import pyte
@@ -122,13 +123,15 @@ def served(tmp_path: Path) -> Iterator[Served]:
         ("show backends", "web0     10.0.0.1"),
         ("show backends web1", "unknown -> down  L7STS (\\x1b[31m503)"),
         ("show backends state down", "web1"),
-        ("show healthchecks", "web          http  80"),
+        ("show backends healthcheck web state up", "web0     10.0.0.1"),
+        ("show backends drained match web", "BACKEND"),
+        ("show healthchecks", "web          http    80"),
         ("show healthchecks web", "GET /healthz"),
         ("show overrides", "BACKEND"),
         ("show vpp info", "VPP 26.10-rc0"),
         ("show vpp lb state", "vip 192.0.2.80/32 tcp 80 (frontend www)"),
         ("show vpp lb state dns", "vip 2001:db8::53/128"),
-        ("show vpp lb counters", "www  1000      10     1          0          1011     64000"),
+        ("show vpp lb counters", "www      1000     10          1          0     1011  64000"),
         ("set backend web0 pause", "backend web0 is paused"),
         ("set backend web0 resume", "backend web0 is unknown"),
         ("set backend web0 disable", "backend web0 is disabled"),
@@ -229,8 +232,8 @@ def test_a_broken_file_is_refused_with_all_its_errors(served: Served) -> None:
     for line in ("config check", "config diff", "config reload"):
         answer = served.run(line)
         assert answer.status == 1
-        assert "maglev.yaml:2:3: parse error: maglev.x: unknown key" in answer.out
-        assert "semantic error: maglev.y: no such backend" in answer.out
+        assert "maglev.yaml:2:3: maglev.x: unknown key [parse error]" in answer.out
+        assert "maglev.y: no such backend [semantic error]" in answer.out
         assert "has errors" in answer.err
 
 
@@ -283,10 +286,51 @@ def test_json_of_lists_is_an_array_over_all_pages(tmp_path: Path) -> None:
     assert none == []
 
 
+def test_a_frontend_says_why_its_backends_are_out_of_service(served: Served) -> None:
+    served.do(lambda: served.daemon.checker.move("spare", State.DISABLED, Code.DISABLED, by="ann", reason="disk"))
+
+    answer = served.run("show frontends www")
+
+    assert answer.out.partition("  out of service\n")[2].splitlines() == [
+        "    web1 down for 0ns  L7STS (\\x1b[31m503)",
+        "    spare disabled for 0ns  disabled by ann: disk",
+    ]
+    assert "out of service" not in served.run("show frontends www", "--json").out
+
+
 def test_colours_when_asked_and_not_in_a_pipe(served: Served) -> None:
     assert "\x1b[32m" in served.run("show backends", "--color").out
     assert "\x1b" not in served.run("show backends", "-color=false").out
     assert "\x1b" not in served.run("show backends").out
+
+
+@pytest.mark.parametrize(
+    ("environment", "words", "coloured"),
+    [
+        ({}, (), True),
+        ({"NO_COLOR": "1"}, (), False),
+        ({"NO_COLOR": ""}, (), True),
+        ({"TERM": "dumb"}, (), False),
+        ({"NO_COLOR": "1"}, ("--color",), True),
+    ],
+)
+def test_a_terminal_has_colours_unless_the_environment_says_no(
+    terminal: Callable[..., Terminal], environment: dict[str, str], words: tuple[str, ...], coloured: bool
+) -> None:
+    shown = terminal(*words, "show", "backends", environment=environment)
+
+    assert shown.end() == 0
+    assert (b"\x1b[32mup" in shown.written) is coloured
+
+
+def test_tables_fit_a_narrow_terminal_and_a_pipe_gets_rows(served: Served, terminal: Callable[..., Terminal]) -> None:
+    narrow = terminal("--color=false", "show", "backends", columns=40)
+
+    assert narrow.end() == 0
+    lines = [line for line in narrow.shown if line]
+    assert lines[:2] == ["BACKEND  ADDRESS         STATE    CHECK", "  LAST  RTT  FOR  DETAIL"]
+    assert max(map(len, lines)) <= 40
+    assert len(served.run("show backends").out.splitlines()) == 5
 
 
 def test_an_abbreviation_that_is_a_live_name_is_the_name(served: Served) -> None:
@@ -381,7 +425,16 @@ class Terminal:
     setsid(1) makes the terminal the shell's own; forking here would fork gRPC's threads, too.
     """
 
-    def __init__(self, served: Served, *words: str, columns: int = 200, lines: int = 500) -> None:
+    def __init__(
+        self,
+        served: Served,
+        *words: str,
+        columns: int = 200,
+        lines: int = 500,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        # As it came, escape sequences and all.
+        self.written = b""
         self._master, terminal = os.openpty()
         # Unless a test says otherwise, so many lines that nothing ever scrolls away.
         self._screen = pyte.Screen(columns, lines)
@@ -392,7 +445,7 @@ class Terminal:
             stdin=terminal,
             stdout=terminal,
             stderr=terminal,
-            env=served.environment(),
+            env={**served.environment(), **environment},
         )
         os.close(terminal)
         self._row = 0
@@ -407,6 +460,7 @@ class Terminal:
         except OSError:
             # EIO: nobody has the terminal open any more.
             return False
+        self.written += data
         self._stream.feed(data)
         return True
 
@@ -456,8 +510,8 @@ def terminal(served: Served) -> Iterator[Callable[..., Terminal]]:
     """Opens terminals, and closes them with the test."""
     opened: list[Terminal] = []
 
-    def begin(*words: str, **size: int) -> Terminal:
-        opened.append(Terminal(served, *words, **size))
+    def begin(*words: str, **options: Any) -> Terminal:
+        opened.append(Terminal(served, *words, **options))
         return opened[-1]
 
     yield begin
@@ -627,9 +681,9 @@ def test_question_mark_shows_live_names(shell: Terminal) -> None:
 
 def test_watch_is_readable_on_a_terminal(served: Served, terminal: Callable[..., Terminal]) -> None:
     watch = terminal("--color=false", "watch", "events")
-    watch.expect("  backend web0  is up  L7OK")
-    watch.expect("  frontend www  is up")
-    watch.expect("-- that is the present state; any key ends --")
+    watch.expect("  backend web1  is down  L7STS (\\x1b[31m503)")
+    watch.expect("-- backends 2 unknown, 1 up, 1 down; frontends 1 up, 1 unknown; any key ends --")
+    assert not any("web0" in line for line in watch.shown), "what is as it should be is only counted"
     served.do(lambda: served.daemon.checker.move("web0", State.DOWN, Code.L4CON, detail="\x1b[31mrefused"))
     watch.expect("  backend web0  up -> down  L4CON (\\x1b[31mrefused)")
     served.do(lambda: served.daemon.checker.drain("web1", by="ann", reason="disk"))

@@ -167,7 +167,7 @@ def test_lists_fit_80_columns() -> None:
     lines = list(render.backend_table(PLAIN).lines(render.backend_rows(backends, NOW)))
 
     assert lines == [
-        "BACKEND     ADDRESS        STATE       CHECK  LAST  RTT    SINCE",
+        "BACKEND     ADDRESS        STATE       CHECK  LAST  RTT    FOR   DETAIL",
         "nginx0-ams  2001:db8:1::0  up drained  web    L7OK  1.2ms  1d1h",
         "nginx1-ams  2001:db8:1::1  up          web    L7OK  1.2ms  1d1h",
         "nginx2-ams  2001:db8:1::2  up          web    L7OK  1.2ms  1d1h",
@@ -210,8 +210,8 @@ def test_vip_shows_wanted_beside_found() -> None:
         "  to be synced, gre4, table 16384, unit 10, 1 lingering\n"
         "  note: recreated too often\n"
         "  BACKEND  ADDRESS   STATE  CFG  EFF  PROG  VPP  BUCKETS\n"
-        "  web0     10.0.0.1  up     100  100  10    5    8192 (wanted: 16384)\n"
-        "  -        10.0.0.9  -      -    -    -     -    0 deleted flush owed"
+        "  web0     10.0.0.1  up     100  100    10    5  8192 (wanted: 16384)\n"
+        "  -        10.0.0.9  -        -    -     -    -  0 deleted flush owed"
     )
 
 
@@ -224,9 +224,9 @@ def test_problems_are_file_line_column_path_message() -> None:
     )
 
     assert list(render.problems(PLAIN, check)) == [
-        "/etc/x.yaml:2:3: parse error: maglev.x: unknown key",
-        "/etc/x.yaml: semantic error: maglev.y: no \\x1bbackend",
-        "/etc/x.yaml:9: warning: small",
+        "/etc/x.yaml:2:3: maglev.x: unknown key [parse error]",
+        "/etc/x.yaml: maglev.y: no \\x1bbackend [semantic error]",
+        "/etc/x.yaml:9: small [warning]",
     ]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from collections import Counter
 
 import pytest
 
@@ -89,6 +91,60 @@ def test_tables_align_and_end_no_line_in_blanks() -> None:
         "longer-name  down",
         "b                   up",
         "a-much-longer-name  up     y",
+    ]
+
+
+def test_a_row_that_is_wider_than_the_terminal_goes_on_below() -> None:
+    table = Table(Style(False, lambda: 30), ("NAME", "ADDRESS", "STATE", "N"), right=("N",), indent=2)
+    rows = [("a-name", "2001:db8:1111::1", "up", "1"), ("b", "192.0.2.1", "", ""), ("c" * 31, "", "up", "100")]
+
+    assert list(table.lines(rows[:2])) == [
+        "  NAME    ADDRESS",
+        "    STATE  N",
+        "  a-name  2001:db8:1111::1",
+        "    up     1",
+        "  b       192.0.2.1",
+    ]
+    assert list(table.lines(rows[2:])) == [
+        "  NAME",
+        "    ADDRESS           STATE",
+        "      N",
+        "  " + "c" * 28,
+        "  ccc",
+        "                      up",
+        "    100",
+    ], "the headings come again, as the columns have moved"
+
+
+def test_a_pipe_gets_a_line_for_each_row_and_one_for_the_headings() -> None:
+    table = Table(Style(False), ("NAME", "TEXT"))
+
+    assert list(table.lines([("a", "x" * 300)])) == ["NAME  TEXT", "a     " + "x" * 300]
+    assert list(table.lines([("a" * 90, "y")])) == ["a" * 90 + "  y"]
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 7, 20, 79, 80, 200])
+def test_no_table_is_wider_than_its_terminal(columns: int) -> None:
+    rows = [(f"backend-{at}", "2001:db8::" + "f" * at, "up drained", "word " * at + ".") for at in range(40)]
+    style = Style(False, lambda: columns)
+    shown = list(Table(style, ("BACKEND", "ADDRESS", "STATE", "DETAIL"), paint=("STATE",)).lines(rows))
+
+    # What is below is indented by two, and a column has room for a character.
+    assert max(map(len, shown)) <= max(columns, 3)
+    letters = Counter("".join(cell for row in rows for cell in row)) + Counter("BACKENDADDRESSSTATEDETAIL")
+    assert Counter("".join(shown)) - letters - Counter({" ": sys.maxsize}) == Counter()
+    assert letters - Counter("".join(shown)) - Counter({" ": sys.maxsize}) == Counter(), "nothing was left out"
+
+
+def test_long_values_go_on_below_their_beginning() -> None:
+    style = Style(False, lambda: 30)
+    value = "a description that does not fit on one line"
+
+    assert list(fields(style, [("name", value), ("other", "x")])) == [
+        "  name   a description that",
+        "         does not fit on one",
+        "         line",
+        "  other  x",
     ]
 
 

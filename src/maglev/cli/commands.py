@@ -10,65 +10,23 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import grpc
 
 from maglev.cli import grammar, render
 from maglev.cli.client import CALL_SECONDS, LONG_SECONDS, Client
-from maglev.cli.errors import DONE, REFUSED, CommandError
+from maglev.cli.context import Context, Quit
+from maglev.cli.errors import DONE, REFUSED, CommandError, Unreachable
 from maglev.cli.grammar import Command, Kind, syntax_lines
 from maglev.cli.jsonout import dumps, plain, word
-from maglev.cli.text import Style, Table, escape, parse_duration
+from maglev.cli.text import escape, parse_duration
 from maglev.pb import maglev_pb2 as pb
 
 Values = Mapping[str, str]
 
-
-class Quit(Exception):
-    """The shell is to end."""
-
-
-@dataclass
-class Context:
-    """What a command works with. ``err`` takes messages, ``out`` takes what was asked for."""
-
-    client: Client
-    style: Style
-    json: bool
-    out: IO[str]
-    err: IO[str]
-    version: str
-
-    def print(self, lines: Iterable[str]) -> None:
-        """Print lines as they come."""
-        for line in lines:
-            self.out.write(line + "\n")
-
-    def complain(self, text: str) -> None:
-        """A message beside the answer."""
-        self.out.flush()
-        self.err.write(f"maglevc: {text}\n")
-
-    def show(self, message: Any, lines: Callable[[], Iterable[str]]) -> int:
-        """One message, as JSON or for people."""
-        self.print([dumps(plain(message), pretty=True)] if self.json else lines())
-        return DONE
-
-    def list(self, pages: Iterable[Any], table: Table, rows: Callable[[Any], Any]) -> int:
-        """A list page by page, as a JSON array or as a table. ``pages``: repeated fields."""
-        if not self.json:
-            for page in pages:
-                self.print(table.lines(rows(page)))
-            return DONE
-        first = True
-        for page in pages:
-            for one in page:
-                self.out.write(("[\n" if first else ",\n") + dumps(plain(one)))
-                first = False
-        self.out.write("[]\n" if first else "\n]\n")
-        return DONE
+# Backends of which `show frontends NAME` says why they are out of service; a frontend may have thousands.
+MOST_OUT = 20
 
 
 def exists(client: Client) -> grammar.Exists:
@@ -125,12 +83,39 @@ def _show_frontends(context: Context, command: Command) -> int:
 def _show_frontend(context: Context, command: Command) -> int:
     client = context.client
     info = client.call(client.stub.GetFrontend, pb.GetFrontendRequest(name=command.values["frontend"]))
-    return context.show(info, lambda: render.frontend(context.style, info))
+
+    def lines() -> Iterator[str]:
+        yield from render.frontend(context.style, info)
+        yield from render.out_of_service(context.style, _out_of_service(client, info), time.time_ns())
+
+    return context.show(info, lines)
+
+
+def _out_of_service(client: Client, info: pb.FrontendInfo) -> list[pb.BackendInfo]:
+    """Of the frontend's backends those that get nothing for a reason of their own; the first ``MOST_OUT``."""
+    names = [
+        one.name for pool in info.pools for one in pool.backends if one.state != pb.BACKEND_STATE_UP or one.drained
+    ]
+    found = []
+    for name in names[:MOST_OUT]:
+        try:
+            found.append(client.call(client.stub.GetBackend, pb.GetBackendRequest(name=name)))
+        except Unreachable:
+            raise
+        except CommandError:
+            # A reload took it away meanwhile.
+            continue
+    return found
 
 
 def _show_backends(context: Context, command: Command) -> int:
     client = context.client
-    request = pb.ListBackendsRequest(name_regexp=command.values.get("match", ""), omit_transitions=not context.json)
+    request = pb.ListBackendsRequest(
+        name_regexp=command.values.get("match", ""),
+        healthcheck=command.values.get(Kind.HEALTHCHECK.value, ""),
+        drained="drained" in command.values,
+        omit_transitions=not context.json,
+    )
     if "state" in command.values:
         request.states.append(pb.BackendState.Value(f"BACKEND_STATE_{command.values['state'].upper()}"))
     pages = (page.backends for page in client.pages(client.stub.ListBackends, request))
@@ -291,6 +276,8 @@ def _config_diff(context: Context, command: Command) -> int:
             if answer.HasField("plan"):
                 yield "in VPP:"
                 yield from render.plan(context.style, answer.plan)
+            else:
+                yield "in VPP: not known, as the daemon is not connected to one"
 
     context.show(answer, lines)
     if answer.check.ok:
@@ -332,12 +319,13 @@ def _watch(context: Context, command: Command) -> int:
         request.frontends.append(values["frontend-name"])
     left = int(values["num"]) if "num" in values else None
     live = context.out.isatty() and not context.json
+    told = render.Told(context.style) if live else None
 
     def line(event: pb.Event) -> str:
-        if live:
-            return render.event(context.style, event)
+        if told is not None:
+            return told.event(event)
         kind = event.WhichOneof("event")
-        return dumps({kind: plain(getattr(event, str(kind)))})
+        return dumps({kind: plain(getattr(event, str(kind)))}) if kind is not None else ""
 
     def lost(many: int) -> str:
         if live:
@@ -352,16 +340,18 @@ def _watch(context: Context, command: Command) -> int:
                 if batch.lost:
                     context.print([lost(batch.lost)])
                 for event in batch.events:
-                    if event.WhichOneof("event") is not None:
-                        context.print([line(event)])
+                    said = line(event)
+                    if not said:
+                        continue
+                    context.print([said])
                     if left is not None:
                         left -= 1
                         if left == 0:
                             context.out.flush()
                             call.cancel()
                             return DONE
-                if batch.state_complete and live:
-                    context.print([context.style.paint("-- that is the present state; any key ends --", "bold")])
+                if batch.state_complete and told is not None:
+                    context.print([context.style.paint(f"-- {told.summary()}any key ends --", "bold")])
                 context.out.flush()
         except KeyboardInterrupt:
             call.cancel()

@@ -205,6 +205,10 @@ _FOR = Node(
     "for", "take it back by itself after some time", _value("DURATION", "as in 90s, 1h30m", Kind.DURATION, "for")
 )
 _MATCH = Node("match", "only names that match", _value("REGEX", "RE2, searched in the name", Kind.TEXT, "match"))
+_CHECK = Node(
+    "healthcheck", "only with that check", _value("NAME", "which check", Kind.HEALTHCHECK, Kind.HEALTHCHECK.value)
+)
+_DRAINED = Node("drained", "only the drained", key="drained", ends=True)
 _FLUSH = Node("flush", "evict its flows where its weight falls to 0", key="flush", ends=True)
 _BACKEND_STATE = Node(
     "state",
@@ -254,7 +258,7 @@ _SHOW = Node(
             "backends",
             "all backends",
             (_name(Kind.BACKEND, "one backend with its last result and its history", action="show-backend"),),
-            (_BACKEND_STATE, _MATCH),
+            (_BACKEND_STATE, _DRAINED, _CHECK, _MATCH),
             action="show-backends",
         ),
         Node(

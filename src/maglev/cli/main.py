@@ -24,7 +24,7 @@ flags (one dash or two)
                          daemon's Unix socket if it can be opened, else
                          localhost:9090
   --json                 JSON instead of tables
-  --color[=true|false]   colours; default: on a terminal
+  --color[=true|false]   colours; default: on a terminal, unless NO_COLOR is set
   --tls                  speak TLS, with the system's authorities
   --tls-ca FILE          speak TLS, with these authorities
   --tls-cert FILE        our certificate
@@ -130,7 +130,8 @@ def _main(arguments: Sequence[str], out: IO[str]) -> int:
     # gRPC takes a tenth of a second to import: not for the above.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from maglev.cli.client import Client, Tls, default_server
-    from maglev.cli.commands import Context, Quit, run
+    from maglev.cli.commands import run
+    from maglev.cli.context import Context, Quit
     from maglev.cli.text import Style, escape
 
     try:
@@ -140,8 +141,7 @@ def _main(arguments: Sequence[str], out: IO[str]) -> int:
     except CommandError as error:
         sys.stderr.write(f"maglevc: {escape(str(error))}\n")
         return error.status
-    colour = out.isatty() if flags.colour is None else flags.colour
-    context = Context(client, Style(colour), flags.json, out, sys.stderr, version())
+    context = Context(client, Style(_colour(flags, out), lambda: _columns(out)), flags.json, out, sys.stderr, version())
     try:
         if flags.complete:
             from maglev.cli.complete import candidates
@@ -158,6 +158,21 @@ def _main(arguments: Sequence[str], out: IO[str]) -> int:
         return DONE
     finally:
         client.close()
+
+
+def _colour(flags: Flags, out: IO[str]) -> bool:
+    if flags.colour is not None:
+        return flags.colour
+    # https://no-color.org: any value but the empty one.
+    return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _columns(out: IO[str]) -> int:
+    """Columns of the terminal that ``out`` is; 0: it is none, or does not know."""
+    try:
+        return os.get_terminal_size(out.fileno()).columns
+    except (OSError, ValueError):
+        return 0
 
 
 if __name__ == "__main__":

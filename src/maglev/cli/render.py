@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from maglev.cli.jsonout import word
@@ -75,23 +76,36 @@ def member(style: Style, info: pb.PoolBackendInfo) -> str:
 
 def backend_table(style: Style) -> Table:
     """The table of ``show backends``."""
-    return Table(style, ("BACKEND", "ADDRESS", "STATE", "CHECK", "LAST", "RTT", "SINCE"), paint=("STATE",))
+    return Table(style, ("BACKEND", "ADDRESS", "STATE", "CHECK", "LAST", "RTT", "FOR", "DETAIL"), paint=("STATE",))
 
 
 def backend_rows(page: Iterable[pb.BackendInfo], now_ns: int) -> list[tuple[str, ...]]:
-    """Its rows; ``now_ns`` is the wall clock."""
-    return [
-        (
-            one.name,
-            one.address,
-            word(pb.BackendState, one.state) + (" drained" if one.drained else ""),
-            one.healthcheck or "static",
-            ("unprobed" if one.unprobed_since_ns else word(pb.CheckCode, one.last_code)) or "-",
-            duration(one.last_rtt_ns) if one.HasField("last_rtt_ns") else "-",
-            duration(max(0, now_ns - one.state_since_ns)) if one.state_since_ns else "",
+    """Its rows; ``now_ns`` is the wall clock. Of a backend that is not probed the last result is history."""
+    rows: list[tuple[str, ...]] = []
+    for one in page:
+        probed = one.state not in (pb.BACKEND_STATE_PAUSED, pb.BACKEND_STATE_DISABLED) and not one.unprobed_since_ns
+        rows.append(
+            (
+                one.name,
+                one.address,
+                word(pb.BackendState, one.state) + (" drained" if one.drained else ""),
+                one.healthcheck or "static",
+                ("unprobed" if one.unprobed_since_ns else word(pb.CheckCode, one.last_code) if probed else "") or "-",
+                duration(one.last_rtt_ns) if probed and one.HasField("last_rtt_ns") else "-",
+                duration(max(0, now_ns - one.state_since_ns)) if one.state_since_ns else "-",
+                ", ".join(
+                    [_because(each, now_ns) for each in one.overrides if each.kind != pb.OVERRIDE_KIND_WEIGHT]
+                    or [one.unprobed_reason if one.unprobed_since_ns else one.last_detail if probed else ""]
+                ),
+            )
         )
-        for one in page
-    ]
+    return rows
+
+
+def _because(info: pb.Override, now_ns: int) -> str:
+    """``by <who>: <reason> (1h left)``."""
+    left = f" ({duration(max(0, info.until_ns - now_ns))} left)" if info.until_ns else ""
+    return f"by {info.by or '-'}" + (f": {info.reason}" if info.reason else "") + left
 
 
 def backend(style: Style, info: pb.BackendInfo, now_ns: int) -> Iterator[str]:
@@ -143,12 +157,36 @@ def backend(style: Style, info: pb.BackendInfo, now_ns: int) -> Iterator[str]:
 def transition(style: Style, info: pb.Transition) -> str:
     """``<time>  <from> -> <to>  <code> (<detail>) by <who>: <reason>``."""
     to = word(pb.BackendState, info.to_state)
-    line = f"{moment(info.at_ns)}  {word(pb.BackendState, info.from_state)} -> {style.paint(to, to)}"
+    return f"{moment(info.at_ns)}  {word(pb.BackendState, info.from_state)} -> {style.paint(to, to)}{_why(info)}"
+
+
+def _why(info: pb.Transition | pb.BackendEvent) -> str:
+    """``  <code> (<detail>) by <who>: <reason>``, as far as there is anything to say."""
     code = word(pb.CheckCode, info.code)
-    line += f"  {code}" if code else ""
-    line += f" ({escape(info.detail)})" if info.detail else ""
-    line += f" by {escape(info.by)}" if info.by else ""
-    return line + (f": {escape(info.reason)}" if info.reason else "")
+    said = f"  {code}" if code else ""
+    said += f" ({escape(info.detail)})" if info.detail else ""
+    return said + _who(info.by, info.reason)
+
+
+def _who(by: str, reason: str) -> str:
+    return (f" by {escape(by)}" if by else "") + (f": {escape(reason)}" if reason else "")
+
+
+def out_of_service(style: Style, infos: Sequence[pb.BackendInfo], now_ns: int) -> Iterator[str]:
+    """Behind ``show frontends NAME``: which of its backends get nothing, since when, and why. Nothing if none."""
+    if infos:
+        yield "  out of service"
+    for one in infos:
+        state = word(pb.BackendState, one.state)
+        line = f"    {escape(one.name)} {style.paint(state, state)}"
+        line += f" for {duration(max(0, now_ns - one.state_since_ns))}" if one.state_since_ns else ""
+        line += ", " + style.paint("drained", "drained") if one.drained else ""
+        settings = [each for each in one.overrides if each.kind != pb.OVERRIDE_KIND_WEIGHT]
+        if settings:
+            line += "".join(f" {escape(_because(each, now_ns))}" for each in settings)
+        elif one.transitions and one.transitions[-1].to_state == one.state:
+            line += _why(one.transitions[-1])
+        yield line
 
 
 def _ago(now_ns: int, at_ns: int) -> str:
@@ -167,7 +205,7 @@ def _override_words(info: pb.Override) -> str:
 
 def override_table(style: Style) -> Table:
     """The table of ``show overrides``."""
-    return Table(style, ("BACKEND", "OVERRIDE", "WHERE", "BY", "SINCE", "LEFT", "REASON"))
+    return Table(style, ("BACKEND", "OVERRIDE", "WHERE", "BY", "FOR", "LEFT", "REASON"))
 
 
 def override_rows(page: Iterable[pb.Override], now_ns: int) -> list[tuple[str, ...]]:
@@ -185,7 +223,7 @@ def override_rows(page: Iterable[pb.Override], now_ns: int) -> list[tuple[str, .
                 what,
                 where or "-",
                 one.by or "-",
-                _ago(now_ns, one.since_ns) if one.since_ns else "-",
+                duration(max(0, now_ns - one.since_ns)) if one.since_ns else "-",
                 duration(max(0, one.until_ns - now_ns)) if one.until_ns else "-",
                 one.reason,
             )
@@ -198,7 +236,11 @@ def override_rows(page: Iterable[pb.Override], now_ns: int) -> list[tuple[str, .
 
 def healthcheck_table(style: Style) -> Table:
     """The table of ``show healthchecks``."""
-    return Table(style, ("HEALTHCHECK", "TYPE", "PORT", "INTERVAL", "TIMEOUT", "RISE", "FALL", "BACKENDS"))
+    return Table(
+        style,
+        ("HEALTHCHECK", "TYPE", "PORT", "INTERVAL", "TIMEOUT", "RISE", "FALL", "BACKENDS"),
+        right=("PORT", "RISE", "FALL", "BACKENDS"),
+    )
 
 
 def healthcheck_rows(page: Iterable[pb.HealthCheckInfo]) -> list[tuple[str, ...]]:
@@ -277,10 +319,7 @@ def event(style: Style, told: pb.Event) -> str:
             else:
                 line += f"{word(pb.BackendState, backend_event.from_state)} -> {style.paint(to, to)}"
             line += ", " + style.paint("drained", "drained") if backend_event.drained else ""
-            code = word(pb.CheckCode, backend_event.code)
-            line += f"  {code}" if code else ""
-            line += f" ({escape(backend_event.detail)})" if backend_event.detail else ""
-            return line + _who(backend_event.by, backend_event.reason)
+            return line + _why(backend_event)
         case "frontend":
             frontend_event = told.frontend
             to = word(pb.FrontendState, frontend_event.to_state)
@@ -308,13 +347,43 @@ def event(style: Style, told: pb.Event) -> str:
     return "an event that this version does not know"
 
 
+class Told:
+    """Events for a terminal. Of the present state, which comes first and may be 50,000 backends, only what is not up
+    is told one by one; the rest is counted."""
+
+    def __init__(self, style: Style) -> None:
+        self._style = style
+        self._complete = False
+        self._backends: Counter[str] = Counter()
+        self._frontends: Counter[str] = Counter()
+
+    def event(self, told: pb.Event) -> str:
+        """The line of an event; empty where it is only counted."""
+        if not self._complete:
+            match told.WhichOneof("event"):
+                case "backend" if told.backend.from_state == told.backend.to_state:
+                    self._backends[word(pb.BackendState, told.backend.to_state)] += 1
+                    if told.backend.to_state == pb.BACKEND_STATE_UP and not told.backend.drained:
+                        return ""
+                case "frontend" if told.frontend.from_state == told.frontend.to_state:
+                    self._frontends[word(pb.FrontendState, told.frontend.to_state)] += 1
+                    if told.frontend.to_state == pb.FRONTEND_STATE_UP:
+                        return ""
+        return event(self._style, told)
+
+    def summary(self) -> str:
+        """What the present state was, in numbers: ``backends 3 up, 1 down; frontends 2 up; ``. Now comes news."""
+        self._complete = True
+        return "".join(
+            f"{what} {', '.join(f'{many} {state}' for state, many in counts.most_common())}; "
+            for what, counts in (("backends", self._backends), ("frontends", self._frontends))
+            if counts
+        )
+
+
 def _clock(at_ns: int) -> str:
     """The time of day, to the millisecond; who watches knows the day."""
     return moment(at_ns).partition(" ")[2] or "-"
-
-
-def _who(by: str, reason: str) -> str:
-    return (f" by {escape(by)}" if by else "") + (f": {escape(reason)}" if reason else "")
 
 
 # -------------------------------------------------------------------------------------------------------- server
@@ -443,9 +512,14 @@ def vip(style: Style, info: pb.VPPVip) -> Iterator[str]:
     for note in info.notes:
         yield f"  note: {escape(note)}"
     if info.ases:
-        table = Table(style, ("BACKEND", "ADDRESS", "STATE", "CFG", "EFF", "PROG", "VPP", "BUCKETS"), paint=("STATE",))
-        for line in table.lines(_as_row(one) for one in info.ases):
-            yield f"  {line}"
+        table = Table(
+            style,
+            ("BACKEND", "ADDRESS", "STATE", "CFG", "EFF", "PROG", "VPP", "BUCKETS"),
+            paint=("STATE",),
+            right=("CFG", "EFF", "PROG", "VPP"),
+            indent=2,
+        )
+        yield from table.lines(_as_row(one) for one in info.ases)
 
 
 def _as_row(info: pb.VPPAs) -> tuple[str, ...]:
@@ -467,7 +541,8 @@ def _as_row(info: pb.VPPAs) -> tuple[str, ...]:
 
 def counter_table(style: Style) -> Table:
     """The table of ``show vpp lb counters``."""
-    return Table(style, ("VIP", "EXISTING", "FIRST", "UNTRACKED", "NO-SERVER", "PACKETS", "BYTES"))
+    counts = ("EXISTING", "FIRST", "UNTRACKED", "NO-SERVER", "PACKETS", "BYTES")
+    return Table(style, ("VIP", *counts), right=counts)
 
 
 def counter_rows(page: Iterable[pb.VPPVipCounters]) -> list[tuple[str, ...]]:
@@ -506,12 +581,11 @@ def plan(style: Style, info: pb.Plan) -> Iterator[str]:
         lasts = any(each.buckets_before for each in one.ases) and any(each.buckets_after for each in one.ases)
         if lasts or one.moved_share:
             yield f"    {one.moved_share * 100:.1f} % of the other flows' buckets move"
-        table = Table(style, ("BACKEND", "ADDRESS", "BUCKETS", "AFTER"))
+        table = Table(style, ("BACKEND", "ADDRESS", "BUCKETS", "AFTER"), right=("BUCKETS", "AFTER"), indent=4)
         rows = [
             (each.backend or "-", each.address, str(each.buckets_before), str(each.buckets_after)) for each in one.ases
         ]
-        for line in table.lines(rows):
-            yield f"    {line}"
+        yield from table.lines(rows)
     for note in info.notes:
         yield f"  note: {escape(note)}"
     many = len(info.steps) + info.steps_omitted
@@ -525,7 +599,7 @@ def plan(style: Style, info: pb.Plan) -> Iterator[str]:
 
 
 def problems(style: Style, check: Any) -> Iterator[str]:
-    """Errors and warnings as ``file:line:col: class: path: message``; of ``CheckConfig`` or ``ReloadConfig``."""
+    """Errors and warnings as ``file:line:col: path: message [class]``; of ``CheckConfig`` or ``ReloadConfig``."""
     for kind, colour, found in (
         ("parse error", "error", check.parse_errors),
         ("semantic error", "error", check.semantic_errors),
@@ -536,7 +610,7 @@ def problems(style: Style, check: Any) -> Iterator[str]:
             if one.line:
                 place += f":{one.line}" + (f":{one.column}" if one.column else "")
             path = f"{escape(one.path)}: " if one.path else ""
-            yield f"{place}: {style.paint(kind, colour)}: {path}{escape(one.message)}"
+            yield f"{place}: {path}{escape(one.message)} [{style.paint(kind, colour)}]"
 
 
 def changes(style: Style, diff: pb.DiffConfigResponse) -> Iterator[str]:

@@ -27,8 +27,9 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 from maglev.cli import grammar
 from maglev.cli.client import DEFAULT_SOCKET
-from maglev.cli.commands import Context, Quit, run
+from maglev.cli.commands import run
 from maglev.cli.complete import LiveNames
+from maglev.cli.context import Context, Quit
 from maglev.cli.errors import DONE, UsageError
 from maglev.cli.grammar import LIVE, Kind, Node, Position
 from maglev.cli.text import escape
@@ -326,7 +327,7 @@ def _keys(names: LiveNames) -> KeyBindings:
 
         async def show() -> None:
             # The names come from the daemon, on a thread: the next key does not wait for them.
-            lines = await asyncio.to_thread(what_follows, text, names)
+            lines = [f"{text}?", *await asyncio.to_thread(what_follows, text, names)]
             await run_in_terminal(lambda: print("\n".join(lines)))
 
         event.app.create_background_task(show())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import zip_longest
 
 from maglev.cli.errors import UsageError
 
@@ -91,10 +93,16 @@ _COLOURS = {
 
 
 class Style:
-    """Colours, or none."""
+    """Colours, or none; and how many columns the terminal has now, 0 where what is printed goes elsewhere."""
 
-    def __init__(self, colour: bool) -> None:
+    def __init__(self, colour: bool, columns: Callable[[], int] = lambda: 0) -> None:
         self.colour = colour
+        self._columns = columns
+
+    @property
+    def columns(self) -> int:
+        """Columns that a line may take; 0: as many as it likes."""
+        return self._columns()
 
     def paint(self, text: str, name: str) -> str:
         """``text`` in the colour of ``name`` ("up", "error"); as it is where there is none."""
@@ -102,20 +110,50 @@ class Style:
         return f"\x1b[{code}m{text}\x1b[0m" if code and text else text
 
 
+def fold(text: str, width: int) -> list[str]:
+    """``text`` in pieces of at most ``width`` characters, broken behind blanks and punctuation where there are any."""
+    pieces = []
+    while len(text) > width:
+        at = max(text.rfind(mark, width // 2, width) for mark in " ,:;./-_") + 1 or width
+        pieces.append(text[:at].rstrip())
+        text = text[at:]
+    return [*pieces, text]
+
+
+def cut(text: str, width: int) -> str:
+    """``text``, or where it has more than ``width`` characters its beginning with a mark of that."""
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
 class Table:
     """Rows in aligned columns, printed while they come.
 
-    A column is as wide as its widest cell so far; no line ends in blanks. Cells are escaped. ``paint`` names the
-    columns whose first word is also the name of its colour.
+    A column is as wide as its widest cell so far; no line ends in blanks. Cells are escaped. On a terminal no line is
+    wider than that: where there is no room for all columns beside each other, the rest of a row stands below its
+    beginning, and so do the headings. The headings come again when that changes between pages. In a pipe a row is a
+    line.
+
+    ``paint`` names the columns whose first word is also the name of its colour, ``right`` those of numbers.
     """
 
-    def __init__(self, style: Style, headings: Sequence[str], *, paint: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        style: Style,
+        headings: Sequence[str],
+        *,
+        paint: Iterable[str] = (),
+        right: Iterable[str] = (),
+        indent: int = 0,
+    ) -> None:
         self._style = style
         self._headings = headings
-        painted = frozenset(paint)
-        self._painted = frozenset(at for at, heading in enumerate(headings) if heading in painted)
+        painted, to_the_right = frozenset(paint), frozenset(right)
+        self._painted = [heading in painted for heading in headings]
+        self._right = [heading in to_the_right for heading in headings]
+        self._indent = indent
         self._widths = [len(heading) for heading in headings]
-        self._begun = False
+        # As printed last. Of each line its columns: which, from where on, how wide.
+        self._layout: list[list[tuple[int, int, int]]] = []
 
     def lines(self, rows: Iterable[Sequence[str]]) -> Iterator[str]:
         """The lines for some rows, behind the headings the first time."""
@@ -123,30 +161,62 @@ class Table:
         for row in cells:
             for at, cell in enumerate(row):
                 self._widths[at] = max(self._widths[at], len(cell))
-        if not self._begun:
-            self._begun = True
-            yield self._style.paint(self._line(self._headings, heading=True), "bold")
+        columns = self._style.columns
+        before, self._layout = self._layout, self._arrange(columns or sys.maxsize)
+        if not before or (columns and before != self._layout):
+            yield from (self._style.paint(line, "bold") for line in self._row(self._headings))
         for row in cells:
-            yield self._line(row)
+            colours = [
+                cell.split()[0] if cell and painted else "" for cell, painted in zip(row, self._painted, strict=True)
+            ]
+            yield from self._row(row, colours)
 
-    def _line(self, row: Sequence[str], *, heading: bool = False) -> str:
-        parts = []
-        last = len(row) - 1
-        while last > 0 and not row[last]:
-            last -= 1
-        for at, cell in enumerate(row[: last + 1]):
-            padding = " " * (self._widths[at] - len(cell)) if at < last else ""
-            painted = at in self._painted and not heading and cell
-            parts.append((self._style.paint(cell, cell.split()[0]) if painted else cell) + padding)
-        return "  ".join(parts)
+    def _arrange(self, columns: int) -> list[list[tuple[int, int, int]]]:
+        layout: list[list[tuple[int, int, int]]] = []
+        end = 0
+        for at, width in enumerate(self._widths):
+            if layout and end + 2 + width <= columns:
+                start = end + 2
+                layout[-1].append((at, start, width))
+            else:
+                start = self._indent + (2 if layout else 0)
+                width = min(width, max(1, columns - start))
+                layout.append([(at, start, width)])
+            end = start + width
+        return layout
+
+    def _row(self, row: Sequence[str], colours: Sequence[str] = ()) -> Iterator[str]:
+        for line in self._layout:
+            if all(len(row[at]) <= width for at, _, width in line):
+                yield from self._line(line, [row[at] for at, _, _ in line], colours)
+                continue
+            # A cell that is wider than the terminal goes on below.
+            for cells in zip_longest(*(fold(row[at], width) for at, _, width in line), fillvalue=""):
+                yield from self._line(line, cells, colours)
+
+    def _line(
+        self, line: Sequence[tuple[int, int, int]], cells: Sequence[str], colours: Sequence[str]
+    ) -> Iterator[str]:
+        text, end = "", 0
+        for (at, start, width), cell in zip(line, cells, strict=True):
+            if cell:
+                start += width - len(cell) if self._right[at] else 0
+                text += " " * (start - end) + (self._style.paint(cell, colours[at]) if colours else cell)
+                end = start + len(cell)
+        # Nothing is left of what would stand below, where a row has nothing to say there.
+        if text:
+            yield text
 
 
 def fields(style: Style, pairs: Iterable[tuple[str, str]], *, indent: int = 2) -> Iterator[str]:
-    """``name  value`` lines, aligned; pairs with an empty value are left out."""
+    """``name  value`` lines, aligned; pairs with an empty value are left out. On a terminal long values go on below."""
     kept = [(name, value) for name, value in pairs if value]
     width = max((len(name) for name, _ in kept), default=0)
+    room = max(1, style.columns - indent - width - 2) if style.columns else sys.maxsize
     for name, value in kept:
-        yield f"{' ' * indent}{name:<{width}}  {style.paint(escape(value), value)}"
+        first, *more = fold(escape(value), room)
+        yield f"{' ' * indent}{name:<{width}}  {style.paint(first, value)}"
+        yield from (f"{' ' * (indent + width + 2)}{piece}" for piece in more)
 
 
 def yes(value: bool) -> str:

@@ -6,6 +6,7 @@ second and for weights after news. Keys never wait for either. When the daemon g
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -20,10 +21,10 @@ from prompt_toolkit.layout import FormattedTextControl, Layout, Window
 
 from maglev.cli import render
 from maglev.cli.client import CALL_SECONDS, PAGE, Client
-from maglev.cli.commands import Context
+from maglev.cli.context import Context
 from maglev.cli.errors import DONE, CommandError
 from maglev.cli.jsonout import word
-from maglev.cli.text import Style, Table, duration, escape
+from maglev.cli.text import Style, Table, cut, duration, escape
 from maglev.pb import maglev_pb2 as pb
 
 # How often rates are asked for; how soon after news the weights are; how long to wait for a daemon that went away.
@@ -36,7 +37,6 @@ RETRY_SECONDS = 1.0
 WINDOW_SECONDS = 60
 EVENTS_KEPT = 100
 
-# Frontends in trouble come first; among equals the order of the file stays.
 _RANK: Mapping[int, int] = {pb.FRONTEND_STATE_DOWN: 0, pb.FRONTEND_STATE_UNKNOWN: 1}
 
 _MOVES = {"up": -1, "k": -1, "down": 1, "j": 1}
@@ -151,7 +151,7 @@ class Board:
         return self._room
 
     def _shown(self) -> list[pb.FrontendInfo]:
-        ordered = sorted(self._frontends.values(), key=lambda one: _RANK.get(one.state, 2))
+        ordered = sorted(self._frontends.values(), key=_rank)
         self._first = max(0, min(self._first, len(ordered) - self._room))
         return ordered[self._first : self._first + self._room]
 
@@ -166,8 +166,10 @@ class Board:
         # The headings of both lists, and the line of keys.
         self._room = max(1, height - len(top) - events - 3)
         shown = self._shown()
-        table = Table(style, ("FRONTEND", "VIP", "STATE", "POOL", "SERVING", "WEIGHTS"), paint=("STATE",))
-        lines = [*top, *table.lines(self._row(one) for one in shown)]
+        table = Table(Style(style.colour), ("FRONTEND", "VIP", "STATE", "POOL", "SERVING", "WEIGHTS"), paint=("STATE",))
+        # A row is a line, which the window cuts off; what is in its front may not push the state out.
+        longest = max(8, style.columns // 3) if style.columns else sys.maxsize
+        lines = [*top, *table.lines(self._row(one, longest) for one in shown)]
         lines += [""] * (self._room - len(shown))
         more = len(self._frontends) - self._first - len(shown)
         title = "EVENTS" + (f" ({self._lost} lost)" if self._lost else "")
@@ -208,20 +210,25 @@ class Board:
             facts.append(style.paint("reload refused", "error"))
         yield "  ".join(facts)
 
-    def _row(self, one: pb.FrontendInfo) -> tuple[str, ...]:
+    def _row(self, one: pb.FrontendInfo, longest: int) -> tuple[str, ...]:
         # What was asked last about the pools; a new state shows before the weights do.
         detail = self._details.get(one.name)
         weights = ""
         if detail is not None and detail.active_pool_index < len(detail.pools):
             weights = ", ".join(_member(member) for member in detail.pools[detail.active_pool_index].backends)
         return (
-            one.name,
-            render.endpoint(one.address, one.protocol, one.port),
+            cut(one.name, longest),
+            cut(render.endpoint(one.address, one.protocol, one.port), longest),
             word(pb.FrontendState, one.state),
-            one.active_pool,
+            cut(one.active_pool, longest),
             f"{one.backends_usable}/{one.backends}",
             weights,
         )
+
+
+def _rank(info: pb.FrontendInfo) -> int:
+    """Those in trouble come first, then those that live on a fallback; among equals the order of the file stays."""
+    return _RANK.get(info.state, 2 if info.active_pool_index else 3)
 
 
 def _member(info: pb.PoolBackendInfo) -> str:

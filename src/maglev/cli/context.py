@@ -1,0 +1,57 @@
+"""What a command works with: the daemon, and where its answer goes and how it looks there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import IO, Any
+
+from maglev.cli.client import Client
+from maglev.cli.errors import DONE
+from maglev.cli.jsonout import dumps, plain
+from maglev.cli.text import Style, Table
+
+
+class Quit(Exception):
+    """The shell is to end."""
+
+
+@dataclass
+class Context:
+    """What a command works with. ``err`` takes messages, ``out`` takes what was asked for."""
+
+    client: Client
+    style: Style
+    json: bool
+    out: IO[str]
+    err: IO[str]
+    version: str
+
+    def print(self, lines: Iterable[str]) -> None:
+        """Print lines as they come."""
+        for line in lines:
+            self.out.write(line + "\n")
+
+    def complain(self, text: str) -> None:
+        """A message beside the answer."""
+        self.out.flush()
+        self.err.write(f"maglevc: {text}\n")
+
+    def show(self, message: Any, lines: Callable[[], Iterable[str]]) -> int:
+        """One message, as JSON or for people."""
+        self.print([dumps(plain(message), pretty=True)] if self.json else lines())
+        return DONE
+
+    def list(self, pages: Iterable[Any], table: Table, rows: Callable[[Any], Any]) -> int:
+        """A list page by page, as a JSON array or as a table. ``pages``: repeated fields."""
+        if not self.json:
+            for page in pages:
+                self.print(table.lines(rows(page)))
+            return DONE
+        first = True
+        for page in pages:
+            for one in page:
+                self.out.write(("[\n" if first else ",\n") + dumps(plain(one)))
+                first = False
+        self.out.write("[]\n" if first else "\n]\n")
+        return DONE
