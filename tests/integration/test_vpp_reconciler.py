@@ -283,6 +283,31 @@ async def test_changes_that_come_during_a_batch_go_out_together_with_the_newest_
         assert [held[f"10.0.0.{n + 1}"] for n in range(40)] == [0] + [1] * 9 + [0] * 10 + [1] * 20
 
 
+async def test_a_vip_that_serves_nobody_comes_before_all_that_waits_however_late_it_is_known(path: Path) -> None:
+    backends = {f"b{n}": f"10.0.{n // 250}.{n % 250}" for n in range(1200)}
+    names = list(backends)
+    pools = [{"p": dict.fromkeys(names[n : n + 100], 10)} for n in range(0, 1200, 100)]
+    made = [
+        make_config(pool, address=f"192.0.2.{n}", backends=backends, new_flows_table_length=1024).frontends["www"]
+        for n, pool in enumerate(pools, 1)
+    ]
+    config = make_config(
+        backends=backends,
+        lb=AT_ONCE,
+        frontends=[replace(frontend, name=f"w{n}") for n, frontend in enumerate(made)],
+    )
+    async with programmed(path, config) as (server, rig):
+        for name in names[1100:]:
+            rig.backend(name, DOWN)
+        await rig.settled()
+        server.journal.clear()
+        for name in names[:1100:2]:
+            rig.backend(name, DOWN)
+        rig.backend("b1150", UP)
+        await rig.settled()
+        assert writes(server)[0] == "weight 10.0.4.150 1"
+
+
 async def test_a_restart_of_the_daemon_makes_no_write_whatever_is_still_unknown(path: Path) -> None:
     async with stand_in(path) as server:
         lb = replace(AT_ONCE, startup_min_delay=5 * 1_000_000_000, startup_max_delay=30 * 1_000_000_000)
@@ -326,6 +351,9 @@ async def test_warm_up_is_silent_then_releases_what_is_known_then_the_rest(path:
                 rig.backend(name, UP)
             await rig.settled()
             assert rig.dataplane.warmup().phase == "silent"
+            plan = await rig.dataplane.plan(None, force=False)
+            assert plan.notes == ["the warm-up holds 1 frontend for 30.0 s more at most"]
+            assert len(plan.steps) == 4
             with pytest.raises(NotAllowed):
                 await rig.dataplane.sync(None, force=False, by="ann")
             clock.advance(6)
@@ -389,6 +417,9 @@ async def test_a_foreign_scale_is_adopted_without_a_write_until_a_sync_is_asked_
             assert weights(server)["10.0.0.3"] == 10
             state = await rig.dataplane.lb_state("www")
             assert "times ours" in state.vips[0].notes[0]
+            for name in (None, "www"):
+                plan = await rig.dataplane.plan(name, force=False)
+                assert [(step.old_weight, step.new_weight) for step in plan.steps] == [(10, 1)]
             await rig.dataplane.sync(None, force=False, by="ann")
             assert weights(server)["10.0.0.3"] == 1
 

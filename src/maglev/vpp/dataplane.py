@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from maglev import logs
 from maglev._flowtable import moved_share
 from maglev.clock import Clock
 from maglev.config.model import Config, Protocol
@@ -328,11 +329,18 @@ class Dataplane:
             raise UnknownName("frontend", frontend)
         names = list(source.config().frontends) if frontend is None else [frontend]
         actual = await self.reconciler.refresh()
-        policy = self.reconciler.policy(
-            full=frontend is None, prune_rest=frontend is None, force=force, config=source.config()
-        )
         wanted = self.reconciler.desired(names, source, new=new)
+        policy = self.reconciler.policy(
+            full=frontend is None,
+            prune_rest=frontend is None,
+            force=force,
+            config=source.config(),
+            unscaled=frozenset(vip.key for vip in wanted) if config is None else frozenset(),
+        )
         plan = diff(wanted, actual, self.reconciler.owed, policy)
+        if config is None and (held := [name for name in names if not self.reconciler.released(name)]):
+            left = self.reconciler.warmup_state.remaining_ns / 1e9
+            plan.notes.append(f"the warm-up holds {logs.counted(len(held), 'frontend')} for {left:.1f} s more at most")
         backends = {(vip.key, one.address): one.backend for vip in wanted for one in vip.ases}
         return _report(plan, _forecasts(plan, actual, backends))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple, Protocol, TypeVar
@@ -365,8 +365,19 @@ class Reconciler:
             held=self._held_of,
         )
 
-    def policy(self, *, full: bool, prune_rest: bool, force: bool, config: Config | None = None) -> Policy:
-        """What a plan may do now; with ``config`` after a reload to it."""
+    def policy(
+        self,
+        *,
+        full: bool,
+        prune_rest: bool,
+        force: bool,
+        config: Config | None = None,
+        unscaled: Collection[VipKey] = frozenset(),
+    ) -> Policy:
+        """What a plan may do now; with ``config`` after a reload to it.
+
+        ``unscaled``: VIPs whose adopted scale is to be given up, as a sync on request does.
+        """
         config = config or self._states.config()
         configured = self._configured
         if config is not self._config:
@@ -379,7 +390,7 @@ class Reconciler:
             configured=configured,
             owned=self._owned | self._configured,
             frozen=frozenset(self._frozen),
-            multiples=dict(self._multiples),
+            multiples={key: multiple for key, multiple in self._multiples.items() if key not in unscaled},
             cost=self.cost(),
         )
 
@@ -680,8 +691,10 @@ class Reconciler:
             return self._states
         return _Before(self._config, self._states)
 
-    def _takeable(self) -> list[str]:
+    def _takeable(self, *, in_order: bool = False) -> list[str]:
         """Dirty frontends that may be programmed now, no more than one batch plans for.
+
+        ``in_order``: those that serve nobody are among them; the rest is what has waited longest.
 
         What the warm-up holds is put aside: only an event of its backends or a new phase can release it, and both bring
         it back.
@@ -692,7 +705,7 @@ class Reconciler:
         frontends = source.config().frontends
         names: list[str] = []
         members = 0
-        for name in list(self._dirty):
+        for name in sorted(self._dirty, key=self._serves) if in_order else list(self._dirty):
             if isinstance(source, _Before) and (name not in frontends or source.waits(frontends[name])):
                 continue
             if not self.released(name):
@@ -707,13 +720,19 @@ class Reconciler:
                 break
         return names
 
+    def _serves(self, name: str) -> bool:
+        """Whether somebody serves this frontend in VPP."""
+        frontend = self._config.frontends.get(name) if self._config is not None else None
+        found = self._actual.vips.get(vip_key(frontend)) if self._actual is not None and frontend is not None else None
+        return found is not None and found.serves
+
     def _unpark(self) -> None:
         self._dirty.update(self._parked)
         self._parked.clear()
 
     async def _batch(self) -> None:
         """Program the newest state of what is dirty, or as much of it as one batch may hold."""
-        names = self._takeable()
+        names = self._takeable(in_order=True)
         for name in names:
             del self._dirty[name]
         if not names:
