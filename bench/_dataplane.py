@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import logging
 import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -26,11 +25,16 @@ from maglev.checker import Checker
 from maglev.clock import SystemClock
 from maglev.config.model import Backend, Config, Frontend, LbConfig, Pool, PoolMember, Protocol
 from maglev.events import Bus
+from maglev.logs import LogControl
 from maglev.states import Code, State
 from maglev.vpp.client import VppClient
+from maglev.vpp.desired import desired_vips
+from maglev.vpp.model import Actual
 from maglev.vpp.reconciler import Reconciler
+from maglev.vpp.sync import Plan, Policy, acknowledge, diff
 from maglev.vpp.transport import Reply, Request
 from tests.helpers.checker import FakeClock, FakeEngine, FakeTransition, check
+from tests.helpers.vpp import FakeStates
 
 PATIENCE = 120.0
 """Seconds after which a benchmark that got stuck fails instead of hanging."""
@@ -75,42 +79,20 @@ class Verdicts(FakeEngine):
 
 
 @dataclass
-class LoopWatch:
-    """The longest time for which the event loop came to nothing else, by a timer that is due each millisecond.
-
-    ``worst_cpu_ns``: what of such a time the loop's own thread worked; the rest is other programs on the machine.
-    """
-
-    worst_ns: int = 0
-    worst_cpu_ns: int = 0
-    _timer: asyncio.TimerHandle | None = None
-
-    def start(self) -> None:
-        """Watch from now on."""
-        self.worst_ns = self.worst_cpu_ns = 0
-        self._turn(time.monotonic_ns() - 1_000_000, time.thread_time_ns())
-
-    def stop(self) -> None:
-        """Watch no longer."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _turn(self, before: int, cpu_before: int) -> None:
-        now, cpu = time.monotonic_ns(), time.thread_time_ns()
-        self.worst_ns = max(self.worst_ns, now - before - 1_000_000)
-        self.worst_cpu_ns = max(self.worst_cpu_ns, cpu - cpu_before)
-        self._timer = asyncio.get_running_loop().call_later(0.001, self._turn, now, cpu)
-
-
-@dataclass
 class Rig:
-    """A daemon's worth of checker and dataplane. ``written``: when (monotonic, ns) which message went out."""
+    """A daemon's worth of checker and dataplane."""
 
     engine: Verdicts
     checker: Checker
     client: VppClient
     reconciler: Reconciler
-    watch: LoopWatch = field(default_factory=LoopWatch)
+
+    async def become(self, state: State) -> None:
+        """Every backend changes to ``state``, and VPP is told."""
+        self.engine.all_become(state)
+        while self.engine.waiting:  # noqa: ASYNC110 - what it waits for is many events
+            await asyncio.sleep(0.002)
+        await self.settled()
 
     async def settled(self) -> None:
         """Wait until VPP has what it should have."""
@@ -170,9 +152,14 @@ async def stand_in(directory: Path) -> AsyncIterator[Path]:
 
 @asynccontextmanager
 async def rig(config: Config, socket: str = "") -> AsyncIterator[Rig]:
-    """Checker, reconciler and client on a stand-in, or on the VPP at ``socket``; every backend is up and programmed."""
-    logging.getLogger("maglev").setLevel(logging.WARNING)
+    """Checker, reconciler and client on a stand-in, or on the VPP at ``socket``; every backend is up and programmed.
+
+    The log is written as by the daemon, to where nobody reads it.
+    """
     async with contextlib.AsyncExitStack() as stack:
+        control = LogControl(stream=stack.enter_context(open(os.devnull, "w", encoding="utf-8")))
+        control.start()
+        stack.callback(control.end)
         if not socket:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             socket = str(await stack.enter_async_context(stand_in(directory)))
@@ -202,6 +189,17 @@ async def rig(config: Config, socket: str = "") -> AsyncIterator[Rig]:
             await asyncio.wait(tasks[1:])
             await client.close()
             await tasks[0]
+
+
+def plan_of_failure(config: Config, failed: Iterable[str]) -> Plan:
+    """What is sent when these backends go down in a VPP where all are up, with its costs by the formula."""
+    states, actual = FakeStates(config), Actual(None, {})
+    policy = Policy(full=True, prune_rest=False)
+    for step in diff(desired_vips(config.frontends, states), actual, {}, policy).steps:
+        acknowledge(actual, step)
+    for name in failed:
+        states.backends[name].state = State.DOWN
+    return diff(desired_vips(config.frontends, states), actual, {}, replace(policy, full=False))
 
 
 class Writes:

@@ -7,7 +7,7 @@ import time
 
 from bench._dataplane import config_of, rig
 from bench._dataplane import run as on_loop
-from bench.harness import Figure
+from bench.harness import Figure, LoopWatch, held
 from maglev.config.model import LbConfig
 from maglev.vpp.reconciler import READ_PER_AS_NS, READ_PER_VIP_NS
 
@@ -22,22 +22,19 @@ def run() -> list[Figure]:
 
 async def _measure() -> list[Figure]:
     lb = LbConfig(startup_min_delay=0, startup_max_delay=0, sync_interval=3600 * 10**9)
-    seconds, blocked, worked, cpu = [], [], [], []
+    seconds, cpu, watches = [], [], []
     async with rig(config_of(1000, 50, lb=lb, new_flows_table_length=16)) as made:
         for _ in range(ROUNDS):
-            made.watch.start()
-            began, cpu_began = time.monotonic(), time.thread_time()
-            result = await made.reconciler.sync_all()
-            made.watch.stop()
+            with LoopWatch() as watch:
+                began, cpu_began = time.monotonic(), time.thread_time()
+                result = await made.reconciler.sync_all()
+                seconds.append(time.monotonic() - began)
+                cpu.append(time.thread_time() - cpu_began)
             assert not result.done, "there was something to do"
-            seconds.append(time.monotonic() - began)
-            cpu.append(time.thread_time() - cpu_began)
-            blocked.append(made.watch.worst_ns / 1e6)
-            worked.append(made.watch.worst_cpu_ns / 1e6)
+            watches.append(watch)
     read = READ_PER_VIP_NS + 50 * READ_PER_AS_NS
     return [
-        Figure("event loop held at most", statistics.median(blocked), "ms", 20),
-        Figure("of which the loop itself worked", statistics.median(worked), "ms"),
+        *held(watches),
         Figure("longest read of VPP, estimated", read / 1e6, "ms", lb.max_stall / 1e6),
         Figure("duration", statistics.median(seconds), "s", 30 / 4),
         Figure("CPU of the daemon for it", statistics.median(cpu), "s"),
