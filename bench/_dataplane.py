@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -150,6 +150,15 @@ async def stand_in(directory: Path) -> AsyncIterator[Path]:
         draining.cancel()
 
 
+@contextlib.contextmanager
+def _logged() -> Iterator[None]:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        control = LogControl(stream=nowhere)
+        control.start()
+        yield
+        control.end()
+
+
 @asynccontextmanager
 async def rig(config: Config, socket: str = "") -> AsyncIterator[Rig]:
     """Checker, reconciler and client on a stand-in, or on the VPP at ``socket``; every backend is up and programmed.
@@ -157,9 +166,7 @@ async def rig(config: Config, socket: str = "") -> AsyncIterator[Rig]:
     The log is written as by the daemon, to where nobody reads it.
     """
     async with contextlib.AsyncExitStack() as stack:
-        control = LogControl(stream=stack.enter_context(open(os.devnull, "w", encoding="utf-8")))
-        control.start()
-        stack.callback(control.end)
+        stack.enter_context(_logged())
         if not socket:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             socket = str(await stack.enter_async_context(stand_in(directory)))

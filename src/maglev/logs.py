@@ -1,8 +1,8 @@
 """Structured logs: every record has a stable event name and fields; text for people, JSON for machines.
 
-Built on the standard library's ``logging``, so that records of other libraries come out the same way. Lines are
-written by a thread behind a bounded queue: a reader of standard error that stalls never holds the event loop, and
-what had to be thrown away is counted (``LogControl.lost``).
+Built on the standard library's ``logging``, so that records of other libraries come out the same way. Lines are made
+and written by a thread behind a bounded queue: a reader of standard error that stalls never holds the event loop, and
+what had to be thrown away is counted (``LogControl.lost``). Fields are therefore values that do not change.
 
 ``WatchEvents`` sees records at its subscribers' level, whatever the daemon's own level is: a second handler hands
 them to the bus, and only while somebody subscribed (``LogControl.watch``).
@@ -13,13 +13,17 @@ from __future__ import annotations
 import asyncio
 import datetime
 import enum
+import functools
 import logging
+import math
+import re
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import IO
+from typing import IO, NamedTuple
 
 import orjson
 
@@ -35,6 +39,11 @@ LEVELS: Mapping[str, int] = {
 FORMATS = ("text", "json")
 
 _OFF = logging.CRITICAL + 10
+
+BOUND = 32_768
+"""Records that may wait to be written: about half a kilobyte each."""
+AT_ONCE = 32
+"""Lines that are made in one go: a fraction of a millisecond."""
 
 
 def level_name(level: int) -> str:
@@ -69,6 +78,10 @@ def escape(text: str) -> str:
 def counted(many: int, what: str) -> str:
     """``1 frontend``, ``2 frontends``."""
     return f"{many} {what}" if many == 1 else f"{many} {what}s"
+
+
+_BLANK = vars(logging.LogRecord("", logging.NOTSET, "", 0, "", (), None))
+"""A record in which nothing is said yet. It names no file and line: the event name is the better place to look for."""
 
 
 class EventLogger:
@@ -117,11 +130,22 @@ class EventLogger:
     def _emit(
         self, level: int, event: str, message: str, fields: Mapping[str, object], error: BaseException | None
     ) -> None:
-        trace = (type(error), error, error.__traceback__) if error is not None else None
-        # No search for the caller's file and line: the event name says it, and the search costs more than the rest.
-        record = self._logger.makeRecord(self._logger.name, level, "", 0, message, (), trace)
-        record.maglev_event = event
-        record.maglev_fields = fields
+        # Not by LogRecord's constructor, which takes apart the caller's path and looks up thread and process: in a mass
+        # failure, with two records for each server, that was a tenth of all the daemon's time.
+        now = time.time()
+        record = logging.LogRecord.__new__(logging.LogRecord)
+        vars(record).update(
+            _BLANK,
+            name=self._logger.name,
+            msg=message,
+            levelno=level,
+            levelname=logging.getLevelName(level),
+            created=now,
+            msecs=now % 1 * 1000,
+            exc_info=(type(error), error, error.__traceback__) if error is not None else None,
+            maglev_event=event,
+            maglev_fields=fields,
+        )
         self._logger.handle(record)
 
 
@@ -130,65 +154,75 @@ def get(name: str) -> EventLogger:
     return EventLogger(name)
 
 
-def _event(record: logging.LogRecord) -> str:
-    event = getattr(record, "maglev_event", None)
-    return event if isinstance(event, str) else "log"
+class _Entry(NamedTuple):
+    """A record on its way to the stream: some of its bytes, and nothing that may still change."""
+
+    created: float
+    level: int
+    event: str
+    message: str
+    logger: str
+    fields: Mapping[str, object]
+    trace: str
+
+    @classmethod
+    def of(cls, record: logging.LogRecord) -> _Entry:
+        event, fields = getattr(record, "maglev_event", None), getattr(record, "maglev_fields", None)
+        error = record.exc_info[1] if record.exc_info else None
+        return cls(
+            record.created,
+            record.levelno,
+            event if isinstance(event, str) else "log",
+            record.getMessage(),
+            record.name,
+            fields if isinstance(fields, Mapping) else {},
+            "" if error is None else "".join(traceback.format_exception(error)).rstrip(),
+        )
 
 
-def _fields(record: logging.LogRecord) -> Mapping[str, object]:
-    fields = getattr(record, "maglev_fields", None)
-    return fields if isinstance(fields, Mapping) else {}
+def text_line(entry: _Entry) -> str:
+    """``2026-11-22T12:00:00.123Z info  message  event=name key=value``: one line, with tracebacks indented below.
+
+    Without a line break at its end.
+    """
+    parts = [f"{_time(entry.created)} {level_name(entry.level):<7} {escape(entry.message)} event={entry.event}"]
+    for key, value in entry.fields.items():
+        parts.append(f"{key}={_quoted(value)}")
+    line = " ".join(parts)
+    if entry.trace:
+        line += "".join(f"\n    {escape(row)}" for row in entry.trace.splitlines())
+    return line
 
 
-def _traceback(record: logging.LogRecord) -> str:
-    if record.exc_info is None or record.exc_info[1] is None:
-        return ""
-    return "".join(traceback.format_exception(record.exc_info[1])).rstrip()
-
-
-class TextFormatter(logging.Formatter):
-    """``2026-11-22T12:00:00.123Z info  message  event=name key=value``: one line, with tracebacks indented below."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line (lines, with a traceback), without a line break at its end."""
-        parts = [_time(record.created), f"{level_name(record.levelno):<7}", escape(record.getMessage())]
-        parts.append(f"event={_event(record)}")
-        parts.extend(f"{key}={_quoted(value)}" for key, value in _fields(record).items())
-        line = " ".join(parts)
-        trace = _traceback(record)
-        if trace:
-            line += "".join(f"\n    {escape(row)}" for row in trace.splitlines())
-        return line
-
-
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line: ``time level event message logger``, then the fields, then ``traceback``."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The object as text, without a line break at its end."""
-        value: dict[str, object] = {
-            "time": _time(record.created),
-            "level": level_name(record.levelno),
-            "event": _event(record),
-            "message": record.getMessage(),
-            "logger": record.name,
-        }
-        for key, item in _fields(record).items():
-            # A field never hides one of the above.
-            value[f"{key}_" if key in value else key] = _json(item)
-        trace = _traceback(record)
-        if trace:
-            value["traceback"] = trace
-        try:
-            return orjson.dumps(value, default=str).decode()
-        except TypeError:
-            # A lone surrogate or an integer beyond 64 bits: write such things as text, lose nothing.
-            return orjson.dumps({key: _plain(item) for key, item in value.items()}).decode()
+def json_line(entry: _Entry) -> str:
+    """One JSON object: ``time level event message logger``, then the fields, then ``traceback``; no line break."""
+    value: dict[str, object] = {
+        "time": _time(entry.created),
+        "level": level_name(entry.level),
+        "event": entry.event,
+        "message": entry.message,
+        "logger": entry.logger,
+    }
+    for key, item in entry.fields.items():
+        # A field never hides one of the above.
+        value[f"{key}_" if key in value else key] = _json(item)
+    if entry.trace:
+        value["traceback"] = entry.trace
+    try:
+        return orjson.dumps(value, default=str).decode()
+    except TypeError:
+        # A lone surrogate or an integer beyond 64 bits: write such things as text, lose nothing.
+        return orjson.dumps({key: _plain(item) for key, item in value.items()}).decode()
 
 
 def _time(seconds: float) -> str:
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    whole = math.floor(seconds)
+    return f"{_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
+
+
+@functools.lru_cache(maxsize=16)
+def _second(seconds: int) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _json(value: object) -> object:
@@ -200,21 +234,36 @@ def _plain(value: object) -> str:
     return str(value).encode("utf-8", "backslashreplace").decode()
 
 
+_bare = re.compile(r"[!#-<>-~]+").fullmatch
+"""Matches printable ASCII that needs no quotes: no blank, no quotation mark, no equals sign."""
+
+
 def _quoted(value: object) -> str:
-    text = escape(str(value))
+    text = str(value)
+    if _bare(text):
+        return text
+    text = escape(text)
     if not text or any(c in text for c in ' "='):
         return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return text
 
 
 class _Writer(logging.Handler):
-    """Formats on the caller's side, writes in a thread; at most ``bound`` lines wait, further ones are counted."""
+    """Writes in a thread; at most ``bound`` records wait, further ones are counted.
 
-    def __init__(self, stream: IO[str], bound: int) -> None:
+    The thread makes the lines as well, a few at a time: it holds the interpreter's lock for that, and two lines for
+    each server of a mass failure are not what VPP should wait for. While more than half of ``bound`` wait, who logs
+    makes lines too.
+    """
+
+    def __init__(self, stream: IO[str], bound: int, line_of: Callable[[_Entry], str]) -> None:
         super().__init__()
         self._stream = stream
         self._bound = bound
-        self._lines: deque[str] = deque()
+        self._line_of = line_of
+        self._entries: deque[_Entry] = deque()
+        self._lines: list[str] = []  # of entries that were before those
+        self._making = threading.Lock()  # what is taken from the entries becomes lines before others are taken
         self._ready = threading.Condition()
         self._ending = False
         self.lost = 0
@@ -223,27 +272,49 @@ class _Writer(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            line = self.format(record)
+            entry = _Entry.of(record)
         except Exception:
             # A record that cannot be written must not end the task that logged it; it shows in the count.
             self.lost += 1
             return
         with self._ready:
-            if len(self._lines) >= self._bound or self._ending:
+            if len(self._entries) + len(self._lines) >= self._bound or self._ending:
                 self.lost += 1
                 return
-            self._lines.append(line)
+            self._entries.append(entry)
             self._ready.notify()
+        if len(self._entries) > self._bound // 2 and self._making.acquire(blocking=False):
+            try:
+                lines = self._make(AT_ONCE)
+                with self._ready:
+                    self._lines += lines
+            finally:
+                self._making.release()
+
+    def _make(self, most: int) -> list[str]:
+        """Lines of the oldest entries, in a moment in which nobody else makes any."""
+        lines: list[str] = []
+        for _ in range(min(most, len(self._entries))):
+            try:
+                lines.append(self._line_of(self._entries.popleft()))
+            except Exception:
+                self.lost += 1
+        return lines
+
+    def _take(self) -> list[str]:
+        """Wait for something to write; nothing when that was all."""
+        with self._ready:
+            while not (self._entries or self._lines or self._ending):
+                self._ready.wait()
+        with self._making:
+            with self._ready:
+                lines, self._lines = self._lines, []
+            while self._entries and not lines:
+                lines = self._make(AT_ONCE)
+        return lines
 
     def _write(self) -> None:
-        while True:
-            with self._ready:
-                while not self._lines and not self._ending:
-                    self._ready.wait()
-                lines = list(self._lines)
-                self._lines.clear()
-                if not lines and self._ending:
-                    return
+        while lines := self._take():
             try:
                 self._stream.write("\n".join(lines) + "\n")
                 self._stream.flush()
@@ -273,15 +344,15 @@ class _BusHandler(logging.Handler):
         if self._publishing:
             # A listener that logs about a log record would never come to an end.
             return
-        fields = {key: str(value) for key, value in _fields(record).items()}
-        trace = _traceback(record)
-        if trace:
-            fields["traceback"] = trace
+        entry = _Entry.of(record)
+        fields = {key: str(value) for key, value in entry.fields.items()}
+        if entry.trace:
+            fields["traceback"] = entry.trace
         event = LogEvent(
-            level=level_name(record.levelno),
-            event=_event(record),
-            message=record.getMessage(),
-            at_ns=int(record.created * 1e9),
+            level=level_name(entry.level),
+            event=entry.event,
+            message=entry.message,
+            at_ns=int(entry.created * 1e9),
             fields=fields,
         )
         if threading.get_ident() == self._thread:
@@ -329,10 +400,9 @@ class LogControl:
         """Lines that could not be written."""
         return self._writer.lost if self._writer is not None else 0
 
-    def start(self, *, bound: int = 10_000) -> None:
+    def start(self, *, bound: int = BOUND) -> None:
         """Write records of this process to the stream; at most ``bound`` lines wait for a slow reader."""
-        self._writer = _Writer(self._stream, bound)
-        self._writer.setFormatter(JsonFormatter() if self._form == "json" else TextFormatter())
+        self._writer = _Writer(self._stream, bound, json_line if self._form == "json" else text_line)
         self._root.addHandler(self._writer)
         self._root.propagate = False
         # Other libraries (grpc, asyncio): their warnings and errors, in the same form.

@@ -20,7 +20,7 @@ class State(enum.IntEnum):
     REMOVED = 5
 
     def __str__(self) -> str:
-        return self.name.lower()
+        return self._name_.lower()
 
 
 class FrontendState(enum.IntEnum):
@@ -31,7 +31,7 @@ class FrontendState(enum.IntEnum):
     DOWN = 2
 
     def __str__(self) -> str:
-        return self.name.lower()
+        return self._name_.lower()
 
 
 class Code(enum.IntEnum):
@@ -62,7 +62,7 @@ class Code(enum.IntEnum):
     def __str__(self) -> str:
         if self is Code.NONE:
             return ""
-        return self.name if self < Code.STATIC else self.name.lower()
+        return self._name_ if self < Code.STATIC else self._name_.lower()
 
 
 class CheckType(enum.IntEnum):
@@ -74,4 +74,4 @@ class CheckType(enum.IntEnum):
     HTTPS = 3
 
     def __str__(self) -> str:
-        return self.name.lower()
+        return self._name_.lower()

@@ -215,3 +215,20 @@ def test_a_stalled_reader_never_holds_the_daemon_and_losses_are_counted() -> Non
     stream.go_on.set()
     control.end(10)
     assert len(stream.getvalue().splitlines()) == 11
+
+
+@pytest.mark.usefixtures("quiet_root")
+def test_lines_stay_in_order_when_so_many_wait_that_who_logs_makes_them_too() -> None:
+    stream = Stalled()
+    control = logs.LogControl(stream=stream)
+    control.start(bound=1000)
+    log = logs.get("part")
+    log.info("first", "taken by the writer")
+    assert stream.entered.wait(10)
+    for n in range(1000):
+        log.info("more", "words", n=n)
+    stream.go_on.set()
+    control.end(10)
+    assert control.lost == 0
+    numbers = [line.rpartition("n=")[2] for line in stream.getvalue().splitlines()[1:]]
+    assert numbers == [str(n) for n in range(1000)]

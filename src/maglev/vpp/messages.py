@@ -14,6 +14,7 @@ Sources: VPP's ``src/vlibmemory/memclnt.api``, ``src/plugins/lb/lb.api``, ``src/
 from __future__ import annotations
 
 import enum
+import functools
 import ipaddress
 import struct
 from collections.abc import Callable, Iterable, Mapping
@@ -153,6 +154,8 @@ class Prefix(NamedTuple):
 
 def address_text(address: bytes) -> str:
     """4 or 16 bytes as an operator writes them."""
+    if len(address) == 4:
+        return "{}.{}.{}.{}".format(*address)
     return str(ipaddress.ip_address(address))
 
 
@@ -192,9 +195,15 @@ class VipKey(NamedTuple):
         return (len(self.address), self.address, self.prefix_length, self.protocol, self.port)
 
     def __str__(self) -> str:
-        if self.port == 0:
-            return str(self.prefix)
-        return f"{self.prefix} {_PROTOCOL_NAMES.get(self.protocol, self.protocol)} {self.port}"
+        return _vip_text(self)
+
+
+@functools.lru_cache(maxsize=1024)
+def _vip_text(key: VipKey) -> str:
+    # Remembered: the log names the VIP of every call, and the calls of a VIP come one after the other.
+    if key.port == 0:
+        return str(key.prefix)
+    return f"{key.prefix} {_PROTOCOL_NAMES.get(key.protocol, key.protocol)} {key.port}"
 
 
 @dataclass(frozen=True, slots=True)
