@@ -18,6 +18,7 @@ cdef enum:
     RECV_BYTES = 192                # of a packet: IP header with options, ICMP header, the quoted headers likewise
     RECV_CONTROL = 96
     RECV_ROUNDS = 512               # recvmmsg calls a socket and a tick
+    RECV_MEMORY = 1024              # bytes of a receive buffer that a packet takes at most: cut by the filter
     TRACE_RING = 8192               # results of traced targets that wait for Python
     JUDGE_RING = 256                # bodies that wait for their regular expression
     EVENTS = 256
@@ -157,7 +158,8 @@ cdef enum:
     STAT_IN_FLIGHT = 28
     STAT_WAITING_FD = 29
     STAT_TLS_SESSION_BYTES = 30
-    STAT_COUNT = 31
+    STAT_RX_BUFFER = 31             # bytes of the receive buffer that overflowed last
+    STAT_COUNT = 32
 
 # Two cache lines; what every probe touches comes first.
 cdef struct Slot:
@@ -242,7 +244,9 @@ cdef enum:
 cdef struct RawSocket:
     int fd
     bint tcp
-    uint32_t drops_seen             # SO_RXQ_OVFL, as last told
+    uint32_t drops_seen             # the kernel's counter, as of the last look
+    bint crowded                    # it was far from empty at the last look, or when it was read since
+    uint32_t space                  # bytes of its receive buffer
 
 # Where probes leave from: a network namespace, a family, a source address.
 cdef struct Origin:

@@ -57,7 +57,7 @@ STAT_NAMES = (
     "local_errors", "repeated", "rx_drops", "stalls", "foreign", "forged", "duplicate", "late_replies", "malformed",
     "icmp_errors", "transitions", "transitions_deferred", "results_dropped", "ticks", "wakeups", "tls_full",
     "tls_resumed", "late_tls", "targets",
-    "in_flight", "waiting_fd", "tls_session_bytes",
+    "in_flight", "waiting_fd", "tls_session_bytes", "rx_buffer",
 )
 assert len(STAT_NAMES) == STAT_COUNT
 

@@ -189,6 +189,7 @@ cdef int open_raw(Origin* origin, RawSocket* raw, bint tcp, uint32_t* allow) noe
     cdef int kind = BLOCK_RAW_TCP if tcp else BLOCK_RAW_ICMP
     raw.tcp = tcp
     raw.drops_seen = 0
+    raw.crowded = False
     raw.fd = socket(AF_INET6 if origin.v6 else AF_INET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, proto)
     if raw.fd < 0:
         return origin_failed(origin, kind)
@@ -211,10 +212,7 @@ cdef int open_raw(Origin* origin, RawSocket* raw, bint tcp, uint32_t* allow) noe
         # Don't Fragment: a packet that cannot be in parts needs no identification, and to make one costs the kernel as
         # much as all that this program does for a probe.
         setsockopt(raw.fd, IPPROTO_IP, IP_MTU_DISCOVER, &whole, sizeof(whole))
-    if (
-        setsockopt(raw.fd, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof(one)) < 0
-        or setsockopt(raw.fd, SOL_SOCKET, SO_RXQ_OVFL, &one, sizeof(one)) < 0
-    ):
+    if setsockopt(raw.fd, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof(one)) < 0:
         return origin_failed(origin, kind)
     # Beyond rmem_max only CAP_NET_ADMIN may go; what overflows is noticed and repeated.
     if setsockopt(raw.fd, SOL_SOCKET, SO_RCVBUFFORCE, &space, sizeof(space)) < 0:

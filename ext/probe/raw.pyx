@@ -3,17 +3,14 @@
 
 # Kernel receive time of a message on the monotonic clock. The stamp is on the wall clock, which may have been set since
 # the probe left: a value that cannot be is replaced by the time of reading.
-cdef int64_t received_at(State* e, msghdr* header, int64_t sent, uint32_t* drops) noexcept nogil:
+cdef int64_t received_at(State* e, msghdr* header, int64_t sent) noexcept nogil:
     cdef cmsghdr* control = CMSG_FIRSTHDR(header)
     cdef timespec stamp
     cdef int64_t at = 0
     while control is not NULL:
-        if control.cmsg_level == SOL_SOCKET:
-            if control.cmsg_type == SO_TIMESTAMPNS:
-                memcpy(&stamp, CMSG_DATA(control), sizeof(stamp))
-                at = <int64_t>stamp.tv_sec * SECOND + stamp.tv_nsec - e.wall
-            elif control.cmsg_type == SO_RXQ_OVFL and drops is not NULL:
-                memcpy(drops, CMSG_DATA(control), sizeof(uint32_t))
+        if control.cmsg_level == SOL_SOCKET and control.cmsg_type == SO_TIMESTAMPNS:
+            memcpy(&stamp, CMSG_DATA(control), sizeof(stamp))
+            at = <int64_t>stamp.tv_sec * SECOND + stamp.tv_nsec - e.wall
         control = CMSG_NXTHDR(header, control)
     if at > e.now or at < sent - 5 * MS:
         return e.now
@@ -99,7 +96,7 @@ cdef void raw_packet(State* e, Origin* origin, RawSocket* raw, mmsghdr* message,
     if slot is NULL or slot.phase != PHASE_FLYING or slot.cookie != packet.cookie:
         raw_unmatched(e, slot, plain & SERIAL_MASK)
         return
-    at = received_at(e, &message.msg_hdr, slot.sent, NULL)
+    at = received_at(e, &message.msg_hdr, slot.sent)
     if packet.kind == PACKET_ECHO:
         raw_reply(e, index, at, True, CODE_L3OK, DETAIL_NONE, 0)
     elif packet.kind == PACKET_SYN_ACK:
@@ -123,15 +120,40 @@ cdef void raw_packet(State* e, Origin* origin, RawSocket* raw, mmsghdr* message,
         )
 
 
+# What the kernel has dropped since the last look, because the receive queue was full. Its counter also rises with bad
+# checksums, which any stranger may send; but an overflow leaves a queue behind that nobody but us empties.
+cdef void raw_drops(State* e, Origin* origin, RawSocket* raw) noexcept nogil:
+    cdef uint32_t info[SK_MEMINFO_VARS]
+    cdef socklen_t length = sizeof(info)
+    cdef uint32_t lost
+    cdef bint crowded
+    if getsockopt(raw.fd, SOL_SOCKET, SO_MEMINFO, info, &length) < 0:
+        e.stats[STAT_LOCAL_ERRORS] += 1
+        return
+    raw.space = info[SK_MEMINFO_RCVBUF]
+    crowded = info[SK_MEMINFO_RMEM_ALLOC] >= raw.space // 2
+    lost = info[SK_MEMINFO_DROPS] - raw.drops_seen
+    if lost:
+        raw.drops_seen = info[SK_MEMINFO_DROPS]
+        if crowded or raw.crowded:
+            e.stats[STAT_RX_DROPS] += lost
+            e.stats[STAT_RX_BUFFER] = raw.space
+            origin.overflows += 1
+        else:
+            e.stats[STAT_MALFORMED] += lost
+    raw.crowded = crowded
+
+
 # Read a raw socket until it is empty. False if it could not be emptied: then nothing of it may expire yet.
 cdef bint raw_receive(State* e, Origin* origin, RawSocket* raw) noexcept nogil:
     cdef ReceiveBuffers* r = &e.receive
     cdef mmsghdr* message
-    cdef uint32_t drops, total = 0
+    cdef uint32_t total = 0
     cdef int count, i
     cdef int turn = 0
     if raw.fd < 0:
         return True
+    raw_drops(e, origin, raw)
     while turn < RECV_ROUNDS:
         turn += 1
         # The lengths are in and out: those of the last round have to be set again.
@@ -148,20 +170,13 @@ cdef bint raw_receive(State* e, Origin* origin, RawSocket* raw) noexcept nogil:
                 e.stats[STAT_LOCAL_ERRORS] += 1
             return True
         refresh_clock(e)
-        drops = raw.drops_seen
         for i in range(count):
             message = &r.messages[i]
             raw_packet(e, origin, raw, message, <const uint8_t*>&r.names[i].sin6_addr)
-            if i == count - 1:
-                received_at(e, &message.msg_hdr, 0, &drops)
-        total += <uint32_t>count
         e.quiet = 0
-        if drops != raw.drops_seen:
-            e.stats[STAT_RX_DROPS] += <uint32_t>(drops - raw.drops_seen)
-            raw.drops_seen = drops
-            # The same counter rises with bad checksums, which any stranger may send. An overflow leaves a full queue.
-            if total >= RECV_BATCH:
-                origin.overflows += 1
+        total += <uint32_t>count
+        if total >= raw.space // (2 * RECV_MEMORY):
+            raw.crowded = True
         if count < RECV_BATCH:
             return True
     return False

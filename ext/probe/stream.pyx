@@ -400,7 +400,7 @@ cdef bint response_receive(State* e, uint32_t at) noexcept nogil:
         if got == 0:
             http_eof(&stream.http)
         else:
-            when = received_at(e, &header, slot.sent, NULL)
+            when = received_at(e, &header, slot.sent)
             http_feed(&stream.http, e.scratch, got)
         if stream.http.state >= HTTP_COMPLETE:
             response_done(e, at, when)

@@ -197,9 +197,9 @@ cdef extern from "sys/socket.h" nogil:
         SO_ATTACH_FILTER
         SO_ERROR
         SO_LINGER
+        SO_MEMINFO
         SO_RCVBUF
         SO_RCVBUFFORCE
-        SO_RXQ_OVFL
         SO_SNDBUF
         SO_SNDBUFFORCE
         SO_TIMESTAMPNS
@@ -271,6 +271,13 @@ cdef extern from "linux/tcp.h" nogil:
 
 cdef extern from "arpa/inet.h" nogil:
     const char* inet_ntop(int, const void*, char*, socklen_t)
+
+cdef extern from "linux/sock_diag.h" nogil:
+    enum:
+        SK_MEMINFO_RMEM_ALLOC
+        SK_MEMINFO_RCVBUF
+        SK_MEMINFO_DROPS
+        SK_MEMINFO_VARS
 
 cdef extern from "linux/filter.h" nogil:
     struct sock_filter:

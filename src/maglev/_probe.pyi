@@ -193,7 +193,8 @@ class Engine:
     def stats(self) -> dict[str, int]:
         """Counters of the whole engine since it was made; names are stable.
 
-        ``targets``, ``in_flight``, ``waiting_fd`` and ``tls_session_bytes`` are gauges. The rest count: probes
+        ``targets``, ``in_flight``, ``waiting_fd``, ``tls_session_bytes`` and ``rx_buffer`` (bytes of the receive buffer
+        that overflowed last) are gauges. The rest count: probes
         ``sent_icmp``, ``sent_syn``, ``sent_connect``, ``sent_http``; results ``passed``, ``failed``; our own trouble
         ``late_sends`` (over 5 ms), ``late_fd``, ``enobufs``, ``local_errors``, ``repeated``, ``rx_drops``,
         ``stalls``; packets that were not believed ``foreign``, ``forged``, ``duplicate``, ``late_replies``,

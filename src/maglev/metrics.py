@@ -266,7 +266,7 @@ class EngineView(Protocol):
     def lateness(self) -> HistogramView: ...
 
 
-ENGINE_GAUGES = frozenset({"targets", "in_flight", "waiting_fd", "tls_session_bytes"})
+ENGINE_GAUGES = frozenset({"targets", "in_flight", "waiting_fd", "tls_session_bytes", "rx_buffer"})
 
 
 class EngineFamilies:

@@ -15,7 +15,7 @@ from maglev.clock import Clock
 log = logs.get(__name__)
 
 RMEM_MAX = Path("/proc/sys/net/core/rmem_max")
-WANTED_BYTES = 4 << 20  # what the engine asks for
+WANTED_BYTES = 4 << 20  # what the engine asks for; the kernel doubles it for its own records
 QUIET_NS = 60_000_000_000
 
 
@@ -31,21 +31,24 @@ class ReceiveQueueWatch:
 
     def look(self) -> None:
         """Compare with the last time, and say what has changed."""
-        drops = self._stats()["rx_drops"]
+        stats = self._stats()
+        drops, buffer = stats["rx_drops"], stats["rx_buffer"]
         now = self._clock.monotonic_ns()
         if drops <= self._told or now < self._quiet_until:
             return
         lost, self._told, self._quiet_until = drops - self._told, drops, now + QUIET_NS
         limit = self._limit()
-        if limit is not None and limit < WANTED_BYTES:
-            advice = f"net.core.rmem_max is {limit}: raise it with sysctl to {WANTED_BYTES} or more, and restart"
+        if buffer < 2 * WANTED_BYTES:
+            now_is = f" (now {limit})" if limit is not None else ""
+            advice = f"set the sysctl net.core.rmem_max{now_is} to {WANTED_BYTES} or more, and restart"
         else:
-            advice = "the buffer is as large as it is asked for: this host is short of CPU, or the network is noisy"
+            advice = "the receive buffer is as large as it is asked for: this host is short of CPU, or is being flooded"
         log.warning(
             "receive-queue-overflow",
             f"{lost} packets for the probes were dropped on this host; the probes that were out are repeated; {advice}",
             dropped=lost,
             rmem_max=limit,
+            receive_buffer=buffer,
         )
 
     def _limit(self) -> int | None:

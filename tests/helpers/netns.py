@@ -167,6 +167,11 @@ def icmp(kind: int, code: int, rest: bytes) -> bytes:
     return struct.pack(">BBH", kind, code, checksum(struct.pack(">BBH", kind, code, 0) + rest)) + rest
 
 
+def flipped(data: bytes, at: int) -> bytes:
+    """The same with one bit of byte ``at`` turned over."""
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
 def echo_reply(request: bytes, **changes: bytes) -> bytes:
     """The reply to an echo request (``payload``, ``source`` or IP ``options`` may differ)."""
     message = changes.get("payload", request[28:])

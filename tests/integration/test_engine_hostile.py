@@ -19,6 +19,7 @@ from tests.helpers.netns import (
     SERVER6,
     Pair,
     echo_reply,
+    flipped,
     icmp_error,
     inside,
     ip,
@@ -86,10 +87,6 @@ def test_a_reply_in_fragments_is_believed(nets: Pair, probes: Probing) -> None:
 
     with stranger(nets.server, fragments):
         assert probes.becomes(probes.add(there("icmp", nets), SILENT), State.UP).code == Code.L3OK
-
-
-def flipped(data: bytes, at: int) -> bytes:
-    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
 @pytest.mark.parametrize(
