@@ -22,7 +22,7 @@ from maglev.vppsim.journal import Entry
 from maglev.vppsim.model import Vip, embed, extract
 from maglev.vppsim.server import StandIn
 from tests.helpers.checker import FakeClock
-from tests.helpers.vpp import FakeStates
+from tests.helpers.vpp import FakeStates, make_config
 
 DEADLINE = 10.0
 WWW = VipKey.parse("192.0.2.1/32", 6, 80)
@@ -142,6 +142,34 @@ class Rig:
             await self.client.close()
             async with asyncio.timeout(DEADLINE):
                 await client
+
+
+@contextlib.asynccontextmanager
+async def stand_in(path: Path) -> AsyncIterator[StandIn]:
+    """A stand-in on a socket."""
+    server = StandIn(path)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+def failover(lb: LbConfig = AT_ONCE, **options: object) -> Config:
+    """A frontend with two servers and a standby: 10.0.0.1, .2, and .3."""
+    return make_config({"p": {"a": 10, "b": 10}, "fallback": {"c": 10}}, lb=lb, **options)  # type: ignore[arg-type]
+
+
+@contextlib.asynccontextmanager
+async def programmed(path: Path, config: Config | None = None, **options: object) -> AsyncIterator[tuple[StandIn, Rig]]:
+    """A stand-in that a rig has programmed, with an empty journal."""
+    async with stand_in(path) as server:
+        rig = Rig(path, config or failover(), **options)  # type: ignore[arg-type]
+        rig.load()
+        async with rig.running():
+            await rig.settled()
+            server.journal.clear()
+            yield server, rig
 
 
 def vip_of(server: StandIn, key: VipKey = WWW) -> Vip | None:
