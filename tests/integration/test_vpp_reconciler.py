@@ -539,6 +539,45 @@ async def test_a_periodic_sync_reads_vip_by_vip_and_asks_the_cli_nothing(path: P
         assert asked == ["lb_conf_get", "lb_vip_dump", "lb_as_v2_dump"]
 
 
+def several(count: int) -> Config:
+    """VIPs of one server each; a verdict on server n is for VIP n."""
+    frontends = [
+        replace(make_config({"p": {f"s{n}": 10}}).frontends["www"], name=f"w{n}", port=n) for n in range(1, count + 1)
+    ]
+    return make_config(backends={f"s{n}": f"10.0.0.{n}" for n in range(1, count + 1)}, lb=AT_ONCE, frontends=frontends)
+
+
+async def test_what_a_vpp_holds_is_read_vip_by_vip_also_at_connect(path: Path) -> None:
+    async with stand_in(path) as server:
+        first = Rig(path, several(3))
+        first.load()
+        async with first.running():
+            await first.settled()
+        server.journal.clear()
+        rig = Rig(path, several(3))
+        rig.load()
+        async with rig.running():
+            await rig.settled()
+            dumps = [entry.values["port"] for entry in server.journal.calls("lb_as_v2_dump")]
+            assert sorted(dumps) == [1, 2, 3]
+            assert rig.presumed.names == {"s1", "s2", "s3"}
+            assert not writes(server)
+
+
+async def test_a_verdict_during_a_full_sync_waits_for_the_read_of_one_vip_at_most(path: Path) -> None:
+    async with programmed(path, several(5)) as (server, rig):
+        server.faults.delays["lb_as_v2_dump"] = 0.02
+        syncing = asyncio.create_task(rig.reconciler.sync(None, force=False, by="ann"))
+        await server.journal.next(lambda entry: entry.message == "lb_as_v2_dump")
+        rig.backend("s5", DOWN)
+        await syncing
+        await rig.settled()
+        order = [entry.message for entry in server.journal if entry.message != "control_ping"]
+        # The one that was under way, and the one that may have been asked for in the meantime.
+        assert order.index("lb_as_set_weight") - order.index("lb_as_v2_dump") <= 2
+        assert not rig.reconciler.counters.drift
+
+
 async def test_a_vip_that_somebody_deleted_comes_back(path: Path) -> None:
     async with programmed(path) as (server, rig):
         vip = vip_of(server)

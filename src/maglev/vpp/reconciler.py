@@ -21,13 +21,14 @@ from maglev.clock import Clock
 from maglev.config.model import Config, Frontend
 from maglev.errors import NotAllowed, Unavailable, UnknownName
 from maglev.events import BackendEvent, ConfigEvent, DrainEvent, Event, EventSource, WeightEvent
+from maglev.pace import Pace
 from maglev.states import State
 from maglev.vpp.buckets import differing
 from maglev.vpp.client import Refused, VppClient
 from maglev.vpp.desired import DesiredVip, desired_vips
 from maglev.vpp.drift import Drift, ases_drift, conf_drift, drift, vip_drift
 from maglev.vpp.executor import Executor, Outcome, Pacer, RefusalKey
-from maglev.vpp.messages import Encap, ProtocolError, VipKey, address_text
+from maglev.vpp.messages import AsDetails, Encap, ProtocolError, VipKey, address_text
 from maglev.vpp.model import Actual, parse_vip_key, vip_key
 from maglev.vpp.state import StateReader, describe, fill, new_vip, table_length
 from maglev.vpp.sync import (
@@ -54,11 +55,8 @@ T = TypeVar("T")
 BUDGET_STALLS = 20
 """A batch ends after this many times ``max-stall`` of estimated work, so that newer changes get their turn."""
 
-MOST_MEMBERS = 500
-"""About how many pool members one batch plans for: some milliseconds of the loop."""
-
-MOST_READ = 500
-"""About how many pool members one piece of a full sync reads back and plans for."""
+MOST_MEMBERS = 200
+"""About how many pool members one batch, or one piece of a full sync, plans for: few milliseconds of the loop."""
 
 MOST_TOLD = 5
 """How many differences of one VIP the log names."""
@@ -975,15 +973,21 @@ class Reconciler:
         await self.sync_all(fresh=fresh, reason=reason)
 
     async def _first_read(self) -> None:
-        """Read everything after connecting, and adopt what is there."""
-        actual = await self._reader.everything()
+        """Read everything after connecting, the ASes VIP by VIP, and adopt what is there."""
+        conf = await self._reader.conf()
+        actual = Actual(conf, {key: new_vip(details) for key, details in (await self._reader.vips()).items()})
+        for vip in actual.vips.values():
+            fill(vip, await self._ases_of(vip.key))
+        if actual.vips:
+            describe(actual.vips, await self._reader.verbose())
         self._stale.clear()
         self._refused.clear()
         presumed: set[str] = set()
         config = self._states.config()
-        names = list(config.frontends)
-        for start in range(0, len(names), 100):
-            for wanted in desired_vips(names[start : start + 100], self._states):
+        pace = Pace(SLICE_NS)
+        for name in config.frontends:
+            await pace.breathe()
+            for wanted in desired_vips([name], self._states):
                 found = actual.vips.get(wanted.key)
                 if found is None:
                     self._multiples.pop(wanted.key, None)
@@ -992,7 +996,6 @@ class Reconciler:
                 presumed.update(self._backends_at(config, wanted.frontend, serving))
                 if wanted.key not in self._multiples and not self._adopted:
                     self._adopt_scale(wanted, actual)
-            await asyncio.sleep(0)
         self._compare(actual)
         self._actual = actual
         self._adopted = True
@@ -1098,10 +1101,10 @@ class Reconciler:
         first = True
         while True:
             await self._announced_at_last()
+            if first and not fresh:
+                await self._read_by_turns(self._keys_to_read(names, prune))
             async with self._work:
                 self._demand()
-                if first and not fresh:
-                    await self._read_ases(self._keys_to_read(names, prune))
                 live = [name for name in names if name in self._states.config().frontends]
                 plan, outcome = await self._apply(live, full=True, scope="all", prune_rest=prune, force=force)
             result.add(plan, outcome)
@@ -1150,7 +1153,7 @@ class Reconciler:
         for group in sorted(groups.values(), key=order):
             members = sum(len(pool.members) for _, frontend in group for pool in frontend.pools)
             cost = READ_PER_VIP_NS * len(group) + READ_PER_AS_NS * members
-            if not pieces or size + cost > self._pacer.max_stall_ns or load + members > MOST_READ:
+            if not pieces or size + cost > self._pacer.max_stall_ns or load + members > MOST_MEMBERS:
                 pieces.append([])
                 size = load = 0
             pieces[-1].extend(frontend.name for _, frontend in group)
@@ -1185,18 +1188,29 @@ class Reconciler:
         if self._vips_changed:
             await self._read_verbose()
 
-    async def _read_ases(self, keys: Sequence[VipKey]) -> None:
-        """Read the ASes of these VIPs into the mirror, at the pace that forwarding can stand."""
+    async def _read_by_turns(self, keys: Iterable[VipKey]) -> None:
+        """Read the ASes of many VIPs into the mirror; between two of them verdicts get their turn."""
+        for key in keys:
+            async with self._work:
+                await self._read_ases([key])
+
+    async def _ases_of(self, key: VipKey) -> list[AsDetails]:
+        """The ASes that VPP has in a VIP, read at the pace that forwarding can stand."""
+        await self._pacer.turn()
+        read = await self._reader.ases(key)
+        self._pacer.start(READ_PER_VIP_NS + READ_PER_AS_NS * len(read))
+        return read
+
+    async def _read_ases(self, keys: Iterable[VipKey]) -> None:
+        """Read the ASes of these VIPs into the mirror."""
         actual = self._demand()
         for key in keys:
             vip = actual.vips.get(key)
             if vip is None:
                 continue
-            await self._pacer.turn()
-            self._pacer.start(READ_PER_VIP_NS + READ_PER_AS_NS * (len(vip.ases) + vip.lingering))
-            read = await self._reader.ases(key)
+            read = await self._ases_of(key)
             known = vip.ases
-            fill(vip, read.get(key, ()))
+            fill(vip, read)
             if key not in self._stale:
                 self._note_drift(key, ases_drift(known, vip.ases))
             self._stale.discard(key)
@@ -1277,9 +1291,7 @@ class Reconciler:
             if names is None
             else [vip_key(config.frontends[name]) for name in names if name in config.frontends]
         )
-        for start in range(0, len(keys), 20):
-            async with self._work:
-                await self._read_ases(keys[start : start + 20])
+        await self._read_by_turns(keys)
         return self._demand()
 
     # ----------------------------------------------------------------------------------------------------- ownership

@@ -1,7 +1,7 @@
 """Reads back what VPP holds: the list of VIPs, their ASes, the global conf, and what only the CLI tells.
 
-Reading stalls VPP too (a dump of 50,000 ASes for a tenth of a second), so what is read, and when, is the caller's:
-everything at once at connect, VIP by VIP later, the CLI only at connect and after VIPs came or went.
+Reading stalls VPP too (a dump of 50,000 ASes for a tenth of a second), so ASes are read VIP by VIP, and when, is the
+caller's; the CLI only at connect and after VIPs came or went.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from maglev.vpp.messages import (
     unpack_conf,
     unpack_vip_details,
 )
-from maglev.vpp.model import Actual, ActualAs, ActualVip
+from maglev.vpp.model import ActualAs, ActualVip
 
 T = TypeVar("T")
 
@@ -70,6 +70,8 @@ def parse_verbose(text: str) -> dict[VipKey, VerboseVip]:
         found[key] = VerboseVip(int(head["index"]), "src_ip_sticky" in flags)
 
     for line in text.splitlines():
+        if line.startswith("   "):
+            continue  # an AS or a counter, which nearly every line is
         if (match := _VIP_LINE.match(line)) is not None:
             finish()
             head, protocol, port = match, ANY_PROTOCOL, 0
@@ -106,34 +108,20 @@ class StateReader:
             await asyncio.sleep(0)
         return found
 
-    async def ases(self, key: VipKey | None = None) -> dict[VipKey, list[AsDetails]]:
-        """The ASes of one VIP, or of all, with those that were deleted and linger."""
+    async def ases(self, key: VipKey) -> list[AsDetails]:
+        """The ASes of one VIP, with those that were deleted and linger."""
         bodies = await self._client.dump("lb_as_v2_dump", pack_as_dump(key))
-        found: dict[VipKey, list[AsDetails]] = {}
+        found: list[AsDetails] = []
         keys: dict[bytes, VipKey] = {}
         for start in range(0, len(bodies), SLICE):
             part = bodies[start : start + SLICE]
-            for details in self._understand(partial(unpack_as_details, part, keys)):
-                found.setdefault(details.vip, []).append(details)
+            found += self._understand(partial(unpack_as_details, part, keys))
             await asyncio.sleep(0)
-        return found
+        return [details for details in found if details.vip == key]
 
     async def verbose(self) -> dict[VipKey, VerboseVip]:
         """Index and stickiness of the live VIPs."""
         return parse_verbose(await self._client.cli("show lb vips verbose"))
-
-    async def everything(self) -> Actual:
-        """All of it, in few calls: for the moment after connecting."""
-        conf = await self.conf()
-        listed = await self.vips()
-        ases = await self.ases() if listed else {}
-        verbose = await self.verbose() if listed else {}
-        actual = Actual(conf, {})
-        for key, details in listed.items():
-            vip = actual.vips[key] = new_vip(details)
-            fill(vip, ases.get(key, ()))
-        describe(actual.vips, verbose)
-        return actual
 
     def _understand(self, unpack: Callable[[], T]) -> T:
         try:
