@@ -172,7 +172,7 @@ test-asan: deps build ## the engine's tests under AddressSanitizer and UBSan
 	    ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
 	    PYTHONPATH=build/asan $(PY) -m pytest -q $(wildcard tests/*/test_engine_*.py)
 
-test-vpp: build ## acceptance test of a real VPP (VPP_SOCKET=/run/vpp/api.sock)
+test-vpp: build ## acceptance test of a real VPP (VPP_SOCKET=/run/vpp/api.sock; see the user guide)
 	VPP_SOCKET="$(VPP_SOCKET)" $(PY) -m pytest tests/acceptance
 
 robot: build ## the Robot tests alone

@@ -1,4 +1,9 @@
-"""The VPP under test: the socket from ``VPP_SOCKET``, and the refusal to touch one that is in use."""
+"""The VPP under test: the socket from ``VPP_SOCKET``, what may be done to it, and the refusal to touch one in use.
+
+``VPP_MAY_HAVE_VIPS=1``: it may have VIPs. ``VPP_MAY_STOP=1``: its process may be stopped for a second now and then
+(SIGSTOP, SIGCONT). ``VPP_START=COMMAND``: it may be killed, and the command starts it again. Tests of what may not be
+done are not collected.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,23 @@ from pathlib import Path
 import pytest
 
 from maglev.vppsim import inspect
+
+NEEDS = {"stops_vpp": "VPP_MAY_STOP", "kills_vpp": "VPP_START"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The marks of tests that need a leave."""
+    for mark, variable in NEEDS.items():
+        config.addinivalue_line("markers", f"{mark}: runs only where {variable} is set")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what this VPP's owner has not allowed."""
+    forbidden = {mark for mark, variable in NEEDS.items() if os.environ.get(variable, "") in ("", "0")}
+    out = [item for item in items if any(mark.name in forbidden for mark in item.iter_markers())]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in out]
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -33,3 +55,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def socket() -> Path:
     """The API socket of the VPP under test."""
     return Path(os.environ["VPP_SOCKET"])
+
+
+@pytest.fixture
+def start_command() -> str:
+    """What starts the VPP under test again."""
+    return os.environ["VPP_START"]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,7 +21,7 @@ from maglev.vpp.messages import VipKey, address_text, pack_set_weight
 from maglev.vpp.model import vip_key
 from maglev.vpp.reconciler import MemoryStore
 from maglev.vpp.state import StateReader, fill, new_vip
-from maglev.vpp.transport import Request
+from maglev.vpp.transport import Reply, Request
 from tests.helpers.vpp import make_config
 from tests.helpers.vpprig import AT_ONCE, Rig, eventually
 
@@ -52,6 +55,32 @@ async def held(rig: Rig) -> dict[str, int]:
     key = vip_key(rig.states.config().frontends["www"])
     read = await StateReader(rig.client).ases(key)
     return {address_text(one.address): one.weight for one in read if one.live}
+
+
+async def buckets(rig: Rig) -> dict[str, int]:
+    """Address -> buckets of the live ASes, read from VPP."""
+    key = vip_key(rig.states.config().frontends["www"])
+    read = await StateReader(rig.client).ases(key)
+    return {address_text(one.address): one.num_buckets for one in read.get(key, ()) if one.live}
+
+
+def many() -> Config:
+    """Forty servers at weight 1 in a table whose calls cost something."""
+    backends = {f"b{number}": f"10.9.1.{number}" for number in range(1, 41)}
+    lb = replace(AT_ONCE, max_stall=1_000_000)  # so that a batch is many writes
+    return make_config({"p": dict.fromkeys(backends, 10)}, backends=backends, address="192.0.2.201", lb=lb)
+
+
+async def flood(rig: Rig) -> None:
+    """Some thousand transitions while calls are under way; in the end five of the forty serve."""
+    names = list(rig.states.config().backends)
+    for turn in range(100):
+        for number, name in enumerate(names):
+            rig.backend(name, DOWN if (turn + number) % 3 else UP)
+        await asyncio.sleep(0.002)
+    for number, name in enumerate(names):
+        rig.backend(name, UP if number < 5 else DOWN)
+    await rig.settled()
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -133,6 +162,45 @@ async def test_drift_is_repaired(socket: Path) -> None:
         assert await held(rig) == {"10.9.0.1": 1, "10.9.0.2": 2, "10.9.0.3": 0}
 
 
+async def test_a_plan_foretells_the_buckets_and_leaves_vpp_alone_until_it_is_carried_out(socket: Path) -> None:
+    async with driven(socket, config_of()) as rig:
+        await rig.client.cli("lb as 192.0.2.201/32 protocol tcp port 80 10.9.0.2 weight 77")
+        await rig.client.cli("lb as 192.0.2.201/32 protocol tcp port 80 10.9.0.7 weight 3")
+        before = await buckets(rig)
+        for frontend in ("www", None):
+            (forecast,) = (await rig.dataplane.plan(frontend, force=False)).forecasts
+            assert {one.address: one.buckets_before for one in forecast.ases} == before
+            assert 0 < forecast.moved_share < 1
+        assert await buckets(rig) == before
+        await rig.dataplane.sync("www", force=False, by="test")
+        assert {one.address: one.buckets_after for one in forecast.ases if one.buckets_after} == {
+            address: many for address, many in (await buckets(rig)).items() if many
+        }
+        assert rig.reconciler.counters.drift == {"as_weight": 1, "as_foreign": 1}
+
+
+async def test_a_vip_that_is_created_again_is_not_taken_for_the_one_that_lingers(socket: Path) -> None:
+    config = config_of(new_flows_table_length=64)
+    async with driven(socket, config) as rig:
+        for length in (128, 64, 1024):
+            rig.load(
+                replace(config, frontends={"www": replace(config.frontends["www"], new_flows_table_length=length)})
+            )
+            await rig.settled()
+            assert await held(rig) == {"10.9.0.1": 1, "10.9.0.2": 2, "10.9.0.3": 0}
+            assert sum((await buckets(rig)).values()) == length
+            assert not (await rig.reconciler.sync(None, force=False, by="test")).done
+        assert not rig.reconciler.counters.drift
+
+
+async def test_a_flood_of_transitions_ends_with_the_newest_state(socket: Path) -> None:
+    async with driven(socket, many()) as rig:
+        await flood(rig)
+        assert await held(rig) == {f"10.9.1.{number}": int(number <= 5) for number in range(1, 41)}
+        assert not rig.reconciler.owed
+        assert rig.reconciler.counters.bucket_mismatches == 0
+
+
 async def test_a_connection_that_breaks_in_the_middle_of_a_batch_leaves_vpp_as_desired(socket: Path) -> None:
     members = {f"b{number}": 10 for number in range(40)}
     async with driven(socket, make_config({"p": members}, address="192.0.2.201", lb=AT_ONCE)) as rig:
@@ -153,3 +221,95 @@ async def test_a_second_daemon_is_kept_off(socket: Path) -> None:
         other = Rig(socket, config_of())
         async with other.running():
             await eventually(lambda: "another daemon" in other.client.problem)
+
+
+def pid_of(rig: Rig) -> int:
+    """The process of the VPP that the rig is connected to."""
+    info = rig.client.info()
+    assert info is not None
+    assert info.pid > 1
+    return info.pid
+
+
+@contextmanager
+def struck(rig: Rig, number: int, signal_number: int) -> Iterator[None]:
+    """VPP gets a signal right behind the n-th write of a batch."""
+    pid = pid_of(rig)
+    real = rig.client.send
+    left = number
+
+    async def send(requests: Sequence[Request]) -> list[Reply]:
+        nonlocal left
+        sending = asyncio.ensure_future(real(requests))
+        await asyncio.sleep(0)
+        left -= requests[0].name == "lb_as_set_weight"
+        if left == 0:
+            os.kill(pid, signal_number)
+        return await sending
+
+    rig.client.send = send  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        rig.client.send = real  # type: ignore[method-assign]
+
+
+@pytest.mark.stops_vpp
+async def test_a_vpp_that_stands_still_in_the_middle_of_a_batch_is_given_up_and_found_again(socket: Path) -> None:
+    async with driven(socket, many()) as rig:
+        pid, connects = pid_of(rig), rig.client.connects
+        try:
+            with struck(rig, 2, signal.SIGSTOP):
+                for name in list(rig.states.config().backends)[1:]:
+                    rig.backend(name, DOWN)
+                await eventually(lambda: not rig.client.connected)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        await eventually(lambda: rig.client.connects > connects)
+        await rig.settled()
+        assert await held(rig) == {f"10.9.1.{number}": int(number == 1) for number in range(1, 41)}
+        assert not rig.reconciler.owed
+        assert not rig.reconciler.counters.drift
+
+
+@pytest.mark.stops_vpp
+async def test_a_slow_vpp_gets_the_newest_state_of_a_flood_on_one_connection(socket: Path) -> None:
+    async with driven(socket, many()) as rig:
+        pid, connects = pid_of(rig), rig.client.connects
+
+        async def hold_up() -> None:
+            while True:
+                os.kill(pid, signal.SIGSTOP)
+                await asyncio.sleep(0.05)
+                os.kill(pid, signal.SIGCONT)
+                await asyncio.sleep(0.01)
+
+        holding = asyncio.create_task(hold_up())
+        try:
+            await flood(rig)
+        finally:
+            holding.cancel()
+            await asyncio.wait([holding])
+            os.kill(pid, signal.SIGCONT)
+        assert await held(rig) == {f"10.9.1.{number}": int(number <= 5) for number in range(1, 41)}
+        assert not rig.reconciler.owed
+        assert rig.client.connects == connects
+
+
+@pytest.mark.kills_vpp
+@pytest.mark.parametrize("write", [1, 3])
+async def test_a_vpp_that_is_killed_in_the_middle_of_a_batch_is_programmed_anew(
+    socket: Path, start_command: str, write: int
+) -> None:
+    async with driven(socket, many()) as rig:
+        connects = rig.client.connects
+        with struck(rig, write, signal.SIGKILL):
+            for name in list(rig.states.config().backends)[1:]:
+                rig.backend(name, DOWN)
+            await eventually(lambda: not rig.client.connected)
+        subprocess.run(start_command, shell=True, check=True, timeout=30)  # noqa: ASYNC221 - its owner's own words
+        await eventually(lambda: rig.client.connects > connects)
+        await rig.settled()
+        assert await held(rig) == {f"10.9.1.{number}": int(number == 1) for number in range(1, 41)}
+        assert not rig.reconciler.owed
+        assert not rig.reconciler.counters.drift
