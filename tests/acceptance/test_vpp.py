@@ -60,8 +60,7 @@ async def held(rig: Rig) -> dict[str, int]:
 async def buckets(rig: Rig) -> dict[str, int]:
     """Address -> buckets of the live ASes, read from VPP."""
     key = vip_key(rig.states.config().frontends["www"])
-    read = await StateReader(rig.client).ases(key)
-    return {address_text(one.address): one.num_buckets for one in read.get(key, ()) if one.live}
+    return {address_text(one.address): one.num_buckets for one in await StateReader(rig.client).ases(key) if one.live}
 
 
 def many() -> Config:
