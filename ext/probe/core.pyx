@@ -85,7 +85,7 @@ cdef void count_sent(State* e, Slot* slot, int64_t at) noexcept nogil:
     cdef int64_t late = at - slot.due
     slot.sent = at
     slot.stalled = e.stalled
-    slot.flags &= ~SLOT_SPREAD
+    slot.flags &= ~(SLOT_SPREAD | SLOT_WAITED)
     e.stats[STAT_SENT + slot.type] += 1
     count_duration(&e.lateness, late)
     if late > LATE:
@@ -286,6 +286,7 @@ cdef void abandon(State* e, uint32_t index) noexcept nogil:
     elif slot.stream != NIL:
         stream_end(e, slot.stream)
     slot.phase = PHASE_IDLE
+    slot.flags &= ~SLOT_WAITED
 
 
 cdef void probe_start(State* e, uint32_t index) noexcept nogil:

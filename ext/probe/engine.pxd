@@ -82,6 +82,7 @@ cdef enum:
     SLOT_IN_FIFO = 16
     SLOT_SPREAD = 32                # was overdue and has been spread: now send it when it comes
     SLOT_IN_REPORT = 64             # in the list of the unreported
+    SLOT_WAITED = 128               # that this probe has to wait is counted
 
 cdef enum:
     DETAIL_NONE = 0

@@ -160,6 +160,13 @@ cdef void stream_freshen(State* e, uint32_t at) noexcept nogil:
         e.fresh_count += 1
 
 
+# A probe that has to wait is counted once, however often it is tried.
+cdef void count_wait(State* e, Slot* slot, int counter) noexcept nogil:
+    if not slot.flags & SLOT_WAITED:
+        slot.flags |= SLOT_WAITED
+        e.stats[counter] += 1
+
+
 cdef void fifo_put(State* e, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     slot.phase = PHASE_WAITING
@@ -214,15 +221,15 @@ cdef void stream_start(State* e, uint32_t index) noexcept nogil:
     cdef socklen_t length
     cdef int error, fd
     if check.tls is not NULL and e.tls_count >= TLS_MAX:
-        e.stats[STAT_LATE_TLS] += 1
+        count_wait(e, slot, STAT_LATE_TLS)
         fifo_put(e, index)
         return
     fd = stream_descriptor(e, origin)
     if fd < 0:
         error = errno
         if error == EMFILE or error == ENFILE or error == EAGAIN:
-            if error != EAGAIN and not slot.flags & SLOT_IN_FIFO:
-                e.stats[STAT_LATE_FD] += 1
+            if error != EAGAIN:
+                count_wait(e, slot, STAT_LATE_FD)
             fifo_put(e, index)
         elif error == EADDRNOTAVAIL and origin.has_source:
             block(e, index, BLOCK_SOURCE, error)
@@ -232,7 +239,7 @@ cdef void stream_start(State* e, uint32_t index) noexcept nogil:
     stream = stream_take(e, index)
     if stream is NULL:
         pool_put(e, origin, fd)
-        e.stats[STAT_LATE_FD] += 1
+        count_wait(e, slot, STAT_LATE_FD)
         fifo_put(e, index)
         return
     stream.fd = fd

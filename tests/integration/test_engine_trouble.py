@@ -155,6 +155,9 @@ def test_too_few_descriptors_make_probes_late_and_never_fail_them() -> None:
             more = one.ask().stats["sent_connect"] + 500
             report = one.until(lambda report: report.stats["sent_connect"] > more)
             assert not any(report.failures[200:])
+            # Each probe that had to wait counts once, however often it was tried: no more than were sent or still wait.
+            sent = report.stats["sent_connect"] + report.stats["sent_http"]
+            assert report.stats["late_fd"] <= sent + len(targets)
 
 
 def test_probes_go_on_while_python_holds_the_interpreter_lock() -> None:
