@@ -54,13 +54,10 @@ cdef inline int64_t soon(State* e) noexcept nogil:
 
 # Have the wheel look at a slot at `at`. A slot that will be looked at earlier anyway stays where it is.
 cdef void plan(State* e, uint32_t index, int64_t at) noexcept nogil:
-    cdef const Link* link = &e.links[index]
     cdef int64_t ms = (at + MS - 1) // MS
-    cdef int64_t first = e.wheel.now + 1
-    if link.bucket != NO_BUCKET:
-        if first + ((link.bucket - first) & (WHEEL_BUCKETS - 1)) <= ms:
-            return
-    wheel_put(&e.wheel, e.links, index, ms)
+    cdef int64_t look = wheel_look(&e.wheel, index)
+    if look < 0 or look > ms:
+        wheel_put(&e.wheel, index, ms)
 
 
 cdef inline void record_begin(Record* record) noexcept nogil:
@@ -317,7 +314,7 @@ cdef void probe_start(State* e, uint32_t index) noexcept nogil:
 cdef void visit(State* e, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     cdef int64_t stalled, limit
-    if e.links[index].bucket != NO_BUCKET or not slot.flags & SLOT_ACTIVE or slot.flags & SLOT_PAUSED:
+    if e.wheel.places[index] != NIL or not slot.flags & SLOT_ACTIVE or slot.flags & SLOT_PAUSED:
         return
     if slot.phase == PHASE_IDLE:
         # Up to a millisecond early, within the jitter: what is due within a tick shares it.
@@ -516,13 +513,13 @@ cdef void obey(State* e, const Command* command) noexcept nogil:
         abandon(e, command.slot)
         session_put(e, slot, NULL)
         slot.flags &= SLOT_IN_FIFO | SLOT_IN_REPORT
-        wheel_remove(&e.wheel, e.links, command.slot)
+        wheel_remove(&e.wheel, command.slot)
         e.stats[STAT_TARGETS] -= 1
     elif command.op == OP_PAUSE:
         abandon(e, command.slot)
         slot.generation = command.generation
         slot.flags = (slot.flags | SLOT_PAUSED) & ~SLOT_UNREPORTED
-        wheel_remove(&e.wheel, e.links, command.slot)
+        wheel_remove(&e.wheel, command.slot)
         record_begin(record)
         record.generation = command.generation
         record.paused = 1
@@ -599,7 +596,7 @@ cdef void tick(State* e) noexcept nogil:
     if e.watched_count:
         stream_events(e)
     refresh_clock(e)
-    count = wheel_take(&e.wheel, e.links, e.now // MS, e.due)
+    count = wheel_take(&e.wheel, e.now // MS, e.due)
     for i in range(count):
         if i & 255 == 255:
             refresh_clock(e)

@@ -130,23 +130,17 @@ cdef class HttpParser:
 cdef class TimingWheel:
     """The wheel alone, over ``capacity`` slots, from millisecond ``now`` on."""
     cdef Wheel wheel
-    cdef Link* links
     cdef uint32_t* out
     cdef uint32_t capacity
 
     def __cinit__(self, uint32_t capacity, int64_t now=0):
-        cdef uint32_t i
         self.capacity = capacity
-        self.links = <Link*>calloc(capacity + 1, sizeof(Link))
         self.out = <uint32_t*>calloc(capacity + 1, sizeof(uint32_t))
-        if self.links is NULL or self.out is NULL:
+        if not wheel_init(&self.wheel, capacity, now) or self.out is NULL:
             raise MemoryError
-        for i in range(capacity):
-            self.links[i].bucket = NO_BUCKET
-        wheel_init(&self.wheel, now)
 
     def __dealloc__(self):
-        free(self.links)
+        wheel_free(&self.wheel)
         free(self.out)
 
     cdef int _check(self, uint32_t index) except -1:
@@ -157,12 +151,12 @@ cdef class TimingWheel:
     def put(self, uint32_t index, int64_t at):
         """Have ``index`` looked at in millisecond ``at``, or a multiple of 4,096 earlier."""
         self._check(index)
-        wheel_put(&self.wheel, self.links, index, at)
+        wheel_put(&self.wheel, index, at)
 
     def remove(self, uint32_t index):
         """Take ``index`` out; harmless if it is not in."""
         self._check(index)
-        wheel_remove(&self.wheel, self.links, index)
+        wheel_remove(&self.wheel, index)
 
     def next(self):
         """The next millisecond in which anything is to be looked at, or -1."""
@@ -170,5 +164,5 @@ cdef class TimingWheel:
 
     def take(self, int64_t until):
         """Everything up to millisecond ``until``, in no order within one."""
-        cdef uint32_t count = wheel_take(&self.wheel, self.links, until, self.out)
+        cdef uint32_t count = wheel_take(&self.wheel, until, self.out)
         return [self.out[i] for i in range(count)]

@@ -361,7 +361,6 @@ cdef struct ReceiveBuffers:
 cdef struct State:
     uint32_t capacity
     Slot* slots
-    Link* links                     # of the wheel
     Record* records
     uint32_t* due                   # scratch: what the wheel gave out
     Wheel wheel

@@ -244,7 +244,6 @@ cdef class Engine:
         e.random = siphash(&e.key, 1, 6) | 1
         e.slots = <Slot*>table_new(capacity, sizeof(Slot))
         e.records = <Record*>table_new(capacity, sizeof(Record))
-        e.links = <Link*>calloc(capacity, sizeof(Link))
         e.due = <uint32_t*>calloc(capacity, sizeof(uint32_t))
         e.checks = <Check**>calloc(MAX_CHECKS, sizeof(Check*))
         e.origins = <Origin**>calloc(MAX_ORIGINS, sizeof(Origin*))
@@ -266,7 +265,8 @@ cdef class Engine:
         self._families = <uint8_t*>calloc(capacity, 1)
         self._addresses = <uint8_t*>calloc(capacity, 16)
         if (
-            not e.slots or not e.records or not e.links or not e.due or not e.checks or not e.origins or not e.ring
+            not wheel_init(&e.wheel, capacity, clock_ns(CLOCK_MONOTONIC) // MS)
+            or not e.slots or not e.records or not e.due or not e.checks or not e.origins or not e.ring
             or not e.trace or not e.judge or not e.scratch or not e.zeros or not self._generations or not self._epochs
             or not self._checks or not self._origin_ids or not self._free or not self._active or not self._states
             or not self._counters or not self._paused or not self._presumed or not self._families
@@ -274,9 +274,7 @@ cdef class Engine:
         ):
             raise MemoryError
         for i in range(capacity):
-            e.links[i].bucket = NO_BUCKET
             e.slots[i].stream = NIL
-        wheel_init(&e.wheel, clock_ns(CLOCK_MONOTONIC) // MS)
         e.fresh = e.stream_free = e.fifo_head = e.fifo_tail = e.unreported_head = e.unreported_tail = NIL
         raw_buffers_init(e)
         e.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
@@ -317,7 +315,7 @@ cdef class Engine:
         free(e.outbox)
         table_free(e.slots, e.capacity, sizeof(Slot))
         table_free(e.records, e.capacity, sizeof(Record))
-        free(e.links)
+        wheel_free(&e.wheel)
         free(e.due)
         free(e.checks)
         free(e.origins)

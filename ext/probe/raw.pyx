@@ -294,7 +294,7 @@ cdef void send_refused(State* e, uint32_t index, int error) noexcept nogil:
     if error in (ENETUNREACH, EHOSTUNREACH, ECONNREFUSED) and failure_stands(e, index):
         slot.sent = e.now
         conclude(e, index, False, CODE_L3ERR if slot.type == PROBE_ICMP else CODE_L4CON, DETAIL_ERRNO, error, 0)
-    elif slot.phase == PHASE_IDLE and e.links[index].bucket == NO_BUCKET:
+    elif slot.phase == PHASE_IDLE and e.wheel.places[index] == NIL:
         block(e, index, BLOCK_SEND, error)
 
 

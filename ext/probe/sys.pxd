@@ -40,6 +40,9 @@ cdef extern from "errno.h" nogil:
         EPROTO
         ETIMEDOUT
 
+cdef extern from "stdlib.h" nogil:
+    void* aligned_alloc(size_t, size_t)
+
 cdef extern from "time.h" nogil:
     ctypedef int clockid_t
     struct timespec:

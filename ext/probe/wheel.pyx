@@ -2,46 +2,100 @@
 # is put back when its bucket comes by; the caller knows the true time, the wheel only when to look.
 
 
-cdef void wheel_init(Wheel* wheel, int64_t now) noexcept nogil:
+# False: no memory. The caller frees the wheel in that case, too.
+cdef bint wheel_init(Wheel* wheel, uint32_t capacity, int64_t now) noexcept nogil:
+    memset(wheel, 0, sizeof(Wheel))
     wheel.now = now
-    memset(wheel.filled, 0, sizeof(wheel.filled))
+    wheel.free_page = NIL
     memset(wheel.heads, 0xff, sizeof(wheel.heads))
+    wheel.places = <uint32_t*>malloc((<size_t>capacity + 1) * sizeof(uint32_t))
+    wheel.pages = <Page*>aligned_alloc(sizeof(Page), (capacity // PAGE_SLOTS + 1 + WHEEL_BUCKETS) * sizeof(Page))
+    if wheel.places is NULL or wheel.pages is NULL:
+        return False
+    memset(wheel.places, 0xff, capacity * sizeof(uint32_t))
+    return True
 
 
-cdef void wheel_remove(Wheel* wheel, Link* links, uint32_t index) noexcept nogil:
-    cdef Link* link = &links[index]
-    cdef uint32_t bucket = link.bucket
-    if bucket == NO_BUCKET:
+cdef void wheel_free(Wheel* wheel) noexcept nogil:
+    free(wheel.places)
+    free(wheel.pages)
+
+
+cdef inline uint32_t page_take(Wheel* wheel) noexcept nogil:
+    cdef uint32_t at = wheel.free_page
+    if at != NIL:
+        wheel.free_page = wheel.pages[at].next
+        return at
+    wheel.page_top += 1
+    return wheel.page_top - 1
+
+
+cdef inline void page_give(Wheel* wheel, uint32_t at) noexcept nogil:
+    wheel.pages[at].next = wheel.free_page
+    wheel.free_page = at
+
+
+cdef inline void bucket_emptied(Wheel* wheel, uint32_t bucket) noexcept nogil:
+    wheel.filled[bucket >> 6] &= ~(<uint64_t>1 << (bucket & 63))
+
+
+# The last slot of the bucket takes the place of the one that leaves.
+cdef void wheel_remove(Wheel* wheel, uint32_t index) noexcept nogil:
+    cdef uint32_t place = wheel.places[index]
+    cdef uint32_t head, last
+    cdef Page* page
+    cdef Page* first
+    if place == NIL:
         return
-    if link.prev != NIL:
-        links[link.prev].next = link.next
-    else:
-        wheel.heads[bucket] = link.next
-        if link.next == NIL:
-            wheel.filled[bucket >> 6] &= ~(<uint64_t>1 << (bucket & 63))
-    if link.next != NIL:
-        links[link.next].prev = link.prev
-    link.bucket = NO_BUCKET
+    page = &wheel.pages[place >> PLACE_BITS]
+    head = wheel.heads[page.bucket]
+    first = &wheel.pages[head]
+    first.count -= 1
+    last = first.slots[first.count]
+    page.slots[place & ((1 << PLACE_BITS) - 1)] = last
+    wheel.places[last] = place
+    wheel.places[index] = NIL
+    if first.count == 0:
+        wheel.heads[first.bucket] = first.next
+        if first.next == NIL:
+            bucket_emptied(wheel, first.bucket)
+        page_give(wheel, head)
 
 
 # Put a slot (again) where it is looked at in millisecond `at`, at the earliest in the next one.
-cdef void wheel_put(Wheel* wheel, Link* links, uint32_t index, int64_t at) noexcept nogil:
-    cdef Link* link = &links[index]
-    cdef uint32_t bucket, head
+cdef void wheel_put(Wheel* wheel, uint32_t index, int64_t at) noexcept nogil:
+    cdef uint32_t place = wheel.places[index]
+    cdef uint32_t bucket, head, fresh
+    cdef Page* page
     if at <= wheel.now:
         at = wheel.now + 1
     bucket = at & (WHEEL_BUCKETS - 1)
-    if link.bucket == bucket:
-        return
-    wheel_remove(wheel, links, index)
+    if place != NIL:
+        if wheel.pages[place >> PLACE_BITS].bucket == bucket:
+            return
+        wheel_remove(wheel, index)
     head = wheel.heads[bucket]
-    link.next = head
-    link.prev = NIL
-    link.bucket = bucket
-    if head != NIL:
-        links[head].prev = index
-    wheel.heads[bucket] = index
-    wheel.filled[bucket >> 6] |= <uint64_t>1 << (bucket & 63)
+    if head == NIL or wheel.pages[head].count == PAGE_SLOTS:
+        fresh = page_take(wheel)
+        page = &wheel.pages[fresh]
+        page.next = head
+        page.bucket = <uint16_t>bucket
+        page.count = 0
+        wheel.heads[bucket] = head = fresh
+        wheel.filled[bucket >> 6] |= <uint64_t>1 << (bucket & 63)
+    page = &wheel.pages[head]
+    page.slots[page.count] = index
+    wheel.places[index] = (head << PLACE_BITS) | page.count
+    page.count += 1
+
+
+# The millisecond in which a slot will be looked at, -1 if it is not in the wheel.
+cdef inline int64_t wheel_look(const Wheel* wheel, uint32_t index) noexcept nogil:
+    cdef uint32_t place = wheel.places[index]
+    cdef int64_t first = wheel.now + 1
+    if place == NIL:
+        return -1
+    return first + ((wheel.pages[place >> PLACE_BITS].bucket - first) & (WHEEL_BUCKETS - 1))
 
 
 # The next millisecond whose bucket holds anything, or -1 if all are empty.
@@ -60,10 +114,10 @@ cdef int64_t wheel_next(const Wheel* wheel) noexcept nogil:
 
 
 # Take out everything up to millisecond `until`; the indices go to `out`, which holds as many as there are slots.
-cdef uint32_t wheel_take(Wheel* wheel, Link* links, int64_t until, uint32_t* out) noexcept nogil:
+cdef uint32_t wheel_take(Wheel* wheel, int64_t until, uint32_t* out) noexcept nogil:
     cdef uint32_t count = 0
-    cdef uint32_t bucket, index
-    cdef Link* link
+    cdef uint32_t bucket, head, following, i
+    cdef Page* page
     cdef int64_t at
     if until - wheel.now > WHEEL_BUCKETS:
         wheel.now = until - WHEEL_BUCKETS    # a whole round: every bucket once
@@ -74,13 +128,16 @@ cdef uint32_t wheel_take(Wheel* wheel, Link* links, int64_t until, uint32_t* out
             break
         wheel.now = at
         bucket = at & (WHEEL_BUCKETS - 1)
-        index = wheel.heads[bucket]
+        head = wheel.heads[bucket]
         wheel.heads[bucket] = NIL
-        wheel.filled[bucket >> 6] &= ~(<uint64_t>1 << (bucket & 63))
-        while index != NIL:
-            link = &links[index]
-            link.bucket = NO_BUCKET
-            out[count] = index
-            count += 1
-            index = link.next
+        bucket_emptied(wheel, bucket)
+        while head != NIL:
+            page = &wheel.pages[head]
+            for i in range(page.count):
+                out[count] = page.slots[i]
+                wheel.places[page.slots[i]] = NIL
+                count += 1
+            following = page.next
+            page_give(wheel, head)
+            head = following
     return count
