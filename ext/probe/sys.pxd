@@ -68,12 +68,14 @@ cdef extern from "fcntl.h" nogil:
 
 cdef extern from "sys/mman.h" nogil:
     enum:
+        MADV_HUGEPAGE
         MAP_ANONYMOUS
         MAP_PRIVATE
         PROT_READ
         PROT_WRITE
     void* MAP_FAILED
     void* mmap(void*, size_t, int, int, int, long)
+    int madvise(void*, size_t, int)
     int munmap(void*, size_t)
 
 cdef extern from "sys/stat.h" nogil:
