@@ -9,10 +9,10 @@ cdef Key _key(bytes key) except *:
     return out
 
 
-def siphash24(bytes key, uint64_t first, uint64_t second):
-    """SipHash-2-4 of two little-endian words: the function behind every cookie."""
+def siphash13(bytes key, uint64_t word):
+    """SipHash-1-3 of one little-endian word: the function behind every cookie."""
     cdef Key k = _key(key)
-    return siphash(&k, first, second)
+    return siphash(&k, word)
 
 
 def seal_cookie(bytes key, uint32_t plain):

@@ -14,6 +14,7 @@ cdef enum:
     AHEAD = 8                       # slots that are fetched into the cache before their turn
     BATCH = 128                     # packets a sendmmsg
     DEPARTED = 4096                 # probes of a tick whose deadlines can wait for the next one
+    HEAD_BYTES = 64                 # of a packet that are built for it: the head, and all of a usual echo request
     RECV_BATCH = 128                # packets a recvmmsg
     RECV_BYTES = 192                # of a packet: IP header with options, ICMP header, the quoted headers likewise
     RECV_CONTROL = 96
@@ -188,8 +189,9 @@ cdef struct Slot:
     int64_t deadline
     int64_t stalled                 # the engine's stalled time when the probe was sent
     Session* session                # of the last TLS handshake, to resume; NULL without one
+    uint64_t seal                   # ICMP: the 64-bit cookie of the probe in flight
     uint32_t drops                  # the origin's overflows when the probe was sent
-    uint8_t spare[16]
+    uint8_t spare[12]
 
 # What Python reads, guarded by `sequence` (odd while the engine writes). Two cache lines, too.
 cdef struct Record:
@@ -349,9 +351,10 @@ cdef struct SendBuffers:
     mmsghdr messages[BATCH]
     iovec parts[2 * BATCH]
     sockaddr_in6 names[BATCH]
-    uint8_t heads[BATCH][64]
+    uint8_t heads[BATCH][HEAD_BYTES]
 
 cdef struct ReceiveBuffers:
+    bint v6                         # what the messages are made ready for
     mmsghdr messages[RECV_BATCH]
     iovec parts[RECV_BATCH]
     sockaddr_in6 names[RECV_BATCH]

@@ -244,7 +244,7 @@ cdef class Engine:
         e.capacity = capacity
         e.ring_size = ring
         memcpy(&e.key, <const char*>secret, 16)
-        e.random = siphash(&e.key, 1, 6) | 1
+        e.random = siphash(&e.key, <uint64_t>USE_JITTER << 32) | 1
         e.slots = <Slot*>table_new(capacity, sizeof(Slot))
         e.records = <Record*>table_new(capacity, sizeof(Record))
         e.due = <uint32_t*>calloc(capacity, sizeof(uint32_t))

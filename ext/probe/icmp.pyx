@@ -7,11 +7,18 @@ cdef bint icmp_build(State* e, Origin* origin, uint32_t at, uint32_t index) noex
     cdef const Check* check = e.checks[slot.check]
     cdef msghdr* header = &e.out.messages[at].msg_hdr
     cdef iovec* parts = &e.out.parts[2 * at]
-    build_echo(e.out.heads[at], origin.v6, slot.cookie, origin.magic, cookie_seal64(&e.key, slot.cookie))
+    cdef size_t left = check.icmp_size - ICMP_MIN_PAYLOAD
+    slot.seal = cookie_seal64(&e.key, slot.cookie)
+    build_echo(e.out.heads[at], origin.v6, slot.cookie, origin.magic, slot.seal)
     header.msg_namelen = fill_name(&e.out.names[at], origin.v6, slot.address, 0)
     parts[0].iov_base = e.out.heads[at]
-    parts[0].iov_len = ICMP_HEAD
-    parts[1].iov_base = e.zeros
-    parts[1].iov_len = check.icmp_size - ICMP_MIN_PAYLOAD
-    header.msg_iovlen = 2 if parts[1].iov_len else 1
+    if left <= HEAD_BYTES - ICMP_HEAD:
+        memset(e.out.heads[at] + ICMP_HEAD, 0, HEAD_BYTES - ICMP_HEAD)
+        parts[0].iov_len = ICMP_HEAD + left
+        header.msg_iovlen = 1
+    else:
+        parts[0].iov_len = ICMP_HEAD
+        parts[1].iov_base = e.zeros
+        parts[1].iov_len = left
+        header.msg_iovlen = 2
     return True

@@ -235,7 +235,7 @@ cdef int reserve_ports(State* e, Origin* origin) noexcept nogil:
     cdef sockaddr_in6 name
     cdef uint8_t any_address[16]
     cdef socklen_t length
-    cdef uint64_t draw = siphash(&e.key, origin.magic, 5)
+    cdef uint64_t draw = siphash(&e.key, origin.magic)
     memset(any_address, 0, 16)
     if origin.port_fds is NULL:
         origin.port_fds = <int*>malloc(MAX_PORTS * sizeof(int))
@@ -249,7 +249,7 @@ cdef int reserve_ports(State* e, Origin* origin) noexcept nogil:
             low = e.ephemeral_low
             high = e.ephemeral_high
         base = low + <uint32_t>(draw % (high - low - <uint32_t>wanted))
-        draw = siphash(&e.key, draw, attempt)
+        draw = siphash(&e.key, draw)
         count = 0
         while count < wanted:
             fd = socket(AF_INET6 if origin.v6 else AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)

@@ -36,29 +36,35 @@ cdef inline void sip_round(uint64_t* v) noexcept nogil:
     v[2] = rotl(v[2], 32)
 
 
-cdef inline void sip_word(uint64_t* v, uint64_t word) noexcept nogil:
-    v[3] ^= word
-    sip_round(v)
-    sip_round(v)
-    v[0] ^= word
-
-
-# SipHash-2-4 of two 64-bit words (Aumasson and Bernstein, 2012): a keyed function that nobody without the key predicts.
-cdef uint64_t siphash(const Key* key, uint64_t first, uint64_t second) noexcept nogil:
+# SipHash-1-3 of one 64-bit word (Aumasson and Bernstein, 2012): a keyed function that nobody without the key predicts.
+cdef inline uint64_t siphash(const Key* key, uint64_t word) noexcept nogil:
     cdef uint64_t v[4]
+    cdef uint64_t length = <uint64_t>sizeof(word) << 56
     v[0] = key.a ^ <uint64_t>0x736f6d6570736575
     v[1] = key.b ^ <uint64_t>0x646f72616e646f6d
     v[2] = key.a ^ <uint64_t>0x6c7967656e657261
-    v[3] = key.b ^ <uint64_t>0x7465646279746573
-    sip_word(v, first)
-    sip_word(v, second)
-    sip_word(v, (<uint64_t>16) << 56)       # the length, in the top byte
+    v[3] = key.b ^ <uint64_t>0x7465646279746573 ^ word
+    sip_round(v)
+    v[0] ^= word
+    v[3] ^= length
+    sip_round(v)
+    v[0] ^= length
     v[2] ^= 0xff
     sip_round(v)
     sip_round(v)
     sip_round(v)
-    sip_round(v)
     return v[0] ^ v[1] ^ v[2] ^ v[3]
+
+
+# What the one key is used for goes into the upper half of the word.
+cdef enum:
+    USE_COOKIE = 0
+    USE_SEAL = 1
+    USE_JITTER = 2
+
+
+cdef inline uint32_t cookie_round(const Key* key, uint32_t half, uint64_t turn) noexcept nogil:
+    return <uint32_t>siphash(key, <uint64_t>USE_COOKIE << 32 | turn << 16 | half) & 0xffff
 
 
 # A cookie is a keyed permutation of (slot, serial): four Feistel rounds over two halves of 16 bits. It can be undone
@@ -66,30 +72,26 @@ cdef uint64_t siphash(const Key* key, uint64_t first, uint64_t second) noexcept 
 cdef uint32_t cookie_seal(const Key* key, uint32_t plain) noexcept nogil:
     cdef uint32_t left = plain >> 16
     cdef uint32_t right = plain & 0xffff
-    cdef uint32_t swap
-    cdef int turn
-    for turn in range(4):
-        swap = right
-        right = left ^ (<uint32_t>siphash(key, right, turn) & 0xffff)
-        left = swap
+    left ^= cookie_round(key, right, 0)
+    right ^= cookie_round(key, left, 1)
+    left ^= cookie_round(key, right, 2)
+    right ^= cookie_round(key, left, 3)
     return (left << 16) | right
 
 
 cdef uint32_t cookie_open(const Key* key, uint32_t cookie) noexcept nogil:
     cdef uint32_t left = cookie >> 16
     cdef uint32_t right = cookie & 0xffff
-    cdef uint32_t swap
-    cdef int turn
-    for turn in range(3, -1, -1):
-        swap = left
-        left = right ^ (<uint32_t>siphash(key, left, turn) & 0xffff)
-        right = swap
+    right ^= cookie_round(key, left, 3)
+    left ^= cookie_round(key, right, 2)
+    right ^= cookie_round(key, left, 1)
+    left ^= cookie_round(key, right, 0)
     return (left << 16) | right
 
 
-# The second, 64-bit cookie of an echo request. 4 is out of reach of the rounds above.
+# The second, 64-bit cookie of an echo request.
 cdef inline uint64_t cookie_seal64(const Key* key, uint32_t cookie) noexcept nogil:
-    return siphash(key, cookie, 4)
+    return siphash(key, <uint64_t>USE_SEAL << 32 | cookie)
 
 
 # Sum of 16-bit words, not yet folded: partial sums of parts of even length may be added (RFC 1071).

@@ -60,7 +60,6 @@ cdef void raw_packet(State* e, Origin* origin, RawSocket* raw, mmsghdr* message,
     cdef Slot* slot = NULL
     cdef const Check* check
     cdef const uint8_t* data = <const uint8_t*>message.msg_hdr.msg_iov.iov_base
-    cdef size_t size = 16 if origin.v6 else 4
     cdef bint icmp
     cdef int64_t at
     if raw.tcp:
@@ -81,11 +80,12 @@ cdef void raw_packet(State* e, Origin* origin, RawSocket* raw, mmsghdr* message,
     if slot is not NULL and (
         slot.type != (PROBE_ICMP if icmp else PROBE_SYN)
         or slot.origin != origin.id
-        or memcmp(slot.address, packet.address, size) != 0
+        or memcmp(slot.address, packet.address, 16) != 0       # behind an IPv4 address both are zero
     ):
         slot = NULL
-    if packet.kind == PACKET_ECHO and packet.seal != cookie_seal64(&e.key, packet.cookie):
-        slot = NULL
+    if packet.kind == PACKET_ECHO and slot is not NULL:
+        if packet.seal != (slot.seal if packet.cookie == slot.cookie else cookie_seal64(&e.key, packet.cookie)):
+            slot = NULL
     if slot is NULL and packet.kind == PACKET_ERROR_ICMP:
         e.stats[STAT_FOREIGN] += 1      # somebody else on this host pings, too
         return
@@ -144,6 +144,18 @@ cdef void raw_drops(State* e, Origin* origin, RawSocket* raw) noexcept nogil:
     raw.crowded = crowded
 
 
+# Make the first `count` messages ready to be received with: their lengths are in and out.
+cdef void receive_ready(ReceiveBuffers* r, int count, bint v6) noexcept nogil:
+    cdef msghdr* header
+    cdef int i
+    r.v6 = v6
+    for i in range(count):
+        header = &r.messages[i].msg_hdr
+        header.msg_name = &r.names[i] if v6 else NULL       # IPv4: it is in the packet
+        header.msg_namelen = sizeof(sockaddr_in6) if v6 else 0
+        header.msg_controllen = RECV_CONTROL
+
+
 # Read a raw socket until it is empty. False if it could not be emptied: then nothing of it may expire yet.
 cdef bint raw_receive(State* e, Origin* origin, RawSocket* raw) noexcept nogil:
     cdef ReceiveBuffers* r = &e.receive
@@ -154,14 +166,10 @@ cdef bint raw_receive(State* e, Origin* origin, RawSocket* raw) noexcept nogil:
     if raw.fd < 0:
         return True
     raw_drops(e, origin, raw)
+    if r.v6 != origin.v6:
+        receive_ready(r, RECV_BATCH, origin.v6)
     while turn < RECV_ROUNDS:
         turn += 1
-        # The lengths are in and out: those of the last round have to be set again.
-        for i in range(RECV_BATCH):
-            message = &r.messages[i]
-            message.msg_hdr.msg_name = &r.names[i] if origin.v6 else NULL     # IPv4: it is in the header
-            message.msg_hdr.msg_namelen = sizeof(sockaddr_in6) if origin.v6 else 0
-            message.msg_hdr.msg_controllen = RECV_CONTROL
         count = recvmmsg(raw.fd, r.messages, RECV_BATCH, MSG_DONTWAIT, NULL)
         if count < 0:
             if errno == EINTR:
@@ -173,6 +181,7 @@ cdef bint raw_receive(State* e, Origin* origin, RawSocket* raw) noexcept nogil:
         for i in range(count):
             message = &r.messages[i]
             raw_packet(e, origin, raw, message, <const uint8_t*>&r.names[i].sin6_addr)
+        receive_ready(r, count, origin.v6)
         e.quiet = 0
         total += <uint32_t>count
         if total >= raw.space // (2 * RECV_MEMORY):
@@ -190,6 +199,7 @@ cdef void raw_buffers_init(State* e) noexcept nogil:
         e.receive.messages[i].msg_hdr.msg_iov = &e.receive.parts[i]
         e.receive.messages[i].msg_hdr.msg_iovlen = 1
         e.receive.messages[i].msg_hdr.msg_control = e.receive.control[i]
+    receive_ready(&e.receive, RECV_BATCH, False)
     for i in range(BATCH):
         e.out.messages[i].msg_hdr.msg_name = &e.out.names[i]
         e.out.messages[i].msg_hdr.msg_iov = &e.out.parts[2 * i]

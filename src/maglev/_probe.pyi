@@ -214,7 +214,7 @@ def render_blocked(kind: int, error: int, netns: str | None = None, ca_file: str
 
 # The pure cores, for tests, fuzzing and tools. None of it touches an engine or a socket.
 
-def siphash24(key: bytes, first: int, second: int) -> int: ...
+def siphash13(key: bytes, word: int) -> int: ...
 def seal_cookie(key: bytes, plain: int) -> int:
     """The cookie of a probe: a keyed permutation of slot << 12 | serial."""
 
