@@ -38,7 +38,7 @@ from maglev.weights import FrontendWeights, applied_weight, frontend_weights, we
 
 log = logs.get(__name__)
 
-SLICE_NS = 4_000_000
+SLICE_NS = 1_000_000
 """How long the checker works before it gives the event loop a turn."""
 
 AT_ONCE = 16
@@ -273,7 +273,7 @@ class Checker:
     def read_engine(self) -> None:
         """Take what the engine has to tell; to be called when its ``fileno`` is readable.
 
-        For a few milliseconds: the descriptor stays readable while there is more, so that the loop and the dataplane
+        For a millisecond or so: the descriptor stays readable while there is more, so that the loop and the dataplane
         get their turn in a mass failure.
         """
         end = time.monotonic_ns() + SLICE_NS
@@ -366,7 +366,7 @@ class Checker:
     def _publish_frontends(self) -> None:
         """Work out the states of the frontends that were touched, and publish those that changed.
 
-        In slices: what is left after a few milliseconds is done at the loop's next turn.
+        In slices: what is left after a millisecond is done at the loop's next turn.
         """
         names = self._dirty.names
         end = time.monotonic_ns() + SLICE_NS

@@ -70,7 +70,7 @@ DRIFT_RECREATIONS = 2
 ADOPTION_PATIENCE_NS = 5 * 1_000_000_000
 """The least time that a VPP is given to be read for the first time."""
 
-SLICE_NS = 2_000_000
+SLICE_NS = 1_000_000
 """For how long a reload is prepared before other tasks get their turn."""
 
 RELOAD_PATIENCE_NS = 10 * 1_000_000_000
@@ -236,6 +236,7 @@ class Reconciler:
         self._announcement = asyncio.Event()
         self._news = asyncio.Event()
         self._uses: Mapping[str, Sequence[_Use]] = {}
+        self._keys: Mapping[str, VipKey] = {}
         self._names: Mapping[VipKey, str] = {}
         self._configured: frozenset[VipKey] = frozenset()
         self._warmup = WarmUp(clock, min_delay_ns=0, max_delay_ns=0, started_ns=self._started_ns)
@@ -448,8 +449,7 @@ class Reconciler:
     def _mark(self, name: str) -> None:
         self._dirty[name] = None
         self._parked.pop(name, None)
-        if self._refused and self._config is not None and (frontend := self._config.frontends.get(name)) is not None:
-            key = vip_key(frontend)
+        if self._refused and (key := self._keys.get(name)) is not None:
             self._refused = {refused for refused in self._refused if refused[1] != key}
 
     def _configure(self) -> None:
@@ -516,7 +516,8 @@ class Reconciler:
         self._unannounced_since = 0
         self._announcement.set()
         self._uses = index.uses
-        self._names = {vip_key(frontend): name for name, frontend in new.frontends.items()}
+        self._keys = {name: vip_key(frontend) for name, frontend in new.frontends.items()}
+        self._names = {key: name for name, key in self._keys.items()}
         self._configured = frozenset(self._names)
         self._own(self._configured)
         lb = new.lb
@@ -720,8 +721,8 @@ class Reconciler:
 
     def _serves(self, name: str) -> bool:
         """Whether somebody serves this frontend in VPP."""
-        frontend = self._config.frontends.get(name) if self._config is not None else None
-        found = self._actual.vips.get(vip_key(frontend)) if self._actual is not None and frontend is not None else None
+        key = self._keys.get(name)
+        found = self._actual.vips.get(key) if self._actual is not None and key is not None else None
         return found is not None and found.serves
 
     def _unpark(self) -> None:
