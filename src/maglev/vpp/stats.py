@@ -202,7 +202,8 @@ class StatsPoller:
         """One reading. Failures are told once, and kept in ``problem``."""
         actual = self._reconciler.actual
         if not self._client.usable or actual is None:
-            self._read, self.problem = (), "VPP is away"
+            # Asked for while VPP is away, it is the connection that says so; this is what is said right behind.
+            self._read, self.problem = (), f"not read yet, as VPP has just come back (within {INTERVAL:g} s)"
             return
         vips = {key: vip.index for key, vip in actual.vips.items() if vip.index is not None}
         generation = self._client.connects
