@@ -1,4 +1,4 @@
-"""The man pages: their templates in ``docs/man``, with flags and commands from the code that reads them."""
+"""The man pages: their templates in ``docs/man``, with flags, commands and keys from the code that reads them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from pathlib import Path
 
 from maglev.cli import grammar
 from maglev.cli.main import USAGE_TEXT
+from maglev.config import docs
 from maglev.options import FLAGS, SWITCHES
 
-TEMPLATES = Path(__file__).resolve().parent.parent / "docs" / "man"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+TEMPLATES = DOCS / "man"
 
 
 def roff(text: str) -> str:
-    """Text as roff reads it."""
-    text = text.replace("\\", "\\e").replace("-", "\\-")
+    """Text as roff reads it; what Markdown has in code style is bold."""
+    text = text.replace("\\", "\\e").replace("-", "\\-").replace("µ", "\\(mc")
+    text = re.sub(r"`([^`]+)`", r"\\fB\1\\fP", text)
     return "\\&" + text if text.startswith((".", "'")) else text
 
 
@@ -52,13 +55,38 @@ def commands() -> str:
     return "".join(_entry(syntax, f"{said[0].upper()}{said[1:]}.") for syntax, said in grammar.usage())
 
 
+def keys() -> str:
+    """The keys of the configuration, section by section, under the headings of the configuration guide."""
+    guide = (DOCS / "config-guide.md").read_text(encoding="utf-8")
+    entries = []
+    for heading, name in re.findall(r"^#+ ([^\n]+)\n+<!-- keys: ([a-z]+) -->", guide, re.MULTILINE):
+        entries.append(f".SS {roff(heading)}\n")
+        for key in docs.SECTIONS[name].keys:
+            rule = docs.rule(key)
+            needed = "Required. " if key.required else f"Default: {key.default}. " if key.default is not None else ""
+            entries.append(_entry(key.name, f"{rule[0].upper()}{rule[1:]}. {needed}{key.help}"))
+    return "".join(entries)
+
+
+def example() -> str:
+    """The first example of the configuration guide."""
+    guide = (DOCS / "config-guide.md").read_text(encoding="utf-8")
+    text = guide.partition("```yaml\n")[2].partition("```")[0]
+    return "".join(f"{roff(line)}\n" for line in text.splitlines())
+
+
 def render(version: str, date: str) -> dict[str, str]:
-    """The pages by file name: ``maglevd.8``, ``maglevc.1``."""
-    flags = {"maglevd.8": daemon_flags, "maglevc.1": client_flags}
+    """The pages by file name: ``maglevd.8``, ``maglevc.1``, ``maglev.yaml.5``."""
+    lines = {
+        "maglevd.8": {"FLAGS": daemon_flags},
+        "maglevc.1": {"FLAGS": client_flags, "COMMANDS": commands},
+        "maglev.yaml.5": {"KEYS": keys, "EXAMPLE": example},
+    }
     pages = {}
-    for name, of in flags.items():
+    for name, parts in lines.items():
         text = (TEMPLATES / f"{name}.in").read_text(encoding="utf-8")
-        for key, value in (("VERSION", version), ("DATE", date), ("FLAGS\n", of()), ("COMMANDS\n", commands())):
-            text = text.replace(f"@{key.strip()}@" + ("\n" if key.endswith("\n") else ""), value)
+        text = text.replace("@VERSION@", version).replace("@DATE@", date)
+        for key, made in parts.items():
+            text = text.replace(f"@{key}@\n", made())
         pages[name] = text
     return pages

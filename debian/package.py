@@ -367,6 +367,7 @@ def common_files(tree: Path, package: str, version: Version, wanted: dict[str, s
     write_changelog(tree, package, version)
     if package == "vpp-maglev":
         compress(pages["maglevd.8"], tree / "usr/share/man/man8/maglevd.8.gz")
+        compress(pages["maglev.yaml.5"], tree / "usr/share/man/man5/maglev.yaml.5.gz")
 
 
 def daemon_files(tree: Path) -> None:

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from debian import manpages
+from maglev.cli.grammar import usage
 from maglev.cli.main import USAGE_TEXT
+from maglev.config import docs
 from maglev.config.load import load_file, load_text
 from maglev.options import FLAGS
 
@@ -108,6 +111,26 @@ def test_the_first_configuration_is_valid_and_so_is_its_example() -> None:
     assert shown.problems == ()
     assert shown.config is not None
     assert list(shown.config.frontends) == ["www"]
+
+
+def test_the_man_pages_have_every_flag_command_key_and_exit_status() -> None:
+    pages = {name: text.replace("\\-", "-") for name, text in manpages.render("1.0", "2026-01-01").items()}
+    bold = {name: re.findall(r"^\.B (.+)$", text, re.MULTILINE) for name, text in pages.items()}
+    assert {f"--{flag.name}" for flag in FLAGS} <= {term.split()[0] for term in bold["maglevd.8"]}
+    assert {syntax for syntax, _ in usage()} <= set(bold["maglevc.1"])
+    for section in docs.SECTIONS.values():
+        assert {key.name for key in section.keys} <= set(bold["maglev.yaml.5"])
+    for page, statuses in (("maglevd.8", ["0", "1", "2", "64"]), ("maglevc.1", ["0", "1", "2", "3", "130"])):
+        told = pages[page].partition(".SH EXIT STATUS\n")[2].partition(".SH ")[0]
+        assert re.findall(r"^\.B (\d+)$", told, re.MULTILINE) == statuses
+    assert not any(re.search(r"@[A-Z]+@|`", text) for text in pages.values()), "a mark or a quote was left"
+
+
+def test_the_example_in_the_man_page_is_a_configuration() -> None:
+    page = manpages.render("1.0", "2026-01-01")["maglev.yaml.5"]
+    loaded = load_text(page.partition(".EX\n")[2].partition(".EE")[0].replace("\\-", "-"))
+    assert loaded.config is not None
+    assert loaded.problems == ()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

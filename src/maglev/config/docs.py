@@ -41,11 +41,12 @@ def table(section: Section) -> str:
     for key in section.keys:
         default = "**required**" if key.required else f"`{key.default}`" if key.default is not None else ""
         example = f"`{key.example}`" if key.example is not None else ""
-        lines.append(f"| `{key.name}` | {_rule(key)} | {default} | {example} | {key.help} |")
+        lines.append(f"| `{key.name}` | {rule(key)} | {default} | {example} | {key.help} |")
     return "\n".join(lines) + "\n"
 
 
-def _rule(key: Key) -> str:
+def rule(key: Key) -> str:
+    """What may stand behind a key, in words."""
     if isinstance(key.type, Section | Variants):
         return "a mapping"
     if isinstance(key.type, Named):

@@ -149,6 +149,7 @@ _TLS = (
         types.Boolean(),
         "Accept any certificate: the check then tests the handshake, not the identity.",
         default="false",
+        example="true",
     ),
     Key(
         "ca-file",
@@ -174,6 +175,7 @@ _HTTP = (
         types.Choice({"GET": "GET", "HEAD": "HEAD"}),
         "Request method. HEAD gets no body, so response-regexp cannot go with it.",
         default="GET",
+        example="HEAD",
     ),
     Key(
         "host",
@@ -199,7 +201,9 @@ _HTTP = (
     ),
 )
 
-_ICMP = (Key("size", "size", types.Integer(16, 1452), "Bytes of payload of the echo request.", default="56"),)
+_ICMP = (
+    Key("size", "size", types.Integer(16, 1452), "Bytes of payload of the echo request.", default="56", example="1400"),
+)
 
 _TCP = (
     Key(
@@ -209,8 +213,9 @@ _TCP = (
         "`syn` is half-open, by raw socket: it tests that the port listens, not that the server accepts. "
         "`connect` completes the handshake.",
         default="syn",
+        example="connect",
     ),
-    Key("tls", "tls", types.Boolean(), "Do a TLS handshake too. Implies connect.", default="false"),
+    Key("tls", "tls", types.Boolean(), "Do a TLS handshake too. Implies connect.", default="false", example="true"),
     *_TLS,
 )
 
@@ -242,7 +247,14 @@ HEALTHCHECK = Section(
             example="80",
         ),
         Key("params", "params", Variants("type", PARAMS), "What depends on the type."),
-        Key("interval", "interval", _INTERVAL, "Time between probes while the backend is fully up.", default="2s"),
+        Key(
+            "interval",
+            "interval",
+            _INTERVAL,
+            "Time between probes while the backend is fully up.",
+            default="2s",
+            example="1s",
+        ),
         Key(
             "fast-interval",
             "fast_interval",
@@ -265,8 +277,17 @@ HEALTHCHECK = Section(
             "Default: interval.",
             example="1s",
         ),
-        Key("rise", "rise", types.Integer(1, 100), "Passes in a row that bring a backend up.", default="2"),
-        Key("fall", "fall", types.Integer(1, 100), "Failures in a row that bring a backend down.", default="3"),
+        Key(
+            "rise", "rise", types.Integer(1, 100), "Passes in a row that bring a backend up.", default="2", example="3"
+        ),
+        Key(
+            "fall",
+            "fall",
+            types.Integer(1, 100),
+            "Failures in a row that bring a backend down.",
+            default="3",
+            example="2",
+        ),
         Key(
             "probe-ipv4-src",
             "probe_ipv4_src",
@@ -308,6 +329,7 @@ BACKEND = Section(
             types.Boolean(),
             "false: the backend starts disabled, without probes and without weight.",
             default="true",
+            example="false",
         ),
     ),
 )
@@ -321,6 +343,7 @@ MEMBER = Section(
             types.Integer(0, 100),
             "Share of new flows, relative to the pool's other backends. 0: none.",
             default="100",
+            example="50",
         ),
     ),
 )
@@ -365,6 +388,7 @@ FRONTEND = Section(
             types.Boolean(),
             "Send all flows of one client address to one backend.",
             default="false",
+            example="true",
         ),
         Key(
             "flush-on-down",
@@ -372,6 +396,7 @@ FRONTEND = Section(
             types.Boolean(),
             "When a backend goes down, move its established flows to others too.",
             default="true",
+            example="false",
         ),
         Key(
             "on-all-down",
@@ -379,6 +404,7 @@ FRONTEND = Section(
             types.Choice({policy.value: policy for policy in OnAllDown}),
             "`drain`: with nothing usable left all weights are 0. `keep`: the last weights stay until something is up.",
             default="drain",
+            example="keep",
         ),
         Key(
             "new-flows-table-length",
@@ -394,6 +420,7 @@ FRONTEND = Section(
             "What weights are divided by before VPP gets them. `auto`: the greatest common divisor of 10 and the "
             "frontend's non-zero weights. 1: as written. 100: the gentlest where all weights are equal.",
             default="auto",
+            example="100",
         ),
         Key("pools", "pools", Listed("pools", POOL), "Pools by priority, at least one.", required=True),
     ),
@@ -436,6 +463,7 @@ LB = Section(
             types.Duration(SECOND, HOUR),
             "Time between comparisons of all of VPP's state with what it should be.",
             default="30s",
+            example="1m",
         ),
         Key(
             "startup-min-delay",
@@ -443,6 +471,7 @@ LB = Section(
             types.Duration(0, HOUR),
             "Time after the start in which nothing is written to VPP.",
             default="5s",
+            example="10s",
         ),
         Key(
             "startup-max-delay",
@@ -450,6 +479,7 @@ LB = Section(
             types.Duration(0, HOUR),
             "Time after the start at which frontends with unknown backends are programmed too.",
             default="30s",
+            example="1m",
         ),
         Key(
             "max-stall",
@@ -457,6 +487,7 @@ LB = Section(
             types.Duration(MS // 10, SECOND),
             "Work for VPP's main thread that may be in flight at any time, by estimate.",
             default="5ms",
+            example="2ms",
         ),
         Key(
             "max-duty",
@@ -464,6 +495,7 @@ LB = Section(
             types.Percent(1, 100),
             "Share of VPP's time that programming may take.",
             default="50%",
+            example="25%",
         ),
         Key(
             "prune",
@@ -472,6 +504,7 @@ LB = Section(
             "Which VIPs that are not configured are removed from VPP: those that this daemon made or had configured "
             "(`owned`), every one (`all`), or `none`.",
             default="owned",
+            example="none",
         ),
     ),
 )
@@ -485,6 +518,7 @@ HEALTHCHECKER = Section(
             types.Integer(1, 100),
             "Transitions that are kept per backend.",
             default="5",
+            example="20",
         ),
         Key(
             "netns",
