@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import pyte
 import pytest
 
+from maglev.cli.docs import PRINTS
 from maglev.pb import maglev_pb2 as pb
 from maglev.rpc.server import RpcServer, ServerOptions
 from maglev.states import Code, State
@@ -245,31 +246,31 @@ def test_a_dangerous_reload_needs_force(served: Served) -> None:
     assert served.daemon.loader.reloads == [(True, "unix")]
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "show version",
-        "show frontends",
-        "show frontends www",
-        "show backends",
-        "show backends web0",
-        "show healthchecks",
-        "show healthchecks web",
-        "show overrides",
-        "show vpp info",
-        "show vpp lb state",
-        "show vpp lb counters",
-        "set backend web0 drain",
-        "sync vpp lb state dry-run",
-        "config check",
-        "config diff",
-    ],
-)
-def test_everything_is_json_when_asked(served: Served, line: str) -> None:
-    answer = served.run(line, "--json")
+# How a command of the book is written to be run.
+WRITTEN = {
+    "show frontends NAME": "show frontends www",
+    "show backends NAME": "show backends web0",
+    "show healthchecks NAME": "show healthchecks web",
+    "show vpp lb state [NAME]": "show vpp lb state",
+    "show vpp lb counters [NAME]": "show vpp lb counters",
+    "set backend NAME ...": "set backend web0 drain",
+    "set frontend NAME ...": "set frontend www pool primary backend web0 weight 40",
+}
 
-    assert isinstance(answer.json, (dict, list))
-    assert answer.status == 0
+
+@pytest.mark.parametrize("command", [command for command in PRINTS if command != "watch events"])
+def test_every_command_prints_the_json_that_the_book_tells(served: Served, command: str) -> None:
+    served.do(lambda: served.daemon.checker.set_weight("www", "primary", "web1", 7, flush=False, by="ann"))
+
+    answer = served.run(WRITTEN.get(command, command), "--json")
+
+    assert answer.status == 0, answer.err
+    prints: Any = PRINTS[command]
+    message = prints[0] if isinstance(prints, tuple) else prints
+    objects = answer.json if isinstance(prints, tuple) else [answer.json]
+    assert objects
+    for one in objects:
+        assert list(one) == [field.name for field in message.DESCRIPTOR.fields]
 
 
 def test_json_of_lists_is_an_array_over_all_pages(tmp_path: Path) -> None:

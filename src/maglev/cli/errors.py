@@ -6,6 +6,7 @@ DONE = 0
 REFUSED = 1
 USAGE = 2
 UNREACHABLE = 3
+INTERRUPTED = 130
 
 
 class CommandError(Exception):

@@ -1,6 +1,6 @@
 """``maglevc``: flags, one command or the shell, and the exit status.
 
-Exit status: 0 done, 1 refused or not found, 2 usage, 3 server unreachable.
+Exit status: 0 done, 1 refused or not found, 2 usage, 3 server unreachable, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
-from maglev.cli.errors import DONE, USAGE, CommandError, UsageError
+from maglev.cli.errors import DONE, INTERRUPTED, USAGE, CommandError, UsageError
 from maglev.version import version
 
 USAGE_TEXT = """\
@@ -35,7 +35,8 @@ flags (one dash or two)
   --version              our version
   --help                 this text
 
-exit status: 0 done, 1 refused or not found, 2 usage, 3 server unreachable
+exit status: 0 done, 1 refused or not found, 2 usage, 3 server unreachable,
+             130 interrupted with Ctrl-C
 
 commands
 """
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
 
 
 def _main(arguments: Sequence[str], out: IO[str]) -> int:
