@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
@@ -346,11 +347,10 @@ def write_copyright(tree: Path, package: str, wanted: dict[str, str]) -> None:
 def write_changelog(tree: Path, package: str, version: Version) -> None:
     """Debian's changelog names the version; ours says what changed."""
     stamp = formatdate(int(run("git", "log", "-1", "--format=%ct").strip() or time.time()))
-    maintainer = stanzas()[0]["Maintainer"]
     entry = f"{source_name()} ({version.debian}) {RELEASE}; urgency=medium\n\n  * Built of {version.commit}.\n\n"
     # The version has no Debian revision, so this is the one changelog by Debian's name for it.
     ours = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    compress(f"{entry} -- {maintainer}  {stamp}\n", tree / DOC / package / "changelog.gz")
+    compress(f"{entry} -- {maintainer()}  {stamp}\n", tree / DOC / package / "changelog.gz")
     compress(ours, tree / DOC / package / "CHANGELOG.md.gz")
 
 
@@ -406,6 +406,12 @@ def source_name() -> str:
     return stanzas()[0]["Source"]
 
 
+def maintainer() -> str:
+    """Who answers for the packages: DEBFULLNAME and DEBEMAIL, as Debian's own tools have it, else debian/control's."""
+    name, mail = os.environ.get("DEBFULLNAME"), os.environ.get("DEBEMAIL")
+    return f"{name} <{mail}>" if name and mail else stanzas()[0]["Maintainer"]
+
+
 def write_control(tree: Path, package: str, target: Target, version: Version, libraries: list[str]) -> None:
     """The control information of one package."""
     source, *binaries = stanzas()
@@ -423,7 +429,7 @@ def write_control(tree: Path, package: str, target: Target, version: Version, li
         "Source": source["Source"],
         "Version": version.debian,
         "Architecture": target.arch,
-        "Maintainer": source["Maintainer"],
+        "Maintainer": maintainer(),
         "Installed-Size": str(size),
     }
     lines = [f"{key}: {value}" for key, value in head.items() if key != "Source" or value != package]
@@ -505,12 +511,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mirror", default="http://deb.debian.org/debian", help="Debian's archive")
     options = parser.parse_args(arguments)
     try:
-        for arch in options.arch or TARGETS:
-            began = time.monotonic()
-            for path in build(TARGETS[arch], options.mirror):
-                size = path.stat().st_size / 1e6
-                print(f"{path.relative_to(ROOT)}  {size:.1f} MB", flush=True)
-            print(f"{arch}: {time.monotonic() - began:.0f} s", flush=True)
+        # Compilers, pip and apt are processes of their own: one thread waits for those of each architecture.
+        with ThreadPoolExecutor() as pool:
+            targets = [TARGETS[arch] for arch in options.arch or TARGETS]
+            for paths in pool.map(lambda target: build(target, options.mirror), targets):
+                for path in paths:
+                    print(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1e6:.1f} MB", flush=True)
     except CannotPackage as error:
         print(f"package: {error}", file=sys.stderr)
         return 1
