@@ -21,11 +21,9 @@ RUN apt-get update \
 
 FROM debian:bookworm-slim
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-# hadolint ignore=DL3008
 RUN --mount=type=bind,from=build,source=/src,target=/src \
     apt-get update \
-    && apt-get install --yes --no-install-recommends libcap2-bin /src/build/vpp-maglev_*.deb \
-    && /src/docker/prepare \
+    && /src/docker/install /src/build/vpp-maglev_*.deb \
     && rm -rf /var/lib/apt/lists/*
 
 # Everybody who reaches the container's port may look; operators use the socket: docker exec ... maglevc
@@ -33,6 +31,7 @@ ENV MAGLEV_GRPC_ADDR=:9090 \
     MAGLEV_METRICS_ADDR=:9091
 EXPOSE 9090 9091
 VOLUME ["/var/lib/vpp-maglev"]
-USER maglevd
+# maglevd, by number: so that whoever runs it can see that it is not root.
+USER 9090:9090
 HEALTHCHECK --interval=10s --timeout=5s CMD ["maglevc", "show", "version"]
 ENTRYPOINT ["/usr/lib/vpp-maglev/python3", "-IS", "/usr/sbin/maglevd"]

@@ -20,7 +20,9 @@ from typing import Any
 
 RELEASE = "bookworm"
 MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
-PACKAGES = "adduser,init-system-helpers,libcap2-bin,libssl3,libstdc++6,python3,systemd,systemd-sysv,zlib1g"
+PACKAGES = (
+    "adduser,ca-certificates,init-system-helpers,libcap2-bin,libssl3,libstdc++6,python3,systemd,systemd-sysv,zlib1g"
+)
 DEADLINE = 60.0
 
 # Becomes process 1 of the machine. Everything is mounted in its own mount namespace, and goes with it.
@@ -68,10 +70,14 @@ class Machine:
         self.directory = Path(tempfile.mkdtemp(prefix="maglev-pkg-"))
         self.root = self.directory / "root"
         self.vpp = self.directory / "vpp"
-        self._group: Path | None = None
+        self._groups = self.directory / "cgroup"
         self._boot: subprocess.Popen[bytes] | None = None
         self._pid = 0
         self._mounted: list[Path] = []
+
+    @property
+    def _group(self) -> Path:
+        return self._groups / f"maglev-pkg-{os.getpid()}"
 
     def start(self) -> None:
         """Make the file system and start systemd in it."""
@@ -91,14 +97,12 @@ class Machine:
 
     def boot(self) -> None:
         """Start systemd and wait until it has started everything."""
-        hierarchy = next(
-            Path(fields[1])
-            for fields in (line.split() for line in Path("/proc/mounts").read_text().splitlines())
-            if fields[2] == "cgroup2"
-        )
-        group = hierarchy / f"maglev-pkg-{os.getpid()}"
-        group.mkdir(exist_ok=True)
-        self._group = group
+        # A mount of our own: where we run, a chroot or a container, there may be none that can be written.
+        self._groups.mkdir()
+        subprocess.run(["mount", "-t", "cgroup2", "cgroup2", self._groups], check=True)
+        self._mounted.append(self._groups)
+        group = self._group
+        group.mkdir()
 
         def enter() -> None:
             (group / "cgroup.procs").write_text("0")
@@ -131,15 +135,12 @@ class Machine:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid or self._boot.pid, signal.SIGKILL)
             self._boot.wait(DEADLINE)
+        if self._group.exists():
+            for path in sorted((path for path in self._group.rglob("*") if path.is_dir()), reverse=True):
+                path.rmdir()
+            self._group.rmdir()
         for path in reversed(self._mounted):
             subprocess.run(["umount", "--lazy", path], check=False)
-        if self._group is not None:
-            for path in sorted(self._group.rglob("*"), reverse=True):
-                if path.is_dir():
-                    with contextlib.suppress(OSError):
-                        path.rmdir()
-            with contextlib.suppress(OSError):
-                self._group.rmdir()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def command(self, *words: str, user: str = "") -> list[str]:

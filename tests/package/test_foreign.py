@@ -83,7 +83,7 @@ def test_programs_tell_the_version(foreign: Foreign) -> None:
 def test_a_configuration_is_checked(foreign: Foreign) -> None:
     config = foreign.directory / "maglev.yaml"
     config.write_text(CONFIG)
-    assert "1 frontends, 2 backends" in foreign.run("usr/sbin/maglevd", "--check", "--config", str(config))
+    assert "1 frontend, 2 backends" in foreign.run("usr/sbin/maglevd", "--check", "--config", str(config))
 
 
 def test_static_backends_get_their_weights(foreign: Foreign) -> None:

@@ -295,23 +295,49 @@ def test_install_again(story: Story, machine: Machine) -> None:
     assert machine.service("Result") == "success"
 
 
-def test_what_the_container_does_beyond_the_package(story: Story, machine: Machine) -> None:
-    shutil.copy(ROOT / "docker" / "prepare", machine.root / "root" / "prepare")
+def instruction(name: str) -> str:
+    """The one line of the Dockerfile's last stage that begins with ``name``, continuations and all."""
+    text = (ROOT / "Dockerfile").read_text().rpartition("\nFROM ")[2].replace("\\\n", "")
+    found: list[str] = re.findall(rf"^{name} (.*)$", text, re.MULTILINE)
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_the_container_s_steps(story: Story, machine: Machine) -> None:
+    machine.run("dpkg", "--purge", "vpp-maglev")
+    for path in (ROOT / "docker" / "install", story.package):
+        shutil.copy(path, machine.root / "root")
+    assert "/src/docker/install /src/build/vpp-maglev_*.deb" in instruction("RUN")
+    machine.run("/root/install", f"/root/{story.package.name}")
     (machine.root / "etc/vpp-maglev/maglev.yaml").write_text(CONFIG)
-    machine.run("/root/prepare")
-    entry = re.search(r"^ENTRYPOINT (\[.*\])$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    assert entry is not None
-    command = ["runuser", "-u", "maglevd", "--", *json.loads(entry[1])]
+    settings = re.findall(r"(\w+)=(\S+)", instruction("ENV"))
+    entry = json.loads(instruction("ENTRYPOINT"))
+    user, _, group = instruction("USER").partition(":")
+    vpp = machine.run("stat", "-c", "%g", "/run/vpp/api.sock").strip()
+    identity = ["setpriv", f"--reuid={user}", f"--regid={group}", f"--groups={vpp}"]
     # Where the container is not given the capability, the interpreter does not start.
-    status, _, complaint = machine.try_("setpriv", "--bounding-set=-net_raw", *command, "--version")
+    status, _, complaint = machine.try_(*identity, "--bounding-set=-net_raw", *entry, "--version")
     assert status != 0
     assert "not permitted" in complaint
-    daemon = Program("maglevd", machine.command(*command), machine.directory / "container.log")
+    command = [*identity, "--bounding-set=-all,+net_raw", *entry]
+    environment = ["env", *("=".join(setting) for setting in settings)]
+    daemon = Program("maglevd", machine.command(*environment, *command), machine.directory / "container.log")
     try:
-        daemon.wait_ready(lambda: machine.try_("maglevc", "show", "version")[0] == 0)
+        health = json.loads(instruction("HEALTHCHECK").partition("CMD ")[2])
+        daemon.wait_ready(lambda: machine.try_(*identity, *health)[0] == 0)
         until(
             "the pinged server to be up",
             lambda: str(machine.ask_json("show", "backends", "answers")["state"]).lower().endswith("up"),
         )
+        assert machine.ask_json("show", "vpp", "info")["lb_supported"] is True
+        # Whoever reaches the ports may look, and change nothing.
+        grpc, metrics = (f"127.0.0.2{port}" for _, port in settings)
+        machine.run("maglevc", "--server", grpc, "show", "frontends", user="nobody")
+        status, _, complaint = machine.try_("maglevc", "--server", grpc, "set", "backend", "answers", "drain")
+        assert (status, "is for operators" in complaint) == (1, True)
+        ask = f"import urllib.request as r; print(r.urlopen('http://{metrics}/metrics', timeout=10).status)"
+        assert machine.run("python3", "-c", ask).strip() == "200"
+        # An operator has the socket, by `docker exec`.
+        machine.run(*identity, "maglevc", "set", "backend", "answers", "drain")
     finally:
         daemon.close()
