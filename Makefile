@@ -1,7 +1,7 @@
 # vpp-maglev: build, run and test. `make help` lists the verbs; `make` alone builds.
 #
-# Everything Python lives in .venv, everything else that is made lives in build/. Debug and release builds of the
-# extensions share one place in the tree, so the stamp of each build removes the other's.
+# Everything Python lives in .venv, everything else that is made lives in build/, but the extensions: they lie in the
+# tree beside what imports them. Other builds of them (debug, sanitizers) have directories of their own.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -37,7 +37,7 @@ PROGRAMS := $(OUT)/maglevd $(OUT)/maglevc
 EXT_SOURCES := $(shell find ext -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h')
 
 .PHONY: help deps build debug run test test-debug test-vpp test-asan fuzz fuzz-deps fuzz-install robot bench bench-deps lint \
-    alerts pkg-deps pkg-deb test-pkg soak proto clean
+    alerts pkg-deps pkg-deb wheel test-pkg soak proto clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,9 +73,7 @@ pkg-deps: deps ## install what makes the Debian packages
 bench-deps: deps ## install the peers that the benchmarks compare with
 	$(call debian_install,$(BENCH_PACKAGES))
 
-build: $(PROGRAMS) build/ext-release.stamp ## build the extensions and build/<arch>/maglevd, maglevc
-
-debug: $(PROGRAMS) build/ext-debug.stamp ## the same with bounds checks, assertions and no optimisation
+build: $(PROGRAMS) build/extensions.stamp ## build the extensions and build/<arch>/maglevd, maglevc
 
 $(VENV)/created.stamp:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -106,19 +104,14 @@ $(VENV)/project.stamp: setup.py $(VENV)/requirements.stamp | build/stubs.stamp
 	@touch $@
 
 # The extensions are compiled here, in the tree, and not by pip, so that a changed line recompiles one module.
-# $(1): release or debug; $(2): the other one; $(3): its environment.
-define build_extensions
-	force=$$([ ! -e build/ext-$(2).stamp ] || echo --force); \
-	    $(3) $(PY) setup.py -q build_ext --inplace --parallel $(JOBS) $$force
-	@rm -f build/ext-$(2).stamp
+build/extensions.stamp: $(EXT_SOURCES) setup.py $(VENV)/requirements.stamp | build/stubs.stamp
+	$(PY) setup.py -q build_ext --inplace --parallel $(JOBS)
 	@touch $@
+
+# A build of its own, in build/$(1), with its environment $(2); PYTHONPATH=build/$(1) uses it.
+define build_aside
+	$(2) $(PY) setup.py -q build --build-lib build/$(1) --build-temp build/$(1)-temp --parallel $(JOBS)
 endef
-
-build/ext-release.stamp: $(EXT_SOURCES) setup.py $(VENV)/requirements.stamp | build/stubs.stamp
-	$(call build_extensions,release,debug)
-
-build/ext-debug.stamp: $(EXT_SOURCES) setup.py $(VENV)/requirements.stamp | build/stubs.stamp
-	$(call build_extensions,debug,release,MAGLEV_DEBUG=1)
 
 # The programs: one line of shell each, found beside the checkout's own .venv wherever the checkout is.
 $(OUT)/%: $(VENV)/project.stamp
@@ -140,8 +133,12 @@ lint: build ## ruff, mypy, cython-lint and the import contracts
 test: deps build ## lint, pytest and Robot, with a summary at the end
 	$(PY) -m tests.run
 
-test-debug: deps debug ## pytest against the debug build
-	$(PY) -m tests.run pytest
+debug: build ## a build with bounds checks, assertions and no optimisation in build/debug (PYTHONPATH=build/debug)
+	$(call build_aside,debug,MAGLEV_DEBUG=1)
+
+test-debug: deps debug ## the cores' and the engine's tests against the debug build
+	PYTHONPATH="$(CURDIR)/build/debug" $(PY) -m pytest -q --junitxml=build/reports/debug.xml \
+	    tests/unit tests/property $(wildcard tests/integration/test_engine_*.py)
 
 # libFuzzer's main program and one object made of the engine's own parsers. Nothing calls Python, so nothing links it.
 build/fuzz/parsers: tests/fuzz/parsers.pyx $(EXT_SOURCES) $(VENV)/requirements.stamp
@@ -163,11 +160,10 @@ fuzz: deps fuzz-deps build/fuzz/parsers ## the parsers against libFuzzer, ten mi
 	build/fuzz/parsers -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=5 -print_final_stats=1 \
 	    -artifact_prefix=build/fuzz/ -verbosity=0 build/fuzz/corpus
 
-# A build of its own beside the tree. Leaks are not looked for: an interpreter never frees all it has.
+# Leaks are not looked for: an interpreter never frees all it has.
 ASAN := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 test-asan: deps build ## the engine's tests under AddressSanitizer and UBSan
-	MAGLEV_CFLAGS='-O1 $(ASAN)' MAGLEV_LDFLAGS='$(ASAN)' \
-	    $(PY) setup.py -q build --build-lib build/asan --build-temp build/asan-temp --parallel $(JOBS)
+	$(call build_aside,asan,MAGLEV_CFLAGS='-O1 $(ASAN)' MAGLEV_LDFLAGS='$(ASAN)')
 	LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
 	    PYTHONPATH=build/asan $(PY) -m pytest -q $(wildcard tests/*/test_engine_*.py)
@@ -178,11 +174,11 @@ test-vpp: build ## acceptance test of a real VPP (VPP_SOCKET=/run/vpp/api.sock; 
 robot: build ## the Robot tests alone
 	$(PY) -m tests.run robot
 
-test-pkg: pkg-deb ## install, run, upgrade, remove and purge the packages on a Debian of their own (root)
+test-pkg: pkg-deb wheel ## install, run, upgrade, remove and purge the packages on a Debian of their own (root)
 	$(PY) -m tests.run package
 
 soak: build ## 20 minutes of trouble with 20,000 targets, then all must agree (SOAK="--seconds N --seed N")
-	$(PY) -m tests.soak $(SOAK)
+	$(PY) -m tests.soak --lateness 5ms $(SOAK)
 
 bench: build ## the benchmarks (BENCH=name: one of them)
 	$(PY) -m bench $(BENCH)
@@ -195,6 +191,13 @@ alerts: ## test docs/alerts.yml with promtool (installs prometheus)
 pkg-deb: build ## the Debian packages, in build/ (PKG_ARCHES="amd64 arm64")
 	$(PY) -m debian.package $(addprefix --arch ,$(PKG_ARCHES)) --mirror $(DEBIAN_MIRROR)
 	lintian --allow-root --fail-on error $(foreach arch,$(PKG_ARCHES),build/*_$(arch).deb)
+
+# Of the tree and not of the source archive, which does not know its commit.
+wheel: build ## a wheel for other machines, in build/: what it links is in it, as auditwheel sees to
+	rm -rf build/dist build/*.whl
+	$(PY) -m build --no-isolation --sdist --wheel --outdir build/dist
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" auditwheel repair --wheel-dir build build/dist/*.whl
+	$(VENV)/bin/auditwheel show build/*.whl
 
 clean: ## remove everything that was built or installed here
 	rm -rf build dist $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
