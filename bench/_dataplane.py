@@ -20,10 +20,11 @@ from pathlib import Path
 
 import uvloop
 
-from bench.harness import Figure
+from bench.harness import Figure, LoopWatch
 from maglev.checker import Checker
 from maglev.clock import SystemClock
 from maglev.config.model import Backend, Config, Frontend, LbConfig, Pool, PoolMember, Protocol
+from maglev.daemon import settle_collector
 from maglev.events import Bus
 from maglev.logs import LogControl
 from maglev.states import Code, State
@@ -61,9 +62,14 @@ class Verdicts(FakeEngine):
 
     def all_become(self, state: State) -> None:
         """Every target changes to ``state`` at this moment."""
+        self.become(self.targets, state)
+
+    def become(self, targets: Iterable[int], state: State) -> None:
+        """These targets change to ``state`` at this moment."""
         now = time.time_ns()
         code = Code.L3OK if state is State.UP else Code.L3TOUT
-        for target in self.targets.values():
+        for number in targets:
+            target = self.targets[number]
             self._transitions.append(
                 FakeTransition(target.id, target.generation, target.state, state, code, "", now, target.counter)
             )
@@ -83,6 +89,7 @@ class Rig:
     """A daemon's worth of checker and dataplane."""
 
     engine: Verdicts
+    bus: Bus
     checker: Checker
     client: VppClient
     reconciler: Reconciler
@@ -183,12 +190,10 @@ async def rig(config: Config, socket: str = "") -> AsyncIterator[Rig]:
         await checker.apply(config, by="bench")
         engine.all_become(State.UP)
         tasks = [asyncio.create_task(client.run()), asyncio.create_task(reconciler.run())]
-        made = Rig(engine, checker, client, reconciler)
+        made = Rig(engine, bus, checker, client, reconciler)
         try:
             await made.settled()
-            # As the daemon does at its start.
-            gc.collect()
-            gc.freeze()
+            settle_collector()
             yield made
             gc.unfreeze()
         finally:
@@ -210,11 +215,13 @@ def plan_of_failure(config: Config, failed: Iterable[str]) -> Plan:
 
 
 class Writes:
-    """Remembers what was written to VPP, and when (monotonic, ns) the last of it was."""
+    """Remembers what was written to VPP, and when (monotonic, ns) the last of it was; ``each``: the last of an AS."""
 
     def __init__(self, client: VppClient) -> None:
         self.last_ns = 0
         self.calls: list[Request] = []
+        self.each: dict[bytes, int] = {}
+        self.wrote = asyncio.Event()
         self._send = client.send
         client.send = self._watched  # type: ignore[method-assign]
 
@@ -223,6 +230,10 @@ class Writes:
         await asyncio.sleep(0)
         self.last_ns = time.monotonic_ns()
         self.calls += requests
+        for request in requests:
+            if request.weight is not None:
+                self.each[request.weight.address] = self.last_ns
+        self.wrote.set()
         return await sending
 
 

@@ -1,19 +1,27 @@
 """Large lists, many watchers and large scrapes, and for how long the event loop is held by them.
 
-The checker is the real one over an engine that does not run: a list of what never changes is as long as any other.
-Server, bus and metrics are the daemon's own, on real sockets. Clients live in processes of their own.
+The checker is the real one; lists and scrapes are of an engine that does not run, as a list of what never changes is
+as long as any other, and for the watchers verdicts are made by hand and a stand-in takes what they lead to. Server, bus
+and metrics are the daemon's own, on real sockets. Clients live in processes of their own.
+
+A loop can be held by its own work, or by a machine that does something else. So beside the wall clock stands for how
+long it was held at most while it had a CPU, and how late a timer was that does nothing, in another process.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import multiprocessing
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -21,14 +29,17 @@ from typing import Any
 import grpc
 import uvloop
 
+from bench._dataplane import Rig, Writes, config_of, rig
 from bench.config import tree
-from bench.harness import Figure
+from bench.harness import Figure, LoopWatch
+from bench.harness import held as loop_held
 from maglev._probe import Engine
 from maglev.checker import Checker
 from maglev.clock import SystemClock
-from maglev.config.load import load_text
+from maglev.config.model import LbConfig
 from maglev.configfile import ConfigFile
-from maglev.events import BackendEvent, Bus
+from maglev.daemon import settle_collector
+from maglev.events import Bus
 from maglev.logs import LogControl
 from maglev.metrics import CheckerFamilies, EngineFamilies, Exposition, MetricsServer
 from maglev.pb import maglev_pb2 as pb
@@ -36,109 +47,137 @@ from maglev.pb.maglev_pb2_grpc import MaglevStub
 from maglev.rpc.server import RpcServer, ServerOptions
 from maglev.rpc.services import Identity, Services
 from maglev.sdnotify import Notifier
-from maglev.states import Code, State
+from maglev.states import State
 
 QUESTION = "How long do lists, watches and scrapes of 50,000 backends take, and for how long do they hold the loop?"
 
 ROUNDS = 5
+BACKENDS = 50_000
+# Pauses and resumptions of each backend, which leave two transitions each in its history.
+PAUSES = 2
 SUBSCRIBERS = 100
 BURST = 10_000
-# What the checker takes from the engine in one go.
-AT_ONCE = 256
 PAGE = 5_000
+# What the engine tells in one go.
+AT_ONCE = 256
+# A backend fails so often beside a burst, to see how long that takes to reach VPP.
+REACTION_SECONDS = 0.02
+# Bursts that watchers do not read; twice, to see that the second time takes no more memory.
+UNREAD = 8
 DEADLINE = 120.0
 """Seconds: a client that takes longer has come to grief."""
+CALM_FRONTENDS = {"flush_on_down": False, "new_flows_table_length": 16}
+CALM_LB = LbConfig(startup_min_delay=0, startup_max_delay=0, max_duty=1.0, sync_interval=3600 * 10**9)
 
 
-class Hold:
-    """Measures for how long the loop is held: how late a task is woken that asks for it every millisecond."""
+def api_of(directory: Path, checker: Checker, bus: Bus, file: Path) -> RpcServer:
+    """The API of a checker, on ``maglevd.sock`` in ``directory``."""
+    clock = SystemClock()
+    services = Services(
+        identity=Identity("bench", clock.time_ns(), clock.monotonic_ns()),
+        clock=clock,
+        bus=bus,
+        checker=checker,
+        tracer=checker,
+        loader=ConfigFile(file, checker, Notifier(), clock),
+        logs=LogControl(),
+    )
+    return RpcServer(services, ServerOptions(unix_socket=directory / "maglevd.sock"))
 
-    def __init__(self) -> None:
-        self.longest = 0.0
 
-    async def run(self) -> None:
-        """Measure until cancelled."""
-        while True:
-            due = time.perf_counter() + 0.001
-            await asyncio.sleep(0.001)
-            self.longest = max(self.longest, time.perf_counter() - due)
-
-
-async def held(work: Callable[[], Awaitable[float]]) -> tuple[float, float]:
-    """Seconds that ``work`` says it took, and milliseconds for which the loop was held at most meanwhile."""
-    hold = Hold()
-    task = asyncio.create_task(hold.run())
+@contextlib.asynccontextmanager
+async def served(directory: Path) -> AsyncIterator[tuple[RpcServer, MetricsServer]]:
+    """The API and the metrics of 50,000 backends, each with a history."""
+    file = directory / "maglev.json"
+    file.write_text(json.dumps(tree()), encoding="utf-8")
+    bus = Bus()
+    # Never started: it would probe addresses of others.
+    engine = Engine()
+    checker = Checker(engine, bus, SystemClock())
+    checker.settle(())
+    loaded = ConfigFile(file, checker, Notifier(), SystemClock())
+    assert (await loaded.start()).config is not None
+    for _ in range(PAUSES):
+        for live in checker.backends():
+            checker.pause(live.name, by="bench")
+            checker.resume(live.name, by="bench")
+    api = api_of(directory, checker, bus, file)
+    exposition = Exposition()
+    exposition.add(CheckerFamilies(checker).families())
+    exposition.add(EngineFamilies(engine).families())
+    metrics = MetricsServer(exposition)
+    await api.start()
+    await metrics.start("127.0.0.1:0")
+    settle_collector()
     try:
-        return await work(), hold.longest * 1e3
+        yield api, metrics
     finally:
-        task.cancel()
+        await metrics.stop()
+        await api.stop(0.2)
 
 
-class Served:
-    """The API and the metrics of 50,000 backends."""
-
-    def __init__(self, directory: Path) -> None:
-        loaded = load_text(json.dumps(tree()), json=True)
-        assert loaded.config is not None
-        self.config = loaded.config
-        clock = SystemClock()
-        self.bus = Bus()
-        # Never started: it would probe addresses of others.
-        self.engine = Engine()
-        self.checker = Checker(self.engine, self.bus, clock)
-        self.checker.settle(())
-        file = ConfigFile(directory / "maglev.json", self.checker, Notifier(), clock)
-        services = Services(
-            identity=Identity("bench", clock.time_ns(), clock.monotonic_ns()),
-            clock=clock,
-            bus=self.bus,
-            checker=self.checker,
-            tracer=self.checker,
-            loader=file,
-            logs=LogControl(),
-        )
-        self.socket = directory / "maglevd.sock"
-        self.api = RpcServer(services, ServerOptions(unix_socket=self.socket))
-        exposition = Exposition()
-        exposition.add(CheckerFamilies(self.checker).families())
-        exposition.add(EngineFamilies(self.engine).families())
-        self.metrics = MetricsServer(exposition)
-
-    async def fail(self, count: int) -> None:
-        """So many transitions as fast as the checker publishes those of a mass failure: so many in one go."""
-        now = time.time_ns()
-        for at, (name, backend) in enumerate(list(self.config.backends.items())[:count]):
-            if at % AT_ONCE == 0:
-                await asyncio.sleep(0)
-            self.bus.publish(BackendEvent(name, str(backend.address), State.UP, State.DOWN, Code.L4TOUT, "", now))
+def _pages(stub: Any, *, whole: bool) -> int:
+    request = pb.ListBackendsRequest(page_size=PAGE, omit_transitions=not whole)
+    count = 0
+    while True:
+        page = stub.ListBackends(request, timeout=DEADLINE)
+        count += len(page.backends)
+        if not page.next_page_token:
+            return count
+        request.page_token = page.next_page_token
 
 
-def _list(pipe: Connection, socket: str) -> None:
-    """In a process of its own: list all backends, page by page, when told to; answer with the seconds."""
-    with grpc.insecure_channel(f"unix:{socket}", [("grpc.max_receive_message_length", 64 << 20)]) as channel:
-        stub = MaglevStub(channel)
-        while pipe.recv():
-            began = time.perf_counter()
-            request = pb.ListBackendsRequest(page_size=PAGE)
-            count = 0
-            while True:
-                page = stub.ListBackends(request, timeout=DEADLINE)
-                count += len(page.backends)
-                if not page.next_page_token:
-                    break
-                request.page_token = page.next_page_token
-            pipe.send((time.perf_counter() - began, count))
+def _answer(pipe: Connection, what: str) -> None:
+    """In a process of its own: do ``what`` whenever told to; answer with the seconds, and its own CPU seconds.
+
+    ``what``: ``list SOCKET``, ``list-whole SOCKET``, ``check SOCKET`` or ``scrape URL``.
+    """
+    import urllib.request
+
+    verb, _, where = what.partition(" ")
+    channel = grpc.insecure_channel(f"unix:{where}", [("grpc.max_receive_message_length", 64 << 20)])
+    stub: Any = MaglevStub(channel)
+
+    def once() -> None:
+        if verb == "scrape":
+            with urllib.request.urlopen(where, timeout=DEADLINE) as answer:
+                assert answer.read().endswith(b"\n")
+        elif verb == "check":
+            assert stub.CheckConfig(pb.CheckConfigRequest(), timeout=DEADLINE).ok
+        else:
+            assert _pages(stub, whole=verb == "list-whole") == BACKENDS
+
+    while pipe.recv():
+        began, cpu = time.perf_counter(), time.process_time()
+        once()
+        pipe.send((time.perf_counter() - began, time.process_time() - cpu))
+
+
+def _late(pipe: Connection, _: str) -> None:
+    """In a process of its own: a timer that is due each millisecond; answers how late it was since the last answer."""
+    worst = 0.0
+    while True:
+        due = time.perf_counter() + 0.001
+        time.sleep(0.001)
+        worst = max(worst, time.perf_counter() - due)
+        if pipe.poll():
+            pipe.recv()
+            pipe.send(worst)
+            worst = 0.0
 
 
 def _watch(pipe: Connection, socket: str) -> None:
-    """In a process of its own: ``SUBSCRIBERS`` watches; say when all stand, and when each has the burst."""
+    """In a process of its own: ``SUBSCRIBERS`` watches; say when all stand, and when each has the burst.
+
+    Only events of one kind are asked for, those that the burst is made of and that nothing else makes.
+    """
 
     async def one(stub: Any, ready: asyncio.Semaphore) -> int:
         lost = seen = 0
         async for batch in stub.WatchEvents(pb.WatchEventsRequest(omit_state=True)):
             if batch.state_complete:
                 ready.release()
-            seen += len(batch.events)
+            seen += sum(event.backend.code == pb.CHECK_CODE_L3TOUT for event in batch.events)
             lost += batch.lost
             if seen + lost >= BURST:
                 break
@@ -157,21 +196,21 @@ def _watch(pipe: Connection, socket: str) -> None:
     asyncio.run(all_of_them())
 
 
-def _scrape(pipe: Connection, port: int) -> None:
-    """In a process of its own: scrape when told to; answer with seconds and bytes."""
-    import urllib.request
-
-    while pipe.recv():
-        began = time.perf_counter()
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=DEADLINE) as answer:
-            size = len(answer.read())
-        pipe.send((time.perf_counter() - began, size))
+def _stare(pipe: Connection, socket: str) -> None:
+    """In a process of its own: ``SUBSCRIBERS`` watches of which nothing is read once they stand."""
+    with grpc.insecure_channel(f"unix:{socket}", [("grpc.http2.bdp_probe", 0)]) as channel:
+        stub: Any = MaglevStub(channel)
+        watches = [stub.WatchEvents(pb.WatchEventsRequest(omit_state=True)) for _ in range(SUBSCRIBERS)]
+        for watch in watches:
+            assert next(watch).state_complete
+        pipe.send(True)
+        pipe.recv()
 
 
 class Client:
     """A process that is asked through a pipe, without holding the loop."""
 
-    def __init__(self, target: Callable[..., None], where: str | int) -> None:
+    def __init__(self, target: Callable[[Connection, str], None], where: str = "") -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=target, args=(theirs, where), daemon=True)
@@ -198,63 +237,198 @@ class Client:
         self._process.join()
 
 
-async def _measure(directory: Path) -> list[Figure]:
-    served = Served(directory)
-    await served.checker.apply(served.config, by="bench")
-    await served.api.start()
-    await served.metrics.start("127.0.0.1:0")
-    figures = []
-    try:
-        for what, target, client in (
-            ("list 50,000 backends, all pages", 1.0, Client(_list, str(served.socket))),
-            ("scrape /metrics", 1.0, Client(_scrape, served.metrics.port)),
-        ):
-            figures += await _asked(what, target, client)
-        figures += await _watched(served)
-    finally:
-        await served.metrics.stop()
-        await served.api.stop(0.2)
-    return figures
+@dataclass
+class Round:
+    """Seconds that it took, the CPU of the loop's thread, how the loop was held, how late (ms) the bare timer was."""
+
+    seconds: float
+    cpu: float
+    watch: LoopWatch
+    timer: float
 
 
-async def _asked(what: str, target: float, client: Client) -> list[Figure]:
-    async def once() -> float:
-        seconds, _ = await client.answer()
-        return float(seconds)
+async def watched(work: Callable[[], Awaitable[float]], timer: Client) -> Round:
+    """Do ``work``, which says how many seconds it took, and watch the loop meanwhile."""
+    await timer.answer()
+    cpu = time.thread_time()
+    with LoopWatch() as watch:
+        seconds = await work()
+    cpu = time.thread_time() - cpu
+    return Round(seconds, cpu, watch, await timer.answer() * 1e3)
 
-    try:
-        await once()
-        rounds = [await held(once) for _ in range(ROUNDS)]
-    finally:
-        client.end()
+
+def told(what: str, target: float | None, rounds: list[Round]) -> list[Figure]:
+    """The figures of some rounds."""
     return [
-        Figure(what, statistics.median(seconds for seconds, _ in rounds), "s", target),
-        Figure("  loop held at most", statistics.median(hold for _, hold in rounds), "ms", 20),
+        Figure(what, statistics.median(one.seconds for one in rounds), "s", target),
+        Figure("  CPU of the daemon's loop", statistics.median(one.cpu for one in rounds), "s"),
+        *loop_held([one.watch for one in rounds]),
+        Figure("  a bare timer beside it was late by at most", statistics.median(one.timer for one in rounds), "ms"),
     ]
 
 
-async def _watched(served: Served) -> list[Figure]:
+async def _measure(directory: Path) -> list[Figure]:
+    timer = Client(_late)
+    try:
+        return await _lists(directory, timer) + await _watched(directory, timer)
+    finally:
+        timer.end()
+
+
+async def _lists(directory: Path, timer: Client) -> list[Figure]:
+    socket = directory / "maglevd.sock"
+    figures: list[Figure] = []
+    async with served(directory) as (_, metrics):
+        url = f"http://127.0.0.1:{metrics.port}/metrics"
+        for what, target, client in (
+            ("list 50,000 backends, all pages", 1.0, Client(_answer, f"list {socket}")),
+            ("the same with four transitions each", None, Client(_answer, f"list-whole {socket}")),
+            ("scrape /metrics", 1.0, Client(_answer, f"scrape {url}")),
+            ("check a file of 50,000 backends", None, Client(_answer, f"check {socket}")),
+        ):
+            theirs: list[float] = []
+
+            async def once(client: Client = client, theirs: list[float] = theirs) -> float:
+                seconds, cpu = await client.answer()
+                theirs.append(cpu)
+                return float(seconds)
+
+            try:
+                await once()
+                rounds = [await watched(once, timer) for _ in range(ROUNDS)]
+            finally:
+                client.end()
+            figures += told(what, target, rounds)
+            figures.append(Figure("  CPU of the client", statistics.median(theirs), "s"))
+
+        async def command() -> float:
+            began = time.monotonic()
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "maglev.cli.main", "--server", f"unix:{socket}", "show", "backends"),
+                stdout=subprocess.DEVNULL,
+            )
+            assert await process.wait() == 0
+            return time.monotonic() - began
+
+        figures += told("maglevc show backends, from its start to its end", None, [await watched(command, timer)])
+    return figures
+
+
+async def _watched(directory: Path, timer: Client) -> list[Figure]:
+    """A burst of standby backends, which means nothing to VPP; beside it some fail that do."""
+    async with rig(config_of(1000, 10, pools=2, lb=CALM_LB, **CALM_FRONTENDS)) as made:
+        writes = Writes(made.client)
+        api = api_of(directory, made.checker, made.bus, directory / "none.json")
+        await api.start()
+        try:
+            figures = await _bursts(made, writes, str(directory / "maglevd.sock"), timer)
+            return figures + await _unread(made, writes, str(directory / "maglevd.sock"))
+        finally:
+            await api.stop(0.2)
+
+
+def _standby(made: Rig) -> list[int]:
+    config = made.checker.config()
+    return [
+        made.checker.backend_state(member.backend).target
+        for frontend in config.frontends.values()
+        for member in frontend.pools[1].members
+    ]
+
+
+async def _quiet(made: Rig) -> None:
+    """Wait until every verdict is through, to VPP."""
+    async with asyncio.timeout(DEADLINE):
+        while made.engine.waiting:  # noqa: ASYNC110 - the engine is one of the benchmark's own
+            await asyncio.sleep(0.001)
+        await made.settled()
+
+
+async def _bursts(made: Rig, writes: Writes, socket: str, timer: Client) -> list[Figure]:
     rounds, losses = [], 0
+    # Verdicts while the watchers are served, and those that came behind the burst's own.
+    reactions: list[float] = []
+    queued: list[float] = []
+    standby = _standby(made)
+    frontends = list(made.checker.config().frontends.values())
     for _ in range(ROUNDS):
-        client = Client(_watch, str(served.socket))
+        client = Client(_watch, socket)
         try:
             await client.answer(ask=False)
 
             async def burst(client: Client = client) -> float:
                 nonlocal losses
                 began = time.monotonic()
-                await served.fail(BURST)
-                lost, ended = await client.answer(ask=False)
+                for at in range(0, len(standby), AT_ONCE):
+                    made.engine.become(standby[at : at + AT_ONCE], State.DOWN)
+                    await asyncio.sleep(0)
+                delivered = asyncio.create_task(client.answer(ask=False))
+                among = queued
+                for frontend in frontends:
+                    among.append(await _reaction(made, writes, frontend.pools[0].members[0].backend))
+                    among = reactions
+                    if delivered.done():
+                        break
+                    await asyncio.sleep(REACTION_SECONDS)
+                lost, ended = await delivered
                 losses += lost
                 return float(ended - began)
 
-            rounds.append(await held(burst))
+            rounds.append(await watched(burst, timer))
         finally:
             client.end()
+        made.engine.all_become(State.UP)
+        await _quiet(made)
+    reactions.sort()
     return [
-        Figure("10,000 transitions to 100 watchers", statistics.median(seconds for seconds, _ in rounds), "s", 5),
+        *told("10,000 transitions to 100 watchers", 5, rounds),
         Figure("  lost, all rounds", losses, "events", 0),
-        Figure("  loop held at most", statistics.median(hold for _, hold in rounds), "ms", 20),
+        Figure("  verdict to write while they are told, median", statistics.median(reactions), "ms"),
+        Figure("  verdict to write while they are told, p99", reactions[int(len(reactions) * 0.99)], "ms", 20),
+        Figure("  verdict right behind the 10,000 to its write", statistics.median(queued), "ms"),
+    ]
+
+
+async def _reaction(made: Rig, writes: Writes, name: str) -> float:
+    """Milliseconds from the verdict that a backend is down to the write of the call that says so."""
+    target = made.engine.targets[made.checker.backend_state(name).target]
+    began = time.monotonic_ns()
+    made.engine.become([target.id], State.DOWN)
+    async with asyncio.timeout(DEADLINE):
+        while writes.each.get(target.address, 0) < began:
+            writes.wrote.clear()
+            await writes.wrote.wait()
+    return (writes.each[target.address] - began) / 1e6
+
+
+def _resident() -> float:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+
+
+async def _unread(made: Rig, writes: Writes, socket: str) -> list[Figure]:
+    standby = _standby(made)
+    writes.calls.clear()
+
+    async def bursts() -> float:
+        for number in range(UNREAD):
+            made.engine.become(standby, State.UP if number % 2 else State.DOWN)
+            await _quiet(made)
+            await made.bus.handed_out()
+            assert not writes.calls, "the burst means something to VPP"
+        return _resident()
+
+    # The first time fills what has room for it whether there are watchers or not: histories, the allocator's pools.
+    await bursts()
+    client = Client(_stare, socket)
+    try:
+        await client.answer(ask=False)
+        sizes = [_resident(), await bursts(), await bursts()]
+    finally:
+        client.end()
+    return [
+        Figure("memory for 100 watchers that do not read 80,000", sizes[1] - sizes[0], "MiB"),
+        Figure("  and for 80,000 more", sizes[2] - sizes[1], "MiB", 1),
     ]
 
 

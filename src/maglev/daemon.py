@@ -104,6 +104,16 @@ def raise_file_limit() -> int:
     return hard
 
 
+def settle_collector() -> None:
+    """What was made so far stays: the collector need not look at it again, which would hold the loop.
+
+    And it looks at the rest of what is old when the daemon says so, not in the middle of a mass failure.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*gc.get_threshold()[:2], NEVER)
+
+
 # ---------------------------------------------------------------------------------------------------------- the daemon
 
 
@@ -222,11 +232,7 @@ class Daemon:
         result = await self.config_file.start()
         if result.config is None:
             raise CannotStart(f"{options.config} has errors", exit_status(result))
-        # What was made so far stays: the collector need not look at it again, which would hold the loop. And it looks
-        # at the rest of what is old when the daemon says so, not in the middle of a mass failure.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*gc.get_threshold()[:2], NEVER)
+        settle_collector()
 
         self.supervisor.start("state-file", self.state_file.run)
         self.supervisor.start("expiry", self.checker.run)
