@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
 from ipaddress import IPv4Address, IPv6Address
 from itertools import islice
 from pathlib import Path as FilePath
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
@@ -288,40 +289,62 @@ async def load(path: str | FilePath, *, deadline: float) -> LoadResult:
     # The child imports from where this process does, and never from its working directory (-P).
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(entry for entry in sys.path if entry))
     try:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", "-m", "maglev.config.child", os.fspath(path),
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            limit=LONGEST_LINE, env=environment,
+        # Not by the event loop, which forks: this process is large, and the loop would be held until the child has
+        # got its turn. Popen needs a tenth of that, as the child borrows our memory until it is another program.
+        process = subprocess.Popen(  # noqa: ASYNC220
+            [sys.executable, "-P", "-m", "maglev.config.child", os.fspath(path)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
         )  # fmt: skip
     except OSError as error:
         return parse_failure(f"cannot start the process that loads the configuration: {error.strerror}")
-    assert process.stdout is not None
-    assert process.stderr is not None
-    last_words = asyncio.create_task(_tail(process.stderr))
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(_end, process)
+        answer = await _reader(process.stdout, stack)
+        last_words = asyncio.create_task(_tail(await _reader(process.stderr, stack)))
+        stack.callback(last_words.cancel)
+        try:
+            async with asyncio.timeout(deadline):
+                try:
+                    # A full collection over the new objects holds the loop for 50 ms; slices take 2.
+                    with collector_at_rest():
+                        return await unpack(answer)
+                except ValueError as error:
+                    # Says more than the broken answer does, if it died.
+                    status = await _end(process)
+                    said = (await last_words).strip().rpartition("\n")[2]
+                    return parse_failure(
+                        f"the process that loads the configuration failed ({error}; status {status}"
+                        f"{'; ' + said if said else ''})"
+                    )
+        except TimeoutError:
+            return parse_failure(f"loading took longer than {deadline:g} s, and was given up")
+
+
+async def _reader(pipe: IO[bytes] | None, stack: contextlib.AsyncExitStack) -> asyncio.StreamReader:
+    """What comes out of a pipe; it is closed with ``stack``."""
+    reader = asyncio.StreamReader(limit=LONGEST_LINE)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), pipe
+    )
+    stack.callback(transport.close)
+    return reader
+
+
+async def _end(process: subprocess.Popen[bytes]) -> int:
+    """Kill it if it still runs, and wait for its end; returns its status."""
+    if (status := process.poll()) is not None:
+        return status
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    descriptor = os.pidfd_open(process.pid)
+    loop.add_reader(descriptor, ended.set)
     try:
-        async with asyncio.timeout(deadline):
-            try:
-                # A full collection over the new objects holds the loop for 50 ms; slices take 2.
-                with collector_at_rest():
-                    return await unpack(process.stdout)
-            except ValueError as error:
-                # Says more than the broken answer does, if it died.
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                status = await process.wait()
-                said = (await last_words).strip().rpartition("\n")[2]
-                return parse_failure(
-                    f"the process that loads the configuration failed ({error}; status {status}"
-                    f"{'; ' + said if said else ''})"
-                )
-    except TimeoutError:
-        return parse_failure(f"loading took longer than {deadline:g} s, and was given up")
+        process.kill()
+        await ended.wait()
     finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-        last_words.cancel()
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+    return process.wait()
 
 
 async def _tail(stream: asyncio.StreamReader) -> str:
