@@ -339,6 +339,10 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         except asyncio.CancelledError:
             self._count(call, grpc.StatusCode.CANCELLED)
             raise
+        except grpc.aio.InternalError:
+            # The connection broke in the middle of a message: he is gone, and there is nobody to answer.
+            self._count(call, grpc.StatusCode.CANCELLED)
+            raise asyncio.CancelledError from None
         except Exception as error:
             self._count(call, grpc.StatusCode.INTERNAL)
             log.exception("api-failure", f"{call} failed", error, call=call, by=caller.name)
