@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -25,6 +25,11 @@ log = logging.getLogger(__name__)
 WAITING = 16_384
 SLICE_NS = 2_000_000
 """How long the bus hands out before it gives the event loop a turn."""
+AT_ONCE = 32
+"""Events between two looks at the clock."""
+
+Wants = Callable[[Sequence["Event"]], Sequence["Event"]]
+"""Picks from some events those that a subscription is to get."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,7 @@ Listener = Callable[[Event], None]
 class Subscription:
     """A bounded queue of events for one reader: when it is full the oldest event is lost and counted."""
 
-    def __init__(self, bus: Bus, limit: int, wants: Callable[[Event], bool]) -> None:
+    def __init__(self, bus: Bus, limit: int, wants: Wants) -> None:
         self._bus = bus
         self._limit = limit
         self._wants = wants
@@ -125,17 +130,19 @@ class Subscription:
         self._lost = 0
         self.closed = False
 
-    def offer(self, event: Event) -> None:
-        """Queue ``event`` if the reader wants it. Never waits."""
-        if not self._wants(event):
+    def offer(self, events: Sequence[Event]) -> None:
+        """Queue those of ``events`` that the reader wants. Never waits."""
+        wanted = self._wants(events)
+        if not wanted:
             return
-        if len(self._queue) >= self._limit:
-            self._queue.popleft()
-            self._lost += 1
-            self._bus.lost += 1
-        self._queue.append(event)
-        if len(self._queue) == 1:
-            self._ready.set()
+        self._queue.extend(wanted)
+        lost = len(self._queue) - self._limit
+        if lost > 0:
+            for _ in range(lost):
+                self._queue.popleft()
+            self._lost += lost
+            self._bus.lost += lost
+        self._ready.set()
 
     async def batch(self, most: int = 1000) -> tuple[list[Event], int]:
         """Wait for events; return up to ``most`` of them and how many were lost since the last call.
@@ -183,8 +190,8 @@ class Bus:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def subscribe(self, limit: int, wants: Callable[[Event], bool]) -> Subscription:
-        """A bounded queue of the events for which ``wants`` is true."""
+    def subscribe(self, limit: int, wants: Wants) -> Subscription:
+        """A bounded queue of the events that ``wants`` picks."""
         subscription = Subscription(self, limit, wants)
         self._subscriptions.append(subscription)
         return subscription
@@ -215,7 +222,7 @@ class Bus:
             return
         self._waiting.append(event)
         if len(self._waiting) > WAITING:
-            self._offer(self._waiting.popleft())
+            self._offer()
         if self._handed_out.is_set():
             self._handed_out.clear()
             asyncio.get_running_loop().call_soon(self._hand_out)
@@ -228,12 +235,13 @@ class Bus:
     def _hand_out(self) -> None:
         end = time.monotonic_ns() + SLICE_NS
         while self._waiting:
-            self._offer(self._waiting.popleft())
+            self._offer()
             if time.monotonic_ns() >= end and self._waiting:
                 asyncio.get_running_loop().call_soon(self._hand_out)
                 return
         self._handed_out.set()
 
-    def _offer(self, event: Event) -> None:
+    def _offer(self) -> None:
+        events = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
         for subscription in tuple(self._subscriptions):
-            subscription.offer(event)
+            subscription.offer(events)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
@@ -14,7 +15,7 @@ def event(number: int) -> ConfigEvent:
     return ConfigEvent(at_ns=number)
 
 
-def numbers(seen: list[Event]) -> list[int]:
+def numbers(seen: Sequence[Event]) -> list[int]:
     return [one.at_ns for one in seen]
 
 
@@ -24,16 +25,16 @@ class Wants:
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def __call__(self, event: Event) -> bool:
-        self.asked.append(event.at_ns)
-        return True
+    def __call__(self, found: Sequence[Event]) -> Sequence[Event]:
+        self.asked += numbers(found)
+        return found
 
 
 async def test_a_listener_hears_at_once_and_a_subscription_at_the_next_turn() -> None:
     bus = Bus()
     heard: list[Event] = []
     bus.listen(heard.append)
-    subscription = bus.subscribe(10, lambda event: True)
+    subscription = bus.subscribe(10, list)
     bus.publish(event(1))
     assert numbers(heard) == [1]
     await bus.handed_out()
@@ -42,8 +43,8 @@ async def test_a_listener_hears_at_once_and_a_subscription_at_the_next_turn() ->
 
 async def test_events_come_in_order_to_those_who_want_them() -> None:
     bus = Bus()
-    everything = bus.subscribe(100, lambda event: True)
-    even = bus.subscribe(100, lambda event: event.at_ns % 2 == 0)
+    everything = bus.subscribe(100, list)
+    even = bus.subscribe(100, lambda found: [event for event in found if event.at_ns % 2 == 0])
     for number in range(10):
         bus.publish(event(number))
     await bus.handed_out()
@@ -53,7 +54,7 @@ async def test_events_come_in_order_to_those_who_want_them() -> None:
 
 async def test_a_full_subscription_loses_its_oldest_and_is_told_how_many() -> None:
     bus = Bus()
-    subscription = bus.subscribe(3, lambda event: True)
+    subscription = bus.subscribe(3, list)
     for number in range(10):
         bus.publish(event(number))
     await bus.handed_out()
@@ -65,6 +66,7 @@ async def test_a_full_subscription_loses_its_oldest_and_is_told_how_many() -> No
 
 async def test_many_subscriptions_let_the_loop_run_between_two_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "SLICE_NS", 0)
+    monkeypatch.setattr(events, "AT_ONCE", 1)
     bus = Bus()
     wants = Wants()
     turns: list[int] = []
@@ -86,6 +88,7 @@ async def test_what_waits_to_be_handed_out_is_bounded_and_nothing_of_it_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(events, "WAITING", 4)
+    monkeypatch.setattr(events, "AT_ONCE", 1)
     bus = Bus()
     wants = Wants()
     subscription = bus.subscribe(100, wants)
@@ -99,14 +102,14 @@ async def test_what_waits_to_be_handed_out_is_bounded_and_nothing_of_it_is_lost(
 async def test_without_subscriptions_nothing_is_kept() -> None:
     bus = Bus()
     bus.publish(event(1))
-    subscription = bus.subscribe(10, lambda event: True)
+    subscription = bus.subscribe(10, list)
     bus.publish(event(2))
     assert numbers((await subscription.batch())[0]) == [2]
 
 
 async def test_a_closed_subscription_gives_what_it_has_and_then_nothing() -> None:
     bus = Bus()
-    subscription = bus.subscribe(10, lambda event: True)
+    subscription = bus.subscribe(10, list)
     bus.publish(event(1))
     await bus.handed_out()
     subscription.close()

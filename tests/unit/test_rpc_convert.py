@@ -182,7 +182,7 @@ EVENTS: list[Event] = [
 def test_which_events_a_watcher_gets(request_: pb.WatchEventsRequest, wanted: list[int]) -> None:
     wants = Filter(request_)
 
-    assert [at for at, event in enumerate(EVENTS) if wants(event)] == wanted
+    assert wants(EVENTS) == [EVENTS[at] for at in wanted]
 
 
 def test_what_has_not_been_told_yet_is_left_out() -> None:
@@ -190,7 +190,7 @@ def test_what_has_not_been_told_yet_is_left_out() -> None:
     wants.untold_backends = {"web0"}
     wants.untold_frontends = {"www"}
 
-    assert [wants(event) for event in (BACKEND, DRAIN, FRONTEND, WEIGHT, CONFIG)] == [False, False, False, True, True]
+    assert wants([BACKEND, DRAIN, FRONTEND, WEIGHT, CONFIG]) == [WEIGHT, CONFIG]
 
 
 def test_events_are_encoded_once_and_may_be_joined() -> None:

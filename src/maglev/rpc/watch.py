@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack
 
 from maglev import errors
@@ -36,7 +36,7 @@ from maglev.states import Code
 
 # Events that wait for one reader; some 10 MiB at most. A burst of 10,000 transitions fits.
 QUEUE = 16_384
-# Events in one message.
+# Events in one message: two milliseconds of work, if nobody else has them.
 BATCH = 500
 # Open watches, all callers together.
 MAX_WATCHERS = 256
@@ -98,6 +98,12 @@ class Filter:
         self.untold_backends: set[str] = set()
         self.untold_frontends: set[str] = set()
         self._level = LEVELS[self.level]
+        # Without names, every event of these types is wanted as soon as the present state has been told.
+        self._whole: frozenset[type[Event]] = frozenset()
+        if not (self.backends or self.frontends):
+            self._whole = frozenset(
+                (*((BackendEvent, DrainEvent) * self.backend), *((FrontendEvent, WeightEvent) * self.frontend))
+            )
 
     def traced(self) -> frozenset[str]:
         """Backends whose single probes are wanted."""
@@ -111,9 +117,15 @@ class Filter:
         """Whether the names let a frontend through. Only backends named: no frontend is wanted."""
         return name in self.frontends if self.backends or self.frontends else True
 
-    def __call__(self, event: Event) -> bool:
+    def __call__(self, found: Sequence[Event]) -> list[Event]:
+        """Those of some events that are for this watcher. In a mass failure they come in thousands to each."""
+        if self.untold_backends or self.untold_frontends:
+            return [event for event in found if self.wants(event)]
+        whole = self._whole
+        return [event for event in found if type(event) in whole or self.wants(event)]
+
+    def wants(self, event: Event) -> bool:
         """Whether ``event`` is for this watcher."""
-        # The first case is the one that comes in thousands, and is asked for each watcher.
         match event:
             case BackendEvent() | DrainEvent():
                 return self.backend and self.wants_backend(event.name) and event.name not in self.untold_backends
@@ -205,18 +217,14 @@ class Watchers:
                 if events or lost:
                     # One watcher after the other: a hundred of them in one round of the loop would hold it.
                     async with self._turn:
-                        data = await self._encoded(events, lost)
+                        data = self._encoded(events, lost)
                         await asyncio.sleep(0)
                     yield data
                 elif subscription.closed:
                     raise GoingAway("the daemon is on its way out")
 
-    async def _encoded(self, events: list[Event], lost: int) -> bytes:
-        pace = Pace()
-        parts = []
-        for event in events:
-            parts.append(self._encoder.encode(event))
-            await pace.breathe()
+    def _encoded(self, events: list[Event], lost: int) -> bytes:
+        parts = [self._encoder.encode(event) for event in events]
         if lost:
             parts.append(pb.WatchEventsResponse(lost=lost).SerializeToString())
         return b"".join(parts)
