@@ -303,11 +303,8 @@ async def _lists(directory: Path, timer: Client) -> list[Figure]:
 
         async def command() -> float:
             began = time.monotonic()
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "maglev.cli.main", "--server", f"unix:{socket}", "show", "backends"),
-                stdout=subprocess.DEVNULL,
-            )
-            assert await process.wait() == 0
+            words = [sys.executable, "-m", "maglev.cli.main", "--server", f"unix:{socket}", "show", "backends"]
+            await asyncio.to_thread(subprocess.run, words, check=True, stdout=subprocess.DEVNULL)
             return time.monotonic() - began
 
         figures += told("maglevc show backends, from its start to its end", None, [await watched(command, timer)])

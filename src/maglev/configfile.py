@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from maglev import background, logs
 from maglev.checker import Checker
 from maglev.clock import Clock
 from maglev.config.diff import ConfigChange, diff_configs
-from maglev.config.load import LoadResult, load_in_child
+from maglev.config.load import CheckResult, LoadResult, check_in_child, load_in_child
 from maglev.config.model import Config
 from maglev.config.problems import Problem
 from maglev.config.source import collector_at_rest
@@ -21,8 +21,6 @@ from maglev.sdnotify import Notifier
 log = logs.get(__name__)
 
 OUTCOMES = ("ok", "parse_error", "semantic_error", "refused")
-
-Load = Callable[[Path], Awaitable[LoadResult]]
 
 
 class ConfigFile:
@@ -35,14 +33,12 @@ class ConfigFile:
         notifier: Notifier,
         clock: Clock,
         *,
-        load: Load = load_in_child,
         before: Callable[[Config], None] | None = None,
     ) -> None:
         self._path = path
         self._checker = checker
         self._notifier = notifier
         self._clock = clock
-        self._load = load
         self._before = before
         self._busy = asyncio.Lock()
         self._loaded_at_ns = 0
@@ -70,9 +66,13 @@ class ConfigFile:
         """Why the last reload was refused; empty: it was not."""
         return self._last_error
 
-    async def check(self) -> LoadResult:
-        """Read the file and check it; changes nothing."""
-        return await self._load(self._path)
+    async def check(self) -> CheckResult:
+        """Read the file and say what is wrong with it; changes nothing."""
+        return await check_in_child(self._path)
+
+    async def load(self) -> LoadResult:
+        """Read the file; changes nothing."""
+        return await load_in_child(self._path)
 
     async def diff(self, new: Config) -> Sequence[ConfigChange]:
         """What differs between the configuration in force and ``new``."""
@@ -110,7 +110,7 @@ class ConfigFile:
                     self._notifier.ready()
 
     async def _reload(self, force: bool, by: str) -> LoadResult:
-        result = await self._load(self._path)
+        result = await self.load()
         for problem in result.problems:
             _log_problem(problem, str(self._path))
         if result.config is None:

@@ -292,6 +292,9 @@ class FakeLoader:
     async def check(self) -> Load:
         return self.result if self.checks is None else await self.checks()
 
+    async def load(self) -> Load:
+        return self.result
+
     async def diff(self, new: Config) -> Sequence[ConfigChange]:
         return [ConfigChange("maglev.backends.web0.address", "changed", "192.0.2.1", "192.0.2.2")]
 

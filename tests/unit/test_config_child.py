@@ -14,7 +14,7 @@ import pytest
 
 from maglev.config import child
 from maglev.config.child import pack, unpack
-from maglev.config.load import load_file, load_in_child, load_text
+from maglev.config.load import LoadResult, check_in_child, load_file, load_in_child, load_text
 
 FULL = Path(__file__).parent.parent / "data" / "config" / "full.yaml"
 
@@ -51,6 +51,19 @@ async def test_errors_and_warnings_come_over(tmp_path: Path) -> None:
     for text in ("maglev: {colour: red}", "maglev: {healthchecks: {a: {type: icmp, rise: 0, timeout: 3s}}}", "[", ""):
         file.write_text(text)
         assert await load_in_child(file) == load_file(file)
+        assert (await check_in_child(file)).problems == load_file(file).problems
+
+
+async def test_who_asks_for_problems_is_not_sent_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[bytes] = []
+
+    async def seen(answer: AsyncIterator[bytes]) -> LoadResult:
+        taken.extend([line async for line in answer])
+        return await unpack(lines(taken))
+
+    monkeypatch.setattr(child, "unpack", seen)
+    assert (await check_in_child(FULL)).problems == load_file(FULL).problems
+    assert {orjson.loads(line)[0] for line in taken} <= {"problems", "end"}
 
 
 async def test_large_result_comes_in_slices() -> None:

@@ -1,5 +1,7 @@
 """Loading in a child process: ``python -m maglev.config.child FILE`` loads, the parent takes the result in slices.
 
+With ``--only-problems`` in front of the file the configuration itself is not sent.
+
 Loading 50,000 backends takes a second of interpreter time, in which an event loop would deliver no verdict; and the
 memory it takes is not given back. The child does it elsewhere. Its answer is lines of JSON, each of which the parent
 turns into objects within a few milliseconds: nothing of the child's is executed.
@@ -44,6 +46,7 @@ from maglev.config.source import collector_at_rest
 from maglev.states import CheckType
 
 SLICE = 250  # rows a line: about a millisecond of the parent's time
+ONLY_PROBLEMS = "--only-problems"
 LONGEST_LINE = 8 << 20  # bytes; the longest row, a problem with all its text, has a few thousand
 _STDERR_KEPT = 2000  # bytes of the child's last words that its failure is reported with
 
@@ -284,15 +287,15 @@ async def unpack(lines: AsyncIterator[bytes]) -> LoadResult:
     raise ValueError("the answer ends early")
 
 
-async def load(path: str | FilePath, *, deadline: float) -> LoadResult:
-    """Load ``path`` in a child; see ``maglev.config.load.load_in_child``."""
+async def load(path: str | FilePath, *, deadline: float, only_problems: bool = False) -> LoadResult:
+    """Load ``path`` in a child; see ``load_in_child`` and ``check_in_child`` of ``maglev.config.load``."""
     # The child imports from where this process does, and never from its working directory (-P).
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(entry for entry in sys.path if entry))
     try:
         # Not by the event loop, which forks: this process is large, and the loop would be held until the child has
         # got its turn. Popen needs a tenth of that, as the child borrows our memory until it is another program.
         process = subprocess.Popen(  # noqa: ASYNC220
-            [sys.executable, "-P", "-m", "maglev.config.child", os.fspath(path)],
+            [sys.executable, "-P", "-m", "maglev.config.child", *([ONLY_PROBLEMS] * only_problems), os.fspath(path)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
         )  # fmt: skip
     except OSError as error:
@@ -356,15 +359,18 @@ async def _tail(stream: asyncio.StreamReader) -> str:
 
 def main() -> int:
     """The child: load the file named on the command line, write the lines to standard output."""
-    if len(sys.argv) != 2:
-        print("usage: python -m maglev.config.child FILE", file=sys.stderr)
+    arguments = sys.argv[1:]
+    only_problems = arguments[:1] == [ONLY_PROBLEMS]
+    if len(arguments) != 1 + only_problems:
+        print(f"usage: python -m maglev.config.child [{ONLY_PROBLEMS}] FILE", file=sys.stderr)
         return 2
     # Verdicts and the dataplane go first, where a sandbox allows us to say so.
     with contextlib.suppress(OSError):
         os.nice(5)
     out = sys.stdout.buffer
     try:
-        for line in pack(load_file(sys.argv[1])):
+        result = load_file(arguments[-1])
+        for line in pack(LoadResult(None, result.problems) if only_problems else result):
             out.write(line)
         out.flush()
     except BrokenPipeError:

@@ -34,17 +34,27 @@ from maglev.config.schema import ROOT
 from maglev.config.types import Bad
 from maglev.states import CheckType
 
-__all__ = ["LoadResult", "Problem", "ProblemKind", "load_file", "load_in_child", "load_text"]
+__all__ = [
+    "CheckResult",
+    "LoadResult",
+    "Problem",
+    "ProblemKind",
+    "check_in_child",
+    "load_file",
+    "load_in_child",
+    "load_text",
+]
+
+CHILD_SECONDS = 120.0
 
 Values = dict[str, Any]  # a section as the schema read it: attribute -> value
 
 
-@dataclass(frozen=True, slots=True)
-class LoadResult:
-    """A configuration, or what is wrong with it. ``config`` is None exactly when there is an error."""
+class _ByKind:
+    """The problems of a file, told apart."""
 
-    config: Config | None
-    problems: tuple[Problem, ...] = ()
+    __slots__ = ()
+    problems: tuple[Problem, ...]
 
     def _of(self, kind: ProblemKind) -> tuple[Problem, ...]:
         return tuple(problem for problem in self.problems if problem.kind is kind)
@@ -63,6 +73,21 @@ class LoadResult:
     def warnings(self) -> tuple[Problem, ...]:
         """What is allowed, but looks like a mistake."""
         return self._of(ProblemKind.WARNING)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult(_ByKind):
+    """What is wrong with a file."""
+
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult(_ByKind):
+    """A configuration, or what is wrong with it. ``config`` is None exactly when there is an error."""
+
+    config: Config | None
+    problems: tuple[Problem, ...] = ()
 
 
 def parse_failure(message: str) -> LoadResult:
@@ -169,7 +194,7 @@ def _frontend(name: str, values: Values) -> Frontend:
     return Frontend(name=name, **values | {"pools": pools})
 
 
-async def load_in_child(path: str | FilePath, *, deadline: float = 120.0) -> LoadResult:
+async def load_in_child(path: str | FilePath, *, deadline: float = CHILD_SECONDS) -> LoadResult:
     """``load_file`` in a child process, so that the event loop goes on meanwhile.
 
     The child sends its result in slices, and each is unpacked in a few milliseconds at most. After ``deadline``
@@ -179,3 +204,10 @@ async def load_in_child(path: str | FilePath, *, deadline: float = 120.0) -> Loa
     from maglev.config.child import load
 
     return await load(path, deadline=deadline)
+
+
+async def check_in_child(path: str | FilePath, *, deadline: float = CHILD_SECONDS) -> CheckResult:
+    """The same for who wants to know the problems alone: the configuration stays in the child."""
+    from maglev.config.child import load
+
+    return CheckResult((await load(path, deadline=deadline, only_problems=True)).problems)

@@ -396,10 +396,10 @@ def problems(views: Iterable[services.ProblemView]) -> list[pb.ConfigProblem]:
     ]
 
 
-def check_result(view: services.LoadView, file: str) -> pb.CheckConfigResponse:
+def check_result(view: services.CheckView, file: str) -> pb.CheckConfigResponse:
     """What is wrong with the file."""
     return pb.CheckConfigResponse(
-        ok=view.config is not None,
+        ok=not (view.parse_errors or view.semantic_errors),
         parse_errors=problems(view.parse_errors),
         semantic_errors=problems(view.semantic_errors),
         warnings=problems(view.warnings),

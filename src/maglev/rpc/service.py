@@ -22,7 +22,7 @@ from maglev.pb import maglev_pb2 as pb
 from maglev.pb import maglev_pb2_grpc as pb_grpc
 from maglev.rpc import convert, paging
 from maglev.rpc.access import Caller, Role, caller_of
-from maglev.rpc.services import DataplaneApi, LbStateView, LoadView, OverrideView, Services, Verb
+from maglev.rpc.services import DataplaneApi, LbStateView, OverrideView, Services, Verb
 from maglev.rpc.watch import TooMany, Watchers
 from maglev.states import FrontendState
 from maglev.weights import FrontendWeights, MemberWeight, applied_weight
@@ -358,7 +358,7 @@ class MaglevService(pb_grpc.MaglevServicer):
 
     async def CheckConfig(self, request: pb.CheckConfigRequest, context: Context) -> pb.CheckConfigResponse:
         """Read the file and say what is wrong with it."""
-        return convert.check_result(await self._loaded(), self._services.loader.file)
+        return convert.check_result(await _bounded(self._checks.run()), self._services.loader.file)
 
     async def DiffConfig(self, request: pb.DiffConfigRequest, context: Context) -> pb.DiffConfigResponse:
         """What a reload would change."""
@@ -366,7 +366,7 @@ class MaglevService(pb_grpc.MaglevServicer):
 
     async def _diff(self) -> pb.DiffConfigResponse:
         loader = self._services.loader
-        loaded = await self._loaded()
+        loaded = await loader.load()
         answer = pb.DiffConfigResponse(check=convert.check_result(loaded, loader.file))
         if loaded.config is None:
             return answer
@@ -390,9 +390,6 @@ class MaglevService(pb_grpc.MaglevServicer):
         by = self._caller(context).name
         loaded = await self._finish(self._reloads.run(lambda: loader.reload(force=request.force, by=by)))
         return convert.reload_result(loaded, loader.file)
-
-    async def _loaded(self) -> LoadView:
-        return await _bounded(self._checks.run())
 
     # ---------------------------------------------------------------------------------------------------- server
 

@@ -529,17 +529,22 @@ class ProblemView(Protocol):
     def column(self) -> int: ...
 
 
-class LoadView(Protocol):
-    """A file that was read. ``config`` None: it has errors. ``maglev.config.load.LoadResult`` is one."""
+class CheckView(Protocol):
+    """What is wrong with a file. ``maglev.config.load.CheckResult`` is one."""
 
-    @property
-    def config(self) -> Config | None: ...
     @property
     def parse_errors(self) -> Sequence[ProblemView]: ...
     @property
     def semantic_errors(self) -> Sequence[ProblemView]: ...
     @property
     def warnings(self) -> Sequence[ProblemView]: ...
+
+
+class LoadView(CheckView, Protocol):
+    """A file that was read. ``config`` None: it has errors. ``maglev.config.load.LoadResult`` is one."""
+
+    @property
+    def config(self) -> Config | None: ...
 
 
 class ConfigChangeView(Protocol):
@@ -578,8 +583,12 @@ class LoaderApi(Protocol):
         """Why the last reload was refused; empty: it was not."""
         ...
 
-    async def check(self) -> LoadView:
+    async def check(self) -> CheckView:
         """Read the file and check it; changes nothing and holds nothing up."""
+        ...
+
+    async def load(self) -> LoadView:
+        """Read the file; changes nothing and holds nothing up."""
         ...
 
     async def diff(self, new: Config) -> Sequence[ConfigChangeView]:
