@@ -42,7 +42,6 @@ from maglev.config.model import (
     TlsParams,
 )
 from maglev.config.problems import Problem, ProblemKind
-from maglev.config.source import collector_at_rest
 from maglev.states import CheckType
 
 SLICE = 250  # rows a line: about a millisecond of the parent's time
@@ -308,9 +307,7 @@ async def load(path: str | FilePath, *, deadline: float, only_problems: bool = F
         try:
             async with asyncio.timeout(deadline):
                 try:
-                    # A full collection over the new objects holds the loop for 50 ms; slices take 2.
-                    with collector_at_rest():
-                        return await unpack(answer)
+                    return await unpack(answer)
                 except ValueError as error:
                     # Says more than the broken answer does, if it died.
                     status = await _end(process)
