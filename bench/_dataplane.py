@@ -20,7 +20,7 @@ from pathlib import Path
 
 import uvloop
 
-from bench.harness import Figure, LoopWatch
+from bench.harness import Figure
 from maglev.checker import Checker
 from maglev.clock import SystemClock
 from maglev.config.model import Backend, Config, Frontend, LbConfig, Pool, PoolMember, Protocol

@@ -31,8 +31,7 @@ import uvloop
 
 from bench._dataplane import Rig, Writes, config_of, rig
 from bench.config import tree
-from bench.harness import Figure, LoopWatch
-from bench.harness import held as loop_held
+from bench.harness import Figure, LoopWatch, held
 from maglev._probe import Engine
 from maglev.checker import Checker
 from maglev.clock import SystemClock
@@ -262,7 +261,7 @@ def told(what: str, target: float | None, rounds: list[Round]) -> list[Figure]:
     return [
         Figure(what, statistics.median(one.seconds for one in rounds), "s", target),
         Figure("  CPU of the daemon's loop", statistics.median(one.cpu for one in rounds), "s"),
-        *loop_held([one.watch for one in rounds]),
+        *held([one.watch for one in rounds]),
         Figure("  a bare timer beside it was late by at most", statistics.median(one.timer for one in rounds), "ms"),
     ]
 
