@@ -17,6 +17,24 @@ cdef void refresh_clock(State* e) noexcept nogil:
     e.now = now
 
 
+# The wall clock less the monotonic one. It lies between two readings, however long we were not let run in between.
+# What people do to the clock makes time stamps of before worthless, like a stall of that length.
+cdef void read_wall(State* e) noexcept nogil:
+    cdef int64_t before = clock_ns(CLOCK_MONOTONIC)
+    cdef int64_t wall = clock_ns(CLOCK_REALTIME)
+    cdef int64_t after = clock_ns(CLOCK_MONOTONIC)
+    cdef int64_t step = 0
+    if e.wall < wall - after:
+        step = wall - after - e.wall
+    elif e.wall > wall - before:
+        step = e.wall - (wall - before)
+    if step:
+        e.wall = wall - before
+    if step > MS:
+        e.stalled += step
+        e.stats[STAT_CLOCK_STEPS] += 1
+
+
 cdef inline int64_t stalled_since(const State* e, const Slot* slot) noexcept nogil:
     return e.stalled - slot.stalled
 
@@ -313,7 +331,7 @@ cdef void probe_start(State* e, uint32_t index) noexcept nogil:
 # A slot that the wheel gave out.
 cdef void visit(State* e, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
-    cdef int64_t stalled, limit
+    cdef int64_t lost, limit
     if e.wheel.places[index] != NIL or not slot.flags & SLOT_ACTIVE or slot.flags & SLOT_PAUSED:
         return
     if slot.phase == PHASE_IDLE:
@@ -332,18 +350,20 @@ cdef void visit(State* e, uint32_t index) noexcept nogil:
             repeat(e, index, soon(e))
         return
     # Time that we were not let run does not count; if it was much of the probe's time the probe is worth nothing.
-    stalled = stalled_since(e, slot)
+    lost = stalled_since(e, slot)
     limit = slot.deadline - slot.sent
     if e.tick_start < slot.deadline + GRACE:
         plan(e, index, slot.deadline + GRACE)
         return
-    if slot.phase != PHASE_FLYING and not stream_look(e, slot.stream):
-        return          # it had come after all
-    if stalled * 4 > limit:
+    if slot.phase != PHASE_FLYING:
+        if not stream_look(e, slot.stream):
+            return          # it had come after all
+        lost += e.streams[slot.stream].own
+    if lost * 4 > limit:
         abandon(e, index)
         repeat(e, index, soon(e))
-    elif e.tick_start < slot.deadline + stalled + GRACE:
-        plan(e, index, slot.deadline + stalled + GRACE)
+    elif e.tick_start < slot.deadline + lost + GRACE:
+        plan(e, index, slot.deadline + lost + GRACE)
     elif slot.phase == PHASE_FLYING:
         if e.undrained:
             plan(e, index, e.now + TICK)
@@ -576,7 +596,7 @@ cdef void tick(State* e) noexcept nogil:
     e.undrained = False
     refresh_clock(e)
     e.tick_start = e.now
-    e.wall = clock_ns(CLOCK_REALTIME) - clock_ns(CLOCK_MONOTONIC)
+    read_wall(e)
     take_commands(e)
     # All that has come, before anything is given up.
     if e.tls_count:
@@ -663,6 +683,9 @@ cdef void rest(State* e) noexcept nogil:
         # Busy times again: what may come meanwhile can wait so long, and nothing has to be watched.
         rest_until(e, target)
         return
+    if e.streams_used and target > e.now + ATTENTION:
+        # Who is stopped must notice that: a server that waits for us may give up meanwhile.
+        target = e.now + ATTENTION
     wait = target - e.now if target > e.now else 0
     fds[0].fd = e.wake
     fds[0].events = POLLIN
@@ -688,12 +711,12 @@ cdef void rest(State* e) noexcept nogil:
     until.tv_nsec = wait % SECOND
     ready = ppoll(fds, count, &until, NULL)
     e.stats[STAT_WAKEUPS] += 1
-    if ready > 0:
+    if ready > 0 and fds[0].revents:
+        read(e.wake, &woken, sizeof(woken))
+    if target > e.now:
         e.now = clock_ns(CLOCK_MONOTONIC)
-        if fds[0].revents:
-            read(e.wake, &woken, sizeof(woken))
-    else:
-        e.now = target if target > e.now else e.now
+        if e.now > target:
+            e.now = target
 
 
 cdef void engine_loop(State* e) noexcept nogil:
@@ -702,6 +725,7 @@ cdef void engine_loop(State* e) noexcept nogil:
     # another policy an administrator has decided.
     sched_slice(SLICE)
     e.now = clock_ns(CLOCK_MONOTONIC)
+    e.wall = clock_ns(CLOCK_REALTIME) - e.now
     while not load32(&e.stopping):
         tick(e)
         rest(e)

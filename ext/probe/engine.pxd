@@ -8,6 +8,7 @@ cdef enum:
     SLICE = MS // 10                # the least time slice that the kernel takes
     GRACE = 1 * MS                  # between a deadline and giving up: what the softirq still holds may come in
     STALL = 10 * MS                 # a thread that wakes this late was not let run
+    ATTENTION = 50 * MS             # the longest sleep while a connection is under way
     LATE = 5 * MS                   # a probe sent this late is counted as late
     OVERDUE = 100 * MS              # a probe this late is not sent at once with all others, but spread
 
@@ -156,12 +157,13 @@ cdef enum:
     STAT_TLS_FULL = 24              # handshakes
     STAT_TLS_RESUMED = 25
     STAT_LATE_TLS = 26
-    STAT_TARGETS = 27               # gauges from here
-    STAT_IN_FLIGHT = 28
-    STAT_WAITING_FD = 29
-    STAT_TLS_SESSION_BYTES = 30
-    STAT_RX_BUFFER = 31             # bytes of the receive buffer that overflowed last
-    STAT_COUNT = 32
+    STAT_CLOCK_STEPS = 27
+    STAT_TARGETS = 28               # gauges from here
+    STAT_IN_FLIGHT = 29
+    STAT_WAITING_FD = 30
+    STAT_TLS_SESSION_BYTES = 31
+    STAT_RX_BUFFER = 32             # bytes of the receive buffer that overflowed last
+    STAT_COUNT = 33
 
 # Two cache lines; what every probe touches comes first.
 cdef struct Slot:
@@ -302,7 +304,7 @@ cdef struct Stream:
     bint fresh                      # in the list of fresh ones
     bint used
     Tls* tls                        # NULL without TLS, and once that has ended
-    int64_t own                     # of its time, what the TLS thread took itself
+    int64_t own                     # of its time, what we took ourselves
     Http http
 
 cdef struct Command:

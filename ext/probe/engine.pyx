@@ -56,7 +56,7 @@ STAT_NAMES = (
     "sent_icmp", "sent_syn", "sent_connect", "sent_http", "passed", "failed", "late_sends", "late_fd", "enobufs",
     "local_errors", "repeated", "rx_drops", "stalls", "foreign", "forged", "duplicate", "late_replies", "malformed",
     "icmp_errors", "transitions", "transitions_deferred", "results_dropped", "ticks", "wakeups", "tls_full",
-    "tls_resumed", "late_tls", "targets",
+    "tls_resumed", "late_tls", "clock_steps", "targets",
     "in_flight", "waiting_fd", "tls_session_bytes", "rx_buffer",
 )
 assert len(STAT_NAMES) == STAT_COUNT

@@ -2,8 +2,8 @@
 
 
 # Kernel receive time of a message on the monotonic clock. The stamp is on the wall clock, which may have been set since
-# the probe left: a value that cannot be is replaced by the time of reading.
-cdef int64_t received_at(State* e, msghdr* header, int64_t sent) noexcept nogil:
+# the probe left: a value that cannot be is replaced by the time of reading, or by the deadline where that is earlier.
+cdef int64_t received_at(State* e, msghdr* header, const Slot* slot) noexcept nogil:
     cdef cmsghdr* control = CMSG_FIRSTHDR(header)
     cdef timespec stamp
     cdef int64_t at = 0
@@ -12,10 +12,12 @@ cdef int64_t received_at(State* e, msghdr* header, int64_t sent) noexcept nogil:
             memcpy(&stamp, CMSG_DATA(control), sizeof(stamp))
             at = <int64_t>stamp.tv_sec * SECOND + stamp.tv_nsec - e.wall
         control = CMSG_NXTHDR(header, control)
-    if at > e.now or at < sent - 5 * MS:
-        return e.now
+    if not slot.sent - 5 * MS <= at <= e.now + 5 * MS:
+        return e.now if e.now < slot.deadline else slot.deadline
     # Within a batch the time of sending is interpolated, and may be a little too late.
-    return at if at > sent else sent
+    if at < slot.sent:
+        return slot.sent
+    return at if at < e.now else e.now
 
 
 # A reply that matched: was it in time? If so it decides, however late it was read.
@@ -96,7 +98,7 @@ cdef void raw_packet(State* e, Origin* origin, RawSocket* raw, mmsghdr* message,
     if slot is NULL or slot.phase != PHASE_FLYING or slot.cookie != packet.cookie:
         raw_unmatched(e, slot, plain & SERIAL_MASK)
         return
-    at = received_at(e, &message.msg_hdr, slot.sent)
+    at = received_at(e, &message.msg_hdr, slot)
     if packet.kind == PACKET_ECHO:
         raw_reply(e, index, at, True, CODE_L3OK, DETAIL_NONE, 0)
     elif packet.kind == PACKET_SYN_ACK:

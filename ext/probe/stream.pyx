@@ -246,40 +246,76 @@ cdef void stream_start(State* e, uint32_t index) noexcept nogil:
     slot.serial = (slot.serial + 1) & SERIAL_MASK
     http_init(&stream.http, check.codes, check.head_request, check.regexp)
     if check.tls is not NULL and not tls_begin(e, stream, slot, check):
-        stream_end(e, slot.stream)
-        block(e, index, BLOCK_TLS, ENOMEM)
+        stream_blocked(e, index, BLOCK_TLS, ENOMEM)
         return
+    refresh_clock(e)
     count_sent(e, slot, e.now)
     slot.deadline = e.now + limit_of(slot, check)
     slot.phase = PHASE_CONNECTING
     length = fill_name(&name, slot.v6, slot.address, check.port)
     if connect(fd, <sockaddr*>&name, length) < 0 and errno != EINPROGRESS:
-        stream_refused(e, index, errno)
+        # What concerns the way there or the server is an answer; the rest is our own trouble.
+        error = errno
+        if error in (ECONNREFUSED, ENETUNREACH, EHOSTUNREACH, EHOSTDOWN, ECONNRESET, ETIMEDOUT):
+            stream_refused(e, index, CODE_L4CON, DETAIL_ERRNO, error, 0)
+        else:
+            stream_blocked(e, index, BLOCK_CONNECT, error)
         return
     e.quiet = 0
     stream_freshen(e, slot.stream)
     plan(e, index, slot.deadline + GRACE)
 
 
-# connect() itself failed. What concerns the way there or the server is an answer; the rest is our own trouble.
-cdef void stream_refused(State* e, uint32_t index, int error) noexcept nogil:
+# The check has failed; unless we kept the server waiting so long that it may have given us up, and not we it.
+cdef void stream_fail(State* e, uint32_t index, int code, int kind, uint32_t value, int64_t span) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    cdef int64_t lost = stalled_since(e, slot) + e.streams[slot.stream].own
+    stream_end(e, slot.stream)
+    if lost * 4 > slot.deadline - slot.sent:
+        repeat(e, index, soon(e))
+    elif failure_stands(e, index):
+        conclude(e, index, False, code, kind, value, span)
+
+
+# What does not depend on how long we took.
+cdef void stream_refused(State* e, uint32_t index, int code, int kind, uint32_t value, int64_t span) noexcept nogil:
     stream_end(e, e.slots[index].stream)
-    if error in (ECONNREFUSED, ENETUNREACH, EHOSTUNREACH, EHOSTDOWN, ECONNRESET, ETIMEDOUT):
-        if failure_stands(e, index):
-            conclude(e, index, False, CODE_L4CON, DETAIL_ERRNO, error, 0)
-    else:
-        block(e, index, BLOCK_CONNECT, error)
+    if failure_stands(e, index):
+        conclude(e, index, False, code, kind, value, span)
 
 
-# The connection failed while it was being made, or afterwards.
+cdef void stream_blocked(State* e, uint32_t index, int kind, int error) noexcept nogil:
+    stream_end(e, e.slots[index].stream)
+    block(e, index, kind, error)
+
+
+# How long the connection had been made when we saw it: that time was not the server's.
+cdef int64_t seen_late(State* e, const Stream* stream, const Slot* slot) noexcept nogil:
+    cdef tcp_info info
+    cdef socklen_t length = sizeof(info)
+    cdef int64_t late = e.now - slot.sent - stalled_since(e, slot)
+    if late <= LATE or getsockopt(stream.fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0:
+        return 0
+    if info.tcpi_rtt == 0 or info.tcpi_total_retrans:
+        return 0        # a packet was lost, and nobody knows how long the way is
+    late -= <int64_t>info.tcpi_rtt * 1000
+    return late if late > 0 else 0
+
+
+# The socket failed: the connection while it was being made, or afterwards.
 cdef void stream_failed(State* e, uint32_t index, int error) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
-    cdef bint connecting = slot.phase == PHASE_CONNECTING
-    stream_end(e, slot.stream)
+    cdef Stream* stream = &e.streams[slot.stream]
     if error in (ENOBUFS, ENOMEM, ENETDOWN, EPERM, EADDRNOTAVAIL):
-        block(e, index, BLOCK_CONNECT, error)
-    elif failure_stands(e, index):
-        conclude(e, index, False, CODE_L4CON if connecting else CODE_L7RSP, DETAIL_ERRNO, error, 0)
+        stream_blocked(e, index, BLOCK_CONNECT, error)
+    elif slot.phase != PHASE_CONNECTING:
+        stream_fail(e, index, CODE_L7RSP, DETAIL_ERRNO, error, 0)
+    elif error == ECONNRESET or error == EPIPE:
+        # It had been made.
+        stream.own = seen_late(e, stream, slot)
+        stream_fail(e, index, CODE_L4CON, DETAIL_ERRNO, error, 0)
+    else:
+        stream_refused(e, index, CODE_L4CON, DETAIL_ERRNO, error, 0)
 
 
 # A port of the range that the kernel gives to clients, on this host, with no server: now and then a connect() to it
@@ -317,8 +353,7 @@ cdef bint stream_look(State* e, uint32_t at) noexcept nogil:
             stream_failed(e, index, errno)
             return False
         if connected_to_itself(e, stream, slot, check):
-            stream_end(e, at)
-            conclude(e, index, False, CODE_L4CON, DETAIL_SELF, 0, 0)
+            stream_refused(e, index, CODE_L4CON, DETAIL_SELF, 0, 0)
             return False
         if stream.tls is not NULL:
             tls_hand_over(e, stream, slot)
@@ -369,9 +404,11 @@ cdef bint request_send(State* e, Stream* stream, Slot* slot, const Check* check)
             return True
         stream_failed(e, stream.slot, errno)
         return False
-    if slot.phase == PHASE_CONNECTING and connected_to_itself(e, stream, slot, check):
-        stream_failed(e, stream.slot, ECONNREFUSED)
-        return False
+    if slot.phase == PHASE_CONNECTING:
+        if connected_to_itself(e, stream, slot, check):
+            stream_refused(e, stream.slot, CODE_L4CON, DETAIL_SELF, 0, 0)
+            return False
+        stream.own = seen_late(e, stream, slot)
     stream.sent_bytes += <uint32_t>sent
     slot.phase = PHASE_RECEIVING if stream.sent_bytes == length else PHASE_SENDING
     stream_freshen(e, slot.stream)
@@ -407,7 +444,7 @@ cdef bint response_receive(State* e, uint32_t at) noexcept nogil:
         if got == 0:
             http_eof(&stream.http)
         else:
-            when = received_at(e, &header, slot.sent)
+            when = received_at(e, &header, slot)
             http_feed(&stream.http, e.scratch, got)
         if stream.http.state >= HTTP_COMPLETE:
             response_done(e, at, when)
@@ -426,25 +463,20 @@ cdef void response_done(State* e, uint32_t at, int64_t when) noexcept nogil:
     cdef bint complete = stream.http.state == HTTP_COMPLETE
     cdef bint good = complete and http_code_good(check.codes, stream.http.status)
     cdef uint32_t status = stream.http.status
-    cdef int fault = stream.http.fault
-    cdef bint no_memory = stream.http.no_memory
     if when > slot.deadline + stalled_since(e, slot) + stream.own:
         stream_expired(e, index)
         return
     if good and check.regexp:
         judge_put(e, index, stream, when)
-        return
-    stream_end(e, at)
-    if no_memory:
-        block(e, index, BLOCK_SOCKET, ENOMEM)
     elif good:
+        stream_end(e, at)
         conclude(e, index, True, CODE_L7OK, DETAIL_STATUS, status, when - slot.sent)
-    elif not failure_stands(e, index):
-        pass
+    elif stream.http.no_memory:
+        stream_blocked(e, index, BLOCK_SOCKET, ENOMEM)
     elif complete:
-        conclude(e, index, False, CODE_L7STS, DETAIL_STATUS, status, when - slot.sent)
+        stream_fail(e, index, CODE_L7STS, DETAIL_STATUS, status, when - slot.sent)
     else:
-        conclude(e, index, False, CODE_L7RSP, DETAIL_HTTP, fault, when - slot.sent)
+        stream_fail(e, index, CODE_L7RSP, DETAIL_HTTP, stream.http.fault, when - slot.sent)
 
 
 # Hand the body to the thread that runs regular expressions. The probe waits for its answer without a stream.
@@ -482,9 +514,7 @@ cdef void stream_expired(State* e, uint32_t index) noexcept nogil:
     if slot.phase == PHASE_TLS:
         tls_expired(e, index)
         return
-    stream_end(e, slot.stream)
-    if failure_stands(e, index):
-        conclude(e, index, False, code, DETAIL_TIMEOUT, limit, 0)
+    stream_fail(e, index, code, DETAIL_TIMEOUT, limit, 0)
 
 
 # Look at the fresh ones. Those that were looked at often enough are left to epoll.

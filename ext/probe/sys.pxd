@@ -269,6 +269,7 @@ cdef extern from "linux/tcp.h" nogil:
     struct tcp_info:
         uint8_t tcpi_state
         uint32_t tcpi_rtt
+        uint32_t tcpi_total_retrans
     enum:
         TCP_DEFER_ACCEPT
         TCP_INFO

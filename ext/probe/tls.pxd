@@ -267,7 +267,8 @@ cdef struct Tls:
     int64_t sent                    # monotonic: when the probe began
     int64_t handed                  # monotonic: when the engine let go of it
     int64_t arrived                 # monotonic: kernel time of what was read last
-    int64_t first                   # the same of what was read first in this step, 0 = nothing
+    int64_t began                   # monotonic: this step
+    int64_t first                   # kernel time of what was read first in this step, 0 = nothing
     uint32_t received
     uint8_t* out
     uint32_t out_bytes

@@ -383,7 +383,8 @@ cdef int tls_bio_read(BIO* bio, char* data, int length) noexcept nogil:
     BIO_clear_flags(bio, BIO_FLAGS_RWS | BIO_FLAGS_SHOULD_RETRY)
     if length <= 0 or tls.eof or tls.error:
         return 0 if tls.eof else -1
-    if tls.dry:
+    if tls.dry or tls.received > TLS_MAX_IN:
+        # Enough is enough, even within one SSL_read: it would go on as long as a server sends, say, key updates.
         BIO_set_flags(bio, BIO_FLAGS_READ | BIO_FLAGS_SHOULD_RETRY)
         return -1
     memset(&header, 0, sizeof(header))
@@ -497,12 +498,20 @@ cdef void worker_say(TlsWorker* w, Tls* tls, int what) noexcept nogil:
     store32(&w.out_tail, tail + 1)
 
 
+# What this step took, and how long what it worked on had waited for us.
+cdef void tls_count_own(Tls* tls) noexcept nogil:
+    cdef int64_t since = tls.first if tls.first else tls.began
+    store64(&tls.own, tls.own + clock_ns(CLOCK_MONOTONIC) - since)
+
+
 cdef void tls_end(TlsWorker* w, Tls* tls, int outcome, int code=0, int kind=0, uint32_t value=0) noexcept nogil:
     cdef epoll_event event
     if tls.watched:
         event.events = 0
         epoll_ctl(w.epoll, EPOLL_CTL_DEL, tls.fd, &event)
         tls.watched = False
+    if outcome == TLS_FAILED or (outcome == TLS_RESPONSE and tls.http.state == HTTP_FAILED):
+        tls_count_own(tls)      # for a server that has closed, perhaps since we kept it waiting
     tls.outcome = <uint8_t>outcome
     tls.code = <uint8_t>code
     tls.kind = <uint8_t>kind
@@ -714,21 +723,17 @@ cdef bint tls_watch(TlsWorker* w, Tls* tls) noexcept nogil:
 
 # One step of a connection, and what it took of our own time.
 cdef void tls_step(State* e, TlsWorker* w, Tls* tls) noexcept nogil:
-    cdef int64_t began = clock_ns(CLOCK_MONOTONIC)
-    cdef bint alive
+    tls.began = clock_ns(CLOCK_MONOTONIC)
     tls.first = 0
     if tls.state == TLS_NEW:
-        began = tls.handed
+        tls.began = tls.handed
         tls.state = TLS_HANDSHAKE
         if not tls_open(e, tls):
             # What cannot be read of the authorities has its own errno; memory is all that can lack besides.
             tls_end(w, tls, TLS_LOCAL, 0, BLOCK_TLS if errno == ENOMEM else BLOCK_AUTHORITIES, errno)
             return
-    alive = tls_work(e, w, tls)
-    if alive:
-        if tls.first:
-            began = tls.first
-        store64(&tls.own, tls.own + clock_ns(CLOCK_MONOTONIC) - began)
+    if tls_work(e, w, tls):
+        tls_count_own(tls)
         if not tls_watch(w, tls):
             tls_end(w, tls, TLS_LOCAL, 0, BLOCK_TLS, errno)
 
@@ -851,6 +856,7 @@ cdef void tls_hand_over(State* e, Stream* stream, Slot* slot) noexcept nogil:
         slot.session = NULL
     tls.sent = slot.sent
     tls.handed = e.now
+    tls.own = seen_late(e, stream, slot)
     tls.worker = e.worker_next
     e.worker_next = (e.worker_next + 1) % e.worker_count
     tls_tell(e, tls, TLS_START)
@@ -923,22 +929,18 @@ cdef void tls_ended(State* e, Tls* tls) noexcept nogil:
         stream.http.codes = NULL
         response_done(e, at, when)
     elif outcome == TLS_LOCAL:
-        stream_end(e, at)
-        block(e, index, kind, <int>value)
+        stream_blocked(e, index, kind, <int>value)
     elif outcome == TLS_TIMED_OUT or when > slot.deadline + stalled_since(e, slot) + stream.own:
         if outcome != TLS_TIMED_OUT:
             code = CODE_L6TOUT
-        value = <uint32_t>((slot.deadline - slot.sent) // MS)
-        stream_end(e, at)
-        if failure_stands(e, index):
-            conclude(e, index, False, code, DETAIL_TIMEOUT, value, 0)
+        stream_fail(e, index, code, DETAIL_TIMEOUT, <uint32_t>((slot.deadline - slot.sent) // MS), 0)
     elif outcome == TLS_PASSED:
         stream_end(e, at)
         conclude(e, index, True, code, DETAIL_NONE, 0, when - slot.sent)
+    elif kind == DETAIL_TLS_VERIFY or kind == DETAIL_TLS_ERROR:
+        stream_refused(e, index, code, kind, value, when - slot.sent)
     else:
-        stream_end(e, at)
-        if failure_stands(e, index):
-            conclude(e, index, False, code, kind, value, when - slot.sent)
+        stream_fail(e, index, code, kind, value, when - slot.sent)
 
 
 # What the workers have answered since the last tick.

@@ -196,11 +196,11 @@ class Engine:
         ``targets``, ``in_flight``, ``waiting_fd``, ``tls_session_bytes`` and ``rx_buffer`` (bytes of the receive buffer
         that overflowed last) are gauges. The rest count: probes
         ``sent_icmp``, ``sent_syn``, ``sent_connect``, ``sent_http``; results ``passed``, ``failed``; our own trouble
-        ``late_sends`` (over 5 ms), ``late_fd``, ``enobufs``, ``local_errors``, ``repeated``, ``rx_drops``,
-        ``stalls``; packets that were not believed ``foreign``, ``forged``, ``duplicate``, ``late_replies``,
-        ``malformed``; ``icmp_errors`` taken as verdicts; handshakes ``tls_full``, ``tls_resumed``, and probes that
-        waited since too many were under way, ``late_tls``; ``transitions``, ``transitions_deferred``,
-        ``results_dropped``; ``wakeups``, ``ticks``.
+        ``late_sends`` (over 5 ms), ``late_fd``, ``late_tls`` (waited for a descriptor, or since too many handshakes
+        were under way), ``enobufs``, ``local_errors``, ``repeated``, ``rx_drops``, ``stalls`` (of over 10 ms),
+        ``clock_steps`` (the wall clock was set); packets that were not believed ``foreign``, ``forged``,
+        ``duplicate``, ``late_replies``, ``malformed``; ``icmp_errors`` taken as verdicts; handshakes ``tls_full``,
+        ``tls_resumed``; ``transitions``, ``transitions_deferred``, ``results_dropped``; ``wakeups``, ``ticks``.
         """
 
     def histograms(self) -> dict[tuple[str, str], Histogram]:

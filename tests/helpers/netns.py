@@ -186,11 +186,11 @@ def icmp_error(probe: bytes, kind: int, code: int, quoted: int = 8) -> bytes:
     return ip4(socket.inet_aton(SERVER), probe[12:16], 1, icmp(kind, code, bytes(4) + quote))
 
 
-def tcp_reply(syn: bytes, flags: int, *, ack: int = 1, source: bytes | None = None) -> bytes:
-    """A segment that answers a SYN; ``ack`` is what it acknowledges beyond the sequence number."""
-    own, peer, sequence = struct.unpack(">HHI", syn[20:28])
+def tcp_reply(syn: bytes, flags: int, *, ack: int = 1, source: bytes | None = None, sequence: int = 1000) -> bytes:
+    """A segment that answers a SYN; ``ack`` is what it acknowledges beyond the SYN's sequence number."""
+    own, peer, theirs = struct.unpack(">HHI", syn[20:28])
     source = source or syn[16:20]
-    segment = struct.pack(">HHIIBBHHH", peer, own, 1000, (sequence + ack) & 0xFFFFFFFF, 0x50, flags, 1024, 0, 0)
+    segment = struct.pack(">HHIIBBHHH", peer, own, sequence, (theirs + ack) & 0xFFFFFFFF, 0x50, flags, 1024, 0, 0)
     pseudo = source + syn[12:16] + struct.pack(">HH", 6, len(segment))
     total = checksum(pseudo + segment)
     return ip4(source, syn[12:16], 6, segment[:16] + struct.pack(">H", total) + segment[18:])

@@ -5,18 +5,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import ssl
 import struct
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from maglev.receivequeue import RMEM_MAX, WANTED_BYTES
 from maglev.states import Code, State
 from tests.helpers.apart import Report, Target, apart
 from tests.helpers.engine import MS, check, listener, port_of, probing
-from tests.helpers.netns import echo_reply, flipped, inside, pair, stranger
-from tests.helpers.tls import Certificate
+from tests.helpers.netns import echo_reply, flipped, inside, pair, stranger, tcp_reply
+from tests.helpers.tls import Certificate, Handshakes, server
 from tests.helpers.web import web
 
 SILENT = "198.51.100.7"
@@ -92,6 +98,91 @@ def test_a_wall_clock_that_is_set_changes_no_verdict(tmp_path: Path) -> None:
             assert_no_failure(report)
             # The wall clock did move for the process: what people read of the results moved with it.
             assert abs(report.last_at_ns - time.time_ns() - seconds * 1e9) < 1e9 * min(2.0, abs(seconds) / 2 + 1)
+
+
+FIN, SYN, RST, ACK = 1, 2, 4, 16
+SECOND = dict.fromkeys(("interval", "fast_interval", "timeout"), 1000 * MS)
+
+
+@pytest.mark.parametrize(("kind", "end"), [("connect", RST), ("http", FIN), ("http", RST)])
+def test_a_server_that_gives_up_while_we_are_stopped_is_not_failed(kind: str, end: int) -> None:
+    with pair() as nets, stranger(nets.server, lambda p: []) as other:
+        target = Target(kind, SILENT, 80, changes={**SECOND, "fall": 1, "netns": nets.client})
+        with apart([target]) as one:
+            one.until(lambda report: len(other.seen) > 0)
+            with one.stopped():
+                other.send(tcp_reply(other.seen[0], SYN | ACK))
+                other.send(tcp_reply(other.seen[0], end | ACK, sequence=1001))
+                time.sleep(0.5)  # not a wait for an event: half of the time that the server had
+            assert_no_failure(one.until(lambda report: report.stats["repeated"] > 0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "version"),
+    [("https", ssl.TLSVersion.TLSv1_2), ("https", ssl.TLSVersion.TLSv1_3), ("tls", ssl.TLSVersion.TLSv1_2)],
+)
+def test_a_server_that_gives_up_the_handshake_while_we_are_stopped_is_not_failed(
+    kind: str, version: ssl.TLSVersion, tmp_path: Path
+) -> None:
+    authority = Certificate(["authority"], ca=True)
+    ca = str(authority.write(tmp_path / "ca.pem"))
+    context = Certificate(["127.0.0.1"], authority).context(tmp_path)
+    context.minimum_version = context.maximum_version = version
+    good = Handshakes(context)
+    asked, go, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def impatient_at_first(client: socket.socket) -> None:
+        if ended.is_set():
+            good(client)
+            return
+        client.recv(1, socket.MSG_PEEK)
+        asked.set()
+        assert go.wait(20)
+        client.settimeout(0.5)
+        good(client)
+        client.close()
+        ended.set()
+
+    changes = {**SECOND, "fall": 1}
+    with server(impatient_at_first) as one, apart([Target(kind, "127.0.0.1", one.port, ca, changes=changes)]) as other:
+        assert asked.wait(20)
+        with other.stopped():
+            go.set()
+            assert ended.wait(20)
+        report = other.all_probed_again(1)
+        assert_no_failure(report)
+        assert report.stats["repeated"] == 1
+        assert len(good.failures) == 1
+
+
+def test_a_process_that_gets_no_cpu_comes_back_without_a_verdict(tmp_path: Path) -> None:
+    """Two seconds in which it runs when nobody else wants to, beside twice as many busy processes as there are CPUs."""
+    with every_kind(tmp_path) as targets, apart(targets) as one:
+        one.all_probed_again(1)
+        for task in Path(f"/proc/{one.process.pid}/task").iterdir():
+            os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))
+        script = "import time; end = time.monotonic() + 2\nwhile time.monotonic() < end: pass"
+        hogs = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2 * (os.cpu_count() or 1))]
+        for hog in hogs:
+            assert hog.wait(60) == 0
+        report = one.all_probed_again(1)
+        assert_no_failure(report)
+
+
+def test_a_sender_without_buffers_is_late_and_fails_nobody(tmp_path: Path) -> None:
+    """Of three batches the kernel takes one, half of one, and none."""
+    shim = compiled("nobuffers", tmp_path, "-shared", "-fPIC")
+    preload = " ".join([os.environ.get("LD_PRELOAD", ""), str(shim)]).strip()
+    with listener("0.0.0.0", backlog=4096) as sock:
+        targets = [
+            Target(kind, f"127.0.7.{n}", port, changes=QUICK)
+            for kind, port in (("icmp", 0), ("syn", port_of(sock)))
+            for n in range(1, 201)
+        ]
+        with apart(targets, environment={**os.environ, "LD_PRELOAD": preload}) as one:
+            report = one.all_probed_again(5)
+            assert_no_failure(report)
+            assert report.stats["enobufs"] > 10
 
 
 def test_replies_that_overflow_the_receive_queue_fail_nobody() -> None:
