@@ -40,15 +40,23 @@ cdef inline int64_t stalled_since(const State* e, const Slot* slot) noexcept nog
 
 
 # xorshift64*: for jitter, nothing secret.
-cdef inline uint64_t draw(State* e) noexcept nogil:
-    e.random ^= e.random >> 12
-    e.random ^= e.random << 25
-    e.random ^= e.random >> 27
-    return e.random * <uint64_t>0x2545f4914f6cdd1d
+cdef inline int64_t draw_below(uint64_t* random, int64_t limit) noexcept nogil:
+    random[0] ^= random[0] >> 12
+    random[0] ^= random[0] << 25
+    random[0] ^= random[0] >> 27
+    return <int64_t>((random[0] * <uint64_t>0x2545f4914f6cdd1d >> 24) % <uint64_t>limit) if limit > 0 else 0
 
 
-cdef inline int64_t draw_below(State* e, int64_t limit) noexcept nogil:
-    return <int64_t>((draw(e) >> 24) % <uint64_t>limit) if limit > 0 else 0
+# When a probe that is `late` is due, now that all others are as late: not at once with them.
+cdef inline int64_t spread_due(uint64_t* random, int64_t now, int64_t late, int64_t interval) noexcept nogil:
+    return now + draw_below(random, late if late < interval else interval)
+
+
+# When the probe after the one that was due at `due` is due: counted from there, whenever that was sent and answered, so
+# that nothing drifts, with a tenth of jitter to either side. What a stall has delayed is not caught up with.
+cdef inline int64_t next_due(uint64_t* random, int64_t due, int64_t now, int64_t interval) noexcept nogil:
+    due += interval - interval // 10 + draw_below(random, interval // 5)
+    return spread_due(random, now, now - due, interval) if now - due > OVERDUE else due
 
 
 cdef inline int64_t interval_of(const Slot* slot, const Check* check) noexcept nogil:
@@ -67,7 +75,7 @@ cdef inline int64_t limit_of(const Slot* slot, const Check* check) noexcept nogi
 
 # When a probe that failed for our own reasons is tried again.
 cdef inline int64_t soon(State* e) noexcept nogil:
-    return e.now + 5 * MS + draw_below(e, 20 * MS)
+    return e.now + 5 * MS + draw_below(&e.random, 20 * MS)
 
 
 # Have the wheel look at a slot at `at`. A slot that will be looked at earlier anyway stays where it is.
@@ -76,6 +84,13 @@ cdef void plan(State* e, uint32_t index, int64_t at) noexcept nogil:
     cdef int64_t look = wheel_look(&e.wheel, index)
     if look < 0 or look > ms:
         wheel_put(&e.wheel, index, ms)
+
+
+# The slot's next probe is due at `due`. What is due within a tick leaves together when the tick begins: a little early,
+# and late only if this thread is.
+cdef inline void plan_probe(State* e, uint32_t index, int64_t due) noexcept nogil:
+    e.slots[index].due = due
+    plan(e, index, due - TICK)
 
 
 cdef inline void record_begin(Record* record) noexcept nogil:
@@ -111,10 +126,9 @@ cdef void count_sent(State* e, Slot* slot, int64_t at) noexcept nogil:
 cdef void repeat(State* e, uint32_t index, int64_t at) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     slot.phase = PHASE_IDLE
-    slot.due = at
     slot.flags |= SLOT_SPREAD
     e.stats[STAT_REPEATED] += 1
-    plan(e, index, at)
+    plan_probe(e, index, at)
 
 
 cdef void mark_blocked(State* e, uint32_t index, int kind, int error) noexcept nogil:
@@ -131,13 +145,14 @@ cdef void mark_blocked(State* e, uint32_t index, int kind, int error) noexcept n
 # seldom up to once a second.
 cdef void block(State* e, uint32_t index, int kind, int error) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
+    cdef int64_t wait
     mark_blocked(e, index, kind, error)
     e.stats[STAT_LOCAL_ERRORS] += 1
     if slot.backoff < 5:
         slot.backoff += 1
     slot.phase = PHASE_IDLE
-    slot.due = e.now + (<int64_t>25 * MS << slot.backoff) + draw_below(e, 25 * MS << slot.backoff)
-    plan(e, index, slot.due)
+    wait = <int64_t>25 * MS << slot.backoff
+    plan_probe(e, index, e.now + wait + draw_below(&e.random, wait))
 
 
 # A failure is about to become a verdict: could it be our own? False: then the probe is repeated later.
@@ -242,7 +257,6 @@ cdef void conclude(
     cdef const Check* check = e.checks[slot.check]
     cdef Health health
     cdef bint changed
-    cdef int64_t interval, due, late
     slot.phase = PHASE_IDLE
     slot.backoff = 0
     if span < 0:
@@ -283,14 +297,7 @@ cdef void conclude(
     if slot.flags & SLOT_TRACED:
         trace_push(e, index, passed, code, kind, value, span)
 
-    # From the due time of this probe, so that nothing drifts; but what a stall has delayed is not caught up with.
-    interval = interval_of(slot, check)
-    due = slot.due + interval - interval // 10 + draw_below(e, interval // 5)
-    late = e.now - due
-    if late > OVERDUE:
-        due = e.now + draw_below(e, late if late < interval else interval)
-    slot.due = due
-    plan(e, index, due)
+    plan_probe(e, index, next_due(&e.random, slot.due, e.now, interval_of(slot, check)))
 
 
 # Whatever probe is out, forget it.
@@ -309,13 +316,9 @@ cdef void probe_start(State* e, uint32_t index) noexcept nogil:
     cdef const Check* check = e.checks[slot.check]
     cdef Origin* origin = e.origins[slot.origin]
     cdef int64_t late = e.now - slot.due
-    cdef int64_t interval
     if late > OVERDUE and not slot.flags & SLOT_SPREAD:
-        # We were not let run, and so are all others late: not all at once, then.
-        interval = interval_of(slot, check)
-        slot.due = e.now + draw_below(e, late if late < interval else interval)
         slot.flags |= SLOT_SPREAD
-        plan(e, index, slot.due)
+        plan_probe(e, index, spread_due(&e.random, e.now, late, interval_of(slot, check)))
     elif not origin_ready(e, origin):
         if load32(&origin.state) == ORIGIN_FAILED:
             block(e, index, origin.failed_kind, origin.failed_errno)
@@ -335,9 +338,8 @@ cdef void visit(State* e, uint32_t index) noexcept nogil:
     if e.wheel.places[index] != NIL or not slot.flags & SLOT_ACTIVE or slot.flags & SLOT_PAUSED:
         return
     if slot.phase == PHASE_IDLE:
-        # Up to a millisecond early, within the jitter: what is due within a tick shares it.
-        if slot.due > e.now + MS:
-            plan(e, index, slot.due)
+        if slot.due > e.now + TICK:
+            plan_probe(e, index, slot.due)
         else:
             probe_start(e, index)
         return
@@ -381,7 +383,6 @@ cdef void set_state(State* e, uint32_t index, const Command* command) noexcept n
     slot.counter = command.counter
     slot.reported = command.state
     slot.flags &= ~(SLOT_PAUSED | SLOT_UNREPORTED | SLOT_SPREAD)
-    slot.due = e.now + command.delay
     record_begin(record)
     record.generation = command.generation
     record.state = command.state
@@ -390,7 +391,7 @@ cdef void set_state(State* e, uint32_t index, const Command* command) noexcept n
     record.blocked_since = 0
     record.blocked_kind = BLOCK_NONE
     record_end(record)
-    plan(e, index, slot.due)
+    plan_probe(e, index, e.now + command.delay)
 
 
 cdef void do_add(State* e, const Command* command) noexcept nogil:
@@ -424,6 +425,7 @@ cdef void do_change(State* e, const Command* command) noexcept nogil:
     cdef const Check* check = e.checks[command.check]
     cdef bint out = slot.phase != PHASE_IDLE
     cdef int64_t interval
+    cdef int64_t due = slot.due
     abandon(e, command.slot)
     slot.generation = command.generation
     slot.check = command.check
@@ -444,11 +446,9 @@ cdef void do_change(State* e, const Command* command) noexcept nogil:
     if slot.flags & SLOT_PAUSED:
         return
     interval = interval_of(slot, check)
-    if out:
-        slot.due = e.now + draw_below(e, interval)
-    elif slot.due > e.now + interval:
-        slot.due = e.now + draw_below(e, interval)
-    plan(e, command.slot, slot.due)
+    if out or due > e.now + interval:
+        due = e.now + draw_below(&e.random, interval)
+    plan_probe(e, command.slot, due)
 
 
 cdef void do_verdict(State* e, const Command* command) noexcept nogil:

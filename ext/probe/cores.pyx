@@ -52,6 +52,13 @@ def make_syn4(bytes source, bytes target, uint16_t own_port, uint16_t peer_port,
     return (<char*>packet)[:IP4_HEAD + TCP_HEAD]
 
 
+def next_probe_due(uint64_t seed, int64_t due, int64_t now, int64_t interval):
+    """When the probe after the one that was due at ``due`` is due; ``seed``, not 0, stands for chance."""
+    if seed == 0 or interval < 1:
+        raise ValueError("seed and interval must be positive")
+    return next_due(&seed, due, now, interval)
+
+
 cdef object _packet(const Packet* packet, bint v6):
     return {
         "kind": ("malformed", "other", "echo", "syn-ack", "rst", "error-icmp", "error-tcp")[packet.kind],

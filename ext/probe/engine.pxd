@@ -4,7 +4,7 @@ cdef enum:
     MS = 1000000
     SECOND = 1000000000
     JUDGE_LIMIT = 2 * SECOND        # for a regular expression, before the probe is repeated
-    TICK = 2 * MS                   # what is due within one tick shares a wake-up
+    TICK = 2 * MS                   # what is due within one tick shares a wake-up, and leaves at its beginning
     SLICE = MS // 10                # the least time slice that the kernel takes
     GRACE = 1 * MS                  # between a deadline and giving up: what the softirq still holds may come in
     STALL = 10 * MS                 # a thread that wakes this late was not let run
