@@ -1,7 +1,8 @@
 """An engine in a process of its own: ``python -m bench._prober KIND TARGETS INTERVAL_MS PORT``.
 
 Every line on its standard input is answered by one line of JSON: the engine's counters, the lateness of its sends, and
-its memory. ``hold SECONDS`` keeps the interpreter's lock for that long before the answer.
+its memory. Before that ``hold SECONDS`` keeps the interpreter's lock for so long, ``renew`` removes every target and
+adds it again, as a reload does, and ``tls PORT CA_FILE NAME COUNT`` adds as many targets with an HTTPS check.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import sys
 import time
 
 from maglev._probe import Engine
-from maglev.config.model import HealthCheck, HttpParams, IcmpParams, TcpMode, TcpParams
+from maglev.config.model import HealthCheck, HttpParams, IcmpParams, TcpMode, TcpParams, TlsParams
 from maglev.states import CheckType
 
 MS = 1_000_000
+TLS_TARGETS = 4096
 KINDS: dict[str, tuple[CheckType, IcmpParams | TcpParams | HttpParams]] = {
     "icmp": (CheckType.ICMP, IcmpParams()),
     "syn": (CheckType.TCP, TcpParams()),
@@ -46,16 +48,22 @@ def rss() -> int:
 def main(kind: str, targets: int, interval_ms: int, port: int) -> None:
     """Probe 127.1.0.0 and the ``targets - 1`` addresses behind it."""
     before = rss()
-    engine = Engine(capacity=max(1, targets))
+    engine = Engine(capacity=targets + TLS_TARGETS)
     interval = interval_ms * MS
     check_type, params = KINDS[kind]
     check = engine.add_check(
         HealthCheck(name=kind, type=check_type, params=params, port=port, interval=interval, timeout=interval)
     )
     engine.start()
-    for number in range(targets):
-        address = (0x7F010000 + number).to_bytes(4, "big")
-        engine.add_target(check, address, first_delay=number * interval // targets)
+
+    def add(a_check: int, count: int) -> list[int]:
+        numbers = range(count)
+        return [
+            engine.add_target(a_check, (0x7F010000 + n).to_bytes(4, "big"), first_delay=n * interval // count)
+            for n in numbers
+        ]
+
+    probed = add(check, targets)
     verdicts = {"up": 0, "down": 0}
     while True:
         ready, _, _ = select.select([engine, sys.stdin], [], [])
@@ -68,6 +76,18 @@ def main(kind: str, targets: int, interval_ms: int, port: int) -> None:
             break
         if words[0] == "hold":
             hold(float(words[1]))
+        elif words[0] == "renew":
+            for target in probed:
+                engine.remove_target(target)
+            probed = add(check, targets)
+        elif words[0] == "tls":
+            https = HttpParams(host=words[3], tls=TlsParams(ca_file=words[2]))
+            add(
+                engine.add_check(
+                    HealthCheck("https", CheckType.HTTPS, https, int(words[1]), interval, timeout=interval)
+                ),
+                int(words[4]),
+            )
         lateness = engine.lateness()
         answer = {
             **engine.stats(),

@@ -161,7 +161,7 @@ def _certificate(
 
 
 @contextlib.contextmanager
-def _nginx(one: Rig) -> Iterator[None]:
+def tls_nginx(one: Rig) -> Iterator[None]:
     """The server on both ports of every address; RuntimeError where nginx is not installed."""
     if missing("nginx"):
         raise RuntimeError("nginx is not installed (make bench-deps): there is nothing that could be probed")
@@ -176,19 +176,19 @@ def _nginx(one: Rig) -> Iterator[None]:
     )
     server = "server {{ listen {} ssl backlog=4096; {} location / {{ return 200 ok; }} }}"
     none = "ssl_session_tickets off; ssl_session_cache none;"
-    (folder / "nginx.conf").write_text(
-        f"daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log; worker_processes 1;\n"
+    (folder / "tls.conf").write_text(
+        f"daemon off; pid {folder}/tls.pid; error_log {folder}/tls.log; worker_processes 1;\n"
         "events { worker_connections 8192; }\n"
         f"http {{ access_log off; ssl_protocols TLSv1.3; ssl_certificate {folder}/server.pem;\n"
         f"ssl_certificate_key {folder}/server.key;\n{server.format(FULL, none)}\n{server.format(RESUMED, '')} }}\n"
     )
-    command = ["nginx", "-c", str(folder / "nginx.conf"), "-p", str(folder)]
+    command = ["nginx", "-c", str(folder / "tls.conf"), "-p", str(folder)]
     with one.popen(command, stderr=subprocess.DEVNULL) as process:
         try:
             deadline = time.monotonic() + 10
-            while not (folder / "nginx.pid").exists():
+            while not (folder / "tls.pid").exists():
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError((folder / "nginx.log").read_text())
+                    raise RuntimeError((folder / "tls.log").read_text())
                 time.sleep(0.05)
             yield
         finally:
@@ -197,7 +197,7 @@ def _nginx(one: Rig) -> Iterator[None]:
 
 def run() -> list[Figure]:
     """200 targets once a second, full and resumed handshakes."""
-    with rig() as one, _nginx(one):
+    with rig() as one, tls_nginx(one):
         contenders: dict[str, Callable[[], Contender]] = {
             "engine, full": partial(Program, one, OURS, FULL),
             "asyncio, full": partial(Program, one, ASYNCIO, FULL),

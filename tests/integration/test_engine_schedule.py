@@ -1,4 +1,4 @@
-"""When probes are sent: no more often than asked for, at the interval of the state, and whatever else the engine does."""
+"""When probes are sent: no more often than asked for, at the interval of the state, whatever else the engine does."""
 
 from __future__ import annotations
 
