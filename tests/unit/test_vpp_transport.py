@@ -137,6 +137,17 @@ async def test_replies_that_end_anywhere_answer_what_is_whole_and_fail_the_rest_
             await connection.send(CALLS)
 
 
+@pytest.mark.parametrize("answer", [b"\0\0\0", b""])
+async def test_a_reply_that_is_too_short_fails_the_call_that_it_would_have_answered(answer: bytes) -> None:
+    connection = connected()
+    await introduced(connection)
+    sending = asyncio.ensure_future(connection.send(CALLS[:1]))
+    await asyncio.sleep(0)
+    connection.data_received(reply(IDS["lb_as_set_weight_reply"], 2, answer))
+    with pytest.raises(ConnectionLost, match="nonsense"):
+        await sending
+
+
 async def test_a_call_has_its_whole_deadline_though_the_timer_still_runs_for_one_before() -> None:
     loop = Loop()
     connection = connected(loop)

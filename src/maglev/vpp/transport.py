@@ -284,9 +284,9 @@ class Connection(asyncio.Protocol):
                 raise ProtocolError(f"{head.name} brings more than {MOST_DETAILS} entries")
             head.details.append(body)
             return
-        pending.popleft()
         payload = body[REPLY_PAYLOAD:]
         retval = unpack_retval(payload)
+        pending.popleft()  # not before it is understood: what is taken off without an answer would wait for ever
         self._counters[MESSAGES[head.name].reply, "received", "ok" if retval == 0 else str(retval)] += 1
         if log.enabled(logging.DEBUG):
             name = MESSAGES[head.name].reply
