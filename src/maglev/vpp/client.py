@@ -200,7 +200,9 @@ class VppClient:
     @property
     def excuse(self) -> str:
         """Why it is not ``usable``, for whoever asked for something."""
-        return f"VPP {'cannot be driven' if self._info is not None else 'is away'}: {self.problem}"
+        if self._info is None:
+            return f"VPP is away: {self.problem}"
+        return f"VPP cannot be driven: {self.problem}" if self.problem else "VPP is away: the connection was just lost"
 
     def info(self) -> VppInfo | None:
         """The VPP at the other end; None while there is none."""
