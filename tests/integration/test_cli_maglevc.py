@@ -6,13 +6,14 @@ import asyncio
 import json
 import os
 import select
+import shutil
 import socket
 import subprocess
 import sys
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -433,7 +434,9 @@ class Terminal:
         columns: int = 200,
         lines: int = 500,
         environment: Mapping[str, str] = MappingProxyType({}),
+        command: Sequence[str] = (),
     ) -> None:
+        """``words`` for maglevc; or another ``command`` in its place."""
         # As it came, escape sequences and all.
         self.written = b""
         self._master, terminal = os.openpty()
@@ -442,7 +445,12 @@ class Terminal:
         self._stream = pyte.ByteStream(self._screen)
         termios.tcsetwinsize(self._master, (lines, columns))
         self._process = subprocess.Popen(
-            ["setsid", "--ctty", "--wait", *COMMAND, "--server", f"unix:{served.socket}", *words],
+            [
+                "setsid",
+                "--ctty",
+                "--wait",
+                *(command or [*COMMAND, "--server", f"unix:{served.socket}", *words]),
+            ],
             stdin=terminal,
             stdout=terminal,
             stderr=terminal,
@@ -647,25 +655,37 @@ def test_words_and_live_names_are_offered_to_other_shells(served: Served, words:
     assert bool(found) == bool(offered)
 
 
-def test_bash_completes_as_our_own_shell_does(served: Served) -> None:
-    script = f"""
-        . /usr/share/bash-completion/bash_completion
-        . {ROOT}/debian/maglevc.bash-completion
-        maglevc() {{ {" ".join(COMMAND)} "$@"; }}
-        ask() {{
-            COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
-            # Readline splits a line at colons, too, but the line has no blanks there.
-            COMP_LINE="$*"; COMP_LINE=${{COMP_LINE/ : /:}}; COMP_POINT=${{#COMP_LINE}}
-            _maglevc; echo "${{COMPREPLY[*]}}"
-        }}
-        ask maglevc --server unix : {served.socket} set ba
-        ask maglevc --server unix : {served.socket} set backend web0 und
-        ask maglevc --vers
-    """
-    done = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, timeout=DEADLINE, env=served.environment(), check=False
-    )
-    assert done.stdout.splitlines() == ["backend", "undrain", "--version"], done.stderr
+# What makes a shell that has read no file of this system complete maglevc, with the files of the package.
+SHELLS = {
+    "bash": (["bash", "--norc", "--noprofile", "-i"], ". /usr/share/bash-completion/bash_completion; . {}/maglevc"),
+    "zsh": (["zsh", "-f", "-i"], "fpath=({} $fpath); autoload -Uz compinit; compinit -u -D"),
+}
+
+
+@pytest.mark.parametrize("name", list(SHELLS))
+def test_other_shells_complete_words_live_names_and_flags(
+    served: Served, terminal: Callable[..., Terminal], name: str
+) -> None:
+    command, setup = SHELLS[name]
+    files = served.home / "completion"
+    files.mkdir()
+    shutil.copy(ROOT / "debian" / "maglevc.bash-completion", files / "maglevc")
+    shutil.copy(ROOT / "debian" / "maglevc.zsh-completion", files / "_maglevc")
+    shell = terminal(command=command)
+    shell.type(f"PS1='ready> '; cd {served.home}; {setup.format(files)}; maglevc() {{ {' '.join(COMMAND)} \"$@\"; }}\r")
+    shell.expect("ready> ")
+    # Of bash's own words a colon is one.
+    for typed, completed in (
+        (f"maglevc --server unix:{served.socket} set ba\t", " set backend "),
+        ("web1\t", " set backend web1 "),
+        ("und\t", " web1 undrain "),
+        ("\x15maglevc --vers\t", "maglevc --version "),
+        ("\x15maglevc --tls-ca comp\t", "--tls-ca completion/"),
+    ):
+        shell.type(typed)
+        shell.expect(completed)
+    shell.type("\x15exit\r")
+    assert shell.end() == 0
 
 
 def test_question_mark_shows_live_names(shell: Terminal) -> None:
@@ -703,7 +723,7 @@ def test_top_follows_what_happens_on_a_small_screen(served: Served, terminal: Ca
     top = terminal("--color=false", "top", columns=80, lines=24)
     top.expect("backends 4: ")
     top.expect("www       192.0.2.80 tcp 80")
-    top.expect("web0 100, web1 0 down")
+    top.expect("web1 0 down, web0 100")
     assert top.shown[1] == "backends 4: 2 unknown, 1 up, 1 down"
     assert top.shown[23].startswith("q quit")
     served.do(lambda: served.daemon.checker.move("web0", State.DOWN, Code.L4CON))

@@ -215,7 +215,9 @@ class Board:
         detail = self._details.get(one.name)
         weights = ""
         if detail is not None and detail.active_pool_index < len(detail.pools):
-            weights = ", ".join(_member(member) for member in detail.pools[detail.active_pool_index].backends)
+            # Those without a weight first: there may be more than the line has room for.
+            members = sorted(detail.pools[detail.active_pool_index].backends, key=lambda one: one.effective_weight > 0)
+            weights = ", ".join(map(_member, members))
         return (
             cut(one.name, longest),
             cut(render.endpoint(one.address, one.protocol, one.port), longest),
