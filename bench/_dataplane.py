@@ -137,11 +137,12 @@ def config_of(
 
 
 @asynccontextmanager
-async def stand_in(directory: Path) -> AsyncIterator[Path]:
-    """A stand-in in a process of its own."""
+async def stand_in(directory: Path, told: Path | None = None) -> AsyncIterator[Path]:
+    """A stand-in in a process of its own, which tells of weight calls in the file ``told``."""
     path = directory / "api.sock"
+    words = [str(path), *([str(told)] if told is not None else [])]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench._instant", str(path), stderr=asyncio.subprocess.PIPE
+        sys.executable, "-m", "bench._instant", *words, stderr=asyncio.subprocess.PIPE
     )
     assert process.stderr is not None
     async with asyncio.timeout(PATIENCE):

@@ -1,13 +1,17 @@
 """A stand-in that answers weight calls and the dump of one VIP at once: nothing is written down, little is decoded.
 
-``python -m bench._instant SOCKET``. Everything else is as in ``maglev.vppsim``.
+``python -m bench._instant SOCKET [FILE]``. Everything else is as in ``maglev.vppsim``. Each weight call is a line in
+FILE: when it came (wall clock, ns), address (hexadecimal), weight.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import struct
 import sys
+import time
+from typing import IO
 
 import uvloop
 
@@ -24,14 +28,20 @@ _CONTEXT = slice(6, 10)
 class Instant(StandIn):
     """The short way for ``lb_as_set_weight``, and for ``lb_as_v2_dump`` of one VIP with the ping behind it."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, told: IO[str] | None = None) -> None:
         super().__init__(path)
+        self._told = told
         self._vips: dict[bytes, Vip] = {}
         self._details: dict[bytes, list[tuple[bytes, bytes]]] = {}
         self._ids = {name: self.api.ids[name].to_bytes(2, "big") for name in ("lb_as_set_weight", "lb_as_v2_dump")}
 
     def take(self, connection: _Connection, bodies: list[bytes]) -> None:
         """Requests came in."""
+        if self._told is not None:
+            now, weight = time.time_ns(), self._ids["lb_as_set_weight"]
+            told = [f"{now} {body[_ADDRESS][1:5].hex()} {body[48]}" for body in bodies if body[:2] == weight]
+            if told:
+                print("\n".join(told), file=self._told, flush=True)
         if self._backlog:
             super().take(connection, bodies)
             return
@@ -82,11 +92,13 @@ class Instant(StandIn):
         return vip
 
 
-async def _serve(path: str) -> None:
-    await Instant(path).start()
+async def _serve(path: str, told: IO[str] | None = None) -> None:
+    await Instant(path, told).start()
     print("listening", file=sys.stderr, flush=True)
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve(sys.argv[1]))
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(open(name, "w", encoding="ascii")) for name in sys.argv[2:3]]
+        uvloop.run(_serve(sys.argv[1], *files))

@@ -87,11 +87,14 @@ class _Notices(asyncio.DatagramProtocol):
 
 
 class DaemonProcess:
-    """``maglevd`` in a process of its own, in ``directory``; everything it listens on is there or on a free port."""
+    """``maglevd`` in a process of its own, in ``directory``; everything it listens on is there or on a free port.
+
+    ``config``: the configuration, in YAML or JSON.
+    """
 
     def __init__(self, directory: Path, config: str, *flags: str) -> None:
         self.directory = directory
-        self.config = directory / "maglev.yaml"
+        self.config = directory / ("maglev.json" if config.startswith("{") else "maglev.yaml")
         self.config.write_text(config)
         self.socket = directory / "run" / "maglevd.sock"
         self.metrics_port = free_port()
