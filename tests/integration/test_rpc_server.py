@@ -141,7 +141,7 @@ async def test_frontends_show_pools_with_effective_and_programmed_weights(start:
     web0, web1 = info.pools[0].backends
     assert (web0.name, web0.weight, web0.effective_weight, web0.programmed_weight) == ("web0", 100, 100, 10)
     assert (web1.name, web1.weight, web1.effective_weight, web1.drained) == ("web1", 50, 0, True)
-    assert (info.backends, info.backends_usable) == (3, 1)
+    assert (info.backends, info.backends_wanted, info.backends_usable) == (3, 2, 1)
 
     listed = await stub.ListFrontends(pb.ListFrontendsRequest(), timeout=DEADLINE)
     assert [one.name for one in listed.frontends] == ["www", "dns"]

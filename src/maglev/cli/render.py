@@ -34,7 +34,7 @@ def frontend_rows(page: Iterable[pb.FrontendInfo]) -> list[tuple[str, ...]]:
             endpoint(one.address, one.protocol, one.port),
             word(pb.FrontendState, one.state),
             one.active_pool,
-            f"{one.backends_usable}/{one.backends}",
+            f"{one.backends_usable}/{one.backends_wanted}",
         )
         for one in page
     ]

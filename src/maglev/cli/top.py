@@ -223,14 +223,16 @@ class Board:
             cut(render.endpoint(one.address, one.protocol, one.port), longest),
             word(pb.FrontendState, one.state),
             cut(one.active_pool, longest),
-            f"{one.backends_usable}/{one.backends}",
+            f"{one.backends_usable}/{one.backends_wanted}",
             weights,
         )
 
 
 def _rank(info: pb.FrontendInfo) -> int:
-    """Those in trouble come first, then those that live on a fallback; among equals the order of the file stays."""
-    return _RANK.get(info.state, 2 if info.active_pool_index else 3)
+    """Those in trouble come first, then those on a fallback, then those that lack a server; else as in the file."""
+    return _RANK.get(
+        info.state, 2 if info.active_pool_index else 3 if info.backends_usable < info.backends_wanted else 4
+    )
 
 
 def _member(info: pb.PoolBackendInfo) -> str:

@@ -248,6 +248,7 @@ def frontend(
     info.new_flows_table_length = configured.new_flows_table_length or 0
     info.backends = len(weights.members)
     info.backends_usable = sum(1 for one in weights.members if one.effective > 0)
+    info.backends_wanted = sum(1 for one in weights.members if one.pool_index == weights.active_pool and one.weight > 0)
     if with_pools:
         pools = [info.pools.add(name=pool.name).backends for pool in configured.pools]
         for one in weights.members:
