@@ -299,7 +299,7 @@ async def test_every_command_of_the_help_text_is_understood(tmp_path: Path) -> N
         assert (server.faults.mute, server.faults.delays, server.faults.garble) == (0, {}, 0)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(chunks=st.lists(st.binary(max_size=80), max_size=8), numbers=st.lists(st.integers(0, 60), max_size=8))
 def test_random_bytes_never_hurt_it(
     tmp_path_factory: pytest.TempPathFactory, chunks: list[bytes], numbers: list[int]

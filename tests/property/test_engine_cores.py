@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -66,7 +66,6 @@ def outcome(parts: Sequence[bytes], want_body: bool, closed: bool) -> tuple[str,
     return parser.state, parser.status, parser.fault, parser.body
 
 
-@settings(deadline=None)
 @given(streams, st.lists(st.integers(0, 2000), max_size=10), st.booleans(), st.booleans())
 def test_a_response_means_the_same_however_it_is_split(
     data: bytes, cuts: list[int], want_body: bool, closed: bool
