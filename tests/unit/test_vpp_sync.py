@@ -479,6 +479,12 @@ def test_a_weight_that_stays_1_by_rounding_does_not_hide_that_the_scale_of_its_v
     assert [step.weight for step in plan.steps] == [2, 2, 4, 4, 8, 8, 10, 10]
 
 
+def test_passes_go_on_for_the_weight_that_has_furthest_to_go() -> None:
+    states = FakeStates(make_config({"p": {"a": 40, "b": 50}}, weight_unit=1))
+    plan = plan_of(states, actual(found({"10.0.0.1": 10, "10.0.0.2": 5})))
+    assert [step.weight for step in plan.steps] == [20, 10, 40, 20, 40, 50]
+
+
 def test_one_weight_that_an_operator_changes_is_written_once() -> None:
     states = FakeStates(make_config({"p": {"a": 10, "b": 10, "c": 10}}, weight_unit=1))
     states.overrides["www", "p", "a"] = 100

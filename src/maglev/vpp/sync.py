@@ -685,13 +685,12 @@ def _passes(weights: Mapping[bytes, int], targets: Mapping[bytes, int]) -> list[
     """
     goals: list[dict[bytes, int]] = []
     now = {a: w for a, w in weights.items() if w > 0 and targets.get(a, 0) > 0}
-    while len(now) > 1 and (
-        _rescaled([(w, targets[a]) for a, w in now.items()]) or _rescaled([(targets[a], w) for a, w in now.items()])
-    ):
-        step = {a: min(targets[a], 2 * w) if targets[a] > w else max(targets[a], (w + 1) // 2) for a, w in now.items()}
-        scale = Fraction(sum(step.values()), sum(targets[a] for a in step))
-        goals.append({a: step[a] if a in step else scaled(t, scale) for a, t in targets.items()})
-        now = {a: w for a, w in goals[-1].items() if w > 0}
+    grown, shrunk = [(w, targets[a]) for a, w in now.items()], [(targets[a], w) for a, w in now.items()]
+    if len(now) > 1 and (_rescaled(grown) or _rescaled(shrunk)):
+        while any(targets[a] > 2 * w or w > 2 * targets[a] for a, w in now.items()):
+            now = {a: min(max(targets[a], (w + 1) // 2), 2 * w) for a, w in now.items()}
+            scale = Fraction(sum(now.values()), sum(targets[a] for a in now))
+            goals.append({a: now[a] if a in now else scaled(t, scale) for a, t in targets.items()})
     goals.append(dict(targets))
     return goals
 
