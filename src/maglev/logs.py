@@ -14,6 +14,7 @@ import asyncio
 import datetime
 import enum
 import functools
+import json
 import logging
 import math
 import re
@@ -209,10 +210,14 @@ def json_line(entry: _Entry) -> str:
     if entry.trace:
         value["traceback"] = entry.trace
     try:
-        return orjson.dumps(value, default=str).decode()
+        line = orjson.dumps(value, default=str).decode()
     except TypeError:
         # A lone surrogate or an integer beyond 64 bits: write such things as text, lose nothing.
-        return orjson.dumps({key: _plain(item) for key, item in value.items()}).decode()
+        line = orjson.dumps({key: _plain(item) for key, item in value.items()}).decode()
+    if line.isprintable():
+        return line
+    # JSON lets DEL and the control characters from U+0080 on stand as they are; a terminal may act upon them.
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
 def _time(seconds: float) -> str:

@@ -88,6 +88,29 @@ def test_text_from_the_network_cannot_forge_a_line_or_drive_a_terminal() -> None
     assert r"\u202eb\r\nc" in line
 
 
+# ESC, CSI and OSC as one C1 character each, DEL, text turned around, a line separator, and one beyond 16 bits.
+HOSTILE = "\x1b]0;title\x07 \x9b2J \x9d0;title\x9c \x7f \u202egnp.exe \u2028 \U000e0041"
+
+
+@pytest.mark.usefixtures("quiet_root")
+@pytest.mark.parametrize("form", logs.FORMATS)
+def test_no_form_of_the_log_lets_a_servers_answer_act_upon_a_terminal(form: str) -> None:
+    control, stream = written(form)
+    logs.get("part").info("backend-transition", f"words {HOSTILE}", detail=HOSTILE, other=[HOSTILE])
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError as error:
+        logs.get("part").exception("task-failed", HOSTILE, error)
+    logging.getLogger("grpc").warning("from elsewhere %s", HOSTILE)
+    control.end()
+    lines = stream.getvalue().split("\n")
+    assert all(line.isprintable() for line in lines)
+    if form == "json":
+        values = [json.loads(line) for line in lines if line]
+        assert [value["message"] for value in values] == [f"words {HOSTILE}", HOSTILE, f"from elsewhere {HOSTILE}"]
+        assert values[0]["detail"] == HOSTILE
+
+
 @pytest.mark.usefixtures("quiet_root")
 @pytest.mark.parametrize("form", logs.FORMATS)
 def test_traceback_is_written(form: str) -> None:
