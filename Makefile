@@ -16,9 +16,9 @@ ARCH := $(shell dpkg --print-architecture 2>/dev/null || uname -m)
 JOBS := $(shell nproc 2>/dev/null || echo 1)
 
 # What Debian has to give: a compiler, Python's and OpenSSL's headers, venv; `ip netns`, `setcap`, systemd-analyze and
-# completion for the tests.
-DEBIAN_PACKAGES := bash-completion build-essential ca-certificates iproute2 libcap2-bin libssl-dev python3 python3-dev \
-    python3-venv systemd zsh
+# completion and promtool (of prometheus) for the tests.
+DEBIAN_PACKAGES := bash-completion build-essential ca-certificates iproute2 libcap2-bin libssl-dev prometheus python3 \
+    python3-dev python3-venv systemd zsh
 # What makes and tries the packages: compilers of the other architecture, Debian's archive and its judge, an emulator.
 FOREIGN := $(if $(filter arm64,$(ARCH)),amd64,arm64)
 PKG_PACKAGES := crossbuild-essential-$(FOREIGN) debian-archive-keyring debootstrap dpkg-dev lintian qemu-user-static
@@ -183,10 +183,9 @@ soak: build ## 20 minutes of trouble with 20,000 targets, then all must agree (S
 bench: build ## the benchmarks (BENCH=name: one of them)
 	$(PY) -m bench $(BENCH)
 
-alerts: ## test docs/alerts.yml with promtool (installs prometheus)
-	$(call debian_install,prometheus)
+alerts: deps ## test docs/alerts.yml with promtool
 	promtool check rules docs/alerts.yml
-	promtool test rules tests/promtool/alerts.yml
+	promtool test rules $(wildcard tests/promtool/*.yml)
 
 pkg-deb: build ## the Debian packages, in build/ (PKG_ARCHES="amd64 arm64")
 	$(PY) -m debian.package $(addprefix --arch ,$(PKG_ARCHES)) --mirror $(DEBIAN_MIRROR)

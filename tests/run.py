@@ -1,8 +1,9 @@
 """Runs the whole suite, or the steps named on the command line, and prints what ran and how long it took.
 
-``python -m tests.run [lint | fuzz | pytest | robot | package | STEP ...]``: every step runs even when an earlier
-one failed, its output goes to the terminal as it comes, and the exit status is 1 if any step failed. The last line is
-``N passed, N failed``: tests of pytest and Robot, and each other step as one. Reports are left in ``build/reports``.
+``python -m tests.run [lint | fuzz | alerts | pytest | robot | package | STEP ...]``: every step runs even when an
+earlier one failed, its output goes to the terminal as it comes, and the exit status is 1 if any step failed. The last
+line is ``N passed, N failed``: tests of pytest and Robot, and each other step as one. Reports are left in
+``build/reports``.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ STEPS = (
     Step("cython-lint", "lint", (str(BIN / "cython-lint"), "ext")),
     Step("import contracts", "lint", (str(BIN / "lint-imports"), "--no-logo")),
     Step("fuzz the parsers", "fuzz", ("make", "--no-print-directory", "fuzz", "FUZZ_SECONDS=10")),
+    Step("alerts", "alerts", ("make", "--no-print-directory", "alerts")),
     Step("pytest", "pytest", (sys.executable, "-m", "pytest", f"--junitxml={PYTEST_XML}"), count_pytest),
     Step(
         "robot",

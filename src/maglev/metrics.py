@@ -266,7 +266,44 @@ class EngineView(Protocol):
     def lateness(self) -> HistogramView: ...
 
 
-ENGINE_GAUGES = frozenset({"targets", "in_flight", "waiting_fd", "tls_session_bytes", "rx_buffer"})
+ENGINE_COUNTERS: Mapping[str, str] = {
+    "sent_icmp": "ICMP echo requests sent.",
+    "sent_syn": "SYN probes sent.",
+    "sent_connect": "Connections begun for probes that connect and do not speak HTTP.",
+    "sent_http": "Connections begun for HTTP probes, over TLS too.",
+    "passed": "Probes that passed.",
+    "failed": "Probes that failed.",
+    "late_sends": "Probes sent later than they should have been.",
+    "late_fd": "Probes that had to wait for a descriptor.",
+    "late_tls": "Probes that had to wait for a TLS connection, as too many were under way.",
+    "enobufs": "Sends that the kernel refused for want of a buffer.",
+    "local_errors": "Probes that could not be sent, or whose answer could not be read, for a local reason.",
+    "repeated": "Probes that were repeated, as something on this side may have spoiled them.",
+    "rx_drops": "Packets that were dropped on this host because a receive buffer was full.",
+    "stalls": "Times in which the engine did not run for so long that results may be wrong, and were dropped.",
+    "foreign": "Packets for somebody else on this host.",
+    "forged": "Answers that do not fit what was sent.",
+    "duplicate": "Answers to what had been answered.",
+    "late_replies": "Answers that came after the probe's end.",
+    "malformed": "Packets that are cut off or make no sense.",
+    "icmp_errors": "ICMP errors that came back for a probe.",
+    "transitions": "Verdicts.",
+    "transitions_deferred": "Verdicts that had to wait, as the ring to the daemon was full.",
+    "results_dropped": "Single probes that a watcher asked for and was not told.",
+    "ticks": "Rounds of the engine.",
+    "wakeups": "Wake-ups of the engine's thread.",
+    "clock_steps": "Times in which somebody set the wall clock.",
+    "tls_full": "Full TLS handshakes.",
+    "tls_resumed": "TLS handshakes that resumed a session.",
+}
+ENGINE_GAUGES: Mapping[str, tuple[str, str]] = {
+    "targets": ("targets", "Targets that the engine probes."),
+    "in_flight": ("in_flight", "Probes that wait for their answer."),
+    "waiting_fd": ("waiting_fd", "Probes that wait for a descriptor."),
+    "tls_session_bytes": ("tls_session_bytes", "Memory of the TLS sessions that are kept."),
+    "rx_buffer": ("rx_buffer_bytes", "Size of the receive buffer that overflowed last; 0: none did."),
+}
+"""What the engine counts, in words; a gauge's name says its unit."""
 
 
 class EngineFamilies:
@@ -287,11 +324,11 @@ class EngineFamilies:
             ),
         ]
         for key in self._engine.stats():
-            words = key.replace("_", " ")
             if key in ENGINE_GAUGES:
-                made.append(single(f"maglev_engine_{key}", "gauge", f"Probe engine: {words} now.", self._stat(key)))
+                name, text = ENGINE_GAUGES[key]
+                made.append(single(f"maglev_engine_{name}", "gauge", text, self._stat(key)))
             else:
-                made.append(single(f"maglev_engine_{key}_total", "counter", f"Probe engine: {words}.", self._stat(key)))
+                made.append(single(f"maglev_engine_{key}_total", "counter", ENGINE_COUNTERS[key], self._stat(key)))
         return made
 
     def _stat(self, key: str) -> Callable[[], int]:

@@ -36,3 +36,15 @@ def used(text: str) -> set[str]:
         base = re.sub(r"_(bucket|sum|count)$", "", name)
         names.add(base if known.get(base, ("", ""))[0] in ("histogram", "summary") else name)
     return names
+
+
+def documented() -> dict[str, set[str]]:
+    """Labels of every series by its name, as the tables of the user guide have them."""
+    text = (ROOT / "docs" / "user-guide.md").read_text(encoding="utf-8")
+    below = text[text.index("\n## Metrics\n") :]
+    found = {}
+    for cell in re.findall(r"^\| ((?:`[^`]*`(?:, )?)+) \|", below, re.MULTILINE):
+        for name, labels in re.findall(r"`([a-z0-9_]+)(?:\{([a-z,_]*)\})?`", cell):
+            assert name not in found, f"{name} stands in two rows"
+            found[name] = set(labels.split(",")) - {""}
+    return found

@@ -211,6 +211,18 @@ async def test_metrics_of_a_running_daemon(lab: Lab) -> None:
     assert "maglev_vpp_info" not in found
 
 
+async def test_watchers_see_the_log_at_their_own_level_whatever_the_daemons_is(tmp_path: Path) -> None:
+    async with DaemonProcess(tmp_path, config(free_port()), "--vpp-api-addr=", "--log-level=error") as daemon:
+        async with daemon.api() as stub:
+            watcher = Watcher(stub)
+            await watcher.states(static_one="up")
+            await stub.DrainBackend(pb.ChangeBackendRequest(name="static-one", reason="disk"))
+            record = await watcher.log_event("api-change", by="unix", address="unix", call="DrainBackend", status="OK")
+            assert record.level == pb.LOG_LEVEL_INFO
+        assert await daemon.stop() == 0
+        assert daemon.log == []
+
+
 async def run(*arguments: str, **environ: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,

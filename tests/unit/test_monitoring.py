@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.helpers.metrics import ROOT, families, used
+from maglev._probe import Engine
+from maglev.metrics import ENGINE_COUNTERS, ENGINE_GAUGES
+from tests.helpers.metrics import ROOT, documented, families, used
 
 # What `promtool check metrics` complains about, in short.
 UNITS = re.compile(r"_(milliseconds|microseconds|nanoseconds|minutes|hours|days|kilobytes|megabytes|percent|bits)\b")
+PROMTOOL = sorted((ROOT / "tests" / "promtool").glob("*.yml"))
 KINDS = ("counter", "gauge", "histogram", "summary")
 
 
@@ -28,24 +32,30 @@ def test_every_name_passes_the_lint_of_prometheus() -> None:
         assert not UNITS.search(name), f"{name}: not a base unit"
 
 
-@pytest.mark.parametrize("page", ["docs/alerts.yml", "docs/grafana.json", "tests/promtool/alerts.yml"])
-def test_what_watches_us_names_series_that_exist(page: str) -> None:
-    names = used((ROOT / page).read_text(encoding="utf-8"))
+@pytest.mark.parametrize(
+    "page", [ROOT / "docs/alerts.yml", ROOT / "docs/grafana.json", *PROMTOOL], ids=lambda page: page.name
+)
+def test_what_watches_us_names_series_that_exist(page: Path) -> None:
+    names = used(page.read_text(encoding="utf-8"))
     assert names
     assert names <= families().keys()
 
 
 def test_the_user_guide_has_every_family() -> None:
-    text = (ROOT / "docs" / "user-guide.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (`maglev_.*?) \|", text, re.MULTILINE)
-    told = used(" ".join(rows))
-    # The engine's own counters are many and named after what they count: the guide has them as one row.
-    made = {name for name in families() if not name.startswith("maglev_engine_") or name.endswith("_seconds")}
-    assert told == made
+    assert {name for name in documented() if name.startswith("maglev_")} == families().keys()
 
 
-def test_every_alert_is_tested_or_plain_and_has_words() -> None:
+def test_every_stat_of_the_engine_has_words() -> None:
+    assert set(Engine(capacity=16).stats()) == ENGINE_COUNTERS.keys() | ENGINE_GAUGES.keys()
+
+
+def test_every_alert_is_tested_and_has_words() -> None:
     rules = yaml.safe_load((ROOT / "docs" / "alerts.yml").read_text(encoding="utf-8"))["groups"][0]["rules"]
+    files = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in PROMTOOL]
+    looks = [one for file in files for test in file["tests"] for one in test["alert_rule_test"]]
+    fires = {one["alertname"] for one in looks if one["exp_alerts"]}
+    quiet = {one["alertname"] for one in looks if not one["exp_alerts"]}
+    assert fires == quiet == {rule["alert"] for rule in rules}
     operations = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     for rule in rules:
         assert rule["labels"]["severity"] in ("critical", "warning", "info")

@@ -26,6 +26,7 @@ from maglev.states import State
 from maglev.vpp.buckets import differing
 from maglev.vpp.client import Refused, VppClient
 from maglev.vpp.desired import DesiredVip, desired_vips
+from maglev.vpp.drift import KINDS as DRIFT_KINDS
 from maglev.vpp.drift import Drift, ases_drift, conf_drift, drift, vip_drift
 from maglev.vpp.executor import Executor, Outcome, Pacer, RefusalKey
 from maglev.vpp.messages import AsDetails, Encap, ProtocolError, VipKey, address_text
@@ -175,7 +176,8 @@ class Counters:
     """
 
     lbsync: Counter[tuple[str, str]] = field(default_factory=Counter)
-    drift: Counter[str] = field(default_factory=Counter)
+    # Every kind from the beginning: to an alert, an increase from no series at all is none.
+    drift: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(DRIFT_KINDS, 0)))
     batches: int = 0
     full_syncs: int = 0
     failed_syncs: int = 0
