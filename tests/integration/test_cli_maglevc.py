@@ -22,7 +22,9 @@ from typing import Any, TypeVar
 import pyte
 import pytest
 
+from maglev.cli.client import Client
 from maglev.cli.docs import PRINTS
+from maglev.cli.errors import CommandError
 from maglev.pb import maglev_pb2 as pb
 from maglev.rpc.server import RpcServer, ServerOptions
 from maglev.states import Code, State
@@ -223,6 +225,15 @@ def test_a_server_that_says_nothing_is_unreachable(served: Served) -> None:
 
     assert answer.status == 3
     assert answer.err
+
+
+def test_who_lacks_a_right_is_told_which_way_was_closed(served: Served) -> None:
+    client = Client(f"127.0.0.1:{served.server.port}", instead="/run/x.sock: Permission denied")
+    try:
+        with pytest.raises(CommandError, match=r"is viewer \(not asked: /run/x.sock: Permission denied\)$"):
+            client.call(client.stub.DrainBackend, pb.ChangeBackendRequest(name="web0"))
+    finally:
+        client.close()
 
 
 def test_a_broken_file_is_refused_with_all_its_errors(served: Served) -> None:

@@ -67,19 +67,34 @@ def variants(syntax: str) -> Iterator[str]:
     yield syntax
 
 
-def test_the_guide_has_every_command() -> None:
-    table = "\n" + GUIDE[GUIDE.index("| command |") :]
-    told = {way for cells in rows(table, "") for way in ways(cells)}
+def commands() -> list[str]:
+    """The commands of the guide, as it writes them: optional parts in brackets."""
+    return [syntax for cells in rows(GUIDE, "## The command line: maglevc", "command") for syntax in code(cells[0])]
+
+
+# What stands for a value in the guide, and one.
+VALUES = {"NAME": "x", "FRONTEND": "x", "POOL": "p", "STATE": "up", "REGEX": "^x", "N": "3", "L": "info", "0-100": "50"}
+
+
+def test_the_guide_has_every_command_with_every_option() -> None:
+    told = {way: syntax for syntax in commands() for way in variants(syntax)}
+    behind = GUIDE.partition("Behind every `set`")[2].partition("\n\n")[0]
     for syntax, _ in usage():
-        bare = syntax.partition(" [")[0]
-        if bare != "help":
-            assert any(_same(bare, way) for way in told), f"{bare!r} is in no row"
+        bare, *options = syntax.split(" [")
+        if bare == "help":
+            continue
+        row = next((written for way, written in told.items() if _same(bare, way)), None)
+        assert row is not None, f"{bare!r} is in no row"
+        for option in options:
+            word = re.split(r"[] ]", option)[0]
+            assert f"[{word}" in row or f"`{word} " in behind, f"{bare!r} can have {word!r}"
 
 
-def ways(cells: list[str]) -> Iterator[str]:
-    """The ways to write the commands of a row."""
-    for syntax in code(cells[0]):
-        yield from variants(syntax)
+def test_every_command_of_the_guide_is_one() -> None:
+    for syntax in commands():
+        for way in variants(syntax):
+            words = [VALUES.get(word, word) for word in way.split()]
+            assert parse_command(words).action, way
 
 
 def _same(one: str, other: str) -> bool:

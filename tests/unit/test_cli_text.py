@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import sys
 from collections import Counter
+from pathlib import Path
 
+import grpc
 import pytest
 
-from maglev.cli.client import target
+from maglev.cli.client import Client, default_server, target
 from maglev.cli.errors import UsageError
 from maglev.cli.main import parse_flags
 from maglev.cli.text import Style, Table, duration, escape, escape_json, fields, parse_duration
@@ -216,6 +219,52 @@ def test_bad_flags_are_refused(arguments: list[str]) -> None:
 )
 def test_servers(server: str, expected: str) -> None:
     assert target(server) == expected
+
+
+def test_the_default_server_is_the_socket_if_it_can_be_opened(tmp_path: Path) -> None:
+    path = str(tmp_path / "maglevd.sock")
+
+    assert default_server(path) == ("localhost:9090", f"{path}: No such file or directory")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        assert default_server(path) == ("localhost:9090", f"{path}: Connection refused")
+        listener.listen()
+        assert default_server(path) == (f"unix:{path}", "")
+
+
+class Failed(grpc.RpcError):
+    """A call that gRPC gave up."""
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+
+    def details(self) -> str:
+        return self._words
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def trailing_metadata(self) -> tuple[()]:
+        return ()
+
+
+@pytest.mark.parametrize(
+    ("details", "told"),
+    [
+        ("failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Failed to connect to remote host: "
+         "Connection refused", "Connection refused"),
+        ("errors resolving lb1:9090: [field:hostname lookup error:address lookup failed for lb1:9090: Domain name not "
+         "found]", "Domain name not found"),
+        ("something else: of another kind", "something else: of another kind"),
+    ],
+)  # fmt: skip
+def test_who_cannot_be_reached_is_told_in_few_words(details: str, told: str) -> None:
+    client = Client("lb1", instead="/x: Permission denied")
+    try:
+        failure = client.failure(Failed(details))
+    finally:
+        client.close()
+    assert (failure.status, str(failure)) == (3, f"cannot reach lb1: {told} (not asked: /x: Permission denied)")
 
 
 @pytest.mark.parametrize("server", ["", "a b", "host:port", "host:0", "host:70000", "x\x1b:1"])

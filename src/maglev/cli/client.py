@@ -24,7 +24,7 @@ PAGE = 1_000
 # In the trailing metadata of a status that the daemon itself gave: it is there, VPP is not.
 AWAY = "maglev-away"
 MAX_ANSWER_BYTES = 64 << 20
-_REASON = re.compile(r"(?:addr: .* error|connect to remote host): ([^:]+)$")
+_REASON = re.compile(r"(?:addr: .* error|connect to remote host|lookup failed for \S+): ([^:\]]+)\]?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +50,15 @@ def _read(path: str) -> bytes | None:
         raise UsageError(f"{path}: {error.strerror}") from error
 
 
-def default_server(path: str = DEFAULT_SOCKET) -> str:
-    """The Unix socket if it can be opened, else the TCP port of this machine."""
+def default_server(path: str = DEFAULT_SOCKET) -> tuple[str, str]:
+    """The Unix socket if it can be opened; else the TCP port of this machine, and why the socket cannot be."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
             probe.connect(path)
-        except OSError:
-            return DEFAULT_TCP
-    return f"unix:{path}"
+        except OSError as error:
+            return DEFAULT_TCP, f"{path}: {error.strerror}"
+    return f"unix:{path}", ""
 
 
 def target(server: str) -> str:
@@ -92,10 +92,14 @@ class Method(Protocol):
 
 
 class Client:
-    """A connection to the daemon. It connects with the first call, and again whenever it was lost."""
+    """A connection to the daemon. It connects with the first call, and again whenever it was lost.
 
-    def __init__(self, server: str, tls: Tls | None = None) -> None:
+    ``instead``: why this server is asked and not another, for what fails because of that.
+    """
+
+    def __init__(self, server: str, tls: Tls | None = None, instead: str = "") -> None:
         self.server = server
+        self._instead = f" (not asked: {instead})" if instead else ""
         options: list[tuple[str, int | str]] = [
             ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
             # A proxy of the environment is for the web.
@@ -138,9 +142,12 @@ class Client:
         if code is grpc.StatusCode.UNAVAILABLE and not _answered(error):
             # gRPC tells the whole way to the system's error, with the address three times.
             told = _REASON.search(words)
-            return Unreachable(f"cannot reach {self.server}: {told[1] if told is not None else words}")
+            why = told[1] if told is not None else words
+            return Unreachable(f"cannot reach {self.server}: {why}{self._instead}")
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return CommandError(f"{self.server} does not know this call: it is another version, or no maglevd")
+        if code is grpc.StatusCode.PERMISSION_DENIED:
+            return CommandError(words + self._instead)
         return CommandError(words)
 
     def close(self) -> None:

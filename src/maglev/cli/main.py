@@ -138,7 +138,8 @@ def _main(arguments: Sequence[str], out: IO[str]) -> int:
     try:
         wants_tls = flags.tls or flags.tls_ca or flags.tls_cert or flags.tls_key or flags.tls_server_name
         tls = Tls(flags.tls_ca, flags.tls_cert, flags.tls_key, flags.tls_server_name) if wants_tls else None
-        client = Client(flags.server or default_server(), tls)
+        server, instead = (flags.server, "") if flags.server else default_server()
+        client = Client(server, tls, instead)
     except CommandError as error:
         sys.stderr.write(f"maglevc: {escape(str(error))}\n")
         return error.status
