@@ -327,7 +327,7 @@ cdef void probe_start(State* e, uint32_t index) noexcept nogil:
             plan(e, index, e.now + 5 * MS)
     elif slot.type >= PROBE_CONNECT:
         stream_start(e, index)
-    else:
+    elif slot.type == PROBE_ICMP or syn_may_leave(e, origin, index):
         raw_queue(e, index)
 
 
@@ -478,6 +478,7 @@ cdef void origin_free(State* e, Origin* origin) noexcept nogil:
         for i in range(origin.stock_count):
             close(origin.stock[i])
     origin_close(e, origin)
+    free(origin.ports)
     free(origin.port_fds)
     free(origin.pool)
     free(origin)

@@ -59,6 +59,21 @@ def next_probe_due(uint64_t seed, int64_t due, int64_t now, int64_t interval):
     return next_due(&seed, due, now, interval)
 
 
+def source_port(uint32_t count, uint32_t target, int64_t now, int64_t sent):
+    """Which of ``count`` reserved ports a SYN of ``target`` leaves from now; None while it has to wait for one.
+
+    ``sent`` is when the last one left.
+    """
+    cdef Origin origin
+    if count < MIN_PORTS:
+        raise ValueError(f"count must be {MIN_PORTS} at least")
+    memset(&origin, 0, sizeof(origin))
+    origin.port_count = count
+    origin.port_turn = port_turn(count)
+    turn_ports(&origin, now)
+    return None if sent >= origin.turn_at else port_at(&origin, target)
+
+
 cdef object _packet(const Packet* packet, bint v6):
     return {
         "kind": ("malformed", "other", "echo", "syn-ack", "rst", "error-icmp", "error-tcp")[packet.kind],

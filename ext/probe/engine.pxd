@@ -35,8 +35,10 @@ cdef enum:
     BOUNDS = 17                     # buckets of a duration histogram
     STREAM_LOOKS = 3                # ticks in which a fresh stream is looked at before epoll watches it
     SPARE_DESCRIPTORS = 256         # for the rest of the process
-    MAX_PORTS = 512                 # TCP ports that an origin reserves for its SYN probes, where descriptors allow
-    MIN_PORTS = 64
+    MIN_PORTS = 64                  # TCP ports that an origin reserves for its SYN probes; fewer will not do
+    USUAL_PORTS = 512               # enough for one probe in 118 ms
+    MAX_PORTS = 8192
+    PORT_REST = 60                  # seconds in which a port is not used again for a target
     TRIM_SECONDS = 10               # between two looks at sockets that nobody used
     TRIM_STEP = 256                 # of an origin, closed at one look
 
@@ -158,12 +160,13 @@ cdef enum:
     STAT_TLS_RESUMED = 25
     STAT_LATE_TLS = 26
     STAT_CLOCK_STEPS = 27
-    STAT_TARGETS = 28               # gauges from here
-    STAT_IN_FLIGHT = 29
-    STAT_WAITING_FD = 30
-    STAT_TLS_SESSION_BYTES = 31
-    STAT_RX_BUFFER = 32             # bytes of the receive buffer that overflowed last
-    STAT_COUNT = 33
+    STAT_LATE_PORT = 28
+    STAT_TARGETS = 29               # gauges from here
+    STAT_IN_FLIGHT = 30
+    STAT_WAITING_FD = 31
+    STAT_TLS_SESSION_BYTES = 32
+    STAT_RX_BUFFER = 33             # bytes of the receive buffer that overflowed last
+    STAT_COUNT = 34
 
 # Two cache lines; what every probe touches comes first.
 cdef struct Slot:
@@ -182,7 +185,7 @@ cdef struct Slot:
     uint32_t cookie                 # of the probe in flight
     uint32_t fifo_next
     uint32_t report_next
-    uint16_t serial                 # of the last probe, 12 bits; lives on when the slot is used again
+    uint16_t serial                 # of the last probe, 12 bits; lives on when the slot is used again, as does `sent`
     uint16_t own_port
     uint8_t source[4]               # IPv4 SYN: what the checksum was made with; 0 = not known
     uint8_t address[16]
@@ -278,9 +281,14 @@ cdef struct Origin:
     int resolver                    # UDP, to ask the kernel for source addresses; also holds on to the namespace
     uint32_t overflows              # how often a receive queue lost packets
     uint32_t flying                 # raw probes out
-    uint16_t port_base
-    uint16_t port_count
+    uint32_t ports_wanted           # what the quickest of its checks needs
+    uint32_t ports_granted          # descriptors set aside for them
+    uint32_t port_count
+    uint16_t* ports                 # rising; `ports_granted` entries, as have the descriptors
     int* port_fds
+    int64_t port_turn               # how long a target keeps its port, ns
+    int64_t turn                    # the present one, counted since ever
+    int64_t turn_at                 # when it began
     # Stream sockets that are ready to connect. In a namespace of its own only the opener can make them.
     int* pool
     uint32_t pool_count

@@ -56,7 +56,7 @@ STAT_NAMES = (
     "sent_icmp", "sent_syn", "sent_connect", "sent_http", "passed", "failed", "late_sends", "late_fd", "enobufs",
     "local_errors", "repeated", "rx_drops", "stalls", "foreign", "forged", "duplicate", "late_replies", "malformed",
     "icmp_errors", "transitions", "transitions_deferred", "results_dropped", "ticks", "wakeups", "tls_full",
-    "tls_resumed", "late_tls", "clock_steps", "targets",
+    "tls_resumed", "late_tls", "clock_steps", "late_port", "targets",
     "in_flight", "waiting_fd", "tls_session_bytes", "rx_buffer",
 )
 assert len(STAT_NAMES) == STAT_COUNT
@@ -698,7 +698,14 @@ cdef class Engine:
         check, kind = entry[0], entry[1]
         source = check.probe_ipv6_src if v6 else check.probe_ipv4_src
         whole = kind == PROBE_ICMP and not v6 and check.params.size <= ICMP_WHOLE_PAYLOAD
-        key = (check.netns, v6, source, min(kind, PROBE_CONNECT), whole)
+        ports = 0
+        if kind == PROBE_SYN:
+            # A port each 0.8 intervals: less apart the jitter does not bring two probes.
+            quickest = min(check.interval, check.fast_interval, check.down_interval)
+            ports = USUAL_PORTS
+            while ports < MAX_PORTS and (ports - 2) * quickest * 4 // 5 < PORT_REST * <int64_t>SECOND:
+                ports *= 2
+        key = (check.netns, v6, source, min(kind, PROBE_CONNECT), whole, ports)
         known = self._origin_table.get(key)
         if known is not None:
             known[1] += 1
@@ -717,6 +724,7 @@ cdef class Engine:
         origin.want_icmp = kind == PROBE_ICMP
         origin.whole = whole
         origin.want_tcp = kind == PROBE_SYN
+        origin.ports_wanted = ports
         origin.icmp.fd = origin.tcp.fd = origin.resolver = -1
         origin.retry_delay = 250 * MS
         packed = os.urandom(8)

@@ -59,8 +59,8 @@ cdef int attach_filter(int fd, sock_filter* lines, int count) noexcept nogil:
 # An IPv4 raw socket sees the packet with its IP header, an IPv6 one without. A load beyond the end drops the packet.
 cdef int filter_icmp(int fd, const Origin* origin) noexcept nogil:
     cdef sock_filter p[40]
-    cdef uint32_t low = origin.port_base
-    cdef uint32_t high = low + origin.port_count - 1
+    cdef uint32_t low = origin.ports[0] if origin.want_tcp else 0
+    cdef uint32_t high = origin.ports[origin.port_count - 1] if origin.want_tcp else 0
     cdef uint32_t magic = <uint32_t>(origin.magic >> 32)
     cdef int quoted_tcp = 0 if origin.want_tcp else TO_DROP
     cdef int quoted_echo = TO_ACCEPT if origin.want_icmp else TO_DROP
@@ -116,8 +116,8 @@ cdef int filter_icmp(int fd, const Origin* origin) noexcept nogil:
 # Let through: segments to our ports that are a SYN-ACK or an RST.
 cdef int filter_tcp(int fd, const Origin* origin) noexcept nogil:
     cdef sock_filter p[10]
-    cdef uint32_t low = origin.port_base
-    cdef uint32_t high = low + origin.port_count - 1
+    cdef uint32_t low = origin.ports[0]
+    cdef uint32_t high = origin.ports[origin.port_count - 1]
     p[0] = op(LDX_IMM, 0) if origin.v6 else op(LDX_IHL, 0)
     p[1] = op(LD_HX, 2)
     p[2] = op(JGE, low, 0, TO_DROP)
@@ -155,9 +155,9 @@ cdef void origin_close(State* e, Origin* origin) noexcept nogil:
     close_fd(&origin.icmp.fd)
     close_fd(&origin.tcp.fd)
     close_fd(&origin.resolver)
-    for i in range(origin.port_count):
-        close(origin.port_fds[i])
-    origin.port_count = 0
+    release_ports(origin)
+    e.open_sockets -= origin.ports_granted
+    origin.ports_granted = 0
     for i in range(origin.pool_count):
         close(origin.pool[i])
     e.open_sockets -= origin.pool_count
@@ -224,54 +224,69 @@ cdef int open_raw(Origin* origin, RawSocket* raw, bint tcp, uint32_t* allow) noe
     return 0
 
 
-# Reserve a run of TCP ports by binding them: no other socket of this host can send from them, so what comes to them is
-# an answer to us, and the kernel resets what an answer opened. They are taken from the range that the kernel gives to
-# clients, where no service has its fixed port; only a host that has used most of that up falls back on lower ones.
-cdef int reserve_ports(State* e, Origin* origin) noexcept nogil:
-    cdef int wanted = MAX_PORTS if e.max_sockets >= 8 * MAX_PORTS else MIN_PORTS
-    cdef int attempt, count, fd
-    cdef uint32_t base, low, high
-    cdef int one = 1
+# Bind TCP ports from `port` up to `high`, leaving out those in use, until as many are bound as were granted.
+cdef void bind_ports(Origin* origin, uint32_t port, uint32_t high) noexcept nogil:
     cdef sockaddr_in6 name
     cdef uint8_t any_address[16]
     cdef socklen_t length
-    cdef uint64_t draw = siphash(&e.key, origin.magic)
+    cdef int one = 1
+    cdef int fd = -1
     memset(any_address, 0, 16)
-    if origin.port_fds is NULL:
-        origin.port_fds = <int*>malloc(MAX_PORTS * sizeof(int))
-        if origin.port_fds is NULL:
-            errno_set(ENOMEM)
-            return origin_failed(origin, BLOCK_PORTS)
-    for attempt in range(64):
-        low = 10000
-        high = 32000
-        if attempt < 48 and e.ephemeral_high >= e.ephemeral_low + 4 * wanted:
-            low = e.ephemeral_low
-            high = e.ephemeral_high
-        base = low + <uint32_t>(draw % (high - low - <uint32_t>wanted))
-        draw = siphash(&e.key, draw)
-        count = 0
-        while count < wanted:
+    while port < high and origin.port_count < origin.ports_granted:
+        if fd < 0:
             fd = socket(AF_INET6 if origin.v6 else AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)
             if fd < 0:
                 origin_failed(origin, BLOCK_PORTS)
-                break
+                return
             if origin.v6:
                 setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one))
-            length = fill_name(&name, origin.v6, any_address, <uint16_t>(base + count))
-            if bind(fd, <sockaddr*>&name, length) < 0:
-                origin_failed(origin, BLOCK_PORTS)
-                close(fd)
-                break
-            origin.port_fds[count] = fd
-            count += 1
-        if count >= MIN_PORTS:
-            origin.port_base = <uint16_t>base
-            origin.port_count = <uint16_t>count
+        length = fill_name(&name, origin.v6, any_address, <uint16_t>port)
+        if bind(fd, <sockaddr*>&name, length) == 0:
+            origin.ports[origin.port_count] = <uint16_t>port
+            origin.port_fds[origin.port_count] = fd
+            origin.port_count += 1
+            fd = -1
+        else:
+            origin_failed(origin, BLOCK_PORTS)
+        port += 1
+    close_fd(&fd)
+
+
+cdef void release_ports(Origin* origin) noexcept nogil:
+    while origin.port_count:
+        origin.port_count -= 1
+        close(origin.port_fds[origin.port_count])
+
+
+# Reserve TCP ports by binding them: no other socket of this host can send from them, so what comes to them is an answer
+# to us, and the kernel resets what an answer opened. They are taken from the range that the kernel gives to clients,
+# where no service has its fixed port; only a host that has used most of that up falls back on lower ones.
+cdef int reserve_ports(State* e, Origin* origin) noexcept nogil:
+    cdef uint32_t wanted = origin.ports_granted
+    cdef uint32_t attempt, low, high
+    cdef uint64_t draw = siphash(&e.key, origin.magic)
+    free(origin.ports)
+    free(origin.port_fds)
+    origin.ports = <uint16_t*>malloc(wanted * sizeof(uint16_t))
+    origin.port_fds = <int*>malloc(wanted * sizeof(int))
+    if origin.ports is NULL or origin.port_fds is NULL:
+        errno_set(ENOMEM)
+        return origin_failed(origin, BLOCK_PORTS)
+    for attempt in range(4):
+        low = 10000
+        high = 32000
+        if attempt < 3 and e.ephemeral_high >= e.ephemeral_low + 2 * wanted:
+            low = e.ephemeral_low
+            high = e.ephemeral_high
+        # Twice as many as are wanted, or more, are there to be tried.
+        bind_ports(origin, low + <uint32_t>(draw % (high - low + 1 - 2 * wanted)), high)
+        draw = siphash(&e.key, draw)
+        if origin.port_count == wanted or (attempt == 3 and origin.port_count >= MIN_PORTS):
+            origin.port_turn = port_turn(origin.port_count)
+            origin.turn = 0
+            origin.turn_at = 0
             return 0
-        while count:
-            count -= 1
-            close(origin.port_fds[count])
+        release_ports(origin)
     return -1
 
 
@@ -454,6 +469,15 @@ cdef void opener_ask(State* e, Origin* origin) noexcept nogil:
     pthread_mutex_unlock(&e.opener_lock)
 
 
+# Ports are descriptors: of those that are left, no more than an eighth to one origin.
+cdef void grant_ports(State* e, Origin* origin) noexcept nogil:
+    cdef uint32_t share = (e.max_sockets - e.open_sockets) // 8 if e.open_sockets < e.max_sockets else 0
+    origin.ports_granted = origin.ports_wanted
+    if origin.ports_granted > share:
+        origin.ports_granted = share if share > MIN_PORTS else MIN_PORTS
+    e.open_sockets += origin.ports_granted
+
+
 # True when probes may leave from here now; otherwise the way there is under way or will be tried again.
 cdef bint origin_ready(State* e, Origin* origin) noexcept nogil:
     cdef uint32_t state = load32(&origin.state)
@@ -470,6 +494,8 @@ cdef bint origin_ready(State* e, Origin* origin) noexcept nogil:
     if state == ORIGIN_NEW or (state == ORIGIN_FAILED and e.now >= origin.retry_at):
         origin.retry_at = 0
         origin.state = ORIGIN_OPENING
+        if origin.want_tcp:
+            grant_ports(e, origin)
         opener_ask(e, origin)
     return False
 

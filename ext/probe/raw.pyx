@@ -96,7 +96,10 @@ cdef void raw_packet(State* e, Origin* origin, RawSocket* raw, mmsghdr* message,
         if packet.own_port != slot.own_port or packet.peer_port != check.port:
             slot = NULL
     if slot is NULL or slot.phase != PHASE_FLYING or slot.cookie != packet.cookie:
-        raw_unmatched(e, slot, plain & SERIAL_MASK)
+        if icmp or port_is_ours(origin, packet.own_port):
+            raw_unmatched(e, slot, plain & SERIAL_MASK)
+        else:
+            e.stats[STAT_FOREIGN] += 1      # of another socket's port between ours
         return
     at = received_at(e, &message.msg_hdr, slot)
     if packet.kind == PACKET_ECHO:

@@ -1,15 +1,59 @@
 # Half-open TCP: a SYN from a raw socket. The kernel, which knows of no such connection, resets what the answer opens.
 
 
+# How long a turn of so many ports is. There is one port more than the rest needs: what leaves at the end of a turn may
+# be stamped at the beginning of the next.
+cdef inline int64_t port_turn(uint32_t count) noexcept nogil:
+    return PORT_REST * <int64_t>SECOND // (count - 2)
+
+
+cdef inline void turn_ports(Origin* origin, int64_t now) noexcept nogil:
+    if now - origin.turn_at >= origin.port_turn:
+        origin.turn = now // origin.port_turn
+        origin.turn_at = origin.turn * origin.port_turn
+
+
+# Which of the ports a target has in the present turn. Neighbours begin far apart.
+cdef inline uint32_t port_at(const Origin* origin, uint32_t index) noexcept nogil:
+    return <uint32_t>((<uint64_t>origin.turn + (index * <uint32_t>0x9e3779b1 >> 16)) % origin.port_count)
+
+
+# Ports change by turns: in each a target has one, and has it again when all others had theirs, which takes a minute.
+# With a lost reset the server may still have what an older SYN from a port opened, and would answer the next from there
+# with a bare ACK. A target that had its port in this turn waits for the next turn, which is our own trouble.
+cdef bint syn_may_leave(State* e, Origin* origin, uint32_t index) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    turn_ports(origin, e.now)
+    if slot.sent < origin.turn_at:
+        return True
+    count_wait(e, slot, STAT_LATE_PORT)
+    slot.flags |= SLOT_SPREAD
+    plan(e, index, origin.turn_at + origin.port_turn)
+    return False
+
+
+cdef bint port_is_ours(const Origin* origin, uint16_t port) noexcept nogil:
+    cdef uint32_t low = 0
+    cdef uint32_t high = origin.port_count
+    cdef uint32_t middle
+    while low < high:
+        middle = (low + high) // 2
+        if origin.ports[middle] == port:
+            return True
+        if origin.ports[middle] < port:
+            low = middle + 1
+        else:
+            high = middle
+    return False
+
+
 # Message `at` of the batch; False if the kernel knows no way there, and the probe has ended with that.
 cdef bint syn_build(State* e, Origin* origin, uint32_t at, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     cdef const Check* check = e.checks[slot.check]
     cdef msghdr* header = &e.out.messages[at].msg_hdr
     cdef iovec* parts = &e.out.parts[2 * at]
-    # Ports in turn: one is used again for a target only after all others. An answer to an older SYN from the same port
-    # would otherwise find the server's half-open connection of then.
-    slot.own_port = <uint16_t>(origin.port_base + (index + slot.serial) % origin.port_count)
+    slot.own_port = origin.ports[port_at(origin, index)]
     parts[0].iov_base = e.out.heads[at]
     if origin.v6:
         build_syn(e.out.heads[at], slot.own_port, check.port, slot.cookie)

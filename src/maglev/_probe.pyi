@@ -196,11 +196,12 @@ class Engine:
         ``targets``, ``in_flight``, ``waiting_fd``, ``tls_session_bytes`` and ``rx_buffer`` (bytes of the receive buffer
         that overflowed last) are gauges. The rest count: probes
         ``sent_icmp``, ``sent_syn``, ``sent_connect``, ``sent_http``; results ``passed``, ``failed``; our own trouble
-        ``late_sends`` (over 5 ms), ``late_fd``, ``late_tls`` (waited for a descriptor, or since too many handshakes
-        were under way), ``enobufs``, ``local_errors``, ``repeated``, ``rx_drops``, ``stalls`` (of over 10 ms),
-        ``clock_steps`` (the wall clock was set); packets that were not believed ``foreign``, ``forged``,
-        ``duplicate``, ``late_replies``, ``malformed``; ``icmp_errors`` taken as verdicts; handshakes ``tls_full``,
-        ``tls_resumed``; ``transitions``, ``transitions_deferred``, ``results_dropped``; ``wakeups``, ``ticks``.
+        ``late_sends`` (over 5 ms), ``late_fd``, ``late_tls``, ``late_port`` (waited for a descriptor, for one of the
+        handshakes under way to end, for a source port that was not used for a minute), ``enobufs``, ``local_errors``,
+        ``repeated``, ``rx_drops``, ``stalls`` (of over 10 ms), ``clock_steps`` (the wall clock was set); packets that
+        were not believed ``foreign``, ``forged``, ``duplicate``, ``late_replies``, ``malformed``; ``icmp_errors``
+        taken as verdicts; handshakes ``tls_full``, ``tls_resumed``; ``transitions``, ``transitions_deferred``,
+        ``results_dropped``; ``wakeups``, ``ticks``.
         """
 
     def histograms(self) -> dict[tuple[str, str], Histogram]:
@@ -232,6 +233,12 @@ def make_syn4(source: bytes, target: bytes, own_port: int, peer_port: int, cooki
 
 def next_probe_due(seed: int, due: int, now: int, interval: int) -> int:
     """When the probe after the one that was due at ``due`` is due; ``seed``, not 0, stands for chance. Nanoseconds."""
+
+def source_port(count: int, target: int, now: int, sent: int) -> int | None:
+    """Which of ``count`` reserved ports a SYN of ``target`` leaves from now; None while it has to wait for one.
+
+    ``sent`` is when the last one left; both in nanoseconds.
+    """
 
 class Packet(TypedDict):
     """``kind``: malformed, other, echo, syn-ack, rst, error-icmp or error-tcp. Ports in host order.

@@ -1,13 +1,14 @@
-"""When the next probe is due: jitter, no drift, no bursts, for any interval and any delay of our own."""
+"""When the next probe is due, and where a SYN leaves from: for any interval and any delay of our own."""
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maglev._probe import next_probe_due
+from maglev._probe import next_probe_due, source_port
 
 MS = 1_000_000
 OVERDUE = 100 * MS
@@ -50,3 +51,21 @@ def test_fifty_thousand_that_a_stall_has_delayed_come_in_no_burst() -> None:
     each = Counter((one - now) // (10 * MS) for one in due)
     assert sorted(each) == list(range(100))
     assert max(each.values()) < 700
+
+
+@given(st.integers(64, 8192), st.integers(0, 2**20 - 1), st.integers(0, 10**17), st.integers(1, 2000), st.randoms())
+def test_no_source_port_is_used_again_for_a_target_within_a_minute(
+    count: int, target: int, now: int, longest: int, chance: random.Random
+) -> None:
+    last: dict[int, int] = {}
+    sent = -1
+    for _ in range(2000):
+        now += chance.randint(1, longest) * MS // 4
+        position = source_port(count, target, now, sent)
+        if position is None:
+            continue
+        assert 0 <= position < count
+        assert position not in last or now - last[position] >= 60_000 * MS
+        last[position] = sent = now
+    # Whoever probes no more often than once in a turn does not wait at all.
+    assert source_port(count, target, sent + 60_000 * MS // (count - 2), sent) is not None
