@@ -299,6 +299,11 @@ def test_a_payload_is_told_in_words_for_the_log() -> None:
     assert MESSAGES["lb_as_set_weight"].words(payload) == (
         "pfx 2001:db8::1/128 protocol 6 port 443 as_address 10.0.0.1 weight 7 is_flush true"
     )
+    assert (
+        MESSAGES["lb_conf"]
+        .words(MESSAGES["lb_conf"].pack(flow_timeout=40))
+        .endswith("sticky_buckets_per_core keep flow_timeout 40")
+    )
     assert MESSAGES["cli_inband"].words(MESSAGES["cli_inband"].pack(cmd="show\nclock")) == r"cmd 'show\nclock'"
     assert MESSAGES["lb_as_set_weight"].words(b"\x01\x02") == "0102"
 

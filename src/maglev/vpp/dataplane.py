@@ -355,8 +355,8 @@ class Dataplane:
         if not self.client.usable:
             raise Unavailable(self.client.excuse)
         if self.stats is None or self.stats.problem:
-            why = self.stats.problem if self.stats is not None else "they are turned off"
-            raise Unavailable(f"no counters: {why} (--vpp-stats-addr)")
+            why = self.stats.problem if self.stats is not None else "they are turned off (--vpp-stats-addr is empty)"
+            raise Unavailable(f"no counters: {why}")
         by_key = self._frontends_by_key(names)
         found = {counters.key: counters for counters in self.stats.vips}
         rest = () if frontend is not None else sorted(found.keys() - by_key.keys(), key=lambda key: key.sort_key)

@@ -589,6 +589,8 @@ def _word(kind: str, value: Any) -> str:
     """A value of a field of that type in words."""
     if kind in _ADDRESSES:
         return address_text(value)
+    if kind == "u32" and value == KEEP:
+        return "keep"
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value) if isinstance(value, str) else str(value)

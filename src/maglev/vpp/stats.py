@@ -133,7 +133,7 @@ class Segment:
         except Exception as error:
             # vpp_papi raises bare Exception for a format it does not know, and what struct and mmap raise for garbage.
             self.close()
-            raise OSError(f"stats segment {self._path}: {error or type(error).__name__}") from error
+            raise OSError(f"stats segment {self._path} (--vpp-stats-addr): {error or type(error).__name__}") from error
 
     def _simple(self, name: str) -> Sequence[Sequence[int]]:
         """One row a worker; nothing while there has been no VIP yet."""
