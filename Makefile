@@ -162,11 +162,11 @@ fuzz: deps fuzz-deps build/fuzz/parsers ## the parsers against libFuzzer, ten mi
 
 # Leaks are not looked for: an interpreter never frees all it has.
 ASAN := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
-test-asan: deps build ## the engine's tests under AddressSanitizer and UBSan
+test-asan: deps build ## the engine's tests, alone and in the daemon, under AddressSanitizer and UBSan
 	$(call build_aside,asan,MAGLEV_CFLAGS='-O1 $(ASAN)' MAGLEV_LDFLAGS='$(ASAN)')
 	LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
-	    PYTHONPATH=build/asan $(PY) -m pytest -q $(wildcard tests/*/test_engine_*.py)
+	    PYTHONPATH=build/asan $(PY) -m pytest -q $(wildcard tests/*/test_engine_*.py) tests/integration/test_daemon_tls.py
 
 test-vpp: build ## acceptance test of a real VPP (VPP_SOCKET=/run/vpp/api.sock; see the user guide)
 	VPP_SOCKET="$(VPP_SOCKET)" $(PY) -m pytest tests/acceptance
