@@ -15,23 +15,40 @@ from maglev.states import Code, State
 from tests.helpers.engine import MS, Probing, check, listener, packed, port_of, probing
 from tests.helpers.netns import (
     ETH_P_IP,
+    OTHER,
+    OTHER6,
     SERVER,
     SERVER6,
+    SILENT,
+    SILENT6,
     Pair,
     echo_reply,
     flipped,
+    head,
     icmp_error,
+    in_fragments,
     inside,
     ip,
-    ip4,
     pair,
     stranger,
     tcp_reply,
+    with_options,
 )
 
-SILENT = "198.51.100.7"
-OTHER = socket.inet_aton("198.51.100.8")
 SYN, RST, PSH, ACK = 2, 4, 8, 16
+
+FAMILIES = pytest.mark.parametrize("silent", [SILENT, SILENT6])
+KINDS = pytest.mark.parametrize("kind", ["icmp", "syn"])
+
+
+def is_syn(packet: bytes) -> bool:
+    """A SYN, and not what the kernel says to the answer."""
+    return bool(packet[head(packet) + 13] & SYN)
+
+
+def answer(kind: str, packet: bytes) -> bytes:
+    """The true answer to a probe."""
+    return echo_reply(packet) if kind == "icmp" else tcp_reply(packet, SYN | ACK)
 
 
 @pytest.fixture(scope="module")
@@ -71,144 +88,213 @@ def test_no_route_is_an_answer(nets: Pair, probes: Probing, kind: str) -> None:
     assert down.detail == "network is unreachable"
 
 
-def test_a_true_reply_is_believed_with_ip_options_too(nets: Pair, probes: Probing) -> None:
-    with stranger(nets.server, lambda p: [echo_reply(p, options=b"\x01" * 8)]):
-        assert probes.becomes(probes.add(there("icmp", nets), SILENT), State.UP).code == Code.L3OK
-
-
-def test_a_reply_in_fragments_is_believed(nets: Pair, probes: Probing) -> None:
-    def fragments(request: bytes) -> list[bytes]:
-        whole = echo_reply(request)
-        first, second = whole[20:52], whole[52:]
-        return [
-            ip4(whole[12:16], whole[16:20], 1, first, fragment=0x2000),
-            ip4(whole[12:16], whole[16:20], 1, second, fragment=4),
-        ]
-
-    with stranger(nets.server, fragments):
-        assert probes.becomes(probes.add(there("icmp", nets), SILENT), State.UP).code == Code.L3OK
+@FAMILIES
+@KINDS
+def test_a_true_answer_is_believed_with_ip_options_too(nets: Pair, probes: Probing, kind: str, silent: str) -> None:
+    with stranger(nets.server, lambda p: [with_options(answer(kind, p))]):
+        probes.becomes(probes.add(there(kind, nets), silent), State.UP)
 
 
 @pytest.mark.parametrize(
+    ("kind", "first", "silent"),
+    [
+        ("icmp", 8, SILENT),
+        ("icmp", 24, SILENT),
+        ("icmp", 8, SILENT6),
+        ("icmp", 24, SILENT6),
+        ("syn", 8, SILENT),
+        ("syn", 16, SILENT),  # with IPv6 the first fragment must hold the whole header (RFC 7112)
+    ],
+)
+def test_an_answer_in_fragments_is_believed(nets: Pair, probes: Probing, kind: str, first: int, silent: str) -> None:
+    with stranger(nets.server, lambda p: in_fragments(answer(kind, p), first)):
+        probes.becomes(probes.add(there(kind, nets), silent), State.UP)
+
+
+def stranger_of(packet: bytes) -> str:
+    return OTHER if head(packet) == 20 else OTHER6
+
+
+@FAMILIES
+@pytest.mark.parametrize(
     ("kind", "forge", "counter"),
     [
-        ("icmp", lambda p: echo_reply(flipped(p, 24)), "forged"),
-        ("icmp", lambda p: echo_reply(flipped(p, 27)), "forged"),
-        ("icmp", lambda p: echo_reply(p, payload=flipped(p[28:], 15)), "forged"),
-        ("icmp", lambda p: echo_reply(p, source=OTHER), "forged"),
-        ("icmp", lambda p: echo_reply(p, payload=flipped(p[28:], 0)), None),  # the filter drops it
-        ("icmp", lambda p: echo_reply(p)[:40], "malformed"),
-        ("icmp", lambda p: icmp_error(flipped(p, 25), 3, 1), "foreign"),
-        ("icmp", lambda p: icmp_error(flipped(p, 19), 3, 1), "foreign"),
-        ("icmp", lambda p: icmp_error(p, 3, 1, quoted=4), "malformed"),
+        ("icmp", lambda p: echo_reply(flipped(p, 4)), "forged"),
+        ("icmp", lambda p: echo_reply(flipped(p, 7)), "forged"),
+        ("icmp", lambda p: echo_reply(flipped(p, 23)), "forged"),
+        ("icmp", lambda p: echo_reply(p, source=stranger_of(p)), "forged"),
+        ("icmp", lambda p: echo_reply(flipped(p, 8)), None),  # the filter drops it
+        ("icmp", lambda p: echo_reply(p, payload=12), "malformed"),
+        ("icmp", lambda p: echo_reply(p, payload=4), None),
+        ("icmp", lambda p: in_fragments(echo_reply(p), 16)[0], None),
+        ("icmp", lambda p: in_fragments(echo_reply(p), 16)[1], None),
+        ("icmp", lambda p: icmp_error(flipped(p, 5)), "foreign"),
+        ("icmp", lambda p: icmp_error(flipped(p, -1)), "foreign"),
+        ("icmp", lambda p: icmp_error(p, quoted=4), "malformed"),
+        ("icmp", lambda p: icmp_error(in_fragments(p, 16)[1]), None),
         ("syn", lambda p: tcp_reply(p, SYN | ACK, ack=2), "forged"),
-        ("syn", lambda p: tcp_reply(p, SYN | ACK, source=OTHER), "forged"),
+        ("syn", lambda p: tcp_reply(p, SYN | ACK, source=stranger_of(p)), "forged"),
         ("syn", lambda p: tcp_reply(p, SYN | ACK, ack=0), "forged"),
         ("syn", lambda p: tcp_reply(p, RST | ACK, ack=2), "forged"),
+        ("syn", lambda p: tcp_reply(flipped(p, 3), SYN | ACK), "forged"),
         ("syn", lambda p: tcp_reply(p, RST), "foreign"),
         ("syn", lambda p: tcp_reply(p, ACK), None),
-        ("syn", lambda p: tcp_reply(p, SYN | ACK)[:32], None),
-        ("syn", lambda p: icmp_error(flipped(p, 25), 3, 1), "forged"),
-        ("syn", lambda p: icmp_error(flipped(p, 19), 3, 1), "forged"),
+        ("syn", lambda p: icmp_error(flipped(p, 5)), "forged"),
+        ("syn", lambda p: icmp_error(flipped(p, 3)), "forged"),
+        ("syn", lambda p: icmp_error(flipped(p, -1)), "forged"),
+        ("syn", lambda p: icmp_error(p, quoted=4), "malformed"),
     ],
 )
 def test_a_forgery_is_counted_and_changes_nothing(
-    nets: Pair, probes: Probing, kind: str, forge: Callable[[bytes], bytes], counter: str | None
+    nets: Pair, probes: Probing, kind: str, forge: Callable[[bytes], bytes], counter: str | None, silent: str
 ) -> None:
-    with stranger(nets.server, lambda p: [forge(p)]) as other:
-        target = probes.add(there(kind, nets, fall=1), SILENT)
+    with stranger(nets.server, lambda p: [forge(p)] if kind == "icmp" or is_syn(p) else []) as other:
+        target = probes.add(there(kind, nets, fall=1), silent)
         down = probes.becomes(target, State.DOWN)
         assert down.code == (Code.L3TOUT if kind == "icmp" else Code.L4TOUT)
         assert other.seen
         stats = probes.engine.stats()
-        for name in ("forged", "foreign", "malformed", "duplicate", "late_replies"):
+        for name in ("forged", "foreign", "malformed", "duplicate", "late_replies", "rx_drops"):
             assert (stats[name] > 0) == (name == counter), name
 
 
+@FAMILIES
+@KINDS
+def test_a_true_answer_after_a_forgery_is_believed(nets: Pair, probes: Probing, kind: str, silent: str) -> None:
+    def forgeries_and_the_truth(packet: bytes) -> list[bytes]:
+        if kind == "syn" and not is_syn(packet):
+            return []
+        return [answer(kind, flipped(packet, 5)), icmp_error(flipped(packet, 5)), answer(kind, packet)]
+
+    with stranger(nets.server, forgeries_and_the_truth):
+        target = probes.add(there(kind, nets), silent)
+        probes.becomes(target, State.UP)
+        probes.wait_probes(target, 3)
+        assert probes.engine.stats()["failed"] == 0
+
+
+@pytest.mark.parametrize("kind", ["icmp", "syn"])
+def test_bad_checksums_are_no_overflow(nets: Pair, probes: Probing, kind: str) -> None:
+    """The kernel drops them and counts them like what a full queue loses; a dead server would be asked for ever."""
+    with stranger(nets.server, lambda p: [answer(kind, p)[:-1] + b"\x55"]):
+        target = probes.add(there(kind, nets), SILENT6)
+        assert probes.becomes(target, State.DOWN).code == (Code.L3TOUT if kind == "icmp" else Code.L4TOUT)
+        stats = probes.engine.stats()
+        assert stats["malformed"] > 0
+        assert stats["rx_drops"] == 0
+
+
+@FAMILIES
 @pytest.mark.parametrize("quoted", [8, 40])
 @pytest.mark.parametrize(("kind", "code"), [("icmp", Code.L3ERR), ("syn", Code.L4CON)])
-def test_an_icmp_error_ends_the_probe_at_once(nets: Pair, probes: Probing, kind: str, code: Code, quoted: int) -> None:
+def test_an_icmp_error_ends_the_probe_at_once(
+    nets: Pair, probes: Probing, kind: str, code: Code, quoted: int, silent: str
+) -> None:
     minute = {"interval": 60_000 * MS, "fast_interval": 60_000 * MS, "timeout": 60_000 * MS}
-    with stranger(nets.server, lambda p: [icmp_error(p, 3, 1, quoted)]):
-        down = probes.becomes(probes.add(there(kind, nets, **minute), SILENT), State.DOWN)
-        assert (down.code, down.detail) == (code, "host unreachable (ICMP 3/1)")
+    with stranger(nets.server, lambda p: [icmp_error(p, quoted=quoted)]):
+        down = probes.becomes(probes.add(there(kind, nets, **minute), silent), State.DOWN)
+        detail = "host unreachable (ICMP 3/1)" if silent == SILENT else "address unreachable (ICMPv6 1/3)"
+        assert (down.code, down.detail) == (code, detail)
         assert probes.engine.stats()["icmp_errors"] == 1
 
 
-def test_a_reset_instead_of_an_answer_is_a_refusal(nets: Pair, probes: Probing) -> None:
+@FAMILIES
+def test_a_reset_instead_of_an_answer_is_a_refusal(nets: Pair, probes: Probing, silent: str) -> None:
     with stranger(nets.server, lambda p: [tcp_reply(p, RST | ACK)]):
-        down = probes.becomes(probes.add(there("syn", nets), SILENT), State.DOWN)
+        down = probes.becomes(probes.add(there("syn", nets), silent), State.DOWN)
         assert (down.code, down.detail) == (Code.L4CON, "connection refused")
 
 
-def test_the_first_answer_counts_and_further_ones_are_duplicates(nets: Pair, probes: Probing) -> None:
-    with stranger(nets.server, lambda p: [tcp_reply(p, SYN | ACK), tcp_reply(p, RST | ACK)] if p[33] & SYN else []):
-        target = probes.add(there("syn", nets), SILENT)
+@FAMILIES
+def test_the_first_answer_counts_and_further_ones_are_duplicates(nets: Pair, probes: Probing, silent: str) -> None:
+    with stranger(nets.server, lambda p: [tcp_reply(p, SYN | ACK), tcp_reply(p, RST | ACK)] if is_syn(p) else []):
+        target = probes.add(there("syn", nets), silent)
         probes.becomes(target, State.UP)
         probes.wait(lambda: probes.engine.stats()["duplicate"] > 0, "the duplicate to be counted")
         assert probes.engine.target_info(target).codes[Code.L4CON] == 0
     with stranger(nets.server, lambda p: [echo_reply(p)] * 3):
-        target = probes.add(there("icmp", nets), SILENT)
+        target = probes.add(there("icmp", nets), silent)
         probes.becomes(target, State.UP)
         before = probes.engine.stats()["duplicate"]
         probes.wait(lambda: probes.engine.stats()["duplicate"] >= before + 2, "two duplicates to be counted")
 
 
-def test_a_reply_after_its_deadline_is_late(nets: Pair, probes: Probing) -> None:
+@FAMILIES
+@KINDS
+def test_an_answer_after_its_deadline_is_late(nets: Pair, probes: Probing, kind: str, silent: str) -> None:
     requests: list[bytes] = []
 
     def answer_the_one_before(request: bytes) -> list[bytes]:
+        if kind == "syn" and not is_syn(request):
+            return []
         requests.append(request)
-        return [echo_reply(requests[-2])] if len(requests) > 1 else []
+        return [answer(kind, requests[-2])] if len(requests) > 1 else []
 
     with stranger(nets.server, answer_the_one_before):
-        target = probes.add(there("icmp", nets), SILENT)
-        assert probes.becomes(target, State.DOWN).code == Code.L3TOUT
+        target = probes.add(there(kind, nets), silent)
+        down = probes.becomes(target, State.DOWN)
+        assert down.code == (Code.L3TOUT if kind == "icmp" else Code.L4TOUT)
         probes.wait(lambda: probes.engine.stats()["late_replies"] >= 2, "late replies to be counted")
-        assert probes.engine.target_info(target).codes[Code.L3OK] == 0
+        assert probes.engine.stats()["passed"] == 0
 
 
-def test_a_reply_to_an_older_generation_is_dropped(nets: Pair) -> None:
+@FAMILIES
+@KINDS
+def test_an_answer_to_an_older_generation_is_dropped(nets: Pair, kind: str, silent: str) -> None:
     with probing(capacity=2) as p, stranger(nets.server, lambda _: []) as other:
-        a_check = p.engine.add_check(there("icmp", nets, timeout=300 * MS))
-        # Another target keeps the sockets open, so that the old reply gets past the filter.
-        p.becomes(p.engine.add_target(a_check, packed(SERVER)), State.UP)
-        old = p.engine.add_target(a_check, packed(SILENT))
-        p.wait(lambda: other.seen, "the first probe")
+
+        def probes_out() -> list[bytes]:
+            return [one for one in other.seen if kind == "icmp" or is_syn(one)]
+
+        a_check = p.engine.add_check(
+            there(kind, nets, interval=20_000 * MS, fast_interval=20_000 * MS, timeout=20_000 * MS)
+        )
+        # Another target keeps the sockets open, so that the old answer gets past the filter.
+        p.engine.add_target(a_check, packed(silent))
+        old = p.engine.add_target(a_check, packed(silent))
+        p.wait(lambda: len(probes_out()) == 2, "the first probes")
         p.engine.remove_target(old)
-        again = p.engine.add_target(a_check, packed(SILENT))
+        again = p.engine.add_target(a_check, packed(silent))
         assert again == old
-        p.wait(lambda: len(other.seen) > 1, "the second probe")
-        other.send(echo_reply(other.seen[0]))
-        p.wait(lambda: p.engine.stats()["late_replies"] == 1, "the old reply to be counted")
+        p.wait(lambda: len(probes_out()) == 3, "the second probe")
+        # Of the first two, one is of the target that stays.
+        for packet in probes_out()[:2]:
+            other.send(answer(kind, packet))
+        p.wait(lambda: p.engine.stats()["late_replies"] and p.engine.stats()["passed"], "the old answers to be counted")
         assert sum(p.engine.target_info(again).codes) == 0
-        other.send(echo_reply(other.seen[-1]))
+        assert p.engine.stats()["passed"] == 1
+        other.send(answer(kind, probes_out()[2]))
         p.becomes(again, State.UP)
 
 
-def test_a_reply_to_a_paused_target_is_dropped(nets: Pair, probes: Probing) -> None:
+@FAMILIES
+@KINDS
+def test_an_answer_to_a_paused_target_is_dropped(nets: Pair, probes: Probing, kind: str, silent: str) -> None:
     with stranger(nets.server, lambda _: []) as other:
-        target = probes.add(there("icmp", nets, timeout=300 * MS), SILENT)
+        target = probes.add(there(kind, nets, timeout=300 * MS), silent)
         probes.wait(lambda: other.seen, "the probe")
         probes.engine.pause_target(target)
-        probes.becomes(probes.add(there("icmp", nets, interval=20 * MS, timeout=10 * MS), SERVER), State.UP)
-        other.send(echo_reply(other.seen[0]))
-        probes.wait(lambda: probes.engine.stats()["duplicate"] == 1, "the reply to be counted")
+        # Another target has the sockets read: who waits for nothing does not look.
+        often = dict.fromkeys(("interval", "fast_interval", "down_interval"), 20 * MS) | {"timeout": 10 * MS}
+        other_target = probes.add(there(kind, nets, **often), SERVER if silent == SILENT else SERVER6)
+        probes.wait_probes(other_target, 1)
+        other.send(answer(kind, other.seen[0]))
+        probes.wait(lambda: probes.engine.stats()["duplicate"] == 1, "the answer to be counted")
         assert probes.of(target) == []
         assert sum(probes.engine.target_info(target).codes) == 0
 
 
 def test_source_ports_take_turns(nets: Pair, probes: Probing) -> None:
-    with stranger(nets.server, lambda p: [tcp_reply(p, SYN | ACK)] if p[33] & SYN else []) as other:
+    with stranger(nets.server, lambda p: [tcp_reply(p, SYN | ACK)] if is_syn(p) else []) as other:
         quick = {"interval": 10 * MS, "fast_interval": 10 * MS}
         target = probes.add(there("syn", nets, **quick), SILENT)
         probes.wait_probes(target, 40)
-        ports = [int.from_bytes(p[20:22], "big") for p in other.seen if p[33] & SYN]
+        ports = [int.from_bytes(p[20:22], "big") for p in other.seen if is_syn(p)]
         assert len(set(ports)) == len(ports)
 
 
 def test_the_half_open_connection_is_reset(nets: Pair, probes: Probing) -> None:
-    with stranger(nets.server, lambda p: [tcp_reply(p, SYN | ACK)] if p[33] & SYN else []) as other:
+    with stranger(nets.server, lambda p: [tcp_reply(p, SYN | ACK)] if is_syn(p) else []) as other:
         probes.becomes(probes.add(there("syn", nets), SILENT), State.UP)
         probes.wait(lambda: any(p[33] & RST for p in other.seen), "the kernel's reset")
 

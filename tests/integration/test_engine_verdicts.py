@@ -12,6 +12,7 @@ import pytest
 from maglev.config.model import HttpParams
 from maglev.states import Code, State
 from tests.helpers.engine import MS, check, listener, packed, port_of, probing
+from tests.helpers.netns import inside, pair
 
 FAMILIES = pytest.mark.parametrize("address", ["127.0.0.2", "::1"])
 
@@ -256,8 +257,18 @@ def test_a_snapshot_holds_every_target() -> None:
 
 
 def test_two_engines_do_not_take_each_others_replies() -> None:
-    with probing() as a, probing() as b, listener() as sock:
-        targets = [one.add(check(kind, port_of(sock)), "127.0.0.1") for one in (a, b) for kind in ("icmp", "syn")]
+    # In a namespace where nobody else pings.
+    with (
+        pair() as nets,
+        probing() as a,
+        probing() as b,
+        inside(nets.client, lambda: listener("0.0.0.0")) as sock,
+    ):
+        targets = [
+            one.add(check(kind, 0 if kind == "icmp" else port_of(sock), netns=nets.client), "127.0.0.1")
+            for one in (a, b)
+            for kind in ("icmp", "syn")
+        ]
         for one, target in zip((a, a, b, b), targets, strict=True):
             one.becomes(target, State.UP)
             one.wait_probes(target, 4)
