@@ -280,7 +280,7 @@ ENGINE_COUNTERS: Mapping[str, str] = {
     "local_errors": "Probes that could not be sent, or whose answer could not be read, for a local reason.",
     "repeated": "Probes that were repeated, as something on this side may have spoiled them.",
     "rx_drops": "Packets that were dropped on this host because a receive buffer was full.",
-    "stalls": "Times in which the engine did not run for so long that results may be wrong, and were dropped.",
+    "stalls": "Times of over 10 ms in which the engine's thread did not get to run.",
     "foreign": "Packets for somebody else on this host.",
     "forged": "Answers that do not fit what was sent.",
     "duplicate": "Answers to what had been answered.",
