@@ -276,6 +276,7 @@ ENGINE_COUNTERS: Mapping[str, str] = {
     "late_sends": "Probes sent later than they should have been.",
     "late_fd": "Probes that had to wait for a descriptor.",
     "late_tls": "Probes that had to wait for a TLS connection, as too many were under way.",
+    "late_port": "SYN probes that had to wait for a source port not used for their target within a minute.",
     "enobufs": "Sends that the kernel refused for want of a buffer.",
     "local_errors": "Probes that could not be sent, or whose answer could not be read, for a local reason.",
     "repeated": "Probes that were repeated, as something on this side may have spoiled them.",
