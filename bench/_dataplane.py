@@ -101,6 +101,11 @@ class Rig:
             await asyncio.sleep(0.002)
         await self.settled()
 
+    async def empty(self) -> None:
+        """Take every VIP away again."""
+        await self.checker.apply(Config(lb=replace(self.checker.config().lb, max_duty=1.0)), by="bench", force=True)
+        await self.settled()
+
     async def settled(self) -> None:
         """Wait until VPP has what it should have."""
         async with asyncio.timeout(PATIENCE):

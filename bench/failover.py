@@ -1,51 +1,168 @@
-"""What a failover of 1,000 ASes to another 1,000 costs VPP's main thread, against raw weights written one by one."""
+"""What a failover of 1,000 ASes to another 1,000 costs VPP's main thread, against raw weights written one by one.
+
+By the cost formula; and with VPP_SOCKET, the API socket of a VPP without VIPs and without workers, by the CPU time of
+its process, there and back again.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import statistics
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from ipaddress import ip_address
 
-from bench._dataplane import config_of
+from bench._dataplane import PATIENCE, config_of
+from bench._dataplane import run as on_loop
+from bench._rig import cpu_ns
 from bench.harness import Figure
+from maglev.clock import SystemClock
+from maglev.config.model import Config
 from maglev.states import State
-from maglev.vpp.desired import desired_vips
-from maglev.vpp.model import Actual
-from maglev.vpp.sync import CostModel, Policy, acknowledge, diff
+from maglev.vpp.client import VppClient
+from maglev.vpp.desired import DesiredVip, desired_vips
+from maglev.vpp.executor import Executor, Pacer
+from maglev.vpp.messages import VipKey
+from maglev.vpp.model import Actual, vip_key
+from maglev.vpp.state import StateReader
+from maglev.vpp.sync import CostModel, Op, Policy, Step, acknowledge, diff
 from tests.helpers.vpp import FakeStates
 
-QUESTION = "1,000 ASes configured 100 fail over to another 1,000: main-thread time of the calls by the cost formula"
+QUESTION = "1,000 ASes configured 100 fail over to another 1,000: time of VPP's main thread"
 MEMBERS = 1000
 LENGTH = 16384
+ROUNDS = 3
+UNITS = {"unit auto": None, "unit 100": 100}
+
+
+class Scheme:
+    """A VIP of its own, with MEMBERS servers and as many standbys, as one way of writing weights has it.
+
+    The naive way writes the file's weights, in numeric order, each drop with its flush.
+    """
+
+    def __init__(self, number: int, unit: int | None, *, naive: bool = False) -> None:
+        config = config_of(1, MEMBERS, pools=2, weight_unit=unit, new_flows_table_length=LENGTH)
+        frontend = replace(config.frontends["f0"], address=ip_address("192.0.2.0") + number)
+        self.config: Config = replace(config, frontends={"f0": frontend})
+        self.key: VipKey = vip_key(frontend)
+        self.actual = Actual(None, {})
+        self._states = FakeStates(self.config)
+        self._naive = naive
+
+    def steps(self, *, first_pool_up: bool) -> Sequence[Step]:
+        """What is sent now; it is taken for done."""
+        for member in self.config.frontends["f0"].pools[0].members:
+            self._states.backends[member.backend].state = State.UP if first_pool_up else State.DOWN
+        (wanted,) = desired_vips(["f0"], self._states)
+        present = self.actual.vips.get(self.key)
+        steps: Sequence[Step] = diff([wanted], self.actual, {}, Policy(full=present is None, prune_rest=False)).steps
+        if self._naive and present is not None:
+            steps = self._in_numeric_order(wanted)
+        for step in steps:
+            acknowledge(self.actual, step)
+        return steps
+
+    def removal(self) -> Sequence[Step]:
+        """What takes the VIP away again."""
+        return diff([], self.actual, {}, Policy(owned={self.key})).steps
+
+    def _in_numeric_order(self, wanted: DesiredVip) -> Sequence[Step]:
+        weights = {address: have.weight for address, have in self.actual.vips[self.key].ases.items()}
+        cost, total = CostModel(), sum(weights.values())
+        steps = []
+        for ours in wanted.ases:
+            old, new = weights[ours.address], ours.weight or 0
+            total += new - old
+            spent = cost.rebuild(LENGTH, total) + (cost.flush() if new < old else 0)
+            steps.append(
+                Step(
+                    Op.SET_WEIGHT,
+                    self.key,
+                    address=ours.address,
+                    old_weight=old,
+                    weight=new,
+                    flush=new < old,
+                    cost_ns=spent,
+                )
+            )
+        return steps
 
 
 def run() -> list[Figure]:
-    """The naive way goes through the ASes in numeric order and writes each the weight of the file, with its flush."""
-    figures: list[Figure] = []
-    for unit in (None, 100):
-        ours = _ours(unit)
-        for order, upwards in (("servers before standbys", True), ("standbys before servers", False)):
-            naive = _naive(upwards)
-            name = "auto" if unit is None else unit
-            figures.append(Figure(f"unit {name}, {order}: share of the naive time", ours / naive, "", 0.1))
-        figures.append(Figure(f"unit {name}: time", ours / 1e9, "s"))
-    figures.append(Figure("naive, servers before standbys: time", _naive(True) / 1e9, "s"))
+    """Away: the servers are before the standbys, so the naive way drops first. Back: it raises first."""
+    names = ("naive", *UNITS)
+    schemes = [Scheme(0, 1, naive=True), *(Scheme(n, unit) for n, unit in enumerate(UNITS.values(), 1))]
+    formula = dict(zip(names, (_by_formula(scheme) for scheme in schemes), strict=True))
+    figures = _figures("by the formula", formula)
+    if socket := os.environ.get("VPP_SOCKET"):
+        figures += on_loop(lambda: _on_vpp(socket, names))
     return figures
 
 
-def _ours(unit: int | None) -> int:
-    config = config_of(1, MEMBERS, pools=2, weight_unit=unit, new_flows_table_length=LENGTH)
-    states, actual = FakeStates(config), Actual(None, {})
-    policy = Policy(full=True, prune_rest=False, cost=CostModel())
-    for step in diff(desired_vips(["f0"], states), actual, {}, policy).steps:
-        acknowledge(actual, step)
-    for member in config.frontends["f0"].pools[0].members:
-        states.backends[member.backend].state = State.DOWN
-    return diff(desired_vips(["f0"], states), actual, {}, replace(policy, full=False)).stall_ns
+def _figures(how: str, seconds: dict[str, tuple[float, float]]) -> list[Figure]:
+    figures = []
+    for way, direction in enumerate(("away", "back")):
+        figures += [Figure(f"{how}, {direction}: {name}", taken[way], "s") for name, taken in seconds.items()]
+        for name in UNITS:
+            figures.append(
+                Figure(f"{how}, {direction}: {name} / naive", seconds[name][way] / seconds["naive"][way], "x", 0.1)
+            )
+    return figures
 
 
-def _naive(servers_first: bool) -> int:
-    cost, total, spent = CostModel(), 100 * MEMBERS, 0
-    changes = [-100] * MEMBERS + [100] * MEMBERS
-    for change in changes if servers_first else reversed(changes):
-        total += change
-        spent += cost.rebuild(LENGTH, total) + (cost.flush() if change < 0 else 0)
-    return spent
+def _by_formula(scheme: Scheme) -> tuple[float, float]:
+    scheme.steps(first_pool_up=True)
+    away, back = (sum(step.cost_ns for step in scheme.steps(first_pool_up=up)) for up in (False, True))
+    return away / 1e9, back / 1e9
+
+
+async def _on_vpp(socket: str, names: Sequence[str]) -> list[Figure]:
+    schemes = dict(zip(names, (Scheme(0, 1, naive=True), Scheme(1, None), Scheme(2, 100)), strict=True))
+    taken: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in names}
+    async with _connected(socket) as client:
+        if await StateReader(client).vips():
+            raise RuntimeError(f"the VPP at {socket} has VIPs")
+        info = client.info()
+        assert info is not None
+        if info.workers:
+            raise RuntimeError(f"the VPP at {socket} has workers, whose CPU time cannot be told from its main thread's")
+        executor = Executor(client, Pacer(SystemClock(), max_stall_ns=10**12, max_duty=1.0), lambda step: None)
+
+        async def send(steps: Sequence[Step]) -> float:
+            before = cpu_ns(info.pid)
+            outcome = await executor.run([step._replace(cost_ns=0) for step in steps], budget_ns=1)
+            if outcome.failures:
+                raise RuntimeError(outcome.failures[0])
+            return (cpu_ns(info.pid) - before) / 1e9
+
+        try:
+            for scheme in schemes.values():
+                await send(scheme.steps(first_pool_up=True))
+            for _ in range(ROUNDS):
+                for name, scheme in schemes.items():
+                    taken[name][0].append(await send(scheme.steps(first_pool_up=False)))
+                    taken[name][1].append(await send(scheme.steps(first_pool_up=True)))
+        finally:
+            for scheme in schemes.values():
+                await send(scheme.removal())
+    return _figures(
+        f"VPP {info.version.partition('-')[0]}",
+        {name: (statistics.median(away), statistics.median(back)) for name, (away, back) in taken.items()},
+    )
+
+
+@asynccontextmanager
+async def _connected(socket: str) -> AsyncIterator[VppClient]:
+    client = VppClient(socket, SystemClock())
+    task = asyncio.create_task(client.run())
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not client.usable:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        yield client
+    finally:
+        await client.close()
+        await task
