@@ -648,13 +648,16 @@ class Exposition:
 class MetricsServer:
     """Answers ``GET /metrics``, and nothing else: bounded in request size, connections, scrapes and time.
 
-    ``refused`` counts by reason what was turned away.
+    Where there is no room for a connection, the oldest makes room that has not asked for anything: who holds many open
+    and says nothing does not keep Prometheus out. ``refused`` counts by reason what was turned away.
     """
 
     def __init__(self, exposition: Exposition) -> None:
         self._exposition = exposition
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        # Those that wait for a request, oldest first.
+        self._silent: dict[asyncio.Task[None], None] = {}
         self._scrapes = 0
         self.scraped = 0
         self.refused: dict[str, int] = dict.fromkeys(("connections", "scrapes", "request", "slow", "broken"), 0)
@@ -662,7 +665,7 @@ class MetricsServer:
     async def start(self, address: str) -> None:
         """Listen. Raises ``ValueError`` for a bad address and ``OSError`` when it cannot be listened on."""
         host, port = parse_listen(address)
-        self._server = await asyncio.start_server(self._connected, host, port, limit=MAX_REQUEST_BYTES, backlog=16)
+        self._server = await asyncio.start_server(self._connected, host, port, limit=MAX_REQUEST_BYTES, backlog=128)
 
     @property
     def port(self) -> int:
@@ -682,17 +685,29 @@ class MetricsServer:
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._tasks) >= MAX_CONNECTIONS:
             self.refused["connections"] += 1
-            writer.transport.abort()
-            return
+            oldest = next(iter(self._silent), None)
+            if oldest is None:
+                writer.transport.abort()
+                return
+            self._forget(oldest)
+            oldest.cancel()
         task = asyncio.ensure_future(self._serve(reader, writer))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._silent[task] = None
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._silent.pop(task, None)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         try:
             try:
                 async with asyncio.timeout(REQUEST_SECONDS):
                     head = await reader.readuntil(b"\r\n\r\n")
+                self._silent.pop(task, None)
             except (asyncio.LimitOverrunError, asyncio.IncompleteReadError):
                 self.refused["request"] += 1
                 await self._answer(writer, 400, "bad request")
@@ -702,6 +717,9 @@ class MetricsServer:
         except TimeoutError:
             self.refused["slow"] += 1
             writer.transport.abort()
+        except asyncio.CancelledError:
+            writer.transport.abort()
+            raise
         except OSError:
             self.refused["broken"] += 1
         except Exception as error:

@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from maglev.events import FrontendEvent
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb.maglev_pb2_grpc import MaglevStub
+from maglev.rpc import server
 from maglev.rpc.access import OPERATOR_CALLS, Role
 from maglev.rpc.server import CannotListen, RpcServer, ServerOptions
 from maglev.rpc.service import Shared
@@ -927,6 +928,18 @@ async def test_garbage_on_the_port_harms_nobody(start: Start) -> None:
     assert info.version == "1.2.3"
 
 
+async def test_who_shakes_hands_and_calls_nothing_makes_room(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorter = [(key, 100 if key == "grpc.max_connection_idle_ms" else value) for key, value in server.OPTIONS]
+    monkeypatch.setattr(server, "OPTIONS", shorter)
+    running = await start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.server.port)
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000"))
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(DEADLINE):
+            await reader.read()
+    writer.close()
+
+
 async def test_huge_and_malformed_requests_are_refused(start: Start) -> None:
     running = await start()
     stub = running.tcp()
@@ -982,7 +995,7 @@ async def test_a_watcher_that_does_not_read_is_dropped(start: Start) -> None:
 
     # Who reads on after all learns what happened; others are served meanwhile.
     assert "nothing was read" in await refused(rest(), Status.RESOURCE_EXHAUSTED)
-    assert running.server.refused == {"watchers": 0, "slow": 1}
+    assert running.server.refused == {"watchers": 0, "calls": 0, "slow": 1}
     assert running.server.calls["WatchEvents", "RESOURCE_EXHAUSTED"] == 1
     assert running.daemon.bus.subscribers == 0, "nothing is kept for it any more"
     assert (await running.unix().GetServerInfo(pb.GetServerInfoRequest(), timeout=DEADLINE)).watchers == 0

@@ -379,14 +379,33 @@ async def test_what_is_no_request_for_metrics_gets_a_plain_answer(
     assert server.scraped == 0
 
 
-async def test_connections_are_bounded_and_counted(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "MAX_CONNECTIONS", 1)
-    _, idle = await asyncio.open_connection("127.0.0.1", server.port)
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    assert await answer_of(reader) == b""
+async def test_who_says_nothing_makes_room_for_who_asks(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "MAX_CONNECTIONS", 2)
+    silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(3)]
+    # The oldest has made room for the third, which asks while the second says nothing still.
+    assert await answer_of(silent[0][0]) == b""
     assert server.refused["connections"] == 1
-    for each in (idle, writer):
+    assert b"maglev_x 1" in await ask(server, b"GET /metrics HTTP/1.0\r\n\r\n")
+    for _, writer in silent:
+        writer.close()
+
+
+async def test_connections_that_ask_are_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "MAX_CONNECTIONS", 1)
+    exposition = Exposition()
+    exposition.add([Family("m", "gauge", "h", lambda: (f'm{{n="{i}"}} 1\n' for i in range(2_000_000)))])
+    server = MetricsServer(exposition)
+    await server.start("127.0.0.1:0")
+    begun, scraper = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
+    scraper.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+    await begun.readexactly(100)
+    other, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    assert await answer_of(other) == b""
+    assert server.refused["connections"] == 1
+    await begun.readexactly(100)
+    for each in (scraper, writer):
         each.close()
+    await server.stop()
 
 
 async def test_a_client_that_says_nothing_is_dropped(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:

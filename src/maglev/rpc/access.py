@@ -66,7 +66,7 @@ def caller_of(peer: str, tcp_role: Role, identity: Identity | None = None) -> Ca
     ``identity``: what he proved in a handshake. Anything that is not a Unix socket has the role of TCP: what cannot be
     told apart never gets more. A certificate that names no role makes a viewer.
     """
-    if peer.startswith("unix:"):
+    if is_local(peer):
         return Caller("unix", Role.OPERATOR)
     subjects = [data.decode("utf-8", "replace") for data in (identity or {}).get("x509_subject", ())]
     if subjects:
@@ -74,9 +74,14 @@ def caller_of(peer: str, tcp_role: Role, identity: Identity | None = None) -> Ca
     return Caller(f"tcp:{address_of(peer)}", tcp_role)
 
 
+def is_local(peer: str) -> bool:
+    """Whether a gRPC peer came by the Unix socket."""
+    return peer.startswith("unix:")
+
+
 def address_of(peer: str) -> str:
     """The address of a gRPC peer, without its port; ``unix`` for a Unix socket."""
-    if peer.startswith("unix:"):
+    if is_local(peer):
         return "unix"
     _, _, rest = peer.partition(":")
     return unquote(rest).rpartition(":")[0].strip("[]")

@@ -1,8 +1,9 @@
 """The gRPC server: where it listens, who gets in, what a failure becomes, and how it ends.
 
-Two listeners share one server. The Unix socket lies in a directory of mode 0750, and whoever can open it is operator;
-callers on TCP have the role that the daemon was started with, or with TLS and client certificates the role that their
-certificate gives them (``maglev.rpc.access``, ``maglev.rpc.tls``).
+Each listener has a server of its own, so that strangers on TCP who use up what there is do not keep an operator from
+the Unix socket. That one lies in a directory of mode 0750, and whoever can open it is operator; callers on TCP have the
+role that the daemon was started with, or with TLS and client certificates the role that their certificate gives them
+(``maglev.rpc.access``, ``maglev.rpc.tls``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import ipaddress
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from grpc_reflection.v1alpha import reflection
 from maglev import background, errors, logs
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb import maglev_pb2_grpc as pb_grpc
-from maglev.rpc.access import OPERATOR_CALLS, SERVICE, Role, address_of, caller_of
+from maglev.rpc.access import OPERATOR_CALLS, SERVICE, Role, address_of, caller_of, is_local
 from maglev.rpc.service import MaglevService
 from maglev.rpc.services import Services
 from maglev.rpc.tls import Certificates, TlsFiles, Unusable
@@ -61,10 +62,15 @@ MAX_ANSWER_BYTES = 64 << 20
 # Percent-encoding can triple it.
 MAX_WORDS = 2_000
 MAX_STREAMS_PER_CONNECTION = 128
+# Of each listener.
 MAX_CONNECTIONS = 1_024
-MAX_CALLS = 1_024
+MAX_CALLS = 512
+# Calls beyond that are refused by us, and counted; so many can be on their way out at once.
+MAX_REFUSALS = 128
 # Who connects and says nothing is turned away after this; who was there and is dead is found by pings.
 HANDSHAKE_MS = 10_000
+# Who connects, shakes hands and calls nothing makes room for others after this; clients connect again by themselves.
+IDLE_MS = 60_000
 PING_MS = 30_000
 PING_TIMEOUT_MS = 10_000
 # A reader that takes no message for so long is dropped: he is there, as he answers pings, but does not read.
@@ -78,6 +84,7 @@ OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
     ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+    ("grpc.max_connection_idle_ms", IDLE_MS),
     ("grpc.keepalive_time_ms", PING_MS),
     ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
     ("grpc.http2.max_pings_without_data", 0),
@@ -201,13 +208,16 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Stands before every call of ours: checks the role, turns errors into a status, counts, logs changes.
 
     ``calls`` counts ended calls by method ("PauseBackend") and status ("OK", "NOT_FOUND"), ``slow`` the readers that
-    were dropped because they did not read.
+    were dropped because they did not read, ``crowded`` the calls that there was no room for.
     """
 
     def __init__(self, tcp_role: Role, patience_seconds: float) -> None:
         self._tcp_role = tcp_role
         self._patience = patience_seconds
         self.slow = 0
+        self.crowded = 0
+        # Calls that go on, by listener: those of the Unix socket, and the others.
+        self._open: dict[bool, int] = {True: 0, False: 0}
         self.calls: dict[tuple[str, str], int] = {}
         # Set when the server ends: the streams of others end with it.
         self.closing = asyncio.Event()
@@ -259,7 +269,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                 async for message in messages:
                     await context.write(message)
 
-        async def call(request: Any, context: Context) -> Any:
+        async def watched(request: Any, context: Context) -> Any:
             work = asyncio.ensure_future(drive(request, context))
             end = asyncio.ensure_future(self.closing.wait())
             try:
@@ -272,12 +282,32 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             await asyncio.wait((work,))
             return await context.abort(grpc.StatusCode.UNAVAILABLE, "the daemon is on its way out")
 
+        async def call(request: Any, context: Context) -> Any:
+            try:
+                with self._room(context.peer()):
+                    return await watched(request, context)
+            except TooMany as error:
+                return await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+
         wrapped: Handler = make(
             call,
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
         return wrapped
+
+    @contextlib.contextmanager
+    def _room(self, peer: str) -> Iterator[None]:
+        """Take up the room of one call. Raises ``TooMany`` where there is none."""
+        local = is_local(peer)
+        if self._open[local] >= MAX_CALLS:
+            self.crowded += 1
+            raise TooMany(f"{MAX_CALLS} calls are open, which is the limit")
+        self._open[local] += 1
+        try:
+            yield
+        finally:
+            self._open[local] -= 1
 
     def _unary(self, method: str, inner: Any) -> Any:
         async def call(request: Any, context: Context) -> Any:
@@ -324,7 +354,8 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                 grpc.StatusCode.PERMISSION_DENIED, f"{call} is for operators, and {caller.name} is {caller.role.value}"
             )
         try:
-            answer = await run()
+            with self._room(peer):
+                answer = await run()
         except errors.MaglevError as error:
             code = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), grpc.StatusCode.UNKNOWN)
             self._count(call, code)
@@ -384,7 +415,7 @@ class RpcServer:
         self.watchers = Watchers(services)
         self._service = MaglevService(services, tcp_role=options.tcp_role, watchers=self.watchers)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        self._server: grpc.aio.Server | None = None
+        self._servers: list[grpc.aio.Server] = []
         # None: TCP is in the clear.
         self.certificates: Certificates | None = None
         # The TCP port that was bound, 0 without one.
@@ -397,39 +428,45 @@ class RpcServer:
 
     @property
     def refused(self) -> dict[str, int]:
-        """Whom we turned away, since the start: ``watchers`` for want of room, ``slow`` for not reading."""
-        return {"watchers": self.watchers.refused, "slow": self._gate.slow}
+        """Whom we turned away since the start: ``watchers``, ``calls``: for want of room; ``slow``: for not reading."""
+        return {"watchers": self.watchers.refused, "calls": self._gate.crowded, "slow": self._gate.slow}
 
     async def start(self) -> None:
         """Listen and serve. Raises ``CannotListen``; then nothing is left listening."""
+        for name in ("", SERVICE):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        try:
+            self._listen()
+            for server in self._servers:
+                await server.start()
+        except BaseException:
+            await asyncio.gather(*(server.stop(None) for server in self._servers))
+            self._servers.clear()
+            raise
+
+    def _make(self) -> grpc.aio.Server:
+        """A server with our services, for one listener."""
         server = grpc.aio.server(
             interceptors=[self._gate],
             options=OPTIONS,
-            maximum_concurrent_rpcs=MAX_CALLS,
+            maximum_concurrent_rpcs=MAX_CALLS + MAX_REFUSALS,
         )
+        self._servers.append(server)
         pb_grpc.add_MaglevServicer_to_server(self._service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        for name in ("", SERVICE):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         if self._options.reflection:
             names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
-        try:
-            self._listen(server)
-            await server.start()
-        except BaseException:
-            await server.stop(None)
-            raise
-        self._server = server
+        return server
 
-    def _listen(self, server: grpc.aio.Server) -> None:
+    def _listen(self) -> None:
         path = self._options.unix_socket
         if path is not None:
             prepare_socket(path)
             # Writing to the socket is what connecting takes: no moment in which others can.
             before = os.umask(0o117)
             try:
-                self._bind(server, f"unix:{path}")
+                self._bind(self._make(), f"unix:{path}")
             finally:
                 os.umask(before)
         if self._options.tcp_address:
@@ -441,7 +478,7 @@ class RpcServer:
                 except Unusable as error:
                     raise CannotListen(str(error)) from error
                 credentials = self.certificates.credentials()
-            self.port = self._bind(server, target, credentials)
+            self.port = self._bind(self._make(), target, credentials)
             if not loopback:
                 self._warn_exposed(target)
 
@@ -481,13 +518,13 @@ class RpcServer:
 
     async def stop(self, seconds: float = 1.5) -> None:
         """End: no new calls, watches end with ``UNAVAILABLE``, what goes on after ``seconds`` is cut off."""
-        server, self._server = self._server, None
-        if server is None:
+        servers, self._servers = self._servers, []
+        if not servers:
             return
         await self._health.enter_graceful_shutdown()
         self.watchers.close()
         self._gate.closing.set()
-        await asyncio.gather(server.stop(seconds), self._service.settle(seconds))
+        await asyncio.gather(*(server.stop(seconds) for server in servers), self._service.settle(seconds))
 
 
 def _why(target: str) -> str:

@@ -21,7 +21,7 @@ from maglev.pace import Pace
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb import maglev_pb2_grpc as pb_grpc
 from maglev.rpc import convert, paging
-from maglev.rpc.access import Caller, Role, caller_of
+from maglev.rpc.access import Caller, Role, caller_of, is_local
 from maglev.rpc.services import DataplaneApi, LbStateView, OverrideView, Services, Verb
 from maglev.rpc.watch import TooMany, Watchers
 from maglev.states import FrontendState
@@ -352,7 +352,7 @@ class MaglevService(pb_grpc.MaglevServicer):
 
     def WatchEvents(self, request: pb.WatchEventsRequest, context: Context) -> AsyncIterator[Any]:
         """Events as they happen. The messages are encoded already; the server's gate sends them as they are."""
-        return self.watchers.watch(request)
+        return self.watchers.watch(request, local=is_local(context.peer()))
 
     # --------------------------------------------------------------------------------------------- configuration
 

@@ -40,6 +40,8 @@ QUEUE = 16_384
 BATCH = 500
 # Open watches, all callers together.
 MAX_WATCHERS = 256
+# Of these, for callers on the Unix socket alone: strangers who watch do not keep an operator from watching.
+LOCAL_WATCHERS = 32
 # Names in one request: each is looked up, and traced.
 MAX_NAMES = 1_000
 
@@ -178,8 +180,10 @@ class Watchers:
         for subscription in tuple(self._open):
             subscription.close()
 
-    async def watch(self, request: pb.WatchEventsRequest) -> AsyncIterator[bytes]:
+    async def watch(self, request: pb.WatchEventsRequest, *, local: bool = True) -> AsyncIterator[bytes]:
         """Encoded ``WatchEventsResponse`` messages, until the caller goes away or the daemon does.
+
+        ``local``: the caller came by the Unix socket.
 
         Raises ``BadValue``, ``UnknownName``, ``TooMany``, and ``GoingAway`` at the end of the daemon.
         """
@@ -193,9 +197,9 @@ class Watchers:
                 raise errors.UnknownName("frontend", name)
         if self.closing:
             raise GoingAway("the daemon is on its way out")
-        if len(self._open) >= self._most:
+        if len(self._open) >= (self._most if local else self._most - LOCAL_WATCHERS):
             self.refused += 1
-            raise TooMany(f"{self._most} watchers are open, which is the limit")
+            raise TooMany(f"{len(self._open)} watchers are open, which is the limit")
         with ExitStack() as stack:
             if not request.omit_state:
                 if wants.backend:
