@@ -54,7 +54,7 @@ async def test_vpp_that_is_killed_in_the_middle_of_a_batch_is_programmed_anew(pa
         await rig.settled()
         assert weights(server) == {f"10.0.0.{number}": int(number == 1) for number in range(1, 41)}
         assert not rig.reconciler.owed
-        assert not rig.reconciler.counters.drift
+        assert not rig.reconciler.counters.drift.total()
 
 
 @pytest.mark.parametrize("fault", ["mute", "wrong_context", "unknown_message", "truncate", "garble"])
