@@ -34,6 +34,7 @@ from maglev.vpp.model import Actual, parse_vip_key, vip_key
 from maglev.vpp.state import StateReader, describe, fill, new_vip, table_length
 from maglev.vpp.sync import (
     COUNTED,
+    SAME,
     Cause,
     CostModel,
     FlushKey,
@@ -45,6 +46,7 @@ from maglev.vpp.sync import (
     acknowledge,
     common_multiple,
     diff,
+    scaled,
 )
 from maglev.vpp.warmup import Phase, WarmUp
 from maglev.weights import BackendView, StateSource, flush_owed, frontend_weights
@@ -260,6 +262,7 @@ class Reconciler:
         self._uncertain: set[VipKey] = set()
         self._connected_ns = 0
         self._known: Actual | None = None  # what was known of VPP when the connection before this was lost
+        self._remembered: dict[VipKey, dict[bytes, int]] = {}
         self._unverified: dict[VipKey, None] = {}
         self._contested: dict[VipKey, int] = {}
         self._refused: set[RefusalKey] = set()
@@ -392,6 +395,7 @@ class Reconciler:
             owned=self._owned | self._configured,
             frozen=frozenset(self._frozen),
             multiples={key: multiple for key, multiple in self._multiples.items() if key not in unscaled},
+            remembered=self._remembered,
             cost=self.cost(),
         )
 
@@ -983,6 +987,7 @@ class Reconciler:
             fill(vip, await self._ases_of(vip.key))
         if actual.vips:
             describe(actual.vips, await self._reader.verbose())
+        self._compare(actual)
         self._stale.clear()
         self._refused.clear()
         presumed: set[str] = set()
@@ -999,14 +1004,13 @@ class Reconciler:
                 presumed.update(self._backends_at(config, wanted.frontend, serving))
                 if wanted.key not in self._multiples and not self._adopted:
                     self._adopt_scale(wanted, actual)
-        self._compare(actual)
         self._actual = actual
         self._adopted = True
         self._settle(presumed)
         self._wake.set()
 
     def _compare(self, actual: Actual) -> None:
-        """Tell what somebody else has changed while there was no connection."""
+        """Tell what somebody else has changed while there was no connection; remember what a restarted VPP has lost."""
         known, self._known = self._known, None
         uncertain, self._uncertain = self._uncertain, set()
         info = self.client.info()
@@ -1016,7 +1020,12 @@ class Reconciler:
         self._connected_ns = info.connected_ns
         if known is None:
             return
-        if not anew and actual.conf is not None:
+        if anew:
+            self._remembered = {
+                key: {a: scaled(have.weight, 1 / self._multiples.get(key, SAME)) for a, have in vip.ases.items()}
+                for key, vip in known.vips.items()
+            }
+        elif actual.conf is not None:
             self._note_drift(None, conf_drift(known.conf, actual.conf))
         for key, found in drift(known, actual, uncertain=uncertain, anew=anew):
             self._note_drift(key, found)
@@ -1079,6 +1088,7 @@ class Reconciler:
             for piece in self._pieces(names):
                 await self._until_done(piece, result, force=force, fresh=fresh, prune=False)
             if complete:
+                self._remembered.clear()
                 await self._until_done([], result, force=force, fresh=fresh, prune=True)
                 self.unmanaged = tuple(result.plan.unmanaged)
             if self._vips_changed:

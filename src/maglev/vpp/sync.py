@@ -205,7 +205,8 @@ class Policy:
 
     ``full``: global conf, deletion and recreation of VIPs are allowed. ``prune_rest``: remove what is not configured
     anywhere, not only on the addresses of the wanted VIPs. ``frozen``: VIPs whose recreation was given up.
-    ``multiples``: VIPs that keep the scale that was found in VPP.
+    ``multiples``: VIPs that keep the scale that was found in VPP. ``remembered``: last weights of VIPs that went with a
+    VPP that was restarted: what keeps its weight keeps that.
     """
 
     full: bool = True
@@ -216,6 +217,7 @@ class Policy:
     owned: Collection[VipKey] = frozenset()
     frozen: Collection[VipKey] = frozenset()
     multiples: Mapping[VipKey, Fraction] = field(default_factory=dict)
+    remembered: Mapping[VipKey, Mapping[bytes, int]] = field(default_factory=dict)
     cost: CostModel = CostModel()
 
     def may_remove(self, key: VipKey) -> bool:
@@ -543,7 +545,8 @@ def _plan_vip(
     for ours in vip.ases:
         if ours.weight is None:
             have = before.ases.get(ours.address) if before is not None else None
-            targets[ours.address] = have.weight if have is not None else 0
+            last = policy.remembered.get(vip.key, {}).get(ours.address, 0) if have is None else have.weight
+            targets[ours.address] = last
         else:
             targets[ours.address] = scaled(ours.weight, multiple)
     if found is not None and _alike(targets, present) and not _indebted(vip, owed):
