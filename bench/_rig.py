@@ -28,7 +28,7 @@ from typing import Any
 from bench.harness import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
-LOOPS = ROOT / "bench" / "loops" / "bare.c"
+LOOPS = ROOT / "bench" / "loops"
 PORT = 8080
 ROUNDS = 5
 SECONDS = 3.0
@@ -91,11 +91,11 @@ class Rig:
         names, values = rows or ([], [])  # not there before the first packet
         return int(dict(zip(names, values, strict=True)).get(field, 0))
 
-    def bare(self) -> str:
-        """The bare loops, compiled."""
-        program = self.directory / "bare"
+    def loop(self, name: str) -> str:
+        """A program of ``loops``, compiled."""
+        program = self.directory / name
         if not program.exists():
-            subprocess.run(["cc", "-O2", "-o", str(program), str(LOOPS)], check=True)
+            subprocess.run(["cc", "-O2", "-o", str(program), str(LOOPS / f"{name}.c")], check=True)
         return str(program)
 
 
@@ -205,19 +205,20 @@ class Ours(Contender):
 
 
 class Bare(Contender):
-    """A bare loop of ``loops/bare.c``: ``icmp``, ``syn``, or the ``timer`` that only wakes up."""
+    """A loop of ``loops/PROGRAM.c``; of ``bare``: ``icmp``, ``icmp-df``, ``syn``, the ``timer`` that only wakes up."""
 
-    def __init__(self, one: Rig, targets: int, kind: str) -> None:
+    def __init__(self, one: Rig, targets: int, *kind: str, program: str = "bare") -> None:
         super().__init__(one, targets)
         self.kind = kind
+        self.program = program
 
     def start(self) -> None:
-        path = self.rig.directory / f"{self.kind}.counters"
+        path = self.rig.directory / f"{'-'.join(self.kind)}.counters"
         path.write_bytes(bytes(8 * (2 + HISTOGRAM)))
         with path.open("r+b") as file:
             self.counters = mmap.mmap(file.fileno(), 0)
-        words = [self.kind, str(path), str(self.targets), str(TICK_NS), str(PORT)]
-        self.process = self.rig.popen([self.rig.bare(), *words])
+        words = [*self.kind, str(path), str(self.targets), str(TICK_NS), str(PORT)]
+        self.process = self.rig.popen([self.rig.loop(self.program), *words])
 
     def probes(self) -> int:
         sent, received = struct.unpack_from("=2Q", self.counters)

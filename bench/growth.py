@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import time
+
 from bench._rig import Cost, Ours, Rig, measure, nginx, rig
-from bench.harness import Figure
+from bench.harness import Figure, cpu_ms
+from maglev._probe import Engine
+from maglev.config.model import HealthCheck, IcmpParams
+from maglev.states import CheckType
 
 QUESTION = "How does the cost grow with the targets? (target 5)"
 
 COUNTS = (1_000, 10_000, 50_000)
 DPVS = (10_200, 20_400, 51_000, 102_000)
 ROUNDS = 5
+CHANGES = 10_000
 
 
 def median(one: Rig, targets: int, kind: str, interval_ms: int = 1000, rounds: int = ROUNDS) -> Cost:
@@ -18,9 +24,38 @@ def median(one: Rig, targets: int, kind: str, interval_ms: int = 1000, rounds: i
     return sorted(costs, key=lambda cost: cost.cpu_us)[rounds // 2]
 
 
+def changes(targets: int) -> float:
+    """Microseconds of CPU for one target that is added and removed while there are ``targets`` others."""
+    hour = 3600 * 10**9
+    engine = Engine(capacity=targets + CHANGES)
+    engine.start()
+    check = engine.add_check(HealthCheck("icmp", CheckType.ICMP, IcmpParams(), 0, hour, hour, hour))
+
+    def settled(count: int) -> None:
+        while engine.stats()["targets"] != count:
+            time.sleep(0.001)
+
+    def add_and_remove() -> None:
+        added = [engine.add_target(check, bytes((127, 0, 0, 1)), first_delay=hour) for _ in range(CHANGES)]
+        for one in added:
+            engine.remove_target(one)
+        settled(targets)
+
+    for _ in range(targets):
+        engine.add_target(check, bytes((127, 0, 0, 1)), first_delay=hour)
+    settled(targets)
+    try:
+        return 1000 * cpu_ms({"": add_and_remove})[""] / CHANGES
+    finally:
+        engine.stop()
+
+
 def run() -> list[Figure]:
-    """One probe a target and second; then DPVS's numbers of targets every 3 s."""
-    figures = []
+    """One probe a target and second; DPVS's numbers of targets every 3 s; targets that come and go."""
+    figures = [
+        Figure(f"a target added and removed beside {targets} others", changes(targets), "us CPU")
+        for targets in (COUNTS[0], COUNTS[-1])
+    ]
     with rig() as one, nginx(one):
         for kind in ("icmp", "syn"):
             costs = {targets: median(one, targets, kind) for targets in COUNTS}

@@ -4,47 +4,19 @@
  *
  * bare icmp|icmp-df|syn|timer COUNTERS TARGETS TICK_NS [PORT]     every target once a second; target n is 127.(1 + n / 65536)...
  */
-#define _GNU_SOURCE
+#include "loop.h"
+
 #include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <linux/filter.h>
 #include <netinet/in.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
 
-enum { BATCH = 128, BYTES = 192, STEPS = 2000, LOW_PORT = 20000, PORTS = 512, SECOND = 1000000000 };
+enum { BATCH = 128, BYTES = 192, LOW_PORT = 20000, PORTS = 512, ECHO_BYTES = 64 };
 
-struct counters {
-    uint64_t sent, received, late[STEPS + 1];
-};
-
-static struct counters *counters;
 static struct mmsghdr out[BATCH], in[BATCH];
 static struct iovec out_parts[BATCH], in_parts[BATCH];
 static struct sockaddr_in names[BATCH];
 static uint8_t packets[BATCH][64], space[BATCH][BYTES];
-
-static int64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * (int64_t)SECOND + now.tv_nsec;
-}
-
-static void must(int result, const char *what)
-{
-    if (result < 0) {
-        perror(what);
-        exit(1);
-    }
-}
 
 static uint16_t fold(uint32_t sum)
 {
@@ -93,12 +65,12 @@ static int open_socket(int syn, int whole)
 
 static int build_echo(uint8_t *p, uint32_t target)
 {
-    memset(p, 0, 24);
+    memset(p, 0, ECHO_BYTES);
     p[0] = 8;
     memcpy(p + 4, &target, 4);
-    uint16_t check = htons(fold(sum_of(p, 24)));
+    uint16_t check = htons(fold(sum_of(p, ECHO_BYTES)));
     memcpy(p + 2, &check, 2);
-    return 24;
+    return ECHO_BYTES;
 }
 
 static int build_syn(uint8_t *p, uint32_t target, uint32_t address, uint16_t port, uint32_t turn)
@@ -141,9 +113,7 @@ int main(int argc, char **argv)
     if (argc < 5)
         return 2;
     int syn = !strcmp(argv[1], "syn"), timer = !strcmp(argv[1], "timer");
-    int file = open(argv[2], O_RDWR);
-    must(file, argv[2]);
-    counters = mmap(NULL, sizeof(*counters), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    map_counters(argv[2]);
     uint32_t targets = (uint32_t)atol(argv[3]);
     int64_t tick = atoll(argv[4]);
     uint16_t port = argc > 5 ? (uint16_t)atoi(argv[5]) : 0;
@@ -158,8 +128,7 @@ int main(int argc, char **argv)
     uint64_t sent = 0;
     for (;;) {
         at += tick;
-        struct timespec until = { at / SECOND, at % SECOND };
-        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+        sleep_until(at);
         int64_t now = now_ns();
         for (;; at += tick) {
             int64_t late = (now - at) / 50000;
