@@ -6,27 +6,20 @@ its process, there and back again.
 
 from __future__ import annotations
 
-import asyncio
-import os
 import statistics
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 
-from bench._dataplane import PATIENCE, config_of
+from bench._dataplane import config_of
 from bench._dataplane import run as on_loop
-from bench._rig import cpu_ns
+from bench._vpp import SOCKET, connected
 from bench.harness import Figure
-from maglev.clock import SystemClock
 from maglev.config.model import Config
 from maglev.states import State
-from maglev.vpp.client import VppClient
 from maglev.vpp.desired import DesiredVip, desired_vips
-from maglev.vpp.executor import Executor, Pacer
 from maglev.vpp.messages import VipKey
 from maglev.vpp.model import Actual, vip_key
-from maglev.vpp.state import StateReader
 from maglev.vpp.sync import CostModel, Op, Policy, Step, acknowledge, diff
 from tests.helpers.vpp import FakeStates
 
@@ -94,12 +87,15 @@ class Scheme:
 def run() -> list[Figure]:
     """Away: the servers are before the standbys, so the naive way drops first. Back: it raises first."""
     names = ("naive", *UNITS)
-    schemes = [Scheme(0, 1, naive=True), *(Scheme(n, unit) for n, unit in enumerate(UNITS.values(), 1))]
-    formula = dict(zip(names, (_by_formula(scheme) for scheme in schemes), strict=True))
+    formula = dict(zip(names, (_by_formula(scheme) for scheme in _schemes()), strict=True))
     figures = _figures("by the formula", formula)
-    if socket := os.environ.get("VPP_SOCKET"):
-        figures += on_loop(lambda: _on_vpp(socket, names))
+    if SOCKET:
+        figures += on_loop(lambda: _on_vpp(names, _schemes()))
     return figures
+
+
+def _schemes() -> list[Scheme]:
+    return [Scheme(0, 1, naive=True), *(Scheme(n, unit) for n, unit in enumerate(UNITS.values(), 1))]
 
 
 def _figures(how: str, seconds: dict[str, tuple[float, float]]) -> list[Figure]:
@@ -119,50 +115,20 @@ def _by_formula(scheme: Scheme) -> tuple[float, float]:
     return away / 1e9, back / 1e9
 
 
-async def _on_vpp(socket: str, names: Sequence[str]) -> list[Figure]:
-    schemes = dict(zip(names, (Scheme(0, 1, naive=True), Scheme(1, None), Scheme(2, 100)), strict=True))
+async def _on_vpp(names: Sequence[str], schemes: Sequence[Scheme]) -> list[Figure]:
     taken: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in names}
-    async with _connected(socket) as client:
-        if await StateReader(client).vips():
-            raise RuntimeError(f"the VPP at {socket} has VIPs")
-        info = client.info()
-        assert info is not None
-        if info.workers:
-            raise RuntimeError(f"the VPP at {socket} has workers, whose CPU time cannot be told from its main thread's")
-        executor = Executor(client, Pacer(SystemClock(), max_stall_ns=10**12, max_duty=1.0), lambda step: None)
-
-        async def send(steps: Sequence[Step]) -> float:
-            before = cpu_ns(info.pid)
-            outcome = await executor.run([step._replace(cost_ns=0) for step in steps], budget_ns=1)
-            if outcome.failures:
-                raise RuntimeError(outcome.failures[0])
-            return (cpu_ns(info.pid) - before) / 1e9
-
+    async with connected() as vpp:
         try:
-            for scheme in schemes.values():
-                await send(scheme.steps(first_pool_up=True))
+            for scheme in schemes:
+                await vpp.send(scheme.steps(first_pool_up=True))
             for _ in range(ROUNDS):
-                for name, scheme in schemes.items():
-                    taken[name][0].append(await send(scheme.steps(first_pool_up=False)))
-                    taken[name][1].append(await send(scheme.steps(first_pool_up=True)))
+                for name, scheme in zip(names, schemes, strict=True):
+                    taken[name][0].append(await vpp.send(scheme.steps(first_pool_up=False)))
+                    taken[name][1].append(await vpp.send(scheme.steps(first_pool_up=True)))
         finally:
-            for scheme in schemes.values():
-                await send(scheme.removal())
+            for scheme in schemes:
+                await vpp.send(scheme.removal())
     return _figures(
-        f"VPP {info.version.partition('-')[0]}",
+        f"VPP {vpp.version}",
         {name: (statistics.median(away), statistics.median(back)) for name, (away, back) in taken.items()},
     )
-
-
-@asynccontextmanager
-async def _connected(socket: str) -> AsyncIterator[VppClient]:
-    client = VppClient(socket, SystemClock())
-    task = asyncio.create_task(client.run())
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while not client.usable:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-        yield client
-    finally:
-        await client.close()
-        await task

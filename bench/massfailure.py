@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections import Counter
@@ -10,6 +9,7 @@ from dataclasses import replace
 
 from bench._dataplane import Writes, config_of, plan_of_failure, rig
 from bench._dataplane import run as on_loop
+from bench._vpp import SOCKET
 from bench.harness import Figure, LoopWatch, held
 from maglev.config.model import Config, LbConfig
 from maglev.states import State
@@ -40,9 +40,9 @@ async def _measure() -> list[Figure]:
         Figure(f"length {LENGTH}, by the formula: time of a VPP", stall, "s"),
         Figure("  and at max-duty 50 %: last verdict to last call", stall / 0.5, "s"),
     ]
-    if socket := os.environ.get("VPP_SOCKET"):
+    if SOCKET:
         config = config_of(FRONTENDS, MEMBERS, lb=LB, new_flows_table_length=LENGTH)
-        figures += await _failures("VPP, max-duty 50 %: ", config, socket)
+        figures += await _failures("VPP, max-duty 50 %: ", config, SOCKET)
     return figures
 
 

@@ -30,7 +30,7 @@ from maglev.vpp.drift import KINDS as DRIFT_KINDS
 from maglev.vpp.drift import Drift, ases_drift, conf_drift, drift, vip_drift
 from maglev.vpp.executor import Executor, Outcome, Pacer, RefusalKey
 from maglev.vpp.messages import AsDetails, Encap, ProtocolError, VipKey, address_text
-from maglev.vpp.model import Actual, parse_vip_key, vip_key
+from maglev.vpp.model import Actual, ActualVip, parse_vip_key, vip_key
 from maglev.vpp.state import StateReader, describe, fill, new_vip, table_length
 from maglev.vpp.sync import (
     COUNTED,
@@ -63,10 +63,6 @@ MOST_MEMBERS = 200
 
 MOST_TOLD = 5
 """How many differences of one VIP the log names."""
-
-READ_PER_VIP_NS = 10_000
-READ_PER_AS_NS = 2_500
-"""What reading back costs VPP, measured: a dump of 50,000 ASes took 113 ms."""
 
 DRIFT_WINDOW_NS = 600 * 1_000_000_000
 DRIFT_RECREATIONS = 2
@@ -984,7 +980,7 @@ class Reconciler:
         conf = await self._reader.conf()
         actual = Actual(conf, {key: new_vip(details) for key, details in (await self._reader.vips()).items()})
         for vip in actual.vips.values():
-            fill(vip, await self._ases_of(vip.key))
+            fill(vip, await self._ases_of(vip))
         if actual.vips:
             describe(actual.vips, await self._reader.verbose())
         self._compare(actual)
@@ -1146,7 +1142,7 @@ class Reconciler:
         return [key for key in dict.fromkeys(keys) if key in actual.vips]
 
     def _pieces(self, names: Iterable[str]) -> list[list[str]]:
-        """Frontends in pieces of about ``max-stall`` of reading; those of one address in one piece.
+        """Frontends in pieces of about ``MOST_MEMBERS``; those of one address in one piece.
 
         VIPs that serve nobody come first, then in numeric order.
         """
@@ -1162,15 +1158,13 @@ class Reconciler:
             return (all(vip is not None and vip.serves for vip in found), min(key.sort_key for key, _ in group))
 
         pieces: list[list[str]] = []
-        size = load = 0
+        load = 0
         for group in sorted(groups.values(), key=order):
             members = sum(len(pool.members) for _, frontend in group for pool in frontend.pools)
-            cost = READ_PER_VIP_NS * len(group) + READ_PER_AS_NS * members
-            if not pieces or size + cost > self._pacer.max_stall_ns or load + members > MOST_MEMBERS:
+            if not pieces or load + members > MOST_MEMBERS:
                 pieces.append([])
-                size = load = 0
+                load = 0
             pieces[-1].extend(frontend.name for _, frontend in group)
-            size += cost
             load += members
         return pieces
 
@@ -1207,11 +1201,11 @@ class Reconciler:
             async with self._work:
                 await self._read_ases([key])
 
-    async def _ases_of(self, key: VipKey) -> list[AsDetails]:
+    async def _ases_of(self, vip: ActualVip) -> list[AsDetails]:
         """The ASes that VPP has in a VIP, read at the pace that forwarding can stand."""
         await self._pacer.turn()
-        read = await self._reader.ases(key)
-        self._pacer.start(READ_PER_VIP_NS + READ_PER_AS_NS * len(read))
+        read = await self._reader.ases(vip.key)
+        self._pacer.start(self.cost().read(vip.length, len(read)))
         return read
 
     async def _read_ases(self, keys: Iterable[VipKey]) -> None:
@@ -1221,7 +1215,7 @@ class Reconciler:
             vip = actual.vips.get(key)
             if vip is None:
                 continue
-            read = await self._ases_of(key)
+            read = await self._ases_of(vip)
             known = vip.ases
             fill(vip, read)
             if key not in self._stale:
