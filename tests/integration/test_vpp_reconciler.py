@@ -565,6 +565,14 @@ async def test_what_a_vpp_holds_is_read_vip_by_vip_also_at_connect(path: Path) -
             assert not writes(server)
 
 
+async def test_reading_back_is_paced_by_the_length_of_the_table_that_vpp_walks_for_it(path: Path) -> None:
+    async with programmed(path, failover(new_flows_table_length=65536)) as (_, rig):
+        spent, read = rig.reconciler.pacer.spent_ns, rig.reconciler.cost().read(65536, 3)
+        await rig.reconciler.sync(None, force=False, by="ann")
+        assert rig.reconciler.pacer.spent_ns - spent == read
+        assert read > 30 * rig.reconciler.cost().read(1024, 3)
+
+
 async def test_a_verdict_during_a_full_sync_waits_for_the_read_of_one_vip_at_most(path: Path) -> None:
     async with programmed(path, several(5)) as (server, rig):
         server.faults.delays["lb_as_v2_dump"] = 0.02
