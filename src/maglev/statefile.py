@@ -101,9 +101,10 @@ class StateFile:
         try:
             self._state = self._read(self.path)
             return
-        except FileNotFoundError:
-            return
         except (OSError, BadStateFile) as error:
+            if isinstance(error, FileNotFoundError) and not self.previous.exists():
+                # The first start. A file that is gone though it was written once has been lost as a torn one has.
+                return
             log.error("state-file-unreadable", f"state file {self.path}: {error}; trying its previous copy")
         try:
             self._state = self._read(self.previous)

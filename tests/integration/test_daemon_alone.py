@@ -187,6 +187,27 @@ async def test_operator_state_survives_a_restart(lab: Lab) -> None:
         await watcher.states(one="up")
 
 
+@pytest.mark.parametrize("cut", [0, 100, None], ids=["empty", "torn", "gone"])
+async def test_a_server_under_maintenance_stays_out_though_the_state_file_was_torn(lab: Lab, cut: int | None) -> None:
+    state = lab.daemon.directory / "state.json"
+    async with lab.daemon.api() as stub:
+        await stub.DisableBackend(pb.ChangeBackendRequest(name="one", reason="disk"))
+        await stub.DrainBackend(pb.ChangeBackendRequest(name="static-two"))
+    assert await lab.daemon.stop() == 0
+    if cut is None:
+        state.unlink()
+    else:
+        state.write_bytes(state.read_bytes()[:cut])
+    await lab.daemon.start()
+    async with lab.daemon.api() as stub:
+        watcher = Watcher(stub)
+        await watcher.states(one="disabled", two="up")
+        (override,) = (await stub.ListOverrides(pb.ListOverridesRequest())).overrides
+        assert (override.backend, override.reason, override.by) == ("one", "disk", "unix")
+    assert "\nmaglev_state_file_fallback 1\n" in await lab.daemon.metrics()
+    await lab.daemon.logged("event=state-file-previous")
+
+
 async def test_state_that_cannot_be_written_is_told_to_the_caller(lab: Lab) -> None:
     (lab.daemon.directory / ".state.json.new").mkdir()
     async with lab.daemon.api() as stub:

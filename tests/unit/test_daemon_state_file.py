@@ -52,6 +52,16 @@ async def test_a_torn_file_is_replaced_by_the_previous_copy(tmp_path: Path, cut:
     assert again.fallbacks == 1
 
 
+async def test_a_file_that_vanished_is_replaced_by_the_previous_copy(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    await saved(path, "old", "new")
+    path.unlink()
+    again = loaded(path)
+    assert (again.get("section"), again.fallbacks, again.unreadable) == ("old", 1, 0)
+    path.with_name("state.json.prev").unlink()
+    assert loaded(path).get("section") is None
+
+
 async def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     await saved(path, "old", "new")
