@@ -66,10 +66,14 @@ GARBAGE_SECONDS = 600.0
 """How often old objects that refer to each other are looked through for those that nobody else needs."""
 
 CAP_NET_RAW = "CAP_NET_RAW"
-CAPABILITY_HELP = (
-    "give it to the program (setcap cap_net_raw+ep on the interpreter of its environment), "
-    "or run it by systemd with AmbientCapabilities=CAP_NET_RAW"
-)
+
+
+def capability_help(capability: str) -> str:
+    """How the daemon gets a capability."""
+    return (
+        f"give it to the program (setcap {capability.lower()}+ep on the interpreter of its environment), "
+        f"or run it by systemd with AmbientCapabilities={capability}"
+    )
 
 
 class CannotStart(Exception):
@@ -295,14 +299,14 @@ class Daemon:
                 lacking.setdefault(capability, []).append(name)
         for capability, names in lacking.items():
             shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
-            text = f"no {capability}, which health check {shown} needs: {CAPABILITY_HELP}"
+            text = f"no {capability}, which health check {shown} needs: {capability_help(capability)}"
             if capability == CAP_NET_RAW and self.config_file.loaded_at_ns == 0:
                 raise CannotStart(text)
             log.error("capability-missing", text, capability=capability, healthchecks=len(names))
         if CAP_NET_RAW not in lacking and not has_capability(13) and self.config_file.loaded_at_ns == 0:
             log.warning(
                 "capability-missing",
-                f"no {CAP_NET_RAW}: icmp and half-open tcp checks cannot be done; {CAPABILITY_HELP}",
+                f"no {CAP_NET_RAW}: icmp and half-open tcp checks cannot be done; {capability_help(CAP_NET_RAW)}",
                 capability=CAP_NET_RAW,
             )
 

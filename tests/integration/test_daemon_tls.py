@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
 from pathlib import Path
 
@@ -72,3 +73,32 @@ async def test_tls_checks_of_a_running_daemon(tmp_path: Path) -> None:
     }
     assert found == {("web", "https", "L7OK"), ("web", "https", "L6RSP"), ("mail", "tcp", "L6RSP")}
     assert web.names[0] == "www.example.org"
+
+
+async def test_what_is_wrong_with_a_certificate_is_told_by_the_api(tmp_path: Path) -> None:
+    """An expired certificate, a wrong name and an unknown issuer are three different details of a transition."""
+    authority = Certificate(["authority"], ca=True)
+    ca = authority.write(tmp_path / "ca.pem")
+    certificates = {
+        "expired": Certificate(["www.example.org"], authority, days=(-2, -1)),
+        "misnamed": Certificate(["elsewhere.example.org"], authority),
+        "unknown": Certificate(["www.example.org"], Certificate(["another authority"], ca=True)),
+    }
+    details = {
+        "expired": "certificate has expired",
+        "misnamed": "certificate is not valid for www.example.org",
+        "unknown": "certificate signed by unknown authority",
+    }
+    checks, backends = "", ""
+    with contextlib.ExitStack() as stack:
+        for name, certificate in certificates.items():
+            port = stack.enter_context(server(Handshakes(certificate.context(tmp_path)))).port
+            params = f"{{host: www.example.org, ca-file: {ca}}}"
+            checks += f"    {name}: {{type: https, port: {port}, params: {params}, interval: 2s}}\n"
+            backends += f"    {name}: {{address: 127.0.0.1, healthcheck: {name}}}\n"
+        text = f"maglev:\n  healthchecks:\n{checks}  backends:\n{backends}"
+        async with DaemonProcess(tmp_path, text, "--vpp-api-addr=") as daemon, daemon.api() as stub:
+            await Watcher(stub).states(expired="down", misnamed="down", unknown="down")
+            for name, detail in details.items():
+                last = (await stub.GetBackend(pb.GetBackendRequest(name=name))).transitions[-1]
+                assert (last.code, last.detail) == (pb.CHECK_CODE_L6RSP, detail)
