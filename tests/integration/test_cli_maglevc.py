@@ -563,6 +563,16 @@ def test_shell_completes_words_and_live_names(shell: Terminal) -> None:
     assert shell.end() == 0
 
 
+def test_the_prompt_of_a_narrow_terminal_has_the_state_alone(terminal: Callable[..., Terminal]) -> None:
+    shell = terminal("--color=false", columns=40)
+    shell.expect("[up, 1 down]>")
+    assert not any("maglevc" in line for line in shell.shown)
+    shell.type("show backends web0\r")
+    shell.expect("  address       10.0.0.1")
+    shell.type("quit\r")
+    assert shell.end() == 0
+
+
 def test_shell_shows_what_can_follow(shell: Terminal) -> None:
     shell.type("set backend web0 ?")
     shell.expect("  drain    no new flows; flows and probing stay")

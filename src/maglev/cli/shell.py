@@ -41,8 +41,9 @@ FETCH_SECONDS = 1.0
 NAMES = 200
 # Of these, ? shows so many.
 SHOWN = 40
-# What the prompt may take of a line for the server.
+# What the prompt may take of a line for the server; in a narrower terminal it has the state alone.
 SERVER_COLUMNS = 24
+WIDE = 60
 # How often the prompt asks the daemon how it is.
 POLL_SECONDS = 2.0
 
@@ -295,7 +296,8 @@ def interactive(context: Context) -> int:
     def prompt() -> FormattedText:
         words, colour = pulse.state
         colour = colour if context.style.colour else ""
-        return FormattedText([("", f"maglevc {server}["), (colour, words), ("", "]> ")])
+        who = f"maglevc {server}" if session.output.get_size().columns >= WIDE else ""
+        return FormattedText([("", f"{who}["), (colour, words), ("", "]> ")])
 
     try:
         while True:
