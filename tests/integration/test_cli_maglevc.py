@@ -311,6 +311,19 @@ def test_a_frontend_says_why_its_backends_are_out_of_service(served: Served) -> 
     assert "out of service" not in served.run("show frontends www", "--json").out
 
 
+def test_a_frontend_of_many_that_are_out_of_service_says_how_many_more(tmp_path: Path) -> None:
+    served = Served(tmp_path, lambda: fake_daemon(large_config(50, 1)))
+    try:
+        answer = served.run("show frontends f0000")
+    finally:
+        served.close()
+
+    lines = answer.out.partition("  out of service\n")[2].splitlines()
+    assert lines[0].startswith("    b00000 unknown for ")
+    assert len(lines) == 21
+    assert lines[20] == "    ... and 30 more"
+
+
 def test_colours_when_asked_and_not_in_a_pipe(served: Served) -> None:
     assert "\x1b[32m" in served.run("show backends", "--color").out
     assert "\x1b" not in served.run("show backends", "-color=false").out

@@ -86,24 +86,24 @@ def _show_frontend(context: Context, command: Command) -> int:
 
     def lines() -> Iterator[str]:
         yield from render.frontend(context.style, info)
-        yield from render.out_of_service(context.style, _out_of_service(client, info), time.time_ns())
+        names = [
+            one.name for pool in info.pools for one in pool.backends if one.state != pb.BACKEND_STATE_UP or one.drained
+        ]
+        out = _backends(client, names[:MOST_OUT])
+        yield from render.out_of_service(context.style, out, len(names) - MOST_OUT, time.time_ns())
 
     return context.show(info, lines)
 
 
-def _out_of_service(client: Client, info: pb.FrontendInfo) -> list[pb.BackendInfo]:
-    """Of the frontend's backends those that get nothing for a reason of their own; the first ``MOST_OUT``."""
-    names = [
-        one.name for pool in info.pools for one in pool.backends if one.state != pb.BACKEND_STATE_UP or one.drained
-    ]
+def _backends(client: Client, names: Iterable[str]) -> list[pb.BackendInfo]:
+    """The backends of those names; one that a reload took away meanwhile is left out."""
     found = []
-    for name in names[:MOST_OUT]:
+    for name in names:
         try:
             found.append(client.call(client.stub.GetBackend, pb.GetBackendRequest(name=name)))
         except Unreachable:
             raise
         except CommandError:
-            # A reload took it away meanwhile.
             continue
     return found
 

@@ -172,8 +172,8 @@ def _who(by: str, reason: str) -> str:
     return (f" by {escape(by)}" if by else "") + (f": {escape(reason)}" if reason else "")
 
 
-def out_of_service(style: Style, infos: Sequence[pb.BackendInfo], now_ns: int) -> Iterator[str]:
-    """Behind ``show frontends NAME``: which of its backends get nothing, since when, and why. Nothing if none."""
+def out_of_service(style: Style, infos: Sequence[pb.BackendInfo], more: int, now_ns: int) -> Iterator[str]:
+    """Behind ``show frontends NAME``: which of its backends get nothing, since when, and why, and how many ``more``."""
     if infos:
         yield "  out of service"
     for one in infos:
@@ -187,6 +187,8 @@ def out_of_service(style: Style, infos: Sequence[pb.BackendInfo], now_ns: int) -
         elif one.transitions and one.transitions[-1].to_state == one.state:
             line += _why(one.transitions[-1])
         yield line
+    if more > 0:
+        yield f"    ... and {more} more"
 
 
 def _ago(now_ns: int, at_ns: int) -> str:
