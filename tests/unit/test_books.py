@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from maglev import maglevd
+from maglev import maglevd, metrics
 from maglev.cli import docs, errors
 from maglev.cli.grammar import parse as parse_command
 from maglev.cli.grammar import usage
@@ -18,6 +18,7 @@ from maglev.cli.main import USAGE_TEXT, parse_flags
 from maglev.config.load import load_text
 from maglev.options import EX_USAGE, FLAGS, SWITCHES
 from maglev.options import parse as parse_daemon
+from maglev.rpc import server, watch
 from maglev.states import Code, State
 from tests.helpers.books import BOOKS, ROOT, blocks
 
@@ -50,6 +51,29 @@ def test_the_guide_has_every_flag_of_the_daemon_with_its_variable_and_default() 
     for flag in FLAGS:
         default = "on" if flag.name == "reflection" else flag.default
         assert told[flag.name] == (flag.env, default)
+
+
+def test_the_guide_has_the_limits_for_strangers() -> None:
+    told = [int(cells[1].replace(",", "")) for cells in rows(GUIDE, "### Limits")]
+    assert told == [
+        server.MAX_CONNECTIONS,
+        server.MAX_CALLS,
+        server.MAX_STREAMS_PER_CONNECTION,
+        watch.MAX_WATCHERS,
+        watch.LOCAL_WATCHERS,
+        watch.QUEUE,
+        server.MAX_REQUEST_BYTES,
+        server.HANDSHAKE_MS / 1_000,
+        server.IDLE_MS / 1_000,
+        server.PING_TIMEOUT_MS / 1_000,
+        server.PATIENCE_SECONDS,
+        metrics.MAX_CONNECTIONS,
+        metrics.MAX_SCRAPES,
+        metrics.MAX_REQUEST_BYTES,
+        metrics.REQUEST_SECONDS,
+        metrics.SCRAPE_SECONDS,
+    ]
+    assert server.PING_MS == 30_000
 
 
 def variants(syntax: str) -> Iterator[str]:
