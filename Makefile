@@ -130,7 +130,7 @@ run: deps build ## the lab: a failover to watch (ONCE=1: check it and end; VPP=S
 lint: build ## ruff, mypy, cython-lint and the import contracts
 	$(PY) -m tests.run lint
 
-test: deps build ## lint, pytest and Robot, with a summary at the end
+test: pkg-deps build ## all of it: lint, pytest, Robot, debug build, packages, a short soak; a summary at the end
 	$(PY) -m tests.run
 
 debug: build ## a build with bounds checks, assertions and no optimisation in build/debug (PYTHONPATH=build/debug)
@@ -174,7 +174,7 @@ test-vpp: build ## acceptance test of a real VPP (VPP_SOCKET=/run/vpp/api.sock; 
 robot: build ## the Robot tests alone
 	$(PY) -m tests.run robot
 
-test-pkg: pkg-deb wheel ## install, run, upgrade, remove and purge the packages on a Debian of their own (root)
+test-pkg: pkg-deps build ## build the packages; install, run, upgrade, remove, purge them on a Debian of their own (root)
 	$(PY) -m tests.run package
 
 soak: build ## 20 minutes of trouble with 20,000 targets, then all must agree (SOAK="--seconds N --seed N")
@@ -193,7 +193,7 @@ pkg-deb: build ## the Debian packages, in build/ (PKG_ARCHES="amd64 arm64")
 
 # Of the tree and not of the source archive, which does not know its commit.
 wheel: build ## a wheel for other machines, in build/: what it links is in it, as auditwheel sees to
-	rm -rf build/dist build/*.whl
+	rm -rf build/dist build/lib.* build/bdist.* build/*.whl
 	$(PY) -m build --no-isolation --sdist --wheel --outdir build/dist
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" auditwheel repair --wheel-dir build build/dist/*.whl
 	$(VENV)/bin/auditwheel show build/*.whl
