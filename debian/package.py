@@ -378,8 +378,9 @@ def daemon_files(tree: Path) -> None:
     install(HERE / "vpp-maglevd.service", tree / "lib/systemd/system/vpp-maglevd.service")
     install(HERE / "vpp-maglev.sysctl", tree / "usr/lib/sysctl.d/50-vpp-maglev.conf")
     install(HERE / "netns.conf", tree / DOC / "vpp-maglev/examples/netns.conf")
-    for name in ("user-guide.md", "config-guide.md", "architecture.md", "maglev.schema.json"):
-        install(ROOT / "docs" / name, tree / DOC / "vpp-maglev" / name)
+    for path in (ROOT / "docs").iterdir():
+        if path.is_file():
+            install(path, tree / DOC / "vpp-maglev" / path.name)
     install(ROOT / "proto" / "maglev.proto", tree / DOC / "vpp-maglev/maglev.proto")
 
 
