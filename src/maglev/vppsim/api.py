@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -284,12 +284,14 @@ class Api:
     def _dumped(self, values: dict[str, Any]) -> Iterator[tuple[Vip, VipKey, As]]:
         # The filter is compared with the bytes as VPP holds them; its family and prefix length do not count.
         address = values["pfx"].address.ljust(16, b"\0")
-        everything = not any(address)
-        for vip in self.model.visible_vips():
-            if everything or (address, values["protocol"], values["port"]) == (vip.prefix, vip.protocol, vip.port):
-                key = _vip_key(vip)
-                for server in self.model.ases_of(vip):
-                    yield vip, key, server
+        if any(address):
+            vips: Iterable[Vip] = self.model.filtered_vips(address, values["protocol"], values["port"])
+        else:
+            vips = self.model.visible_vips()
+        for vip in vips:
+            key = _vip_key(vip)
+            for server in self.model.ases_of(vip):
+                yield vip, key, server
 
     @staticmethod
     def _answer(name: str, retval: int) -> Replies:

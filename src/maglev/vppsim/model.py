@@ -267,6 +267,7 @@ class Model:
         self.work_ns = 0
         self._by_key: dict[tuple[bytes, int, int, int], int] = {}  # VIPs in use
         self._by_prefix: dict[tuple[bytes, int], dict[int, None]] = {}  # VIPs in use, by prefix
+        self._by_filter: dict[tuple[bytes, int, int], set[int]] = {}  # visible VIPs, by what dumps compare
         self._next_gc = float(GC_INTERVAL)
         # Routes (prefix and length) -> [index of the forwarding object, users]. The index is what VPP prints as "dpo",
         # and what selects the route's counters in the stats segment. Routes and ASes lock their object; VPP forgets to
@@ -313,6 +314,10 @@ class Model:
         for vip in emptied:
             vip.as_slots = Pool(lambda _: 0)
             vip.slot_of = {}
+            same = self._by_filter[vip.prefix, vip.protocol, vip.port]
+            same.discard(vip.index)
+            if not same:
+                del self._by_filter[vip.prefix, vip.protocol, vip.port]
             self.vips.put(vip.index)
 
     def _collect(self, vip: Vip, now: int) -> None:
@@ -379,6 +384,7 @@ class Model:
             self._acquire_route(_route(prefix, args.length))
         self._by_key[key] = index
         self._by_prefix.setdefault((prefix, args.length), {})[index] = None
+        self._by_filter.setdefault((prefix, vip.protocol, vip.port), set()).add(index)
         return OK, index
 
     def delete_vip(self, vip: Vip) -> int:
@@ -396,6 +402,10 @@ class Model:
     def visible_vips(self) -> Iterator[Vip]:
         """The VIPs without the placeholder, deleted ones included, by index."""
         return (vip for vip in self.vips if vip.index)
+
+    def filtered_vips(self, prefix: bytes, protocol: int, port: int) -> list[Vip]:
+        """The same of that prefix (16 bytes), protocol and port; the length of the prefix does not count."""
+        return [self.vips[index] for index in sorted(self._by_filter.get((prefix, protocol, port), ()))]
 
     # --- ASes
 
