@@ -16,9 +16,9 @@ ARCH := $(shell dpkg --print-architecture 2>/dev/null || uname -m)
 JOBS := $(shell nproc 2>/dev/null || echo 1)
 
 # What Debian has to give: a compiler, Python's and OpenSSL's headers, venv; `ip netns`, `setcap`, systemd-analyze and
-# completion and promtool (of prometheus) for the tests.
-DEBIAN_PACKAGES := bash-completion build-essential ca-certificates iproute2 libcap2-bin libssl-dev prometheus python3 \
-    python3-dev python3-venv systemd zsh
+# completion for the tests.
+DEBIAN_PACKAGES := bash-completion build-essential ca-certificates iproute2 libcap2-bin libssl-dev python3 python3-dev \
+    python3-venv systemd zsh
 # What makes and tries the packages: compilers of the other architecture, Debian's archive and its judge, an emulator.
 FOREIGN := $(if $(filter arm64,$(ARCH)),amd64,arm64)
 PKG_PACKAGES := crossbuild-essential-$(FOREIGN) debian-archive-keyring debootstrap dpkg-dev lintian qemu-user-static
@@ -130,7 +130,7 @@ run: deps build ## the lab: a failover to watch (ONCE=1: check it and end; VPP=S
 lint: build ## ruff, mypy, cython-lint and the import contracts
 	$(PY) -m tests.run lint
 
-test: pkg-deps build ## all of it: lint, pytest, Robot, debug build, packages, a short soak; a summary at the end
+test: pkg-deps build build/promtool ## all of it: lint, pytest, Robot, debug build, packages, a short soak; a summary at the end
 	$(PY) -m tests.run
 
 debug: build ## a build with bounds checks, assertions and no optimisation in build/debug (PYTHONPATH=build/debug)
@@ -183,9 +183,17 @@ soak: build ## 20 minutes of trouble with 20,000 targets, then all must agree (S
 bench: build ## the benchmarks (BENCH=name: one of them)
 	$(PY) -m bench $(BENCH)
 
-alerts: deps ## test docs/alerts.yml with promtool
-	promtool check rules docs/alerts.yml
-	promtool test rules $(wildcard tests/promtool/*.yml)
+# Out of Debian's package, without installing it: that would start a Prometheus, which takes port 9090.
+build/promtool:
+	@mkdir -p build
+	cd build && apt-get -q download prometheus
+	dpkg-deb --fsys-tarfile build/prometheus_*.deb | tar --extract --to-stdout ./usr/bin/promtool > $@
+	@chmod 755 $@
+	@rm build/prometheus_*.deb
+
+alerts: build/promtool ## test docs/alerts.yml with promtool
+	build/promtool check rules docs/alerts.yml
+	build/promtool test rules $(wildcard tests/promtool/*.yml)
 
 pkg-deb: build ## the Debian packages, in build/ (PKG_ARCHES="amd64 arm64")
 	$(PY) -m debian.package $(addprefix --arch ,$(PKG_ARCHES)) --mirror $(DEBIAN_MIRROR)

@@ -1,8 +1,8 @@
 """Runs the whole suite, or the steps named on the command line, and prints what ran and how long it took.
 
-``python -m tests.run [lint | fuzz | alerts | pytest | debug | robot | package | soak | STEP ...]``: every step runs, also
-when an earlier one failed, its output goes to the terminal as it comes, and the exit status is 1 if any step failed. The
-last line is ``N passed, N failed``: tests of pytest and Robot, and each other step as one. Reports are left in
+``python -m tests.run [lint | fuzz | alerts | pytest | debug | robot | package | soak | STEP ...]``: every step runs,
+also when an earlier one failed, its output goes to the terminal as it comes, and the exit status is 1 if any failed.
+The last line is ``N passed, N failed``: tests of pytest and Robot, and each other step as one. Reports are left in
 ``build/reports``.
 """
 

@@ -18,6 +18,8 @@ from tests.helpers.daemon import DEADLINE, DaemonProcess, HttpTarget, Watcher, f
 from tests.helpers.metrics import documented
 
 ONE = "127.0.13.1"
+PROMTOOL = Path(__file__).resolve().parents[2] / "build" / "promtool"
+"""Made by ``make alerts``."""
 
 
 def config(port: int) -> str:
@@ -78,7 +80,7 @@ async def test_the_user_guide_has_what_a_scrape_has_and_promtool_finds_nothing_t
     assert labels == documented()
 
     lint = await asyncio.create_subprocess_exec(
-        "promtool", "check", "metrics", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        PROMTOOL, "check", "metrics", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     said, _ = await asyncio.wait_for(lint.communicate(text.encode()), DEADLINE)
     assert (lint.returncode, said.decode()) == (0, "")
