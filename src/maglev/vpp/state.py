@@ -44,40 +44,31 @@ class VerboseVip:
     sticky: bool
 
 
-_VIP_LINE = re.compile(r"^ (?P<kind>\S+) \[(?P<index>\d+)\] (?P<prefix>[0-9a-fA-F.:]+/\d+)(?P<flags>[^\r\n]*)$")
-_PORT_LINE = re.compile(r"^  protocol:(?P<protocol>\d+) port:(?P<port>\d+)\s*$")
+# Each with the line break before it: what begins with a fixed text is searched for many times faster.
+_VIP_LINE = re.compile(r"\n (?P<kind>\S+) \[(?P<index>\d+)\] (?P<prefix>[0-9a-fA-F.:]+/\d+)(?P<flags>[^\r\n]*)")
+_PORT_LINE = re.compile(r"\n  protocol:(?P<protocol>\d+) port:(?P<port>\d+)[ \t]*(?=[\r\n])")
 
 
 def parse_verbose(text: str) -> dict[VipKey, VerboseVip]:
     """The live VIPs in the output of ``show lb vips verbose``; what is removed and lingers is left out.
 
-    Lines that are not understood are passed over: another build of VPP may say more.
+    Lines that are not understood are passed over: another build of VPP may say more. Nearly all are of ASes.
     """
+    text = f"\n{text}\n"
+    heads = list(_VIP_LINE.finditer(text))
+    ends = [*(head.start() for head in heads[1:]), len(text)]
     found: dict[VipKey, VerboseVip] = {}
-    head: re.Match[str] | None = None
-    protocol, port = ANY_PROTOCOL, 0
-
-    def finish() -> None:
-        if head is None:
-            return
+    for head, end in zip(heads, ends, strict=False):
         flags = head["flags"].split()
         if "removed" in flags:
-            return
+            continue
+        ported = _PORT_LINE.search(text, head.end(), end)
+        protocol, port = (int(ported["protocol"]), int(ported["port"])) if ported is not None else (ANY_PROTOCOL, 0)
         try:
             key = VipKey.parse(head["prefix"], protocol, port)
         except ValueError:
-            return
+            continue
         found[key] = VerboseVip(int(head["index"]), "src_ip_sticky" in flags)
-
-    for line in text.splitlines():
-        if line.startswith("   "):
-            continue  # an AS or a counter, which nearly every line is
-        if (match := _VIP_LINE.match(line)) is not None:
-            finish()
-            head, protocol, port = match, ANY_PROTOCOL, 0
-        elif head is not None and (match := _PORT_LINE.match(line)) is not None:
-            protocol, port = int(match["protocol"]), int(match["port"])
-    finish()
     return found
 
 
