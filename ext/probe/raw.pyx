@@ -254,17 +254,20 @@ cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
     cdef const Check* check
     cdef RawSocket* raw = &origin.tcp if kind else &origin.icmp
     origin.batch_count[kind] = 0
-    if raw.fd < 0:      # lost since these were queued, within this very tick
-        for i in range(count):
-            block(e, batch[i], origin.failed_kind, origin.failed_errno)
-        return
     for i in range(count):
+        if raw.fd < 0:      # lost since these were queued, perhaps with the one before
+            block(e, batch[i], origin.failed_kind, origin.failed_errno)
+            continue
         slot = &e.slots[batch[i]]
         slot.serial = (slot.serial + 1) & SERIAL_MASK
         slot.cookie = cookie_seal(&e.key, (batch[i] << SERIAL_BITS) | slot.serial)
         if (syn_build(e, origin, ready, batch[i]) if kind else icmp_build(e, origin, ready, batch[i])):
             batch[ready] = batch[i]
             ready += 1
+    if raw.fd < 0:
+        for i in range(ready):
+            block(e, batch[i], origin.failed_kind, origin.failed_errno)
+        return
     refresh_clock(e)
     while done < ready:
         before = e.now
