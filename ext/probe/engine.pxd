@@ -30,6 +30,7 @@ cdef enum:
     FIFO_STEP = 1024                # of those that wait for a descriptor, looked at in one tick
     MAX_CHECKS = 65536
     MAX_ORIGINS = 1024
+    OPENER_QUEUE = 2 * MAX_ORIGINS  # each to be opened and to be stocked
     MAX_COMMANDS_SLACK = 4096
     CODE_COUNT = 14                 # maglev.states.Code up to L7RSP
     BOUNDS = 17                     # buckets of a duration histogram
@@ -265,7 +266,6 @@ cdef struct Origin:
     bint want_icmp
     bint want_tcp
     bint whole                      # IPv4 packets that no link has to fragment
-    bint doomed
     uint8_t failed_kind
     int failed_errno
     int64_t retry_at
@@ -382,7 +382,7 @@ cdef struct State:
     Check** checks
     Origin** origins
     uint32_t origin_top             # one more than the highest origin in use
-    Origin* doomed[MAX_ORIGINS]
+    Origin* doomed[OPENER_QUEUE + 1]    # each is in the opener's queue, or in its hand
     uint32_t doomed_count
 
     # clocks
@@ -466,7 +466,7 @@ cdef struct State:
     bint opener_runs
     pthread_mutex_t opener_lock
     pthread_cond_t opener_wake
-    Origin* opener_queue[2 * MAX_ORIGINS]
+    Origin* opener_queue[OPENER_QUEUE]
     uint32_t opener_head            # guarded by `opener_lock`
     uint32_t opener_tail            # guarded by `opener_lock`
     bint opener_stop                # guarded by `opener_lock`

@@ -450,7 +450,7 @@ cdef void* opener_main(void* argument) noexcept nogil:
         if e.opener_stop:
             pthread_mutex_unlock(&e.opener_lock)
             break
-        origin = e.opener_queue[e.opener_head % (2 * MAX_ORIGINS)]
+        origin = e.opener_queue[e.opener_head % OPENER_QUEUE]
         e.opener_head += 1
         pthread_mutex_unlock(&e.opener_lock)
         opener_do(e, origin, home)
@@ -460,10 +460,19 @@ cdef void* opener_main(void* argument) noexcept nogil:
     return NULL
 
 
-# An origin is in the queue at most twice, to be opened and to be stocked, so the queue cannot overflow.
+# Those in use are in the queue at most twice each, but some that are in use no more may be there still. Who finds the
+# queue full tries again.
+cdef bint opener_full(State* e) noexcept nogil:
+    cdef bint full
+    pthread_mutex_lock(&e.opener_lock)
+    full = e.opener_tail - e.opener_head >= OPENER_QUEUE
+    pthread_mutex_unlock(&e.opener_lock)
+    return full
+
+
 cdef void opener_ask(State* e, Origin* origin) noexcept nogil:
     pthread_mutex_lock(&e.opener_lock)
-    e.opener_queue[e.opener_tail % (2 * MAX_ORIGINS)] = origin
+    e.opener_queue[e.opener_tail % OPENER_QUEUE] = origin
     e.opener_tail += 1
     pthread_cond_signal(&e.opener_wake)
     pthread_mutex_unlock(&e.opener_lock)
@@ -491,7 +500,7 @@ cdef bint origin_ready(State* e, Origin* origin) noexcept nogil:
         origin.retry_at = e.now + origin.retry_delay
         if origin.retry_delay < 8 * <int64_t>SECOND:
             origin.retry_delay *= 2
-    if state == ORIGIN_NEW or (state == ORIGIN_FAILED and e.now >= origin.retry_at):
+    if (state == ORIGIN_NEW or (state == ORIGIN_FAILED and e.now >= origin.retry_at)) and not opener_full(e):
         origin.retry_at = 0
         origin.state = ORIGIN_OPENING
         if origin.want_tcp:

@@ -63,7 +63,7 @@ cdef int stream_descriptor(State* e, Origin* origin) noexcept nogil:
             errno_set(EMFILE)
             return -1
     if origin.netns[0]:
-        if origin.stocking == 0:
+        if origin.stocking == 0 and not opener_full(e):
             origin.stocking = 1
             opener_ask(e, origin)
         errno_set(EAGAIN)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
+from ipaddress import IPv4Address
+from pathlib import Path
+
 from maglev.states import State
-from tests.helpers.engine import MS, check, packed, probing
+from tests.helpers.engine import MS, Probing, check, packed, probing
 from tests.helpers.netns import (
     SILENT,
     ip,
@@ -29,3 +34,32 @@ def test_a_namespace_that_goes_away_in_the_middle_of_a_batch_is_no_verdict() -> 
             assert "ENOENT" in p.blocked(target)
             assert not p.of(target)
         assert not p.of(first)
+
+
+def rounds_after(p: Probing, pulse: int) -> bool:
+    return p.engine.pulse() > pulse
+
+
+def test_origins_may_come_and_go_while_the_opener_waits() -> None:
+    stuck = Path(f"/run/netns/mgl-{os.getpid()}-stuck")
+    stuck.parent.mkdir(exist_ok=True)
+    os.mkfifo(stuck)
+    try:
+        with probing(capacity=2048) as p:
+            checks = [
+                p.engine.add_check(check("icmp", netns=stuck.name, probe_ipv4_src=IPv4Address(f"127.0.1.{n}")))
+                for n in range(200)
+            ]
+            try:
+                for _round in range(14):
+                    targets = [p.engine.add_target(one, packed("127.0.0.1")) for one in checks]
+                    p.wait(partial(rounds_after, p, p.engine.pulse() + 2))
+                    for target in targets:
+                        p.engine.remove_target(target)
+            finally:
+                # Now the opener finds that it is no namespace, again and again.
+                end = os.open(stuck, os.O_RDWR)
+            p.becomes(p.add(check("icmp"), "127.0.0.1"), State.UP)
+            os.close(end)
+    finally:
+        stuck.unlink()
