@@ -560,7 +560,7 @@ cdef class Engine:
             if params.response_regexp is not None:
                 expression = self._compile(check.name, params.response_regexp)
         if self._free_checks:
-            check_id = self._free_checks.pop()
+            check_id = self._free_checks[len(self._free_checks) - 1]
         elif len(self._check_table) < MAX_CHECKS:
             check_id = len(self._check_table)
         else:
@@ -610,6 +610,8 @@ cdef class Engine:
         except BaseException:
             check_free(self.e, c)
             raise
+        if self._free_checks:
+            self._free_checks.pop()
         self._check_table[check_id] = [check, kind, 0, False, expression]
         return check_id
 
@@ -711,7 +713,7 @@ cdef class Engine:
             known[1] += 1
             return known[0]
         if self._free_origins:
-            origin_id = self._free_origins.pop()
+            origin_id = self._free_origins[len(self._free_origins) - 1]
         elif len(self._origin_table) < MAX_ORIGINS:
             origin_id = len(self._origin_table)
         else:
@@ -745,6 +747,8 @@ cdef class Engine:
         except BaseException:
             free(origin)
             raise
+        if self._free_origins:
+            self._free_origins.pop()
         self._origin_table[key] = [origin_id, 1]
         self._origin_keys[origin_id] = key
         return origin_id

@@ -7,7 +7,11 @@ from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from maglev.states import State
+import pytest
+
+from maglev._probe import Engine
+from maglev.config.model import HttpParams, TlsParams
+from maglev.states import CheckType, State
 from tests.helpers.engine import MS, Probing, check, packed, probing
 from tests.helpers.netns import (
     SILENT,
@@ -63,3 +67,13 @@ def test_origins_may_come_and_go_while_the_opener_waits() -> None:
             os.close(end)
     finally:
         stuck.unlink()
+
+
+def test_a_check_that_is_refused_takes_no_place_of_another() -> None:
+    engine = Engine(capacity=4)
+    first, second = (engine.add_check(check("icmp", name=name)) for name in ("first", "second"))
+    engine.remove_check(first)
+    bad = check("http", 443, type=CheckType.HTTPS, params=HttpParams(tls=TlsParams(ca_file="")))
+    with pytest.raises(ValueError, match="no file name"):
+        engine.add_check(bad)
+    assert second not in {engine.add_check(check("icmp")), engine.add_check(check("icmp"))}
