@@ -474,7 +474,10 @@ cdef class Engine:
                 command.check = job.serial
                 command.origin = job.status
                 command.flag = entry[4].search(body) is not None
-                self._push(&command)
+                try:
+                    self._push(&command)
+                except EngineError:
+                    continue        # no room, or stopped: without an answer the probe is repeated
 
     # ---- commands
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from maglev._probe import Engine
 from maglev.config.model import HttpParams, TlsParams
 from maglev.states import CheckType, State
-from tests.helpers.engine import MS, Probing, check, packed, probing
+from tests.helpers.engine import MS, Probing, check, listener, packed, port_of, probing
 from tests.helpers.netns import (
     SILENT,
     ip,
@@ -77,3 +79,29 @@ def test_a_check_that_is_refused_takes_no_place_of_another() -> None:
     with pytest.raises(ValueError, match="no file name"):
         engine.add_check(bad)
     assert second not in {engine.add_check(check("icmp")), engine.add_check(check("icmp"))}
+
+
+def test_an_expression_that_takes_its_time_does_not_end_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import re2
+
+    searching, go = threading.Event(), threading.Event()
+
+    class Slow:
+        def search(self, body: bytes) -> None:
+            searching.set()
+            assert go.wait(20)
+
+    monkeypatch.setattr(re2, "compile", lambda *_: Slow())
+    with listener() as sock, probing() as p:
+        p.add(check("http", port_of(sock), params=HttpParams(response_regexp="x"), **MINUTE), "127.0.0.1")
+        client, _ = sock.accept()
+        with client:
+            client.recv(65536)
+            client.sendall(b"HTTP/1.1 200 OK\r\n\r\nx")
+            client.shutdown(socket.SHUT_WR)
+            assert searching.wait(20)
+            stopping = threading.Thread(target=p.engine.stop)
+            stopping.start()
+            p.wait(lambda: not p.engine.running)
+            go.set()
+            stopping.join()
