@@ -115,6 +115,7 @@ cdef void count_sent(State* e, Slot* slot, int64_t at) noexcept nogil:
     cdef int64_t late = at - slot.due
     slot.sent = at
     slot.stalled = e.stalled
+    slot.losses = e.origins[slot.origin].losses
     slot.flags &= ~(SLOT_SPREAD | SLOT_WAITED)
     e.stats[STAT_SENT + slot.type] += 1
     count_duration(&e.lateness, late)

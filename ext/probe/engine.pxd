@@ -196,7 +196,7 @@ cdef struct Slot:
     int64_t stalled                 # the engine's stalled time when the probe was sent
     Session* session                # of the last TLS handshake, to resume; NULL without one
     uint64_t seal                   # ICMP: the 64-bit cookie of the probe in flight
-    uint32_t drops                  # the origin's overflows when the probe was sent
+    uint32_t losses                 # the origin's when the probe was sent
     uint8_t spare[12]
 
 # What Python reads, guarded by `sequence` (odd while the engine writes). Two cache lines, too.
@@ -279,7 +279,7 @@ cdef struct Origin:
     RawSocket icmp
     RawSocket tcp
     int resolver                    # UDP, to ask the kernel for source addresses; also holds on to the namespace
-    uint32_t overflows              # how often a receive queue lost packets
+    uint32_t losses                 # how often answers were lost: with a full receive queue, or with the sockets
     uint32_t flying                 # raw probes out
     uint32_t ports_wanted           # what the quickest of its checks needs
     uint32_t ports_granted          # descriptors set aside for them
@@ -298,6 +298,8 @@ cdef struct Origin:
     int stock[64]
     uint32_t stock_count
     int stock_errno
+    uint64_t stock_dev              # the namespace that they were made in
+    uint64_t stock_ino
     uint32_t batch_count[2]
     uint32_t batch[2][BATCH]        # probes that go out with the next sendmmsg: [0] ICMP, [1] SYN
 

@@ -378,8 +378,8 @@ cdef int stream_socket(const Origin* origin) noexcept nogil:
     return fd
 
 
-# Enter the origin's namespace. The descriptor of our own is the way back.
-cdef int enter(Origin* origin) noexcept nogil:
+# Enter the origin's namespace, and say which one that is. The descriptor of our own is the way back.
+cdef int enter(Origin* origin, uint64_t* device, uint64_t* inode) noexcept nogil:
     cdef char path[300]
     cdef stat_t found
     cdef int fd
@@ -396,8 +396,8 @@ cdef int enter(Origin* origin) noexcept nogil:
         close(fd)
         return -1
     close(fd)
-    origin.ns_dev = found.st_dev
-    origin.ns_ino = found.st_ino
+    device[0] = found.st_dev
+    inode[0] = found.st_ino
     return 0
 
 
@@ -406,7 +406,7 @@ cdef void opener_do(State* e, Origin* origin, int home) noexcept nogil:
     cdef bint moved = origin.netns[0] != 0
     cdef uint32_t count
     if load32(&origin.state) == ORIGIN_OPENING:
-        if enter(origin) == 0 and origin_open_here(e, origin) == 0:
+        if enter(origin, &origin.ns_dev, &origin.ns_ino) == 0 and origin_open_here(e, origin) == 0:
             if moved:
                 setns(home, CLONE_NEWNET)
             store32(&origin.state, ORIGIN_OPEN)
@@ -417,7 +417,7 @@ cdef void opener_do(State* e, Origin* origin, int home) noexcept nogil:
     else:
         count = 0
         origin.stock_errno = 0
-        if enter(origin) < 0:
+        if enter(origin, &origin.stock_dev, &origin.stock_ino) < 0:
             origin.stock_errno = origin.failed_errno
         else:
             while count < 64:
@@ -541,6 +541,7 @@ cdef bint origin_sound(State* e, Origin* origin) noexcept nogil:
 cdef void origin_lost(State* e, Origin* origin, int kind) noexcept nogil:
     origin_failed(origin, kind)
     origin_close(e, origin)
+    origin.losses += 1
     origin.retry_delay = 250 * MS
     origin.retry_at = e.now + origin.retry_delay
     origin.state = ORIGIN_FAILED

@@ -143,7 +143,7 @@ cdef void raw_drops(State* e, Origin* origin, RawSocket* raw) noexcept nogil:
         if crowded or raw.crowded:
             e.stats[STAT_RX_DROPS] += lost
             e.stats[STAT_RX_BUFFER] = raw.space
-            origin.overflows += 1
+            origin.losses += 1
         else:
             e.stats[STAT_MALFORMED] += lost
     raw.crowded = crowded
@@ -294,7 +294,6 @@ cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
             count_sent(e, slot, before + step * i)
             slot.deadline = after + limit_of(slot, check)
             slot.phase = PHASE_FLYING
-            slot.drops = origin.overflows
             e.flying += 1
             origin.flying += 1
             raw_departed(e, batch[done + i])
@@ -322,7 +321,7 @@ cdef void raw_expired(State* e, uint32_t index) noexcept nogil:
     cdef Origin* origin = e.origins[slot.origin]
     cdef uint8_t source[4]
     raw_landed(e, slot)
-    if slot.drops != origin.overflows:
+    if slot.losses != origin.losses:
         repeat(e, index, soon(e))
         return
     if not failure_stands(e, index):

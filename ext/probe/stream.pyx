@@ -39,8 +39,12 @@ cdef int stream_descriptor(State* e, Origin* origin) noexcept nogil:
     cdef int fd
     if origin.netns[0] and load32(&origin.stocking) == 2:
         for i in range(origin.stock_count):
-            e.open_sockets += 1
-            pool_put(e, origin, origin.stock[i])
+            # The namespace may have been made anew since the origin was opened, or the origin since they were made.
+            if origin.stock_ino == origin.ns_ino and origin.stock_dev == origin.ns_dev:
+                e.open_sockets += 1
+                pool_put(e, origin, origin.stock[i])
+            else:
+                close(origin.stock[i])
         origin.stocking = 0
         if origin.pool_count == 0 and origin.stock_errno:
             errno_set(origin.stock_errno)
@@ -134,6 +138,7 @@ cdef void stream_close(State* e, uint32_t at, bint reuse) noexcept nogil:
         reuse
         and not stream.watched
         and load32(&origin.state) == ORIGIN_OPEN
+        and e.slots[stream.slot].losses == origin.losses
         and connect(stream.fd, &nowhere, sizeof(nowhere)) == 0
     ):
         pool_put(e, origin, stream.fd)
@@ -271,7 +276,7 @@ cdef void stream_fail(State* e, uint32_t index, int code, int kind, uint32_t val
     cdef Slot* slot = &e.slots[index]
     cdef int64_t lost = stalled_since(e, slot) + e.streams[slot.stream].own
     stream_end(e, slot.stream)
-    if lost * 4 > slot.deadline - slot.sent:
+    if lost * 4 > slot.deadline - slot.sent or slot.losses != e.origins[slot.origin].losses:
         repeat(e, index, soon(e))
     elif failure_stands(e, index):
         conclude(e, index, False, code, kind, value, span)
@@ -279,8 +284,11 @@ cdef void stream_fail(State* e, uint32_t index, int code, int kind, uint32_t val
 
 # What does not depend on how long we took.
 cdef void stream_refused(State* e, uint32_t index, int code, int kind, uint32_t value, int64_t span) noexcept nogil:
-    stream_end(e, e.slots[index].stream)
-    if failure_stands(e, index):
+    cdef Slot* slot = &e.slots[index]
+    stream_end(e, slot.stream)
+    if slot.losses != e.origins[slot.origin].losses:
+        repeat(e, index, soon(e))
+    elif failure_stands(e, index):
         conclude(e, index, False, code, kind, value, span)
 
 

@@ -68,9 +68,14 @@ class Pair:
 
     def open(self) -> None:
         """Make them."""
-        for name in (self.client, self.server):
-            ip("netns", "add", name)
-            ip("-n", name, "link", "set", "lo", "up")
+        ip("netns", "add", self.server)
+        ip("-n", self.server, "link", "set", "lo", "up")
+        self.join()
+
+    def join(self) -> None:
+        """Make the client's namespace, and the link between the two: also anew, where both are gone."""
+        ip("netns", "add", self.client)
+        ip("-n", self.client, "link", "set", "lo", "up")
         ip("-n", self.client, "link", "add", "veth0", "type", "veth", "peer", "name", "veth0", "netns", self.server)
         for name, four, six in ((self.client, CLIENT, CLIENT6), (self.server, SERVER, SERVER6)):
             ip("-n", name, "addr", "add", f"{four}/24", "dev", "veth0")
@@ -78,7 +83,7 @@ class Pair:
             ip("-n", name, "link", "set", "veth0", "up")
         ip("-n", self.client, "route", "add", "198.51.100.0/24", "via", SERVER)
         ip("-n", self.client, "route", "add", "2001:db8:7::/64", "via", SERVER6)
-        ip("-n", self.server, "route", "add", "blackhole", "2001:db8:7::/64")
+        ip("-n", self.server, "-6", "route", "replace", "blackhole", "2001:db8:7::/64")
 
     def close(self) -> None:
         """Remove what is left of them."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import threading
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,10 +18,14 @@ from maglev.config.model import HttpParams, TlsParams
 from maglev.states import CheckType, State
 from tests.helpers.engine import MS, Probing, check, listener, packed, port_of, probing
 from tests.helpers.netns import (
+    SERVER,
     SILENT,
+    inside,
     ip,
     pair,
+    stranger,
 )
+from tests.helpers.tls import tls
 
 MINUTE = dict.fromkeys(("interval", "fast_interval", "down_interval", "timeout"), 60_000 * MS)
 QUICK = dict.fromkeys(("interval", "fast_interval", "down_interval", "timeout"), 200 * MS)
@@ -40,6 +46,73 @@ def test_a_namespace_that_goes_away_in_the_middle_of_a_batch_is_no_verdict() -> 
             assert "ENOENT" in p.blocked(target)
             assert not p.of(target)
         assert not p.of(first)
+
+
+def test_sockets_of_a_namespace_that_was_made_anew_are_not_used_again() -> None:
+    with pair() as nets, probing() as p, inside(nets.server, lambda: listener(SERVER)) as sock:
+        changes = {"netns": nets.client, "fall": 1}
+        # A handshake that nobody answers is under way all the time.
+        waiting = check("connect", port_of(sock), params=tls(), **changes, **{**MINUTE, "timeout": 5000 * MS})
+        late = p.add(waiting, SERVER, state=State.UP)
+        good = p.add(check("connect", port_of(sock), **changes, **QUICK), SERVER)
+        p.becomes(good, State.UP)
+        ip("netns", "del", nets.client)
+        assert "ENOENT" in p.blocked(good)
+        ip("-n", nets.server, "link", "del", "veth0")
+        nets.join()
+        p.unblocked(good)
+        # Its socket is the old namespace's, from which no way leads anywhere: no verdict, and no use to others.
+        p.wait(lambda: p.engine.stats()["repeated"] or p.probes(late))
+        assert p.probes(late) == 0
+        p.wait_probes(good, 5)
+        assert [one.to_state for one in p.of(good)] == [State.UP]
+
+
+def test_sockets_made_in_another_namespace_than_those_before_are_not_used() -> None:
+    with (
+        pair() as nets,
+        pair() as others,
+        probing() as p,
+        inside(others.server, lambda: listener(SERVER, backlog=1024)) as sock,
+    ):
+        waiting = {**MINUTE, "timeout": 1000 * MS, "netns": nets.client, "fall": 1}
+        once = p.engine.add_check(check("connect", port_of(sock), **waiting))
+        # The only way there ends in silence; a look at the namespace is good for a second.
+        ip("-n", nets.server, "addr", "del", f"{SERVER}/24", "dev", "veth0")
+        first = p.engine.add_target(once, packed(SERVER), state=State.UP)
+        p.wait(lambda: p.engine.stats()["sent_connect"] == 1)
+        ip("netns", "del", nets.client)
+        name = Path("/run/netns") / nets.client
+        name.touch()
+        subprocess.run(["mount", "--bind", f"/run/netns/{others.client}", str(name)], check=True)
+        # More than there are sockets left: some are made now, in the namespace that has the name now.
+        many = [p.engine.add_target(once, packed(SERVER), state=State.UP) for _ in range(100)]
+        for target in (first, *many):
+            p.wait(partial(p.probes, target))
+            assert not p.of(target)
+
+
+def test_a_reply_that_is_lost_with_its_socket_fails_nobody() -> None:
+    with pair() as nets, probing() as p, stranger(nets.server, lambda packet: []) as other:
+        source = IPv4Address("192.0.2.50")
+        own = [f"{source}/24", "dev", "veth0"]
+        ip("-n", nets.client, "addr", "add", *own)
+        changes: dict[str, Any] = {"netns": nets.client, "probe_ipv4_src": source, "fall": 1}
+        waiting = {**MINUTE, "timeout": 3000 * MS}
+        # A failure that is about to be one has the source looked for: the silent host's is not there any more.
+        hurried = p.engine.add_check(check("icmp", **changes, **QUICK))
+        late = p.engine.add_target(
+            p.engine.add_check(check("icmp", **changes, **waiting)), packed(SILENT), state=State.UP
+        )
+        p.wait(lambda: len(other.seen) == 1)
+        ip("-n", nets.client, "addr", "del", *own)
+        witness = p.engine.add_target(hurried, packed(SERVER), state=State.UP)
+        p.blocked(witness)
+        ip("-n", nets.client, "addr", "add", *own)
+        p.unblocked(witness)
+        p.wait(lambda: len(other.seen) > 1)
+        assert p.probes(late) == 0
+        assert not p.of(late)
 
 
 def rounds_after(p: Probing, pulse: int) -> bool:
