@@ -259,7 +259,7 @@ cdef void conclude(
     cdef Health health
     cdef bint changed
     slot.phase = PHASE_IDLE
-    slot.backoff = 0
+    slot.backoff = slot.too_big = 0
     if span < 0:
         span = 0
     health.state = slot.state

@@ -13,6 +13,7 @@ cdef enum:
     OVERDUE = 100 * MS              # a probe this late is not sent at once with all others, but spread
 
     AHEAD = 8                       # slots that are fetched into the cache before their turn
+    TOO_BIG_TRIES = 4               # routers of one way that each may find a packet too big
     BATCH = 128                     # packets a sendmmsg
     DEPARTED = 4096                 # probes of a tick whose deadlines can wait for the next one
     HEAD_BYTES = 64                 # of a packet that are built for it: the head, and all of a usual echo request
@@ -197,7 +198,8 @@ cdef struct Slot:
     Session* session                # of the last TLS handshake, to resume; NULL without one
     uint64_t seal                   # ICMP: the 64-bit cookie of the probe in flight
     uint32_t losses                 # the origin's when the probe was sent
-    uint8_t spare[12]
+    uint8_t too_big                 # how often a router has found this probe too big
+    uint8_t spare[11]
 
 # What Python reads, guarded by `sequence` (odd while the engine writes). Two cache lines, too.
 cdef struct Record:

@@ -109,9 +109,14 @@ cdef void raw_packet(State* e, Origin* origin, RawSocket* raw, mmsghdr* message,
     elif packet.kind == PACKET_RST:
         raw_reply(e, index, at, False, CODE_L4CON, DETAIL_ERRNO, ECONNREFUSED)
     elif (packet.error_type == 2) if origin.v6 else (packet.error_type == 3 and packet.error_code == 4):
-        # Too big for a link on the way: the kernel has learned that, and fragments the next one.
-        raw_landed(e, slot)
-        repeat(e, index, e.now + TICK)
+        # Too big for a link on the way: the kernel has learned that, and fragments the next one. A router that goes on
+        # saying so gets no other: then the probe waits for an answer like any, and has its time-out.
+        if slot.too_big < TOO_BIG_TRIES:
+            slot.too_big += 1
+            raw_landed(e, slot)
+            repeat(e, index, e.now + TICK)
+        else:
+            e.stats[STAT_ICMP_ERRORS] += 1
     else:
         e.stats[STAT_ICMP_ERRORS] += 1
         raw_reply(

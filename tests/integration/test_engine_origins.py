@@ -15,11 +15,16 @@ import pytest
 
 from maglev._probe import Engine
 from maglev.config.model import HttpParams, TlsParams
-from maglev.states import CheckType, State
+from maglev.states import CheckType, Code, State
 from tests.helpers.engine import MS, Probing, check, listener, packed, port_of, probing
 from tests.helpers.netns import (
     SERVER,
+    SERVER6,
     SILENT,
+    SILENT6,
+    ends,
+    head,
+    icmp_packet,
     inside,
     ip,
     pair,
@@ -113,6 +118,26 @@ def test_a_reply_that_is_lost_with_its_socket_fails_nobody() -> None:
         p.wait(lambda: len(other.seen) > 1)
         assert p.probes(late) == 0
         assert not p.of(late)
+
+
+def too_big(probe: bytes) -> list[bytes]:
+    """A router's word that a packet does not fit into the link behind it."""
+    target, at = ends(probe)[0], head(probe)
+    kind, code, router = (3, 4, SERVER) if at == 20 else (2, 0, SERVER6)
+    return [icmp_packet(packed(router), target, kind, code, bytes(4) + probe[: at + 8])]
+
+
+@pytest.mark.parametrize(("address", "way"), [(SILENT, SERVER), (SILENT6, SERVER6)])
+@pytest.mark.parametrize(("kind", "code"), [("icmp", Code.L3TOUT), ("syn", Code.L4TOUT)])
+def test_a_router_that_finds_every_packet_too_big_is_asked_a_few_times_only(
+    kind: str, code: Code, address: str, way: str
+) -> None:
+    once = {**MINUTE, "timeout": 300 * MS, "fall": 1}
+    with pair() as nets, probing() as p, stranger(nets.server, too_big) as router:
+        p.becomes(p.add(check("icmp", netns=nets.client, **QUICK), way), State.UP)
+        target = p.add(check(kind, 0 if kind == "icmp" else 80, netns=nets.client, **once), address)
+        assert p.becomes(target, State.DOWN).code == code
+        assert 1 < len(router.seen) < 10
 
 
 def rounds_after(p: Probing, pulse: int) -> bool:
