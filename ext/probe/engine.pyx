@@ -1040,19 +1040,18 @@ cdef class Engine:
 
     def snapshot(self):
         """All targets as packed records, by target id."""
-        cdef uint32_t i, count = 0
+        cdef uint32_t i
+        cdef uint32_t top = self._top       # more may come while the lock is not held
         cdef SnapshotRecord* out
         cdef Record record
         cdef SnapshotRecord* packed
-        for i in range(self._top):
-            count += self._active[i]
-        out = <SnapshotRecord*>malloc((count + 1) * sizeof(SnapshotRecord))
+        out = <SnapshotRecord*>malloc((<size_t>top + 1) * sizeof(SnapshotRecord))
         if out is NULL:
             raise MemoryError
         try:
             with nogil:
                 packed = out
-                for i in range(self._top):
+                for i in range(top):
                     if not self._active[i]:
                         continue
                     self._read(i, &record)
@@ -1074,7 +1073,7 @@ cdef class Engine:
                     packed.codes[CODE_NONE] = 0
                     memcpy(&packed.codes[1], record.codes, sizeof(record.codes))
                     packed += 1
-            return (<char*>out)[:count * sizeof(SnapshotRecord)]
+            return (<char*>out)[:<char*>packed - <char*>out]
         finally:
             free(out)
 

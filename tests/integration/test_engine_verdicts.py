@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
+import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
 
+from maglev import _probe
 from maglev.config.model import HttpParams
 from maglev.states import Code, State
 from tests.helpers.engine import MS, check, listener, packed, port_of, probing
@@ -238,10 +241,6 @@ def test_traced_results_are_reported_one_by_one() -> None:
 
 
 def test_a_snapshot_holds_every_target() -> None:
-    import struct
-
-    from maglev import _probe
-
     with probing() as p:
         targets = [p.add(check("icmp"), f"127.0.1.{i}") for i in range(1, 20)]
         p.wait(lambda: all(p.of(t) for t in targets), "all verdicts")
@@ -254,6 +253,29 @@ def test_a_snapshot_holds_every_target() -> None:
             values = dict(zip(_probe.SNAPSHOT_FIELDS, record[:fields], strict=True))
             assert (values["state"], values["counter"], values["last_code"]) == (State.UP, 3, Code.L3OK)
             assert record[fields + Code.L3OK] >= 1
+
+
+@pytest.mark.parametrize("_attempt", range(5))
+def test_a_snapshot_is_whole_while_another_thread_adds_targets(_attempt: int) -> None:
+    engine = _probe.Engine(capacity=50_000)
+    a_check = engine.add_check(check("icmp"))
+
+    def add() -> None:
+        for _ in range(engine.capacity):
+            engine.add_target(a_check, packed("127.0.0.1"))
+
+    adding = threading.Thread(target=add)
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        adding.start()
+        while adding.is_alive():
+            records = struct.iter_unpack(_probe.SNAPSHOT_FORMAT, engine.snapshot())
+            assert all(at == record[0] for at, record in enumerate(records))
+    finally:
+        adding.join()
+        sys.setswitchinterval(usual)
+    assert len(engine.snapshot()) == engine.capacity * struct.calcsize(_probe.SNAPSHOT_FORMAT)
 
 
 def test_two_engines_do_not_take_each_others_replies() -> None:
