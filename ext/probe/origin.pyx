@@ -196,6 +196,9 @@ cdef int open_raw(Origin* origin, RawSocket* raw, bint tcp, uint32_t* allow) noe
     # The filter comes before anything else: until then every packet of the protocol is queued.
     if (filter_tcp(raw.fd, origin) if tcp else filter_icmp(raw.fd, origin)) < 0:
         return origin_failed(origin, BLOCK_FILTER)
+    while recv(raw.fd, &one, sizeof(one), MSG_DONTWAIT) >= 0:
+        pass        # what came before the filter did is nobody's: nothing was sent yet
+    one = 1
     if not tcp:
         if origin.v6:
             if setsockopt(raw.fd, IPPROTO_ICMPV6, MGL_ICMPV6_FILTER, allow, 32) < 0:
@@ -224,8 +227,8 @@ cdef int open_raw(Origin* origin, RawSocket* raw, bint tcp, uint32_t* allow) noe
     return 0
 
 
-# Bind TCP ports from `port` up to `high`, leaving out those in use, until as many are bound as were granted.
-cdef void bind_ports(Origin* origin, uint32_t port, uint32_t high) noexcept nogil:
+# Bind TCP ports from `port` up to `high` until as many are bound as were granted. Those in use are left out, or end it.
+cdef void bind_ports(Origin* origin, uint32_t port, uint32_t high, bint gaps) noexcept nogil:
     cdef sockaddr_in6 name
     cdef uint8_t any_address[16]
     cdef socklen_t length
@@ -248,6 +251,8 @@ cdef void bind_ports(Origin* origin, uint32_t port, uint32_t high) noexcept nogi
             fd = -1
         else:
             origin_failed(origin, BLOCK_PORTS)
+            if not gaps:
+                break
         port += 1
     close_fd(&fd)
 
@@ -260,7 +265,8 @@ cdef void release_ports(Origin* origin) noexcept nogil:
 
 # Reserve TCP ports by binding them: no other socket of this host can send from them, so what comes to them is an answer
 # to us, and the kernel resets what an answer opened. They are taken from the range that the kernel gives to clients,
-# where no service has its fixed port; only a host that has used most of that up falls back on lower ones.
+# where no service has its fixed port; only a host that has used most of that up falls back on lower ones. They are a
+# run if there is one: the filter knows a range, and what comes to other sockets' ports in it is taken in for nothing.
 cdef int reserve_ports(State* e, Origin* origin) noexcept nogil:
     cdef uint32_t wanted = origin.ports_granted
     cdef uint32_t attempt, low, high
@@ -272,16 +278,16 @@ cdef int reserve_ports(State* e, Origin* origin) noexcept nogil:
     if origin.ports is NULL or origin.port_fds is NULL:
         errno_set(ENOMEM)
         return origin_failed(origin, BLOCK_PORTS)
-    for attempt in range(4):
+    for attempt in range(12):
         low = 10000
         high = 32000
-        if attempt < 3 and e.ephemeral_high >= e.ephemeral_low + 2 * wanted:
+        if attempt < 11 and e.ephemeral_high >= e.ephemeral_low + 2 * wanted:
             low = e.ephemeral_low
             high = e.ephemeral_high
         # Twice as many as are wanted, or more, are there to be tried.
-        bind_ports(origin, low + <uint32_t>(draw % (high - low + 1 - 2 * wanted)), high)
+        bind_ports(origin, low + <uint32_t>(draw % (high - low + 1 - 2 * wanted)), high, attempt >= 8)
         draw = siphash(&e.key, draw)
-        if origin.port_count == wanted or (attempt == 3 and origin.port_count >= MIN_PORTS):
+        if origin.port_count == wanted or (attempt == 11 and origin.port_count >= MIN_PORTS):
             origin.port_turn = port_turn(origin.port_count)
             origin.turn = 0
             origin.turn_at = 0

@@ -218,6 +218,7 @@ cdef extern from "sys/socket.h" nogil:
     int setsockopt(int, int, int, const void*, socklen_t)
     int getsockopt(int, int, int, void*, socklen_t*)
     ssize_t send(int, const void*, size_t, int)
+    ssize_t recv(int, void*, size_t, int)
     ssize_t recvmsg(int, msghdr*, int)
     int sendmmsg(int, mmsghdr*, unsigned int, int)
     int recvmmsg(int, mmsghdr*, unsigned int, int, timespec*)
