@@ -22,6 +22,8 @@ DEADLINE = 30.0
 """Seconds for one command, and for a daemon to be ready; far more than it takes."""
 
 _SETUP = """
+# A copy of somebody's network namespace here would keep it alive when he removes it.
+umount --recursive --lazy /run/netns 2>/dev/null
 set -e
 for place in /etc /run /var/lib; do mount --bind "$PWD/root$place" "$place"; done
 ip link set lo up
@@ -64,7 +66,7 @@ class Machine:
         keep = {name: value for name, value in os.environ.items() if not name.startswith(("MAGLEV_", "XDG_"))}
         self._shell = subprocess.Popen(
             [
-                "unshare", "--mount", "--propagation", "private", "--net", "--pid", "--fork", "--kill-child",
+                "unshare", "--mount", "--propagation", "slave", "--net", "--pid", "--fork", "--kill-child",
                 "--mount-proc", "bash", "--norc", "--noprofile",
             ],
             stdin=subprocess.PIPE,
