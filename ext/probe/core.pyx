@@ -112,8 +112,9 @@ cdef void count_duration(Duration* duration, int64_t span) noexcept nogil:
 
 # A probe is out, since `at`.
 cdef void count_sent(State* e, Slot* slot, int64_t at) noexcept nogil:
-    cdef int64_t late = at - slot.due
+    cdef int64_t late = at - slot.due + slot.lag
     slot.sent = at
+    slot.lag = 0
     slot.stalled = e.stalled
     slot.losses = e.origins[slot.origin].losses
     slot.flags &= ~(SLOT_SPREAD | SLOT_WAITED)
@@ -128,7 +129,16 @@ cdef void repeat(State* e, uint32_t index, int64_t at) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     slot.phase = PHASE_IDLE
     slot.flags |= SLOT_SPREAD
+    slot.lag = 0
     e.stats[STAT_REPEATED] += 1
+    plan_probe(e, index, at)
+
+
+# A probe that could not leave when it was due leaves at `at`, and is late by that.
+cdef void put_off(State* e, uint32_t index, int64_t at) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    slot.lag += at - slot.due
+    slot.flags |= SLOT_SPREAD
     plan_probe(e, index, at)
 
 
@@ -153,6 +163,7 @@ cdef void block(State* e, uint32_t index, int kind, int error) noexcept nogil:
         slot.backoff += 1
     slot.phase = PHASE_IDLE
     wait = <int64_t>25 * MS << slot.backoff
+    slot.lag = 0
     plan_probe(e, index, e.now + wait + draw_below(&e.random, wait))
 
 
@@ -258,6 +269,7 @@ cdef void conclude(
     cdef const Check* check = e.checks[slot.check]
     cdef Health health
     cdef bint changed
+    cdef int64_t interval, due
     slot.phase = PHASE_IDLE
     slot.backoff = slot.too_big = 0
     if span < 0:
@@ -298,7 +310,12 @@ cdef void conclude(
     if slot.flags & SLOT_TRACED:
         trace_push(e, index, passed, code, kind, value, span)
 
-    plan_probe(e, index, next_due(&e.random, slot.due, e.now, interval_of(slot, check)))
+    interval = interval_of(slot, check)
+    due = next_due(&e.random, slot.due, e.now, interval)
+    slot.lag = due - (slot.due + interval + interval // 10)
+    if slot.lag < 0:
+        slot.lag = 0
+    plan_probe(e, index, due)
 
 
 # Whatever probe is out, forget it.
@@ -318,8 +335,7 @@ cdef void probe_start(State* e, uint32_t index) noexcept nogil:
     cdef Origin* origin = e.origins[slot.origin]
     cdef int64_t late = e.now - slot.due
     if late > OVERDUE and not slot.flags & SLOT_SPREAD:
-        slot.flags |= SLOT_SPREAD
-        plan_probe(e, index, spread_due(&e.random, e.now, late, interval_of(slot, check)))
+        put_off(e, index, spread_due(&e.random, e.now, late, interval_of(slot, check)))
     elif not origin_ready(e, origin):
         if load32(&origin.state) == ORIGIN_FAILED:
             block(e, index, origin.failed_kind, origin.failed_errno)
@@ -336,6 +352,7 @@ cdef void probe_start(State* e, uint32_t index) noexcept nogil:
 cdef void visit(State* e, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     cdef int64_t lost, limit
+    cdef int64_t own = 0
     if e.wheel.places[index] != NIL or not slot.flags & SLOT_ACTIVE or slot.flags & SLOT_PAUSED:
         return
     if slot.phase == PHASE_IDLE:
@@ -361,12 +378,12 @@ cdef void visit(State* e, uint32_t index) noexcept nogil:
     if slot.phase != PHASE_FLYING:
         if not stream_look(e, slot.stream):
             return          # it had come after all
-        lost += e.streams[slot.stream].own
+        own = e.streams[slot.stream].own
     if lost * 4 > limit:
         abandon(e, index)
         repeat(e, index, soon(e))
-    elif e.tick_start < slot.deadline + lost + GRACE:
-        plan(e, index, slot.deadline + lost + GRACE)
+    elif e.tick_start < slot.deadline + lost + own + GRACE:
+        plan(e, index, slot.deadline + lost + own + GRACE)
     elif slot.phase == PHASE_FLYING:
         if e.undrained:
             plan(e, index, e.now + TICK)
@@ -392,6 +409,7 @@ cdef void set_state(State* e, uint32_t index, const Command* command) noexcept n
     record.blocked_since = 0
     record.blocked_kind = BLOCK_NONE
     record_end(record)
+    slot.lag = 0
     plan_probe(e, index, e.now + command.delay)
 
 
@@ -449,6 +467,7 @@ cdef void do_change(State* e, const Command* command) noexcept nogil:
     interval = interval_of(slot, check)
     if out or due > e.now + interval:
         due = e.now + draw_below(&e.random, interval)
+    slot.lag = 0
     plan_probe(e, command.slot, due)
 
 

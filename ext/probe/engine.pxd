@@ -197,9 +197,10 @@ cdef struct Slot:
     int64_t stalled                 # the engine's stalled time when the probe was sent
     Session* session                # of the last TLS handshake, to resume; NULL without one
     uint64_t seal                   # ICMP: the 64-bit cookie of the probe in flight
+    int64_t lag                     # how late the next probe is since it was put off, before `due` is counted
     uint32_t losses                 # the origin's when the probe was sent
     uint8_t too_big                 # how often a router has found this probe too big
-    uint8_t spare[11]
+    uint8_t spare[3]
 
 # What Python reads, guarded by `sequence` (odd while the engine writes). Two cache lines, too.
 cdef struct Record:

@@ -384,14 +384,18 @@ cdef int stream_socket(const Origin* origin) noexcept nogil:
     return fd
 
 
-# Enter the origin's namespace, and say which one that is. The descriptor of our own is the way back.
-cdef int enter(Origin* origin, uint64_t* device, uint64_t* inode) noexcept nogil:
+# Enter the origin's namespace, and say which one that is. `home`, the descriptor of our own, is the way back, and there
+# is no going without it.
+cdef int enter(Origin* origin, int home, uint64_t* device, uint64_t* inode) noexcept nogil:
     cdef char path[300]
     cdef stat_t found
     cdef int fd
     cdef size_t length = strlen(origin.netns)
     if length == 0:
         return 0
+    if home < 0:
+        errno_set(ENOENT)
+        return origin_failed(origin, BLOCK_NETNS)
     memcpy(path, b"/run/netns/", 11)
     memcpy(path + 11, origin.netns, length + 1)
     fd = open_fd(path, O_RDONLY | O_CLOEXEC)
@@ -412,7 +416,7 @@ cdef void opener_do(State* e, Origin* origin, int home) noexcept nogil:
     cdef bint moved = origin.netns[0] != 0
     cdef uint32_t count
     if load32(&origin.state) == ORIGIN_OPENING:
-        if enter(origin, &origin.ns_dev, &origin.ns_ino) == 0 and origin_open_here(e, origin) == 0:
+        if enter(origin, home, &origin.ns_dev, &origin.ns_ino) == 0 and origin_open_here(e, origin) == 0:
             if moved:
                 setns(home, CLONE_NEWNET)
             store32(&origin.state, ORIGIN_OPEN)
@@ -423,7 +427,7 @@ cdef void opener_do(State* e, Origin* origin, int home) noexcept nogil:
     else:
         count = 0
         origin.stock_errno = 0
-        if enter(origin, &origin.stock_dev, &origin.stock_ino) < 0:
+        if enter(origin, home, &origin.stock_dev, &origin.stock_ino) < 0:
             origin.stock_errno = origin.failed_errno
         else:
             while count < 64:

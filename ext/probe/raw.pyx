@@ -285,7 +285,7 @@ cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
             if error == EAGAIN or error == ENOBUFS:
                 e.stats[STAT_ENOBUFS] += 1
                 for i in range(done, ready):
-                    repeat(e, batch[i], e.now + TICK)
+                    put_off(e, batch[i], e.now + TICK)
                 break
             send_refused(e, batch[done], error)
             done += 1

@@ -271,10 +271,13 @@ cdef void stream_start(State* e, uint32_t index) noexcept nogil:
     plan(e, index, slot.deadline + GRACE)
 
 
-# The check has failed; unless we kept the server waiting so long that it may have given us up, and not we it.
+# The check has failed; unless we kept the server waiting so long that it may have given us up, and not we it. (Where it
+# is we who give up, what we took ourselves has been added to its time.)
 cdef void stream_fail(State* e, uint32_t index, int code, int kind, uint32_t value, int64_t span) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
-    cdef int64_t lost = stalled_since(e, slot) + e.streams[slot.stream].own
+    cdef int64_t lost = stalled_since(e, slot)
+    if kind != DETAIL_TIMEOUT:
+        lost += e.streams[slot.stream].own
     stream_end(e, slot.stream)
     if lost * 4 > slot.deadline - slot.sent or slot.losses != e.origins[slot.origin].losses:
         repeat(e, index, soon(e))

@@ -47,7 +47,7 @@ from maglev.sdnotify import Notifier
 from maglev.statefile import NotSaved, StateFile
 from maglev.states import State
 from maglev.supervise import Supervisor
-from maglev.version import version
+from maglev.version import user_agent, version
 from maglev.vpp.client import VppClient
 from maglev.vpp.dataplane import Dataplane
 from maglev.vpp.model import vip_key
@@ -222,7 +222,7 @@ class Daemon:
         self.logs.tap(self.bus, asyncio.get_running_loop())
         self.state_file = StateFile(options.state_file, self.clock)
         self.state_file.load()
-        self.engine = Engine(user_agent=f"vpp-maglev/{version()}")
+        self.engine = Engine(user_agent=user_agent())
         self.checker = Checker(self.engine, self.bus, self.clock, on_overrides=self._keep_overrides)
         self.checker.restore(self._kept_overrides())
         self._make_dataplane()

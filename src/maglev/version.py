@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+HOMEPAGE = "https://vpp-maglev.invalid/"
+"""Where people whose servers are probed can read what this is."""
+
+
+def user_agent() -> str:
+    """What HTTP checks say they are."""
+    return f"vpp-maglev/{version()} (+{HOMEPAGE})"
+
 
 def version() -> str:
     """The version with its commit: ``0.1.1.dev10+g051e89d``, ``0.2.0+gb479433``; ``0+unknown`` in an unbuilt tree."""

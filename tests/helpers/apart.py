@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import dataclasses
 import json
@@ -42,12 +43,14 @@ class Report:
     """What the engine knows. ``failures`` and ``probes`` have one item a target, in their order.
 
     ``failures``: how often it failed, by code. ``moves``: the transitions so far, as target, code and detail.
+    ``late``: probes that were sent more than five seconds late.
     """
 
     failures: list[dict[str, int]]
     probes: list[int]
     moves: list[tuple[int, str, str]]
     last_at_ns: int
+    late: int
     stats: dict[str, int]
 
 
@@ -130,6 +133,7 @@ def _main(told: str, limit: str) -> None:
     ids = [p.add(_check(one), one.address, first_delay=one.first_delay, state=State.UP) for one in targets]
     for _ in sys.stdin:
         p.collect(0)
+        lateness = p.engine.lateness()
         infos = [p.engine.target_info(one) for one in ids]
         report = Report(
             failures=[
@@ -139,6 +143,7 @@ def _main(told: str, limit: str) -> None:
             probes=[sum(info.codes) for info in infos],
             moves=[(one.target, Code(one.code).name, one.detail) for one in p.transitions],
             last_at_ns=max(info.last_at_ns for info in infos),
+            late=sum(lateness.counts[bisect.bisect(lateness.bounds, 5.0) :]),
             stats=p.engine.stats(),
         )
         print(json.dumps(dataclasses.asdict(report)), flush=True)

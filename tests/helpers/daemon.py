@@ -41,6 +41,7 @@ class HttpTarget:
         self.status = 200
         self.failures = 0
         self.requests = 0
+        self.last_request = b""
         self._asked = asyncio.Event()
         self._server: asyncio.Server | None = None
 
@@ -64,7 +65,7 @@ class HttpTarget:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n\r\n")
+            self.last_request = await reader.readuntil(b"\r\n\r\n")
             self.requests += 1
             self._asked.set()
             status = self.status

@@ -7,6 +7,7 @@ import os
 import textwrap
 from pathlib import Path
 
+from maglev.version import version
 from tests.helpers.daemon import DaemonProcess, HttpTarget, Watcher, free_port
 
 ADDRESS = "127.0.13.1"
@@ -52,6 +53,7 @@ async def test_checks_that_do_not_need_it_are_done_and_the_lack_is_told(tmp_path
     await daemon.notice("READY=1")
     async with daemon.api() as stub:
         await Watcher(stub).states(web="up", open="up")
+    assert f"\r\nUser-Agent: vpp-maglev/{version()} (+https://".encode() in target.last_request
     assert await daemon.stop() == 0
     assert any("event=capability-missing" in line and " warning " in line for line in daemon.log)
     await target.stop()
