@@ -296,8 +296,8 @@ def test_two_engines_do_not_take_each_others_replies() -> None:
             one.wait_probes(target, 4)
         for one in (a, b):
             stats = one.engine.stats()
-            assert stats["failed"] == 0
-            assert (stats["foreign"], stats["forged"], stats["duplicate"]) == (0, 0, 0)
+            # The ports of one may lie between those of the other, which then sees answers that it must not believe.
+            assert (stats["failed"], stats["duplicate"], stats["late_replies"]) == (0, 0, 0)
 
 
 def test_a_source_address_that_is_not_ours_is_no_verdict() -> None:
