@@ -157,7 +157,7 @@ fuzz-install:
 
 FUZZ_SECONDS ?= 600
 fuzz: deps fuzz-deps build/fuzz/parsers ## the parsers against libFuzzer, ten minutes (FUZZ_SECONDS=n); `make test` has ten seconds
-	build/fuzz/parsers -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -timeout=5 -print_final_stats=1 \
+	build/fuzz/parsers -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -dict=tests/fuzz/parsers.dict -timeout=5 -print_final_stats=1 \
 	    -artifact_prefix=build/fuzz/ -verbosity=0 build/fuzz/corpus
 
 # Leaks are not looked for: an interpreter never frees all it has.
