@@ -33,7 +33,7 @@ PORT = 80
 SECONDS = 15.0
 """Five intervals."""
 
-PATIENCE = 300.0
+PATIENCE = 900.0
 WEIGHT_CALLS = ("lb_add_del_as_v2", "lb_as_set_weight")
 UNITS = 10
 """What VPP is given for the configured weight of 100."""

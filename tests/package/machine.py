@@ -145,7 +145,7 @@ class Machine:
 
     def command(self, *words: str, user: str = "") -> list[str]:
         """What runs a command in the machine."""
-        command = ["nsenter", f"--target={self._pid}", "--all", "--wdns=/", "env", "-i", "LC_ALL=C.UTF-8"]
+        command = ["nsenter", f"--target={self._pid}", "--all", "--root", "--wdns=/", "env", "-i", "LC_ALL=C.UTF-8"]
         command += ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive"]
         return [*command, *(["runuser", "-u", user, "--"] if user else []), *words]
 
