@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from maglev import _probe
@@ -12,6 +12,7 @@ words = st.integers(0, 2**32 - 1)
 
 @given(st.integers(0, 15), words | st.integers(0, 300), st.none() | st.just("www.example.org"))
 def test_every_detail_has_a_text(kind: int, value: int, name: str | None) -> None:
+    assume(kind != 1 or value < 2**31)  # an errno is an int
     text = _probe.render_detail(kind, value, name)
     assert text.isascii()
     assert text.isprintable()
