@@ -388,18 +388,23 @@ cdef class Engine:
         if e.streams is NULL:
             raise MemoryError
         e.ephemeral_low, e.ephemeral_high = self._ephemeral()
-        if pthread_create(&e.opener, NULL, opener_main, e) != 0:
-            raise EngineError("cannot start a thread")
-        e.opener_runs = True
         # Nothing is older than this module's own file: a clock that says so cannot tell what has expired.
         e.clock_floor = int(os.stat(__file__).st_mtime)
-        if tls_start_workers(e, min(TLS_WORKERS, max(1, len(os.sched_getaffinity(0)) - 1))) < 0:
-            raise EngineError(f"cannot start a thread: {os.strerror(errno)}")
-        self._started = True
         self._thread = threading.Thread(target=self._run, name="maglev-probe", daemon=True)
         self._judge_thread = threading.Thread(target=self._judge_run, name="maglev-regexp", daemon=True)
-        self._thread.start()
-        self._judge_thread.start()
+        self._started = True
+        try:
+            if pthread_create(&e.opener, NULL, opener_main, e) != 0:
+                raise EngineError("cannot start a thread")
+            e.opener_runs = True
+            if tls_start_workers(e, min(TLS_WORKERS, max(1, len(os.sched_getaffinity(0)) - 1))) < 0:
+                raise EngineError(f"cannot start a thread: {os.strerror(errno)}")
+            self._thread.start()
+            self._judge_thread.start()
+        except BaseException:
+            # Those that run already work on memory that goes with this object.
+            self.stop()
+            raise
 
     @staticmethod
     def _ephemeral():
@@ -430,15 +435,17 @@ cdef class Engine:
         write(e.wake, &one, sizeof(one))
         self._judge_stop = True
         write(e.judge_notify, &one, sizeof(one))
-        self._thread.join()
-        self._judge_thread.join()
+        for thread in (self._thread, self._judge_thread):
+            if thread.ident is not None:
+                thread.join()
         with nogil:
-            pthread_mutex_lock(&e.opener_lock)
-            e.opener_stop = True
-            pthread_cond_signal(&e.opener_wake)
-            pthread_mutex_unlock(&e.opener_lock)
-            pthread_join(e.opener, NULL)
-            e.opener_runs = False
+            if e.opener_runs:
+                pthread_mutex_lock(&e.opener_lock)
+                e.opener_stop = True
+                pthread_cond_signal(&e.opener_wake)
+                pthread_mutex_unlock(&e.opener_lock)
+                pthread_join(e.opener, NULL)
+                e.opener_runs = False
             tls_stop_workers(e)
             engine_close(e)
 

@@ -575,7 +575,10 @@ cdef void stream_events(State* e) noexcept nogil:
     cdef int i
     cdef uint32_t at
     cdef Stream* stream
-    while count == EVENTS and e.watched_count:
+    # Each has its turn once: a server that never stops talking does not keep the others from theirs.
+    cdef uint32_t rounds = e.watched_count // EVENTS + 1
+    while rounds and count == EVENTS:
+        rounds -= 1
         count = epoll_wait(e.epoll, e.events, EVENTS, 0)
         if count > 0:
             refresh_clock(e)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from maglev._probe import Engine
 from maglev.receivequeue import RMEM_MAX, WANTED_BYTES
 from maglev.states import Code, State
 from tests.helpers.apart import Report, Target, apart
@@ -311,3 +312,17 @@ def test_a_full_ring_loses_no_final_state() -> None:
         for target in targets:
             states = [State.UP, *(one.to_state for one in p.of(target))]
             assert [one.from_state for one in p.of(target)] == states[:-1]
+
+
+def test_an_engine_that_cannot_start_leaves_no_thread_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    before = set(os.listdir("/proc/self/task"))
+    engine = Engine(capacity=64)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        engine.start()
+    assert set(os.listdir("/proc/self/task")) <= before
+    engine.stop()
+    del engine
