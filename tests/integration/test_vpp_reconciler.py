@@ -23,11 +23,13 @@ from maglev.vpp.reconciler import MemoryStore
 from maglev.vpp.sync import CostModel
 from maglev.vpp.transport import Reply, Request
 from maglev.vppsim.faults import Refusal
+from maglev.vppsim.journal import Entry
 from maglev.vppsim.model import embed, extract
 from maglev.vppsim.server import StandIn
 from tests.helpers.vpp import make_config
 from tests.helpers.vpprig import (
     AT_ONCE,
+    DEADLINE,
     HASTY,
     WWW,
     PacedClock,
@@ -790,6 +792,47 @@ async def test_weights_that_are_kept_are_kept_through_a_restart_of_vpp_or_health
         server.model.delete_ases(vip, [embed(b"\x0a\x00\x00\x02")], flush=False)
         await rig.reconciler.sync(None, force=False, by="test")
         assert weights(server)["10.0.0.2"] == 0, "what VPP had is what it had last"
+
+
+@pytest.mark.parametrize("done", [0, 1, 30])
+async def test_weights_that_are_kept_are_kept_when_vpp_goes_again_before_it_is_all_programmed(
+    path: Path, done: int
+) -> None:
+    config = make_config(
+        {"p": dict.fromkeys((f"b{number:02}" for number in range(40)), 10)},
+        lb=AT_ONCE,
+        new_flows_table_length=65536,
+        on_all_down=OnAllDown.KEEP,
+    )
+    async with programmed(path, config) as (server, rig):
+        for name in config.backends:
+            rig.backend(name, DOWN)
+        await rig.settled()
+        held = weights(server)
+        assert any(held.values())
+        server.faults.delays.update({"lb_add_del_vip_v2": 0.005, "lb_add_del_as_v2": 0.001})
+        left = next(iter(held))  # all but this are gone, and this is not as it was
+        left_as_0 = [f"{WWW_AT_THE_CLI} encap gre4 new_len 65536", f"{AS_OF_WWW} {left} weight 0"]
+        syncs = rig.reconciler.counters.full_syncs
+        for commands in ([], left_as_0, []):
+            await server.restart()
+            by_cli(server, *commands)
+            added = 0
+
+            def so_far(entry: Entry) -> bool:
+                nonlocal added
+                added += entry.message == "lb_add_del_as_v2"
+                return added >= done and entry.message in ("lb_add_del_vip_v2", "lb_add_del_as_v2")
+
+            async with asyncio.timeout(DEADLINE):
+                await server.journal.next(so_far)
+        assert rig.reconciler.counters.full_syncs == syncs
+        server.faults.clear()
+        connects = rig.client.connects
+        await server.restart()
+        await eventually(lambda: rig.client.connects > connects)
+        await rig.settled()
+        assert weights(server) == held
 
 
 async def test_a_plan_is_shown_before_it_is_made_and_changes_nothing(path: Path) -> None:

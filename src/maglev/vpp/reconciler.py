@@ -34,7 +34,6 @@ from maglev.vpp.model import Actual, ActualVip, parse_vip_key, vip_key
 from maglev.vpp.state import StateReader, describe, fill, new_vip, table_length
 from maglev.vpp.sync import (
     COUNTED,
-    SAME,
     Cause,
     CostModel,
     FlushKey,
@@ -877,6 +876,8 @@ class Reconciler:
             log.info("vpp-change", str(step), frontend=step.frontend, backend=step.backend, vip=str(step.vip or ""))
         if step.vip is None:
             return
+        if step.address and (remembered := self._remembered.get(step.vip)) is not None:
+            remembered.pop(step.address, None)  # From now on VPP has it.
         if step.op is Op.ADD_AS and FlushKey(step.vip, step.address) in self._owed:
             self._mark(step.frontend)  # It was lingering with the flows that are to go.
         elif step.op is Op.DELETE_AS:
@@ -1017,14 +1018,31 @@ class Reconciler:
         if known is None:
             return
         if anew:
-            self._remembered = {
-                key: {a: scaled(have.weight, 1 / self._multiples.get(key, SAME)) for a, have in vip.ases.items()}
-                for key, vip in known.vips.items()
-            }
+            self._remember(known)
         elif actual.conf is not None:
             self._note_drift(None, conf_drift(known.conf, actual.conf))
         for key, found in drift(known, actual, uncertain=uncertain, anew=anew):
             self._note_drift(key, found)
+
+    def _remember(self, known: Actual) -> None:
+        """Keep the weights, on our scale, that a VPP had before it was restarted, until a full sync is through.
+
+        A VPP may go before it was all programmed again: what was not written to it is remembered of the one before.
+        """
+        remembered: dict[VipKey, dict[bytes, int]] = {}
+        for uses in self._uses.values():
+            for use in uses:
+                key, address = use.flush
+                weight = self._remembered.get(key, {}).get(address)
+                if weight is None:
+                    vip = known.vips.get(key)
+                    have = vip.ases.get(address) if vip is not None else None
+                    if have is None:
+                        continue
+                    multiple = self._multiples.get(key)
+                    weight = have.weight if multiple is None else scaled(have.weight, 1 / multiple)
+                remembered.setdefault(key, {})[address] = weight
+        self._remembered = remembered
 
     def _backends_at(self, config: Config, name: str, addresses: Iterable[bytes]) -> Iterable[str]:
         wanted = set(addresses)
