@@ -14,6 +14,7 @@ import pytest
 
 from maglev.config.model import Config, LbConfig, OnAllDown, Prune
 from maglev.errors import NotAllowed, Unavailable, UnknownName
+from maglev.pace import Pace
 from maglev.rpc.services import DataplaneApi
 from maglev.states import State
 from maglev.vpp.client import Timing
@@ -517,6 +518,40 @@ async def test_a_vpp_that_restarts_with_another_configuration_has_drift_and_one_
             await rig.settled()
             assert weights(server) == {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}
             assert rig.reconciler.counters.drift == Counter(kinds)
+
+
+@pytest.mark.parametrize("back", [False, True])
+async def test_what_was_read_of_a_vpp_that_goes_before_it_is_taken_over_is_no_mirror_of_the_next(
+    path: Path, monkeypatch: pytest.MonkeyPatch, back: bool
+) -> None:
+    async with programmed(path) as (server, rig):
+        connects = rig.client.connects
+        breaths = 0
+
+        async def breathe(_: Pace) -> None:
+            nonlocal breaths
+            breaths += 1
+            if breaths > 1:
+                return
+            if back:
+                await server.restart()
+                await eventually(lambda: rig.client.connects == connects + 2 and rig.client.usable)
+            else:
+                await server.stop()
+                await eventually(lambda: not rig.client.connected)
+
+        monkeypatch.setattr(Pace, "breathe", breathe)
+        failed = rig.reconciler.counters.failed_syncs
+        server.drop_connections()
+        await eventually(lambda: rig.reconciler.counters.failed_syncs > failed)
+        if not back:
+            assert rig.reconciler.actual is None
+            await server.restart()
+        await eventually(lambda: rig.client.connects == connects + 2)
+        await rig.settled()
+        assert weights(server) == {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}
+        assert breaths > 1
+        assert not rig.reconciler.counters.drift.total()
 
 
 async def test_calls_that_a_lost_connection_leaves_open_are_no_drift(path: Path) -> None:

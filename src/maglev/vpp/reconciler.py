@@ -978,12 +978,14 @@ class Reconciler:
 
     async def _first_read(self) -> None:
         """Read everything after connecting, the ASes VIP by VIP, and adopt what is there."""
+        connects = self.client.connects
         conf = await self._reader.conf()
         actual = Actual(conf, {key: new_vip(details) for key, details in (await self._reader.vips()).items()})
         for vip in actual.vips.values():
             fill(vip, await self._ases_of(vip))
         if actual.vips:
             describe(actual.vips, await self._reader.verbose())
+        self._still_connected(connects)
         self._compare(actual)
         self._stale.clear()
         self._refused.clear()
@@ -1001,18 +1003,27 @@ class Reconciler:
                 presumed.update(self._backends_at(config, wanted.frontend, serving))
                 if wanted.key not in self._multiples and not self._adopted:
                     self._adopt_scale(wanted, actual)
+        # What was read of a connection that is gone is no mirror of the VPP behind the next.
+        self._still_connected(connects)
         self._actual = actual
         self._adopted = True
         self._settle(presumed)
         self._wake.set()
 
+    def _still_connected(self, connects: int) -> None:
+        """Raises ``Unavailable`` unless VPP is there by the connection of that number, as of ``VppClient.connects``."""
+        if not self.client.usable:
+            raise Unavailable(self.client.excuse)
+        if self.client.connects != connects:
+            raise Unavailable("the connection was made anew while VPP was read")
+
     def _compare(self, actual: Actual) -> None:
         """Tell what somebody else has changed while there was no connection; remember what a restarted VPP has lost."""
-        known, self._known = self._known, None
-        uncertain, self._uncertain = self._uncertain, set()
         info = self.client.info()
-        if info is None:
-            return
+        assert info is not None
+        # Should this connection be lost before the mirror is in place, it is what was read that is known.
+        known, self._known = self._known, actual
+        uncertain, self._uncertain = self._uncertain, set()
         anew = info.started_ns > self._connected_ns
         self._connected_ns = info.connected_ns
         if known is None:
