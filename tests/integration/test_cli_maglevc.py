@@ -448,7 +448,8 @@ def test_watch_ends_as_unreachable_when_the_server_ends(served: Served) -> None:
 class Terminal:
     """The shell in a terminal, which is emulated: what a line editor writes is only what differs on the screen.
 
-    setsid(1) makes the terminal the shell's own; forking here would fork gRPC's threads, too.
+    setsid(1) makes the terminal the shell's own; forking here would fork gRPC's threads, too. Who runs the tests in the
+    background has interrupts ignored for all of them, which env(1) takes back.
     """
 
     def __init__(
@@ -473,6 +474,8 @@ class Terminal:
                 "setsid",
                 "--ctty",
                 "--wait",
+                "env",
+                "--default-signal=INT",
                 *(command or [*COMMAND, "--server", f"unix:{served.socket}", *words]),
             ],
             stdin=terminal,
