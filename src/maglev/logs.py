@@ -306,20 +306,22 @@ class _Writer(logging.Handler):
                 self.lost += 1
         return lines
 
-    def _take(self) -> list[str]:
-        """Wait for something to write; nothing when that was all."""
+    def _take(self) -> list[str] | None:
+        """Wait for something to write; None when that was all. Nothing, if no line could be made of what came."""
         with self._ready:
             while not (self._entries or self._lines or self._ending):
                 self._ready.wait()
+            ending = self._ending
         with self._making:
             with self._ready:
                 lines, self._lines = self._lines, []
-            while self._entries and not lines:
-                lines = self._make(AT_ONCE)
-        return lines
+            lines = lines or self._make(AT_ONCE)
+        return None if ending and not lines and not self._entries else lines
 
     def _write(self) -> None:
-        while lines := self._take():
+        while (lines := self._take()) is not None:
+            if not lines:
+                continue
             try:
                 self._stream.write("\n".join(lines) + "\n")
                 self._stream.flush()

@@ -157,6 +157,15 @@ async def test_child_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.
     assert gone(mark)
 
 
+async def test_child_whose_end_cannot_be_seen_holds_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, "exec sleep 1000", monkeypatch)
+    monkeypatch.setattr(child, "END_SECONDS", 0.05)
+    for unseen in (lambda _: os.eventfd(0), lambda _: os.open("/nonexistent", os.O_RDONLY)):
+        monkeypatch.setattr(os, "pidfd_open", unseen)
+        result = await load_in_child(FULL, deadline=0.1)
+        assert "took longer than 0.1 s" in result.parse_errors[0].message
+
+
 async def test_cancelling_kills_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = tmp_path / "started"
     pid = tmp_path / "pid"

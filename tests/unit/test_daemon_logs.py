@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -255,3 +256,28 @@ def test_lines_stay_in_order_when_so_many_wait_that_who_logs_makes_them_too() ->
     assert control.lost == 0
     numbers = [line.rpartition("n=")[2] for line in stream.getvalue().splitlines()[1:]]
     assert numbers == [str(n) for n in range(1000)]
+
+
+class Unspeakable:
+    """A value that cannot be written."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.usefixtures("quiet_root")
+def test_a_record_that_cannot_be_written_costs_only_itself() -> None:
+    stream = Stalled()
+    control = logs.LogControl(stream=stream)
+    control.start()
+    log = logs.get("part")
+    stream.go_on.set()
+    log.info("bad", "words", value=Unspeakable())
+    deadline = time.monotonic() + 10
+    while not control.lost and time.monotonic() < deadline:
+        time.sleep(0.001)
+    log.info("good", "words")
+    assert stream.entered.wait(10)
+    assert control.lost == 1
+    control.end(10)
+    assert stream.getvalue().endswith("words event=good\n")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -47,6 +48,7 @@ from maglev.states import CheckType
 SLICE = 250  # rows a line: about a millisecond of the parent's time
 ONLY_PROBLEMS = "--only-problems"
 LONGEST_LINE = 8 << 20  # bytes; the longest row, a problem with all its text, has a few thousand
+END_SECONDS = 5.0  # that a killed process may take to end
 _STDERR_KEPT = 2000  # bytes of the child's last words that its failure is reported with
 
 Row = list[Any]
@@ -336,11 +338,19 @@ async def _end(process: subprocess.Popen[bytes]) -> int:
         return status
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
-    descriptor = os.pidfd_open(process.pid)
+    process.kill()
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except OSError:
+        # No descriptor left to see its end by: Popen reaps it when the next process starts.
+        return -signal.SIGKILL
     loop.add_reader(descriptor, ended.set)
     try:
-        process.kill()
-        await ended.wait()
+        async with asyncio.timeout(END_SECONDS):
+            await ended.wait()
+    except TimeoutError:
+        # It sleeps in the kernel, on a disk that hangs: reloads must not wait for that.
+        return -signal.SIGKILL
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
