@@ -659,7 +659,7 @@ class MetricsServer:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         # Those that wait for a request, oldest first.
-        self._silent: dict[asyncio.Task[None], None] = {}
+        self._silent: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._scrapes = 0
         self.scraped = 0
         self.refused: dict[str, int] = dict.fromkeys(("connections", "scrapes", "request", "slow", "broken"), 0)
@@ -691,11 +691,13 @@ class MetricsServer:
             if oldest is None:
                 writer.transport.abort()
                 return
+            # A task that never ran does not close what it was given.
+            self._silent[oldest].transport.abort()
             self._forget(oldest)
             oldest.cancel()
         task = asyncio.ensure_future(self._serve(reader, writer))
         self._tasks.add(task)
-        self._silent[task] = None
+        self._silent[task] = writer
         task.add_done_callback(self._forget)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
