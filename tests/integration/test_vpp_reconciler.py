@@ -300,6 +300,39 @@ async def test_a_vip_that_serves_nobody_comes_before_all_that_waits_however_late
         assert writes(server)[0] == "weight 10.0.4.150 1"
 
 
+async def test_a_failed_server_gets_its_drop_however_often_vips_that_serve_nobody_come_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = several(2)
+    idle = list(config.frontends)
+    www = failover()
+    config = replace(
+        config, backends={**config.backends, **www.backends}, frontends={**www.frontends, **config.frontends}
+    )
+    monkeypatch.setattr("maglev.vpp.reconciler.MOST_MEMBERS", len(idle))
+    async with programmed(path, config) as (_, rig):
+        rig.backend("s1", DOWN)
+        rig.backend("s2", DOWN)
+        await rig.settled()
+        batches: list[list[str]] = []
+        apply = rig.reconciler._apply
+
+        async def apply_and_come_again(names: list[str], **options: bool | str) -> object:
+            batches.append(names)
+            done = await apply(names, **options)  # type: ignore[arg-type]
+            if len(batches) < 20:
+                rig.drain("s1", False)
+                rig.drain("s2", False)
+            return done
+
+        monkeypatch.setattr(rig.reconciler, "_apply", apply_and_come_again)
+        rig.backend("a", DOWN)
+        rig.drain("s1", False)
+        rig.drain("s2", False)
+        await rig.settled()
+        assert batches[:3] == [idle, ["www"], idle]
+
+
 async def test_a_restart_of_the_daemon_makes_no_write_whatever_is_still_unknown(path: Path) -> None:
     async with stand_in(path) as server:
         lb = replace(AT_ONCE, startup_min_delay=5 * 1_000_000_000, startup_max_delay=30 * 1_000_000_000)

@@ -245,6 +245,7 @@ class Reconciler:
         self._actual: Actual | None = None
         self._dirty: dict[str, None] = {}
         self._parked: dict[str, None] = {}
+        self._overtaken = False  # the batch before this was of frontends that nobody served, and of none that waited
         self._owed: dict[FlushKey, Owed] = {}
         self._serial = 0
         self._held: dict[str, dict[bytes, int]] = {}
@@ -691,10 +692,10 @@ class Reconciler:
             return self._states
         return _Before(self._config, self._states)
 
-    def _takeable(self, *, in_order: bool = False) -> list[str]:
+    def _takeable(self, first: Iterable[str] = ()) -> list[str]:
         """Dirty frontends that may be programmed now, no more than one batch plans for.
 
-        ``in_order``: those that serve nobody are among them; the rest is what has waited longest.
+        Those of ``first`` come first, then what has waited longest.
 
         What the warm-up holds is put aside: only an event of its backends or a new phase can release it, and both bring
         it back.
@@ -703,9 +704,11 @@ class Reconciler:
             return []
         source = self._source()
         frontends = source.config().frontends
-        names: list[str] = []
+        names: dict[str, None] = {}
         members = 0
-        for name in sorted(self._dirty, key=self._serves) if in_order else list(self._dirty):
+        for name in (*first, *self._dirty):
+            if name in names or name not in self._dirty:
+                continue
             if isinstance(source, _Before) and (name not in frontends or source.waits(frontends[name])):
                 continue
             if not self.released(name):
@@ -714,10 +717,22 @@ class Reconciler:
                 self.counters.suppressed += 1
                 log.debug("vpp-sync-suppressed", f"sync of frontend {name} suppressed by the warm-up", frontend=name)
                 continue
-            names.append(name)
+            names[name] = None
             members += sum(len(pool.members) for pool in frontends[name].pools)
             if members >= MOST_MEMBERS:
                 break
+        return list(names)
+
+    async def _serving_nobody(self) -> list[str]:
+        """Dirty frontends that nobody serves in VPP, as many as a batch may hold."""
+        pace = Pace(SLICE_NS)
+        names: list[str] = []
+        for name in list(self._dirty):
+            await pace.breathe()
+            if not self._serves(name):
+                names.append(name)
+                if len(names) == MOST_MEMBERS:
+                    break
         return names
 
     def _serves(self, name: str) -> bool:
@@ -732,9 +747,12 @@ class Reconciler:
 
     async def _batch(self) -> None:
         """Program the newest state of what is dirty, or as much of it as one batch may hold."""
-        names = self._takeable(in_order=True)
+        urgent = [] if self._overtaken else await self._serving_nobody()
+        names = self._takeable(urgent)
         for name in names:
             del self._dirty[name]
+        # They may come again as fast as batches go: what waits is overtaken by one batch of them at most.
+        self._overtaken = bool(urgent) and bool(self._dirty) and set(names).issubset(urgent)
         if not names:
             return
         try:
