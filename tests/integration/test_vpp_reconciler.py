@@ -600,6 +600,25 @@ async def test_calls_that_a_lost_connection_leaves_open_are_no_drift(path: Path)
         assert not rig.reconciler.counters.drift.total()
 
 
+async def test_settings_that_a_lost_connection_left_open_are_no_drift(path: Path) -> None:
+    async with programmed(path) as (server, rig):
+        connects = rig.client.connects
+
+        def lost_when_done(entry: Entry) -> bool:
+            if entry.message == "lb_conf":
+                server.drop_connections()  # before the answer to this is sent
+            return entry.message == "lb_conf"
+
+        done = server.journal.next(lost_when_done)
+        rig.load(failover(replace(AT_ONCE, flow_timeout=50 * 1_000_000_000)))
+        async with asyncio.timeout(DEADLINE):
+            await done
+        await eventually(lambda: rig.client.connects > connects)
+        await rig.settled()
+        assert server.model.conf.flow_timeout == 50
+        assert not rig.reconciler.counters.drift.total()
+
+
 async def test_a_periodic_sync_reads_vip_by_vip_and_asks_the_cli_nothing(path: Path) -> None:
     clock = PacedClock()
     async with programmed(path, clock=clock) as (server, rig):

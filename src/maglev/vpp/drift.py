@@ -56,7 +56,7 @@ def conf_drift(known: LbConf | None, read: LbConf) -> list[Drift]:
 
 
 def drift(
-    known: Actual, read: Actual, *, uncertain: Collection[VipKey], anew: bool
+    known: Actual, read: Actual, *, uncertain: Collection[VipKey | None], anew: bool
 ) -> Iterator[tuple[VipKey, list[Drift]]]:
     """What differs in all of VPP, VIP by VIP; the global settings are the caller's.
 

@@ -255,7 +255,7 @@ class Reconciler:
         self._explained: set[VipKey] = set()
         self._frozen: set[VipKey] = set()
         self._stale: set[VipKey] = set()
-        self._uncertain: set[VipKey] = set()
+        self._uncertain: set[VipKey | None] = set()  # what calls that were left open are about; None: the settings
         self._connected_ns = 0
         self._known: Actual | None = None  # what was known of VPP when the connection before this was lost
         self._remembered: dict[VipKey, dict[bytes, int]] = {}
@@ -811,7 +811,7 @@ class Reconciler:
             outcome = await self._executor.run(plan.steps, budget_ns=budget, skip=self._refused)
         except BaseException:
             self._dirty.update(dict.fromkeys(planned))
-            self._uncertain.update(step.vip for step in plan.steps if step.vip is not None)
+            self._uncertain.update(step.vip for step in plan.steps)
             raise
         self._refused |= outcome.refused
         if outcome.done:
@@ -1048,7 +1048,7 @@ class Reconciler:
             return
         if anew:
             self._remember(known)
-        elif actual.conf is not None:
+        elif actual.conf is not None and None not in uncertain:
             self._note_drift(None, conf_drift(known.conf, actual.conf))
         for key, found in drift(known, actual, uncertain=uncertain, anew=anew):
             self._note_drift(key, found)
