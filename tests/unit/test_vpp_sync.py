@@ -293,6 +293,16 @@ def test_a_weight_that_is_kept_is_kept_through_a_recreation_or_it_would_fail_clo
     assert not plan_of(states, model.actual).steps
 
 
+def test_a_recreation_ends_an_adopted_scale_for_all_or_a_kept_weight_would_be_a_multiple_of_its_share() -> None:
+    states = FakeStates(make_config({"p": {"a": 100, "b": 50}}, new_flows_table_length=1024))
+    states.set(b=State.UNKNOWN)
+    have = actual(found({"10.0.0.1": 100, "10.0.0.2": 50}))
+    model = ModelVpp(have)
+    model.apply(plan_of(states, have, unresolved=frozenset({"b"}), multiples={WWW: Fraction(10)}).steps)
+    assert model.weights(WWW) == {"10.0.0.1": 10, "10.0.0.2": 5}
+    assert not plan_of(states, model.actual, unresolved=frozenset({"b"})).steps
+
+
 def test_the_old_address_of_a_backend_serves_until_something_else_does() -> None:
     states = FakeStates(make_config({"primary": {"a": 10}}, backends={"a": "10.0.0.2"}))
     have = actual(found({"10.0.0.1": 1}))

@@ -547,12 +547,17 @@ def _plan_vip(
     else:
         length, present = found.length, found.ases
 
-    multiple = policy.multiples.get(vip.key, SAME)
+    # What is created comes on our scale, also what keeps its weight: an adopted scale ends with its VIP.
+    adopted = policy.multiples.get(vip.key, SAME)
+    multiple = adopted if found is not None else SAME
     targets: dict[bytes, int] = {}
     for ours in vip.ases:
         if ours.weight is None:
             have = before.ases.get(ours.address) if before is not None else None
-            last = policy.remembered.get(vip.key, {}).get(ours.address, 0) if have is None else have.weight
+            if have is None:
+                last = scaled(policy.remembered.get(vip.key, {}).get(ours.address, 0), multiple)
+            else:
+                last = have.weight if found is not None else scaled(have.weight, 1 / adopted)
             targets[ours.address] = last
         else:
             targets[ours.address] = scaled(ours.weight, multiple)
