@@ -637,6 +637,25 @@ def several(count: int) -> Config:
     return make_config(backends={f"s{n}": f"10.0.0.{n}" for n in range(1, count + 1)}, lb=AT_ONCE, frontends=frontends)
 
 
+async def test_what_should_serve_is_worked_out_in_slices_and_a_reload_may_come_between(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = several(3)
+    async with programmed(path, config) as (_, rig):
+        for name in config.backends:
+            rig.backend(name, DOWN)
+        await rig.settled()
+        monkeypatch.setattr("maglev.vpp.reconciler.SLICE_NS", 0)
+        assert await rig.reconciler.serving() == frozenset()
+        rig.backend("s1", UP)
+        rig.backend("s3", UP)
+        working = asyncio.create_task(rig.reconciler.serving())
+        await asyncio.sleep(0)
+        assert not working.done()
+        rig.load(replace(config, frontends={"w1": config.frontends["w1"]}, backends={"s1": config.backends["s1"]}))
+        assert await working == {WWW._replace(port=1)}
+
+
 async def test_what_a_vpp_holds_is_read_vip_by_vip_also_at_connect(path: Path) -> None:
     async with stand_in(path) as server:
         first = Rig(path, several(3))

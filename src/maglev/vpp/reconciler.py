@@ -328,20 +328,17 @@ class Reconciler:
             self._progress.clear()
             await self._progress.wait()
 
-    def serving(self) -> frozenset[VipKey]:
+    async def serving(self) -> frozenset[VipKey]:
         """The VIPs that should have servers now: VPP has some there, or health and configuration want some."""
-        if self._actual is None:
-            return frozenset()
-        frontends = self._states.config().frontends
-        return frozenset(
-            key
-            for key, vip in self._actual.vips.items()
-            if vip.serves
-            or (
-                (frontend := frontends.get(self._names.get(key, "")))
-                and frontend_weights(frontend, self._states).usable
-            )
-        )
+        pace = Pace(SLICE_NS)
+        serving: set[VipKey] = set()
+        for key, vip in list(self._actual.vips.items()) if self._actual is not None else ():
+            await pace.breathe()
+            # Looked up each time: the configuration may be another since the last.
+            frontend = self._states.config().frontends.get(self._names.get(key, ""))
+            if vip.serves or (frontend is not None and frontend_weights(frontend, self._states).usable):
+                serving.add(key)
+        return frozenset(serving)
 
     def cost(self) -> CostModel:
         """What calls cost on this VPP."""

@@ -220,7 +220,7 @@ class StatsPoller:
                 log.warning("vpp-stats-unreadable", f"no packet counters: {error}")
             self._read, self.problem = (), str(error)
             return
-        self._warn(read)
+        await self._warn(read)
         self._read, self.problem, self.read_at_ns = tuple(read), "", self._clock.time_ns()
 
     async def _find_routes(self, generation: int, vips: Mapping[VipKey, int]) -> None:
@@ -239,10 +239,10 @@ class StatsPoller:
                 routes[key] = route.stats_index
         self._routes, self._routes_of = routes, present
 
-    def _warn(self, read: Sequence[VipCounters]) -> None:
+    async def _warn(self, read: Sequence[VipCounters]) -> None:
         """A VIP whose packets find no server, or are not tracked, though it should have had servers all the time."""
         before = {counters.key: counters for counters in self._read}
-        served, self._serving = self._serving, self._reconciler.serving()
+        served, self._serving = self._serving, await self._reconciler.serving()
         now = self._clock.monotonic_ns()
         for counters in read:
             old = before.get(counters.key)
