@@ -10,9 +10,10 @@ import mmap
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -25,6 +26,34 @@ from maglev.vppsim.server import StandIn
 from tests.helpers.vpp import make_config
 from tests.helpers.vpprig import AT_ONCE, Rig, drift, eventually
 
+CONFIG = make_config({"p": {"a": 10}}, lb=AT_ONCE)
+
+
+class Counting(NamedTuple):
+    """A dataplane on a stand-in, with all that reads its counters."""
+
+    server: StandIn
+    rig: Rig
+    poller: StatsPoller
+    dataplane: Dataplane
+
+
+@contextlib.asynccontextmanager
+async def counting(directory: Path, *, segment: bool = True) -> AsyncIterator[Counting]:
+    """Programmed with ``CONFIG``; without ``segment``, the poller looks for one that is not there."""
+    path, stats = directory / "api.sock", directory / "stats.sock"
+    server = StandIn(path, stats_path=stats if segment else None)
+    await server.start()
+    rig = Rig(path, CONFIG)
+    poller = StatsPoller(str(stats), rig.client, rig.reconciler, rig.clock)
+    rig.load()
+    try:
+        async with rig.running():
+            await rig.settled()
+            yield Counting(server, rig, poller, Dataplane(rig.client, rig.reconciler, rig.states, rig.clock, poller))
+    finally:
+        await server.stop()
+
 
 def sim(server: StandIn, command: str) -> None:
     retval, output = server.control.execute(command)
@@ -34,80 +63,46 @@ def sim(server: StandIn, command: str) -> None:
 async def test_counters_by_kind_and_route_and_a_warning_when_servers_are_there_and_packets_find_none(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path, stats = tmp_path / "api.sock", tmp_path / "stats.sock"
-    server = StandIn(path, stats_path=stats)
-    await server.start()
-    rig = Rig(path, make_config({"p": {"a": 10}}, lb=AT_ONCE))
-    poller = StatsPoller(str(stats), rig.client, rig.reconciler, rig.clock)
-    dataplane = Dataplane(rig.client, rig.reconciler, rig.states, rig.clock, poller)
-    rig.load()
-    try:
-        async with rig.running():
+    async with counting(tmp_path) as (server, rig, poller, dataplane):
+        await poller.read()
+        assert poller.problem == ""
+        sim(server, "packets 192.0.2.1/32 tcp 80 5")
+        sim(server, "packets 192.0.2.1/32 tcp 80 7")
+        await poller.read()
+        (counters,) = (await dataplane.counters("www")).vips
+        assert (counters.first_session, counters.existing_session, counters.no_server) == (7, 5, 0)
+        assert (counters.route_packets, counters.route_bytes) == (12, 12 * 64)
+        with caplog.at_level(logging.WARNING, "maglev.vpp"):
+            rig.backend("a", State.DOWN)
+            await rig.settled()
+            sim(server, "packets 192.0.2.1/32 tcp 80 90")
+            await poller.read()
+            rig.backend("a", State.UP)
             await rig.settled()
             await poller.read()
-            assert poller.problem == ""
-            sim(server, "packets 192.0.2.1/32 tcp 80 5")
-            sim(server, "packets 192.0.2.1/32 tcp 80 7")
+            assert "should have servers" not in caplog.text
+            drift(server, "10.0.0.1", 0)
+            sim(server, "packets 192.0.2.1/32 tcp 80 100")
             await poller.read()
-            (counters,) = (await dataplane.counters("www")).vips
-            assert (counters.first_session, counters.existing_session, counters.no_server) == (7, 5, 0)
-            assert (counters.route_packets, counters.route_bytes) == (12, 12 * 64)
-            with caplog.at_level(logging.WARNING, "maglev.vpp"):
-                rig.backend("a", State.DOWN)
-                await rig.settled()
-                sim(server, "packets 192.0.2.1/32 tcp 80 90")
-                await poller.read()
-                rig.backend("a", State.UP)
-                await rig.settled()
-                await poller.read()
-                assert "should have servers" not in caplog.text
-                drift(server, "10.0.0.1", 0)
-                sim(server, "packets 192.0.2.1/32 tcp 80 100")
-                await poller.read()
-            assert "should have servers, but 93 packets found none and 0 were not tracked" in caplog.text
-    finally:
-        await server.stop()
+        assert "should have servers, but 93 packets found none and 0 were not tracked" in caplog.text
 
 
 async def test_counters_of_a_vip_that_was_removed_are_gone_at_once(tmp_path: Path) -> None:
-    path, stats = tmp_path / "api.sock", tmp_path / "stats.sock"
-    server = StandIn(path, stats_path=stats)
-    await server.start()
-    config = make_config({"p": {"a": 10}}, lb=AT_ONCE)
-    rig = Rig(path, config)
-    poller = StatsPoller(str(stats), rig.client, rig.reconciler, rig.clock)
-    dataplane = Dataplane(rig.client, rig.reconciler, rig.states, rig.clock, poller)
-    rig.load()
-    try:
-        async with rig.running():
-            await rig.settled()
-            await poller.read()
-            assert len((await dataplane.counters(None)).vips) == 1
-            rig.load(replace(config, frontends={}, backends={}))
-            await rig.settled()
-            assert list((await dataplane.counters(None)).vips) == []
-            assert list(poller.vips) == []
-    finally:
-        await server.stop()
+    async with counting(tmp_path) as (_, rig, poller, dataplane):
+        await poller.read()
+        assert len((await dataplane.counters(None)).vips) == 1
+        rig.load(replace(CONFIG, frontends={}, backends={}))
+        await rig.settled()
+        assert list((await dataplane.counters(None)).vips) == []
+        assert list(poller.vips) == []
 
 
 async def test_no_segment_means_no_counters_and_says_why(tmp_path: Path) -> None:
-    path = tmp_path / "api.sock"
-    server = StandIn(path)
-    await server.start()
-    rig = Rig(path, make_config({"p": {"a": 10}}, lb=AT_ONCE))
-    poller = StatsPoller(str(tmp_path / "none.sock"), rig.client, rig.reconciler, rig.clock)
-    dataplane = Dataplane(rig.client, rig.reconciler, rig.states, rig.clock, poller)
-    rig.load()
-    try:
-        async with rig.running():
-            await rig.settled()
-            await poller.read()
-            assert poller.failures == 1
-            with pytest.raises(Unavailable, match=r"none\.sock.*--vpp-stats-addr"):
-                await dataplane.counters(None)
-    finally:
-        await server.stop()
+    async with counting(tmp_path, segment=False) as (_, _, poller, dataplane):
+        await poller.read()
+        assert poller.failures == 1
+        with pytest.raises(Unavailable, match=r"stats\.sock.*--vpp-stats-addr"):
+            await dataplane.counters(None)
 
 
 @contextlib.contextmanager
@@ -155,21 +150,11 @@ def test_segment_that_never_becomes_whole_is_given_up(tmp_path: Path, header: di
 
 
 async def test_poller_that_ended_can_be_run_again(tmp_path: Path) -> None:
-    path, stats = tmp_path / "api.sock", tmp_path / "stats.sock"
-    server = StandIn(path, stats_path=stats)
-    await server.start()
-    rig = Rig(path, make_config({"p": {"a": 10}}, lb=AT_ONCE))
-    poller = StatsPoller(str(stats), rig.client, rig.reconciler, rig.clock)
-    rig.load()
-    try:
-        async with rig.running():
-            await rig.settled()
-            for _ in range(2):
-                running = asyncio.create_task(poller.run())
-                await eventually(lambda: poller.read_at_ns != 0)
-                running.cancel()
-                await asyncio.wait([running])
-                assert poller.problem == ""
-                poller.read_at_ns = 0
-    finally:
-        await server.stop()
+    async with counting(tmp_path) as (_, _, poller, _):
+        for _ in range(2):
+            running = asyncio.create_task(poller.run())
+            await eventually(lambda: poller.read_at_ns != 0)
+            running.cancel()
+            await asyncio.wait([running])
+            assert poller.problem == ""
+            poller.read_at_ns = 0
