@@ -1,11 +1,12 @@
 """Structured logs: every record has a stable event name and fields; text for people, JSON for machines.
 
-Built on the standard library's ``logging``, so that records of other libraries come out the same way. Lines are made
-and written by a thread behind a bounded queue: a reader of standard error that stalls never holds the event loop, and
-what had to be thrown away is counted (``LogControl.lost``). Fields are therefore values that do not change.
+A record goes to the *sinks* that ``LogControl`` has put in place. Where there is none it goes to the standard library's
+``logging``, and what other libraries log there comes out in the same form as ours. Lines are made and written by a
+thread behind a bounded queue: a reader of standard error that stalls never holds the event loop, and what had to be
+thrown away is counted (``LogControl.lost``). Fields are therefore values that do not change.
 
-``WatchEvents`` sees records at its subscribers' level, whatever the daemon's own level is: a second handler hands
-them to the bus, and only while somebody subscribed (``LogControl.watch``).
+``WatchEvents`` sees records at its subscribers' level, whatever the daemon's own level is: a second sink hands them to
+the bus, and only while somebody subscribed (``LogControl.watch``).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, Protocol
 
 import orjson
 
@@ -45,6 +46,8 @@ BOUND = 32_768
 """Records that may wait to be written: about half a kilobyte each."""
 AT_ONCE = 32
 """Lines that are made in one go: a fraction of a millisecond."""
+PAUSE = 0.005
+"""Seconds that the writer lets records come together: to wake it costs who logs as much as the record does."""
 
 
 def level_name(level: int) -> str:
@@ -81,8 +84,40 @@ def counted(many: int, what: str) -> str:
     return f"{many} {what}" if many == 1 else f"{many} {what}s"
 
 
-_BLANK = vars(logging.LogRecord("", logging.NOTSET, "", 0, "", (), None))
-"""A record in which nothing is said yet. It names no file and line: the event name is the better place to look for."""
+class _Entry(NamedTuple):
+    """A record on its way to the sinks: nothing in it may still change."""
+
+    created: float
+    level: int
+    event: str
+    message: str
+    logger: str
+    fields: Mapping[str, object]
+    trace: str = ""
+
+    @classmethod
+    def of(cls, record: logging.LogRecord) -> _Entry:
+        """What another library has logged. Raises what that has to say no better."""
+        error = record.exc_info[1] if record.exc_info else None
+        return cls(
+            record.created, record.levelno, "log", record.getMessage(), record.name, {}, _trace(error) if error else ""
+        )
+
+
+def _trace(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error)).rstrip()
+
+
+class _Sink(Protocol):
+    """Where records of ``level`` and above go. ``put`` never waits, and never raises."""
+
+    level: int
+
+    def put(self, entry: _Entry) -> None: ...
+
+
+_sinks: tuple[_Sink, ...] = ()
+"""Of this process; ``LogControl``'s."""
 
 
 class EventLogger:
@@ -92,10 +127,11 @@ class EventLogger:
     documented; messages are not.
     """
 
-    __slots__ = ("_logger",)
+    __slots__ = ("_logger", "_name")
 
     def __init__(self, name: str) -> None:
-        self._logger = logging.getLogger(name if name.startswith(ROOT) else f"{ROOT}.{name}")
+        self._name = name if name.startswith(ROOT) else f"{ROOT}.{name}"
+        self._logger = logging.getLogger(self._name)
 
     def enabled(self, level: int) -> bool:
         """Whether a record of this level goes anywhere: ask before working out costly fields."""
@@ -104,81 +140,50 @@ class EventLogger:
     def log(self, level: int, event: str, message: str, /, **fields: object) -> None:
         """One record. Fields are written with ``str`` unless they are numbers, booleans or None."""
         if self._logger.isEnabledFor(level):
-            self._emit(level, event, message, fields, None)
+            self._emit(level, event, message, fields)
 
     def debug(self, event: str, message: str, /, **fields: object) -> None:
         """A record of level debug."""
         if self._logger.isEnabledFor(logging.DEBUG):
-            self._emit(logging.DEBUG, event, message, fields, None)
+            self._emit(logging.DEBUG, event, message, fields)
 
     def info(self, event: str, message: str, /, **fields: object) -> None:
         """A record of level info."""
         if self._logger.isEnabledFor(logging.INFO):
-            self._emit(logging.INFO, event, message, fields, None)
+            self._emit(logging.INFO, event, message, fields)
 
     def warning(self, event: str, message: str, /, **fields: object) -> None:
         """A record of level warning."""
-        self._emit(logging.WARNING, event, message, fields, None)
+        self._emit(logging.WARNING, event, message, fields)
 
     def error(self, event: str, message: str, /, **fields: object) -> None:
         """A record of level error."""
-        self._emit(logging.ERROR, event, message, fields, None)
+        self._emit(logging.ERROR, event, message, fields)
 
     def exception(self, event: str, message: str, error: BaseException, /, **fields: object) -> None:
         """A record of level error with the traceback of ``error``."""
         self._emit(logging.ERROR, event, message, fields, error)
 
     def _emit(
-        self, level: int, event: str, message: str, fields: Mapping[str, object], error: BaseException | None
+        self, level: int, event: str, message: str, fields: Mapping[str, object], error: BaseException | None = None
     ) -> None:
-        # Not by LogRecord's constructor, which takes apart the caller's path and looks up thread and process: in a mass
-        # failure, with two records for each server, that was a tenth of all the daemon's time.
-        now = time.time()
-        record = logging.LogRecord.__new__(logging.LogRecord)
-        vars(record).update(
-            _BLANK,
-            name=self._logger.name,
-            msg=message,
-            levelno=level,
-            levelname=logging.getLevelName(level),
-            created=now,
-            msecs=now % 1 * 1000,
-            exc_info=(type(error), error, error.__traceback__) if error is not None else None,
-            maglev_event=event,
-            maglev_fields=fields,
-        )
-        self._logger.handle(record)
+        # Not through ``logging`` where it can be helped: in a mass failure, with two records for each server, its way
+        # from a record to a handler was a tenth of all the daemon's time.
+        sinks = _sinks
+        if not sinks:
+            extra = {"maglev_event": event, "maglev_fields": fields}
+            self._logger.log(level, message, extra=extra, exc_info=error, stacklevel=3)
+            return
+        trace = _trace(error) if error is not None else ""
+        entry = _Entry(time.time(), level, event, message, self._name, fields, trace)
+        for sink in sinks:
+            if level >= sink.level:
+                sink.put(entry)
 
 
 def get(name: str) -> EventLogger:
     """The logger of a part: ``log = logs.get(__name__)``."""
     return EventLogger(name)
-
-
-class _Entry(NamedTuple):
-    """A record on its way to the stream: some of its bytes, and nothing that may still change."""
-
-    created: float
-    level: int
-    event: str
-    message: str
-    logger: str
-    fields: Mapping[str, object]
-    trace: str
-
-    @classmethod
-    def of(cls, record: logging.LogRecord) -> _Entry:
-        event, fields = getattr(record, "maglev_event", None), getattr(record, "maglev_fields", None)
-        error = record.exc_info[1] if record.exc_info else None
-        return cls(
-            record.created,
-            record.levelno,
-            event if isinstance(event, str) else "log",
-            record.getMessage(),
-            record.name,
-            fields if isinstance(fields, Mapping) else {},
-            "" if error is None else "".join(traceback.format_exception(error)).rstrip(),
-        )
 
 
 def text_line(entry: _Entry) -> str:
@@ -253,7 +258,7 @@ def _quoted(value: object) -> str:
     return text
 
 
-class _Writer(logging.Handler):
+class _Writer:
     """Writes in a thread; at most ``bound`` records wait, further ones are counted.
 
     The thread makes the lines as well, a few at a time: it holds the interpreter's lock for that, and two lines for
@@ -261,8 +266,8 @@ class _Writer(logging.Handler):
     makes lines too.
     """
 
-    def __init__(self, stream: IO[str], bound: int, line_of: Callable[[_Entry], str]) -> None:
-        super().__init__()
+    def __init__(self, stream: IO[str], bound: int, line_of: Callable[[_Entry], str], level: int) -> None:
+        self.level = level
         self._stream = stream
         self._bound = bound
         self._line_of = line_of
@@ -270,24 +275,21 @@ class _Writer(logging.Handler):
         self._lines: list[str] = []  # of entries that were before those
         self._making = threading.Lock()  # what is taken from the entries becomes lines before others are taken
         self._ready = threading.Condition()
+        self._resting = False
         self._ending = False
         self.lost = 0
         self._thread = threading.Thread(target=self._write, name="maglev-log", daemon=True)
         self._thread.start()
 
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            entry = _Entry.of(record)
-        except Exception:
-            # A record that cannot be written must not end the task that logged it; it shows in the count.
-            self.lost += 1
+    def put(self, entry: _Entry) -> None:
+        if len(self._entries) + len(self._lines) >= self._bound or self._ending:
+            self.lose(1)
             return
-        with self._ready:
-            if len(self._entries) + len(self._lines) >= self._bound or self._ending:
-                self.lost += 1
-                return
-            self._entries.append(entry)
-            self._ready.notify()
+        self._entries.append(entry)
+        # The thread says that it rests before it looks for entries the last time: it sees this one, or we see that.
+        if self._resting:
+            with self._ready:
+                self._ready.notify()
         if len(self._entries) > self._bound // 2 and self._making.acquire(blocking=False):
             try:
                 lines = self._make(AT_ONCE)
@@ -296,6 +298,11 @@ class _Writer(logging.Handler):
             finally:
                 self._making.release()
 
+    def lose(self, many: int) -> None:
+        """So many records are not written."""
+        with self._ready:
+            self.lost += many
+
     def _make(self, most: int) -> list[str]:
         """Lines of the oldest entries, in a moment in which nobody else makes any."""
         lines: list[str] = []
@@ -303,14 +310,17 @@ class _Writer(logging.Handler):
             try:
                 lines.append(self._line_of(self._entries.popleft()))
             except Exception:
-                self.lost += 1
+                # A record that cannot be written must not end the task that logged it; it shows in the count.
+                self.lose(1)
         return lines
 
     def _take(self) -> list[str] | None:
         """Wait for something to write; None when that was all. Nothing, if no line could be made of what came."""
         with self._ready:
+            self._resting = True
             while not (self._entries or self._lines or self._ending):
                 self._ready.wait()
+            self._resting = False
             ending = self._ending
         with self._making:
             with self._ready:
@@ -327,7 +337,9 @@ class _Writer(logging.Handler):
                 self._stream.flush()
             except (OSError, ValueError):
                 # Standard error is closed or full: nowhere to say so but the count.
-                self.lost += len(lines)
+                self.lose(len(lines))
+            if not self._entries and not self._ending:
+                time.sleep(PAUSE)
 
     def end(self, seconds: float) -> None:
         """Write what waits, for at most ``seconds``, and stop the thread."""
@@ -337,22 +349,45 @@ class _Writer(logging.Handler):
         self._thread.join(seconds)
 
 
-class _BusHandler(logging.Handler):
+class _Others(logging.Handler):
+    """What other libraries (grpc, asyncio) log, in the same form."""
+
+    def __init__(self, writer: _Writer) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < self._writer.level:
+            return
+        try:
+            entry = _Entry.of(record)
+        except Exception:
+            # A record without words must not end the task that logged it; it shows in the count.
+            self._writer.lose(1)
+            return
+        self._writer.put(entry)
+
+
+class _Tap:
     """Turns records into ``LogEvent``s on the bus, on the loop's thread."""
 
     def __init__(self, bus: Bus, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(level=_OFF)
+        self.level = _OFF
         self._bus = bus
         self._loop = loop
         self._thread = threading.get_ident()
         self._publishing = False
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def put(self, entry: _Entry) -> None:
         if self._publishing:
             # A listener that logs about a log record would never come to an end.
             return
-        entry = _Entry.of(record)
-        fields = {key: str(value) for key, value in entry.fields.items()}
+        try:
+            fields = {key: str(value) for key, value in entry.fields.items()}
+        except Exception:
+            # As in the writer: it costs only itself.
+            self._bus.failures += 1
+            return
         if entry.trace:
             fields["traceback"] = entry.trace
         event = LogEvent(
@@ -378,7 +413,7 @@ class _BusHandler(logging.Handler):
 class LogControl:
     """The daemon's logging: where it goes, at which level, and what ``WatchEvents`` gets of it.
 
-    ``start`` puts the handlers in place and ``end`` takes them away again (with everything written).
+    ``start`` puts the sinks in place and ``end`` takes them away again (with everything written). One at a time.
     """
 
     def __init__(self, *, level: str = "info", form: str = "text", stream: IO[str] | None = None) -> None:
@@ -388,9 +423,10 @@ class LogControl:
         self._form = form
         self._stream = stream if stream is not None else sys.stderr
         self._writer: _Writer | None = None
-        self._tap: _BusHandler | None = None
+        self._lost = 0
+        self._others: _Others | None = None
+        self._tap: _Tap | None = None
         self._watchers: list[int] = []
-        self._root = logging.getLogger(ROOT)
 
     @property
     def level(self) -> str:
@@ -405,21 +441,18 @@ class LogControl:
     @property
     def lost(self) -> int:
         """Lines that could not be written."""
-        return self._writer.lost if self._writer is not None else 0
+        return self._writer.lost if self._writer is not None else self._lost
 
     def start(self, *, bound: int = BOUND) -> None:
         """Write records of this process to the stream; at most ``bound`` lines wait for a slow reader."""
-        self._writer = _Writer(self._stream, bound, json_line if self._form == "json" else text_line)
-        self._root.addHandler(self._writer)
-        self._root.propagate = False
-        # Other libraries (grpc, asyncio): their warnings and errors, in the same form.
-        logging.getLogger().addHandler(self._writer)
+        self._writer = _Writer(self._stream, bound, json_line if self._form == "json" else text_line, self._level)
+        self._others = _Others(self._writer)
+        logging.getLogger().addHandler(self._others)
         self._apply()
 
     def tap(self, bus: Bus, loop: asyncio.AbstractEventLoop) -> None:
         """Give records to the bus as well, while there is a watcher. To be called on the loop's thread."""
-        self._tap = _BusHandler(bus, loop)
-        self._root.addHandler(self._tap)
+        self._tap = _Tap(bus, loop)
         self._apply()
 
     def watch(self, level: str) -> Callable[[], None]:
@@ -442,20 +475,25 @@ class LogControl:
         return end
 
     def end(self, seconds: float = 0.5) -> None:
-        """Write what waits, for at most ``seconds``, and take the handlers away."""
-        if self._tap is not None:
-            self._root.removeHandler(self._tap)
-            self._tap = None
-        if self._writer is not None:
-            self._root.removeHandler(self._writer)
-            logging.getLogger().removeHandler(self._writer)
-            self._writer.end(seconds)
-            self._writer = None
+        """Write what waits, for at most ``seconds``, and take the sinks away."""
+        writer, self._writer, self._tap = self._writer, None, None
+        self._apply()
+        if self._others is not None:
+            logging.getLogger().removeHandler(self._others)
+            self._others = None
+        if writer is not None:
+            writer.end(seconds)
+            self._lost = writer.lost
 
     def _apply(self) -> None:
-        watched = min(self._watchers, default=_OFF) if self._tap is not None else _OFF
+        global _sinks
+        sinks: list[_Sink] = []
         if self._writer is not None:
-            self._writer.setLevel(self._level)
+            self._writer.level = self._level
+            sinks.append(self._writer)
         if self._tap is not None:
-            self._tap.setLevel(watched)
-        self._root.setLevel(min(self._level, watched))
+            self._tap.level = min(self._watchers, default=_OFF)
+            if self._watchers:
+                sinks.append(self._tap)
+        _sinks = tuple(sinks)
+        logging.getLogger(ROOT).setLevel(min((sink.level for sink in sinks), default=self._level))
