@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from maglev.states import Code, FrontendState, State
 
@@ -32,9 +32,10 @@ Wants = Callable[[Sequence["Event"]], Sequence["Event"]]
 """Picks from some events those that a subscription is to get."""
 
 
-@dataclass(frozen=True, slots=True)
-class BackendEvent:
+class BackendEvent(NamedTuple):
     """A backend changed its state, or (``from_state == to_state``) is told to a new subscriber as it is.
+
+    A named tuple, since a mass failure makes thousands at once.
 
     ``at_ns``: wall clock, nanoseconds since the epoch. ``by``: who asked, empty for a verdict.
     ``drained`` is the operator's drain as it is after the event. ``reason``: an operator's words.
@@ -50,6 +51,11 @@ class BackendEvent:
     by: str = ""
     drained: bool = False
     reason: str = ""
+
+    def __str__(self) -> str:
+        words = f"backend {self.name} {self.from_state} -> {self.to_state} ({self.code}"
+        words += f": {self.detail})" if self.detail else ")"
+        return f"{words} by {self.by}" if self.by else words
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 A record goes to the *sinks* that ``LogControl`` has put in place. Where there is none it goes to the standard library's
 ``logging``, and what other libraries log there comes out in the same form as ours. Lines are made and written by a
 thread behind a bounded queue: a reader of standard error that stalls never holds the event loop, and what had to be
-thrown away is counted (``LogControl.lost``). Fields are therefore values that do not change.
+thrown away is counted (``LogControl.lost``). Messages and fields are therefore values that do not change.
 
 ``WatchEvents`` sees records at its subscribers' level, whatever the daemon's own level is: a second sink hands them to
 the bus, and only while somebody subscribed (``LogControl.watch``).
@@ -90,7 +90,7 @@ class _Entry(NamedTuple):
     created: float
     level: int
     event: str
-    message: str
+    message: object
     logger: str
     fields: Mapping[str, object]
     trace: str = ""
@@ -124,7 +124,8 @@ class EventLogger:
     """A logger whose calls take an event name, a message for people, and fields for machines.
 
     ``log.info("backend-transition", "backend web0 is down", backend="web0")``. Event names are stable and
-    documented; messages are not.
+    documented; messages are not. Both are put into words where they are written: ``str`` of a message, and of a field
+    unless it is a number, a boolean or None.
     """
 
     __slots__ = ("_logger", "_name")
@@ -137,26 +138,26 @@ class EventLogger:
         """Whether a record of this level goes anywhere: ask before working out costly fields."""
         return self._logger.isEnabledFor(level)
 
-    def log(self, level: int, event: str, message: str, /, **fields: object) -> None:
-        """One record. Fields are written with ``str`` unless they are numbers, booleans or None."""
+    def log(self, level: int, event: str, message: object, /, **fields: object) -> None:
+        """One record."""
         if self._logger.isEnabledFor(level):
             self._emit(level, event, message, fields)
 
-    def debug(self, event: str, message: str, /, **fields: object) -> None:
+    def debug(self, event: str, message: object, /, **fields: object) -> None:
         """A record of level debug."""
         if self._logger.isEnabledFor(logging.DEBUG):
             self._emit(logging.DEBUG, event, message, fields)
 
-    def info(self, event: str, message: str, /, **fields: object) -> None:
+    def info(self, event: str, message: object, /, **fields: object) -> None:
         """A record of level info."""
         if self._logger.isEnabledFor(logging.INFO):
             self._emit(logging.INFO, event, message, fields)
 
-    def warning(self, event: str, message: str, /, **fields: object) -> None:
+    def warning(self, event: str, message: object, /, **fields: object) -> None:
         """A record of level warning."""
         self._emit(logging.WARNING, event, message, fields)
 
-    def error(self, event: str, message: str, /, **fields: object) -> None:
+    def error(self, event: str, message: object, /, **fields: object) -> None:
         """A record of level error."""
         self._emit(logging.ERROR, event, message, fields)
 
@@ -165,7 +166,7 @@ class EventLogger:
         self._emit(logging.ERROR, event, message, fields, error)
 
     def _emit(
-        self, level: int, event: str, message: str, fields: Mapping[str, object], error: BaseException | None = None
+        self, level: int, event: str, message: object, fields: Mapping[str, object], error: BaseException | None = None
     ) -> None:
         # Not through ``logging`` where it can be helped: in a mass failure, with two records for each server, its way
         # from a record to a handler was a tenth of all the daemon's time.
@@ -191,7 +192,7 @@ def text_line(entry: _Entry) -> str:
 
     Without a line break at its end.
     """
-    parts = [f"{_time(entry.created)} {level_name(entry.level):<7} {escape(entry.message)} event={entry.event}"]
+    parts = [f"{_time(entry.created)} {level_name(entry.level):<7} {escape(str(entry.message))} event={entry.event}"]
     for key, value in entry.fields.items():
         parts.append(f"{key}={_quoted(value)}")
     line = " ".join(parts)
@@ -206,7 +207,7 @@ def json_line(entry: _Entry) -> str:
         "time": _time(entry.created),
         "level": level_name(entry.level),
         "event": entry.event,
-        "message": entry.message,
+        "message": str(entry.message),
         "logger": entry.logger,
     }
     for key, item in entry.fields.items():
@@ -383,6 +384,7 @@ class _Tap:
             # A listener that logs about a log record would never come to an end.
             return
         try:
+            message = str(entry.message)
             fields = {key: str(value) for key, value in entry.fields.items()}
         except Exception:
             # As in the writer: it costs only itself.
@@ -393,7 +395,7 @@ class _Tap:
         event = LogEvent(
             level=level_name(entry.level),
             event=entry.event,
-            message=entry.message,
+            message=message,
             at_ns=int(entry.created * 1e9),
             fields=fields,
         )

@@ -15,6 +15,8 @@ import pytest
 from maglev import logs
 from maglev.events import Bus, Event, LogEvent
 from maglev.states import Code, State
+from maglev.vpp.messages import VipKey
+from maglev.vpp.sync import Op, Step
 
 
 @pytest.fixture
@@ -75,6 +77,21 @@ def test_states_and_codes_are_words_in_both_forms(form: str) -> None:
         assert (value["to"], value["code"], value["n"]) == ("up", "L7OK", 3)
     else:
         assert line.endswith(" to=up code=L7OK n=3\n")
+
+
+@pytest.mark.parametrize("form", logs.FORMATS)
+@pytest.mark.usefixtures("quiet_root")
+def test_messages_and_fields_may_be_values_that_become_words_where_they_are_written(form: str) -> None:
+    control, stream = written(form)
+    vip = VipKey.parse("192.0.2.1/32", 6, 80)
+    logs.get("part").info("vpp-change", Step(Op.SET_WEIGHT, vip, address=b"\x0a\0\0\1", weight=5), vip=vip)
+    control.end()
+    words = "lb_as_set_weight 192.0.2.1/32 tcp 80 as 10.0.0.1 weight 0 -> 5"
+    if form == "json":
+        value = json.loads(stream.getvalue())
+        assert (value["message"], value["vip"]) == (words, "192.0.2.1/32 tcp 80")
+    else:
+        assert stream.getvalue().endswith(f'{words} event=vpp-change vip="192.0.2.1/32 tcp 80"\n')
 
 
 @pytest.mark.usefixtures("quiet_root")
@@ -170,6 +187,22 @@ async def test_watchers_get_their_level_whatever_the_daemons_own_is() -> None:
     assert [(e.level, e.event) for e in events] == [("info", "told"), ("debug", "told-too")]
     assert events[0].fields == {"n": "3"}
     assert stream.getvalue() == ""
+
+
+@pytest.mark.usefixtures("quiet_root")
+async def test_a_record_without_words_reaches_no_watcher_and_harms_nobody() -> None:
+    control, _ = written("text")
+    bus = Bus()
+    seen: list[Event] = []
+    bus.listen(seen.append)
+    control.tap(bus, asyncio.get_running_loop())
+    control.watch("info")
+    logs.get("part").info("bad", "words", value=Unspeakable())
+    logs.get("part").info("good", "words")
+    control.end(10)
+    assert [event.event for event in seen if isinstance(event, LogEvent)] == ["good"]
+    assert bus.failures == 1
+    assert control.lost == 1
 
 
 @pytest.mark.usefixtures("quiet_root")

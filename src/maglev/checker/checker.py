@@ -52,8 +52,9 @@ MAX_DURATION_NS = 366 * 86_400 * 1_000_000_000
 PASSES = (Code.L3OK, Code.L4OK, Code.L6OK, Code.L7OK)
 """The codes of a probe that passed."""
 
-# By number, as the engine gives them: a list of 50,000 asks for each.
+# By number, as the engine gives them: a list of 50,000 asks for each, and so does each verdict of a mass failure.
 _CODES = tuple(sorted(Code))
+_STATES = tuple(sorted(State))
 _NOT_PROBED = (State.DISABLED, State.PAUSED)
 _STOPPED_CODES = {State.DISABLED: Code.DISABLED, State.PAUSED: Code.PAUSED}
 
@@ -300,11 +301,11 @@ class Checker:
         ):
             self.counters.stale += 1
             return
-        to = State(transition.to_state)
+        to = _STATES[transition.to_state]
         if to is live.state:
             return
         self.counters.verdicts += 1
-        self._change_state(live, to, Code(transition.code), transition.detail, at_ns=transition.at_ns)
+        self._change_state(live, to, _CODES[transition.code], transition.detail, at_ns=transition.at_ns)
 
     def _change_state(
         self,
@@ -343,10 +344,6 @@ class Checker:
 
     @staticmethod
     def _log_transition(event: BackendEvent) -> None:
-        words = f"backend {event.name} {event.from_state} -> {event.to_state} ({event.code}"
-        words += f": {event.detail})" if event.detail else ")"
-        if event.by:
-            words += f" by {event.by}"
         fields: dict[str, object] = {
             "backend": event.name,
             "address": event.address,
@@ -357,7 +354,7 @@ class Checker:
         for key, value in (("detail", event.detail), ("by", event.by), ("reason", event.reason)):
             if value:
                 fields[key] = value
-        log.info("backend-transition", words, **fields)
+        log.info("backend-transition", event, **fields)
 
     def _touch(self, backend: str) -> None:
         for frontend in self._users.get(backend, ()):

@@ -887,8 +887,7 @@ class Reconciler:
             debt = self._owed.get(key)
             if debt is not None and debt.serial == serial:
                 del self._owed[key]
-        if log.enabled(logging.INFO):
-            log.info("vpp-change", str(step), frontend=step.frontend, backend=step.backend, vip=str(step.vip or ""))
+        log.info("vpp-change", step, frontend=step.frontend, backend=step.backend, vip=step.vip or "")
         if step.vip is None:
             return
         if step.address and (remembered := self._remembered.get(step.vip)) is not None:
