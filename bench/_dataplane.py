@@ -94,12 +94,14 @@ class Rig:
     client: VppClient
     reconciler: Reconciler
 
-    async def become(self, state: State) -> None:
-        """Every backend changes to ``state``, and VPP is told."""
+    async def become(self, state: State) -> int:
+        """Every backend changes to ``state``, and VPP is told; returns when the last verdict was there (monotonic)."""
         self.engine.all_become(state)
+        last_verdict_ns = time.monotonic_ns()
         while self.engine.waiting:  # noqa: ASYNC110 - what it waits for is many events
             await asyncio.sleep(0.002)
         await self.settled()
+        return last_verdict_ns
 
     async def empty(self) -> None:
         """Take every VIP away again."""

@@ -55,8 +55,8 @@ async def _failures(where: str, config: Config, socket: str = "") -> list[Figure
             await made.become(State.UP)
             writes.calls.clear()
             with LoopWatch() as watch:
-                began, cpu_began = time.monotonic_ns(), time.process_time_ns()
-                await made.become(State.DOWN)
+                cpu_began = time.process_time_ns()
+                began = await made.become(State.DOWN)
                 cpu.append((time.process_time_ns() - cpu_began) / 1e9)
             watches.append(watch)
             seconds.append((writes.last_ns - began) / 1e9)

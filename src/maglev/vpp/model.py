@@ -75,7 +75,10 @@ class ActualVip:
     @property
     def serves(self) -> bool:
         """Whether any AS takes new flows."""
-        return any(found.weight > 0 for found in self.ases.values())
+        for found in self.ases.values():  # noqa: SIM110 - asked of every VIP that changes, before each batch
+            if found.weight > 0:
+                return True
+        return False
 
 
 @dataclass(slots=True)

@@ -385,7 +385,7 @@ class Reconciler:
             force=force,
             lb=config.lb,
             configured=configured,
-            owned=self._owned | self._configured,
+            owned=self._owned,
             frozen=frozenset(self._frozen),
             multiples={key: multiple for key, multiple in self._multiples.items() if key not in unscaled},
             remembered=self._remembered,

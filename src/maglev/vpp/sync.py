@@ -277,9 +277,9 @@ def diff(wanted: Iterable[DesiredVip], actual: Actual, owed: Mapping[FlushKey, O
     for vip in wanted:
         wanted_by_prefix.setdefault((vip.key.address, vip.key.prefix_length), []).append(vip)
     found_by_prefix: dict[tuple[bytes, int], list[ActualVip]] = {}
-    for found in actual.vips.values():
-        prefix = (found.key.address, found.key.prefix_length)
-        if prefix in wanted_by_prefix:
+    addresses = {address for address, _ in wanted_by_prefix}
+    for key, found in actual.vips.items():
+        if key.address in addresses and (prefix := (key.address, key.prefix_length)) in wanted_by_prefix:
             found_by_prefix.setdefault(prefix, []).append(found)
 
     blocks: list[tuple[tuple[bool, tuple[int, bytes, int, int, int]], list[Step]]] = []
