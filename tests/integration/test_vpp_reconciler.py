@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
+from itertools import cycle
 from pathlib import Path
 
 import pytest
 
-from maglev.config.model import Config, LbConfig, OnAllDown, Prune
+from maglev.config.model import SECOND, Config, LbConfig, OnAllDown, Prune
 from maglev.errors import NotAllowed, Unavailable, UnknownName
 from maglev.pace import Pace
 from maglev.rpc.services import DataplaneApi
@@ -939,6 +940,80 @@ async def test_weights_that_are_kept_are_kept_when_vpp_goes_again_before_it_is_a
         await eventually(lambda: rig.client.connects > connects)
         await rig.settled()
         assert weights(server) == held
+
+
+def crowd(*, length: int, on_all_down: OnAllDown = OnAllDown.DRAIN) -> Config:
+    """100 servers, and a budget that ends within a few calls."""
+    servers = {"p": dict.fromkeys((f"b{number:02}" for number in range(100)), 10)}
+    lb = replace(AT_ONCE, max_stall=10_000)
+    return make_config(servers, lb=lb, new_flows_table_length=length, on_all_down=on_all_down)
+
+
+async def test_a_recreation_that_takes_more_than_one_budget_is_not_undone_by_the_batches_between(path: Path) -> None:
+    async with programmed(path, crowd(length=65536)) as (server, rig):
+        held = weights(server)
+        server.journal.clear()
+        rig.load(crowd(length=32768))
+        await rig.settled()
+        assert weights(server) == held
+        # Each of them: weight 0, deleted, added. And one flush, and the VIP deleted and created.
+        assert len(writes(server)) == 3 * 100 + 3
+
+
+async def test_a_verdict_during_a_recreation_is_in_what_is_created(path: Path) -> None:
+    async with programmed(path, crowd(length=65536)) as (server, rig):
+        held = weights(server)
+        rig.load(crowd(length=32768))
+        async with asyncio.timeout(DEADLINE):
+            await server.journal.next(lambda entry: entry.message == "lb_as_set_weight")
+        rig.backend("b07", DOWN)
+        await rig.settled()
+        assert weights(server) == {**held, "10.0.0.8": 0}
+
+
+async def test_weights_that_are_kept_are_kept_through_a_recreation_that_takes_more_than_one_budget(path: Path) -> None:
+    keep = OnAllDown.KEEP
+    async with programmed(path, crowd(length=65536, on_all_down=keep)) as (server, rig):
+        for name in rig.states.config().backends:
+            rig.backend(name, DOWN)
+        await rig.settled()
+        held = weights(server)
+        assert any(held.values())
+        rig.load(crowd(length=32768, on_all_down=keep))
+        await rig.settled()
+        assert weights(server) == held
+
+
+@pytest.mark.parametrize("direction", ["cut_received", "cut_sent"])
+async def test_weights_that_are_kept_are_kept_through_a_recreation_that_a_lost_connection_cuts_anywhere(
+    path: Path, direction: str
+) -> None:
+    async with programmed(path, failover(on_all_down=OnAllDown.KEEP)) as (server, rig):
+        for name in "cab":
+            rig.backend(name, DOWN)
+        await rig.settled()
+        held = weights(server)
+        assert any(held.values())
+        lengths = cycle((1024, 2048))
+        for offset in range(0, 1500, 17):  # from the first read of the sync to behind its last write
+            setattr(server.faults, direction, offset)
+            rig.load(failover(on_all_down=OnAllDown.KEEP, new_flows_table_length=next(lengths)))
+            await rig.settled()
+            assert weights(server) == held, offset
+
+
+async def test_the_old_address_of_a_backend_stays_through_a_recreation_or_its_frontend_would_be_dark(
+    path: Path,
+) -> None:
+    lb = replace(AT_ONCE, startup_max_delay=60 * SECOND)
+    async with programmed(path, make_config({"p": {"a": 10}}, lb=lb), clock=PacedClock(), state=UP) as (server, rig):
+        moved = make_config({"p": {"a": 10}}, backends={"a": "10.0.0.9"}, lb=lb, new_flows_table_length=1024)
+        rig.load(moved)
+        await rig.settled()
+        assert weights(server) == {"10.0.0.1": 1, "10.0.0.9": 0}
+        rig.backend("a", UP)
+        await rig.settled()
+        assert weights(server) == {"10.0.0.9": 1}
 
 
 async def test_a_plan_is_shown_before_it_is_made_and_changes_nothing(path: Path) -> None:

@@ -43,12 +43,23 @@ BY_AN_OPERATOR = (State.DISABLED, State.PAUSED)
 WARM = LbConfig(startup_min_delay=5 * SECOND, startup_max_delay=30 * SECOND)
 IMPATIENT = Timing(deadline=0.3, ping=0.2, backoff=0.005, backoff_most=0.01)
 REFUSED = ("lb_as_set_weight", "lb_add_del_as_v2", "lb_add_del_vip_v2")
+FEW_CALLS = 30
+"""A ``max-stall``, in nanoseconds, with which a plan is cut behind every few calls."""
 FLOWS = range(0, 1 << 16, 257)
 WWW = VipKey.parse("192.0.2.1/32", 6, 80)
 API = VipKey.parse("192.0.2.1/32", 6, 443)
 
 
-def config_of(*, keep: bool, moved: bool, lone: bool, unit: int | None, without_d: bool) -> Config:
+def config_of(
+    *,
+    keep: bool = False,
+    moved: bool = False,
+    lone: bool = False,
+    unit: int | None = None,
+    without_d: bool = False,
+    length: int = 64,
+    stall: int = AT_ONCE.max_stall,
+) -> Config:
     """Two frontends on one address that share a server; the first has a standby."""
     backends = {name: Backend(name, IPv4Address(f"10.0.0.{number}")) for number, name in enumerate(NAMES, 1)}
     if moved:
@@ -64,7 +75,7 @@ def config_of(*, keep: bool, moved: bool, lone: bool, unit: int | None, without_
         80,
         weight_unit=unit,
         flush_on_down=True,
-        new_flows_table_length=64,
+        new_flows_table_length=length,
         on_all_down=OnAllDown.KEEP if keep else OnAllDown.DRAIN,
     )
     members = (PoolMember("b", 10),) if without_d else (PoolMember("b", 10), PoolMember("d", 20))
@@ -74,7 +85,9 @@ def config_of(*, keep: bool, moved: bool, lone: bool, unit: int | None, without_
     frontends = {"www": www} if lone else {"www": www, "api": api}
     used = {m.backend for frontend in frontends.values() for pool in frontend.pools for m in pool.members}
     return Config(
-        lb=AT_ONCE, backends={name: one for name, one in backends.items() if name in used}, frontends=frontends
+        lb=replace(AT_ONCE, max_stall=stall),
+        backends={name: one for name, one in backends.items() if name in used},
+        frontends=frontends,
     )
 
 
@@ -85,6 +98,8 @@ configs = st.builds(
     lone=st.sampled_from([False, False, True]),
     unit=st.sampled_from([None, None, 1, 100]),
     without_d=st.booleans(),
+    length=st.sampled_from([64, 64, 128]),
+    stall=st.sampled_from([AT_ONCE.max_stall, FEW_CALLS]),
 )
 
 
@@ -97,7 +112,7 @@ class Dataplane(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.server = StandIn(self.directory / "api.sock")
         self.run(self.server.start())
-        config = config_of(keep=False, moved=False, lone=False, unit=None, without_d=False)
+        config = config_of()
         self.wrong: list[str] = []
         self.run(self._start(Rig(self.directory / "api.sock", config, clock=PacedClock(), timing=IMPATIENT)))
         self.unannounced = False
@@ -109,6 +124,8 @@ class Dataplane(RuleBasedStateMachine):
         self.touched: set[tuple[VipKey, bytes]] = set()
         self.excused: set[VipKey] = {WWW, API}
         self.flows: dict[VipKey, dict[int, bytes]] = {}
+        # What VPP has of frontends that nobody can serve and that keep what they have: address -> weight.
+        self.kept: dict[VipKey, dict[str, int]] = {}
         self._watch()
         self.run(self._quiet())
 
@@ -230,9 +247,14 @@ class Dataplane(RuleBasedStateMachine):
     @invariant()
     def nothing_is_wrong(self) -> None:
         assert not self.wrong
+        still: dict[VipKey, dict[str, int]] = {}
         for frontend in self.rig.states.config().frontends.values():
+            key = vip_key(frontend)
             if not self.usable(frontend):
-                self.excused.add(vip_key(frontend))
+                self.excused.add(key)
+            wanted = self.expected(frontend)
+            still[key] = {a: weight for a, weight in self.kept.get(key, {}).items() if wanted.get(a, 0) is None}
+        self.kept = still
 
     # --------------------------------------------------------------------------------------------- what can happen
 
@@ -323,9 +345,10 @@ class Dataplane(RuleBasedStateMachine):
             if name not in config.backends or config.backends[name].address != backend.address:
                 self._touch(name)
         self.excused |= {WWW, API}
-        for key in (WWW, API):
-            if key not in {vip_key(frontend) for frontend in config.frontends.values()}:
-                self.flows.pop(key, None)
+        lengths = {vip_key(frontend): frontend.new_flows_table_length for frontend in config.frontends.values()}
+        for frontend in old.frontends.values():
+            if lengths.get(key := vip_key(frontend)) != frontend.new_flows_table_length:
+                self.flows.pop(key, None)  # It goes, or is created again.
         for name in config.backends:
             if name not in old.backends:
                 self.rig.states.backends.pop(name, None)
@@ -348,6 +371,7 @@ class Dataplane(RuleBasedStateMachine):
             self.excused.add(key)
             address = IPv4Address(f"10.0.0.{number}").packed
             self.touched.add((key, address))
+            self.kept.pop(key, None)
             self._meddle(self.server.model.set_weight, vip, embed(address), weight, flush=False)
 
     @rule(key=st.sampled_from([WWW, API]), number=st.sampled_from([1, 2, 77]))
@@ -355,6 +379,7 @@ class Dataplane(RuleBasedStateMachine):
         vip = vip_of(self.server, key)
         if vip is not None:
             self.excused.add(key)
+            self.kept.pop(key, None)
             address = embed(IPv4Address(f"10.0.0.{number}").packed)
             if number == 77:
                 self._meddle(self.server.model.add_ases, vip, [address], 3, flush=False)
@@ -367,6 +392,7 @@ class Dataplane(RuleBasedStateMachine):
         if vip is not None:
             self.excused.add(key)
             self.flows.pop(key, None)
+            self.kept.pop(key, None)
             self._meddle(self.server.model.delete_vip, vip)
 
     def _meddle(self, call: Any, *args: Any, **options: Any) -> None:
@@ -511,6 +537,9 @@ class Dataplane(RuleBasedStateMachine):
             assert {a: w for a, w in held.items() if wanted[a] is not None} == {
                 a: w for a, w in wanted.items() if w is not None
             }
+            kept = self.kept.get(key := vip_key(frontend), {})
+            assert {a: held[a] for a in kept} == kept, f"{key} has not kept its weights"
+            self.kept[key] = {a: held[a] for a, weight in wanted.items() if weight is None}
         if "api" not in configured:
             assert vip_of(self.server, API) is None
 

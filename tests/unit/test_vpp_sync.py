@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from ipaddress import IPv4Address, ip_address
+from typing import Any
 
 import pytest
 
 from maglev.config.model import Backend, Config, Frontend, LbConfig, OnAllDown, Pool, PoolMember, Protocol, Prune
 from maglev.states import State
 from maglev.vpp.desired import desired_vips
+from maglev.vpp.lost import NOTHING_LOST, LostWeights
 from maglev.vpp.messages import Encap, LbConf, VipKey
 from maglev.vpp.model import Actual, ActualAs, ActualVip, parse_vip_key, vip_key
 from maglev.vpp.sync import Cause, CostModel, FlushKey, Op, Owed, Plan, Policy, acknowledge, common_multiple, diff
@@ -49,6 +51,7 @@ def plan_of(
     *,
     unresolved: frozenset[str] = frozenset(),
     held: tuple[str, ...] = (),
+    lost: LostWeights = NOTHING_LOST,
     **policy: object,
 ) -> Plan:
     config = states.config()
@@ -58,10 +61,15 @@ def plan_of(
             debt._replace(serial=serial) if isinstance(debt, Owed) else Owed(debt, serial=serial)
         )
     configured = frozenset(vip_key(frontend) for frontend in config.frontends.values())
-    options = Policy(lb=config.lb, configured=configured, owned=configured)
+    options = Policy(lb=config.lb, configured=configured, owned=configured, lost=lost)
     options = replace(options, **policy)  # type: ignore[arg-type]
     wanted = desired_vips(
-        config.frontends, states, unresolved=unresolved, found=have.vips, held=lambda _: [packed(t) for t in held]
+        config.frontends,
+        states,
+        unresolved=unresolved,
+        found=have.vips,
+        lost=lost,
+        held=lambda _: [packed(t) for t in held],
     )
     return diff(wanted, have, debts, options)
 
@@ -291,6 +299,92 @@ def test_a_weight_that_is_kept_is_kept_through_a_recreation_or_it_would_fail_clo
     model.apply(plan_of(states, have).steps)
     assert model.weights(WWW) == {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}
     assert not plan_of(states, model.actual).steps
+
+
+def recreated_after(done: int, states: FakeStates, have: Actual, **options: Any) -> tuple[ModelVpp, int]:
+    """VPP after a recreation that is cut behind ``done`` calls and then planned again, and how many calls it takes."""
+    lost = LostWeights()
+    model = ModelVpp(have)
+    before = {a: one.weight for a, one in have.vips[WWW].ases.items()}
+    first = plan_of(states, model.actual, lost=lost, **options)
+    assert first.recreated == [WWW]
+    lost.recreate(WWW, before)
+    plan, cut = first, done
+    while True:
+        for step in plan.steps[:cut]:
+            model.apply([step])
+            if step.op is Op.CREATE_VIP:
+                lost.created(WWW)
+            elif step.address:
+                lost.written(WWW, step.address)
+        if cut >= len(plan.steps):
+            return model, len(first.steps)
+        # A batch that comes between has nothing to say in a VIP that is halfway down.
+        assert (
+            WWW not in model.actual.vips
+            or WWW not in lost.recreated
+            or not plan_of(states, model.actual, lost=lost, full=False, **options).steps
+        )
+        plan = plan_of(states, model.actual, lost=lost, **options)
+        if plan.recreated:
+            lost.recreate(WWW, {a: one.weight for a, one in model.actual.vips[WWW].ases.items()})
+        cut = len(plan.steps)
+
+
+def test_a_weight_that_is_kept_is_kept_through_a_recreation_that_is_cut_anywhere() -> None:
+    states = two_pools(on_all_down=OnAllDown.KEEP, new_flows_table_length=1024)
+    states.set(a=State.DOWN, b=State.DOWN, c=State.DOWN)
+    weights = {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}
+    done = calls = 0
+    while done <= calls:
+        model, calls = recreated_after(done, states, actual(found(weights)))
+        assert model.weights(WWW) == weights, done
+        done += 1
+    assert calls == 11
+
+
+def test_a_server_without_a_verdict_keeps_its_weight_and_its_pool_through_a_recreation_that_is_cut_anywhere() -> None:
+    states = two_pools(new_flows_table_length=1024)
+    states.set(a=State.UNKNOWN, b=State.DOWN)
+    have = {"10.0.0.1": 1, "10.0.0.2": 0, "10.0.0.3": 0}
+    done = calls = 0
+    while done <= calls:
+        model, calls = recreated_after(done, states, actual(found(have)), unresolved=frozenset({"a"}))
+        assert model.weights(WWW) == have, done
+        done += 1
+    assert calls == 10
+
+
+def test_a_recreation_that_is_no_longer_needed_ends_with_the_weights_that_were_kept() -> None:
+    states = two_pools(on_all_down=OnAllDown.KEEP)
+    states.set(a=State.DOWN, b=State.DOWN, c=State.DOWN)
+    lost = LostWeights()
+    lost.recreate(WWW, {packed("10.0.0.1"): 1, packed("10.0.0.2"): 1, packed("10.0.0.3"): 0})
+    half = actual(found({"10.0.0.2": 0, "10.0.0.3": 0}, lingering=1))
+    plan = plan_of(states, half, lost=lost)
+    assert lines(plan) == ["lb_add_del_as_v2 as 10.0.0.1 weight 1", "lb_as_set_weight as 10.0.0.2 weight 0 -> 1"]
+    assert plan.restored == [WWW]
+
+
+def test_a_flush_that_is_owed_stays_so_until_the_vip_that_is_created_again_is_gone() -> None:
+    states = two_pools(new_flows_table_length=1024)
+    states.set(a=State.DISABLED)
+    have = actual(found({"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 0}))
+    plan = plan_of(states, have, {"10.0.0.1": Cause.OPERATOR})
+    assert plan.recreated == [WWW]
+    assert not plan.settled
+    del have.vips[WWW]
+    assert plan_of(states, have, {"10.0.0.1": Cause.OPERATOR}).settled == [FlushKey(WWW, packed("10.0.0.1"))]
+
+
+def test_a_vip_that_is_emptied_in_pieces_is_flushed_once() -> None:
+    states = two_pools(new_flows_table_length=1024)
+    have = actual(found({"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}))
+    flushes = 0
+    while (steps := plan_of(states, have).steps)[0].op is not Op.CREATE_VIP:
+        acknowledge(have, steps[0])
+        flushes += steps[0].op is Op.FLUSH_VIP
+    assert flushes == 1
 
 
 def test_a_recreation_ends_an_adopted_scale_for_all_or_a_kept_weight_would_be_a_multiple_of_its_share() -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from maglev.config.model import Config, Frontend, OnAllDown
 from maglev.states import State
+from maglev.vpp.lost import NOTHING_LOST, LostWeights
 from maglev.vpp.messages import Encap, VipKey
 from maglev.vpp.model import ActualVip, address_order, vip_key
 from maglev.weights import BackendView, MemberWeight, StateSource, frontend_weights, programmed_weight
@@ -65,18 +66,19 @@ def desired_vip(
     *,
     unresolved: Container[str] = frozenset(),
     found: ActualVip | None = None,
+    lost: LostWeights = NOTHING_LOST,
     held: Iterable[bytes] = (),
 ) -> DesiredVip:
     """The VIP of one frontend as it should be now.
 
     ``unresolved``: backends that have had no verdict since the daemon started. While they are unknown their weight in
     VPP stays: our own ignorance takes no traffic away. Nor does it start another pool: one of them that serves in
-    ``found``, the VIP as VPP has it, counts as usable.
+    ``found``, the VIP as VPP has it, or did so before that was ``lost``, counts as usable.
 
     ``held``: old addresses of backends that got new ones. They stay only while nothing else of the frontend is usable.
     """
     config = source.config()
-    serving = _serving(frontend, source, unresolved, found) if unresolved and found is not None else frozenset()
+    serving = _serving(frontend, source, unresolved, found, lost) if unresolved else frozenset()
     answer = frontend_weights(frontend, source)
     # With ``on-all-down: keep`` a server that is only presumed to serve is no reason to take another's weight away: it
     # may have been down, and kept, for as long as that other.
@@ -128,17 +130,23 @@ class _Presuming:
         return self._source.weight_override(frontend, pool, backend)
 
 
-def _serving(frontend: Frontend, source: StateSource, unresolved: Container[str], found: ActualVip) -> frozenset[str]:
-    """The unresolved backends of a frontend to which VPP sends traffic."""
-    backends = source.config().backends
+def _serving(
+    frontend: Frontend, source: StateSource, unresolved: Container[str], found: ActualVip | None, lost: LostWeights
+) -> frozenset[str]:
+    """The unresolved backends of a frontend to which VPP sends traffic, or did so before it was emptied."""
+    backends, key = source.config().backends, vip_key(frontend)
     names: set[str] = set()
     for pool in frontend.pools:
         for member in pool.members:
             if member.backend not in unresolved:
                 continue
-            have = found.ases.get(backends[member.backend].address.packed)
+            address = backends[member.backend].address.packed
+            have = found.ases.get(address) if found is not None else None
+            weight = lost.recall(key, address, present=have is not None)
+            if weight is None:
+                weight = have.weight if have is not None else 0
             view = source.backend_state(member.backend)
-            if have is not None and have.weight > 0 and view.state is State.UNKNOWN and not view.drained:
+            if weight > 0 and view.state is State.UNKNOWN and not view.drained:
                 names.add(member.backend)
     return frozenset(names)
 
@@ -171,6 +179,7 @@ def desired_vips(
     *,
     unresolved: Container[str] = frozenset(),
     found: Mapping[VipKey, ActualVip] | None = None,
+    lost: LostWeights = NOTHING_LOST,
     held: Callable[[str], Iterable[bytes]] = lambda _: (),
 ) -> list[DesiredVip]:
     """The VIPs of the named frontends, as ``desired_vip``; names that are not configured are left out."""
@@ -180,5 +189,5 @@ def desired_vips(
         frontend = configured.get(name)
         if frontend is not None:
             present = found.get(vip_key(frontend)) if found is not None and unresolved else None
-            vips.append(desired_vip(frontend, source, unresolved=unresolved, found=present, held=held(name)))
+            vips.append(desired_vip(frontend, source, unresolved=unresolved, found=present, lost=lost, held=held(name)))
     return vips

@@ -61,7 +61,8 @@ class ActualAs(NamedTuple):
 class ActualVip:
     """A VIP as VPP has it. ``ases`` holds the live ones by address; ``lingering`` counts the deleted that still show.
 
-    ``sticky`` and ``index`` come from the CLI only and are None where that has not been read.
+    ``sticky`` and ``index`` come from the CLI only and are None where that has not been read. ``flushed``: we had every
+    flow evicted while all weights were 0, and they were so whenever we looked since.
     """
 
     key: VipKey
@@ -71,6 +72,7 @@ class ActualVip:
     index: int | None = None
     ases: dict[bytes, ActualAs] = field(default_factory=dict)
     lingering: int = 0
+    flushed: bool = False
 
     @property
     def serves(self) -> bool:

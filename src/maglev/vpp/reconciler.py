@@ -29,6 +29,7 @@ from maglev.vpp.desired import DesiredVip, desired_vips
 from maglev.vpp.drift import KINDS as DRIFT_KINDS
 from maglev.vpp.drift import Drift, ases_drift, conf_drift, drift, vip_drift
 from maglev.vpp.executor import Executor, Outcome, Pacer, RefusalKey
+from maglev.vpp.lost import LostWeights
 from maglev.vpp.messages import AsDetails, Encap, ProtocolError, VipKey, address_text
 from maglev.vpp.model import Actual, ActualVip, parse_vip_key, vip_key
 from maglev.vpp.state import StateReader, describe, fill, new_vip, table_length
@@ -258,7 +259,7 @@ class Reconciler:
         self._uncertain: set[VipKey | None] = set()  # what calls that were left open are about; None: the settings
         self._connected_ns = 0
         self._known: Actual | None = None  # what was known of VPP when the connection before this was lost
-        self._remembered: dict[VipKey, dict[bytes, int]] = {}
+        self._lost = LostWeights()
         self._unverified: dict[VipKey, None] = {}
         self._contested: dict[VipKey, int] = {}
         self._refused: set[RefusalKey] = set()
@@ -359,6 +360,7 @@ class Reconciler:
             source or self._states,
             unresolved=self._warmup.unresolved | new,
             found=self._actual.vips if self._actual is not None else None,
+            lost=self._lost,
             held=self._held_of,
         )
 
@@ -388,7 +390,7 @@ class Reconciler:
             owned=self._owned,
             frozen=frozenset(self._frozen),
             multiples={key: multiple for key, multiple in self._multiples.items() if key not in unscaled},
-            remembered=self._remembered,
+            lost=self._lost,
             cost=self.cost(),
         )
 
@@ -536,6 +538,7 @@ class Reconciler:
             for key in index.rescaled:
                 self._multiples.pop(key, None)
         self._owed = {key: debt for key, debt in self._owed.items() if key in index.flushes}
+        self._lost.forget_but(self._configured)
         self._unpark()
         self._dirty = {name: None for name in self._dirty if name in new.frontends}
         self._refused.clear()
@@ -802,6 +805,8 @@ class Reconciler:
         planned = [vip.frontend for vip in wanted]
         for name in planned:
             self._dirty.pop(name, None)
+        for key in plan.recreated:
+            self._lost.recreate(key, self._weights_of(self._actual.vips[key]))
         self._scope = scope
         budget = BUDGET_STALLS * self._pacer.max_stall_ns
         try:
@@ -816,7 +821,17 @@ class Reconciler:
             self._wake.set()
         self._stale.update(key for _, key, _ in outcome.refused if key is not None)
         self._dirty.update(dict.fromkeys(step.frontend for step in outcome.rest if step.frontend))
+        if not outcome.rest and not outcome.refused:
+            for key in plan.restored:
+                self._lost.restored(key)
         return plan, outcome
+
+    def _weights_of(self, vip: ActualVip) -> dict[bytes, int]:
+        """The weights of a VIP in VPP, on our scale."""
+        multiple = self._multiples.get(vip.key)
+        if multiple is None:
+            return {address: have.weight for address, have in vip.ases.items()}
+        return {address: scaled(have.weight, 1 / multiple) for address, have in vip.ases.items()}
 
     def _note_debts(self, plan: Plan) -> None:
         for key in plan.settled:
@@ -890,8 +905,8 @@ class Reconciler:
         log.info("vpp-change", step, frontend=step.frontend, backend=step.backend, vip=step.vip or "")
         if step.vip is None:
             return
-        if step.address and (remembered := self._remembered.get(step.vip)) is not None:
-            remembered.pop(step.address, None)  # From now on VPP has it.
+        if step.address:
+            self._lost.written(step.vip, step.address)
         if step.op is Op.ADD_AS and FlushKey(step.vip, step.address) in self._owed:
             self._mark(step.frontend)  # It was lingering with the flows that are to go.
         elif step.op is Op.DELETE_AS:
@@ -899,6 +914,7 @@ class Reconciler:
         elif step.op is Op.CREATE_VIP:
             self._vips_changed = True
             self._multiples.pop(step.vip, None)
+            self._lost.created(step.vip)
             self._own([step.vip])
         elif step.op is Op.DELETE_VIP:
             self._vips_changed = True
@@ -1043,31 +1059,13 @@ class Reconciler:
         if known is None:
             return
         if anew:
-            self._remember(known)
+            self._lost.restarted()
+            for key in self._configured & known.vips.keys():
+                self._lost.lose(key, self._weights_of(known.vips[key]))
         elif actual.conf is not None and None not in uncertain:
             self._note_drift(None, conf_drift(known.conf, actual.conf))
         for key, found in drift(known, actual, uncertain=uncertain, anew=anew):
             self._note_drift(key, found)
-
-    def _remember(self, known: Actual) -> None:
-        """Keep the weights, on our scale, that a VPP had before it was restarted, until a full sync is through.
-
-        A VPP may go before it was all programmed again: what was not written to it is remembered of the one before.
-        """
-        remembered: dict[VipKey, dict[bytes, int]] = {}
-        for uses in self._uses.values():
-            for use in uses:
-                key, address = use.flush
-                weight = self._remembered.get(key, {}).get(address)
-                if weight is None:
-                    vip = known.vips.get(key)
-                    have = vip.ases.get(address) if vip is not None else None
-                    if have is None:
-                        continue
-                    multiple = self._multiples.get(key)
-                    weight = have.weight if multiple is None else scaled(have.weight, 1 / multiple)
-                remembered.setdefault(key, {})[address] = weight
-        self._remembered = remembered
 
     def _backends_at(self, config: Config, name: str, addresses: Iterable[bytes]) -> Iterable[str]:
         wanted = set(addresses)
@@ -1127,7 +1125,7 @@ class Reconciler:
             for piece in self._pieces(names):
                 await self._until_done(piece, result, force=force, fresh=fresh, prune=False)
             if complete:
-                self._remembered.clear()
+                self._lost.settle(self._demand().vips)
                 await self._until_done([], result, force=force, fresh=fresh, prune=True)
                 self.unmanaged = tuple(result.plan.unmanaged)
             if self._vips_changed:

@@ -137,6 +137,7 @@ def fill(vip: ActualVip, details: Iterable[AsDetails]) -> None:
         known = before.get(one.address)
         clean = one.weight == 0 and known is not None and known.clean
         vip.ases[one.address] = ActualAs(one.weight, one.num_buckets, clean)
+    vip.flushed = vip.flushed and not vip.serves
 
 
 def describe(vips: Mapping[VipKey, ActualVip], verbose: Mapping[VipKey, VerboseVip]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from typing import NamedTuple
 from maglev.config.model import LbConfig, Prune
 from maglev.states import State
 from maglev.vpp.desired import DesiredAs, DesiredVip
+from maglev.vpp.lost import NOTHING_LOST, LostWeights
 from maglev.vpp.messages import KEEP, Encap, LbConf, VipKey, address_text, source_text
 from maglev.vpp.model import DEFAULT_TABLE_LENGTH, MAX_WEIGHT, Actual, ActualAs, ActualVip, address_order
 from maglev.weights import flush_owed
@@ -185,7 +186,9 @@ class Plan:
 
     ``waiting``: debts that stay, since there is nowhere for the flows to go. ``incurred``: flushes that a drop of this
     plan makes owed and that must wait. ``settled``: debts that are void, because VPP has no such AS, or because the AS
-    serves again before there was anywhere else for its flows. ``unmanaged``: VIPs in VPP that are left alone.
+    serves again before there was anywhere else for its flows. ``recreated``: VIPs that are taken down by this plan and
+    created again; ``restored``: VIPs that were halfway down and can stay after all. ``unmanaged``: VIPs in VPP that are
+    left alone.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -194,6 +197,7 @@ class Plan:
     incurred: dict[FlushKey, Owed] = field(default_factory=dict)
     settled: list[FlushKey] = field(default_factory=list)
     recreated: list[VipKey] = field(default_factory=list)
+    restored: list[VipKey] = field(default_factory=list)
     unmanaged: list[VipKey] = field(default_factory=list)
 
     @property
@@ -212,8 +216,8 @@ class Policy:
 
     ``full``: global conf, deletion and recreation of VIPs are allowed. ``prune_rest``: remove what is not configured
     anywhere, not only on the addresses of the wanted VIPs. ``frozen``: VIPs whose recreation was given up.
-    ``multiples``: VIPs that keep the scale that was found in VPP. ``remembered``: last weights of VIPs that went with a
-    VPP that was restarted: what keeps its weight keeps that.
+    ``multiples``: VIPs that keep the scale that was found in VPP. ``lost``: what keeps the weight it has keeps this one
+    where VPP has been emptied.
     """
 
     full: bool = True
@@ -224,7 +228,7 @@ class Policy:
     owned: Collection[VipKey] = frozenset()
     frozen: Collection[VipKey] = frozenset()
     multiples: Mapping[VipKey, Fraction] = field(default_factory=dict)
-    remembered: Mapping[VipKey, Mapping[bytes, int]] = field(default_factory=dict)
+    lost: LostWeights = NOTHING_LOST
     cost: CostModel = CostModel()
 
     def may_remove(self, key: VipKey) -> bool:
@@ -372,6 +376,9 @@ def _plan_prefix(
                 plan.notes.append(f"{f.key}: {reason}; given up, since creating it again did not last twice")
             elif not policy.full:
                 plan.notes.append(f"{f.key}: {reason}; only a full sync creates it again")
+                if f.key in policy.lost.recreated:
+                    # One has begun with it: what was put back into it would only be taken out again.
+                    blocked.add(f.key)
             else:
                 doomed[f.key] = reason
             continue
@@ -413,6 +420,8 @@ def _plan_prefix(
                 _keep_debts(by_key[vip.key], owed, plan)
             continue
         present = None if vip.key in doomed else by_key.get(vip.key)
+        if present is not None and vip.key in policy.lost.recreated:
+            plan.restored.append(vip.key)
         steps = _plan_vip(vip, present, owed, policy, plan, before=by_key.get(vip.key))
         if removals and present is None:
             creations.extend(steps)
@@ -505,7 +514,7 @@ def _delete_vip(found: ActualVip, frontend: str, reason: str, policy: Policy) ->
     for address in addresses:
         if weights[address] > 0:
             writer.weight(address, 0)
-    if found.ases or found.lingering:
+    if (found.ases or found.lingering) and not found.flushed:
         writer.flush({})
     for address in addresses:
         writer.delete(address, flush=False)
@@ -541,8 +550,9 @@ def _plan_vip(
                 cost_ns=policy.cost.rebuild(length, 0),
             )
         )
-        # Whatever was owed to the ASes of a VIP that is gone went with it.
-        plan.settled.extend(key for ours in vip.ases if (key := FlushKey(vip.key, ours.address)) in owed)
+        if before is None:
+            # Whatever was owed to the ASes of a VIP that is gone went with it.
+            plan.settled.extend(key for ours in vip.ases if (key := FlushKey(vip.key, ours.address)) in owed)
         present: Mapping[bytes, ActualAs] = {}
     else:
         length, present = found.length, found.ases
@@ -554,24 +564,42 @@ def _plan_vip(
     for ours in vip.ases:
         if ours.weight is None:
             have = before.ases.get(ours.address) if before is not None else None
-            if have is None:
-                last = scaled(policy.remembered.get(vip.key, {}).get(ours.address, 0), multiple)
+            last = policy.lost.recall(vip.key, ours.address, present=have is not None)
+            if last is not None:
+                targets[ours.address] = scaled(last, multiple)
+            elif have is None:
+                targets[ours.address] = 0
             else:
-                last = have.weight if found is not None else scaled(have.weight, 1 / adopted)
-            targets[ours.address] = last
+                targets[ours.address] = have.weight if found is not None else scaled(have.weight, 1 / adopted)
         else:
             targets[ours.address] = scaled(ours.weight, multiple)
+    if found is None:
+        targets.update(_regained(vip, before, policy.lost, adopted))
     if found is not None and _alike(targets, present) and not _indebted(vip, owed):
         return []
     extra = sorted((a for a in present if a not in targets and a not in vip.held), key=address_order)
     held = [a for a in present if a in vip.held]
 
-    ghosts = found is not None and found.lingering > 0
-    flushes = _plan_flushes(vip, present, targets, held, owed, plan, ghosts=ghosts)
+    flushes: Mapping[bytes, int] = {}
+    if found is not None:
+        flushes = _plan_flushes(vip, present, targets, held, owed, plan, ghosts=found.lingering > 0)
     writer = _Writer(vip.key, vip.frontend, length, {a: p.weight for a, p in present.items()}, policy.cost)
     _write(vip, writer, present, targets, extra, held, flushes)
     steps.extend(writer.steps)
     return steps
+
+
+def _regained(
+    vip: DesiredVip, before: ActualVip | None, lost: LostWeights, adopted: Fraction
+) -> Iterator[tuple[bytes, int]]:
+    """What else comes with a VIP that is created: the old addresses that it is held at, where they served."""
+    for address in sorted(vip.held, key=address_order):
+        have = before.ases.get(address) if before is not None else None
+        last = lost.recall(vip.key, address, present=have is not None)
+        if last is None:
+            last = scaled(have.weight, 1 / adopted) if have is not None else 0
+        if last > 0 and (vip.encap is Encap.GRE4) == (len(address) == 4):
+            yield address, last
 
 
 def _alike(targets: Mapping[bytes, int], present: Mapping[bytes, ActualAs]) -> bool:
@@ -672,7 +700,8 @@ def _write(
         guarded = bool(raises) and not stays
         # A raise that also flushes comes last among them: its flows spread over all that was raised before it.
         for address in sorted(raises, key=lambda a: (a in due, address_order(a))):
-            writer.weight(address, goal[address], ours_by_address[address].backend, owed=due.get(address))
+            ours = ours_by_address.get(address)  # None: an old address
+            writer.weight(address, goal[address], ours.backend if ours is not None else "", owed=due.get(address))
         for address in goal:
             old = weights.get(address)
             if old is None or address in raises:
@@ -747,14 +776,17 @@ def acknowledge(actual: Actual, step: Step) -> None:
         if found.ases.pop(step.address, None) is not None:
             found.lingering += 1
     elif step.op is Op.FLUSH_VIP:
+        found.flushed = not found.serves
         for address, present in found.ases.items():
             if present.weight == 0:
                 found.ases[address] = present._replace(clean=True)
     elif step.op is Op.ADD_AS:
+        found.flushed = False
         # What is added may revive an AS that lingers with its flows.
         clean = step.weight == 0 and found.lingering == 0
         found.ases[step.address] = ActualAs(step.weight, 0, clean=clean)
     else:
+        found.flushed = False
         before = found.ases.get(step.address)
         emptied = step.flush or (before is not None and before.clean)
         found.ases[step.address] = ActualAs(step.weight, 0, clean=step.weight == 0 and emptied)
