@@ -10,6 +10,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from maglev.rpc.services import DataplaneApi
 from maglev.states import State
 from maglev.vpp.client import Timing
 from maglev.vpp.dataplane import Dataplane
-from maglev.vpp.messages import MESSAGES, pack_handshake_reply, pack_set_weight
+from maglev.vpp.messages import MESSAGES, VipKey, pack_handshake_reply, pack_set_weight
 from maglev.vpp.reconciler import MemoryStore
 from maglev.vpp.sync import CostModel
 from maglev.vpp.transport import Reply, Request
@@ -332,6 +333,46 @@ async def test_a_failed_server_gets_its_drop_however_often_vips_that_serve_nobod
         rig.drain("s2", False)
         await rig.settled()
         assert batches[:3] == [idle, ["www"], idle]
+
+
+@pytest.mark.parametrize("busy_serve", [True, False])
+async def test_a_frontend_that_the_budget_cuts_gets_its_drop_however_busy_those_before_it_are(
+    path: Path, monkeypatch: pytest.MonkeyPatch, busy_serve: bool
+) -> None:
+    busy = {f"w{n}": {"p": {f"x{n}": 10, f"y{n}": 10}} for n in range(8)}
+    made = [make_config(pools, address=f"192.0.2.{n}").frontends["www"] for n, pools in enumerate(busy.values(), 10)]
+    backends = {name: f"10.0.1.{n}" for n, name in enumerate(b for n in range(8) for b in (f"x{n}", f"y{n}"))}
+    last = make_config({"p": {"a": 10, "b": 10}}, address="192.0.2.99").frontends["www"]
+    config = make_config(
+        backends={**backends, "a": "10.0.0.1", "b": "10.0.0.2"},
+        lb=replace(AT_ONCE, max_stall=1),  # one call at a time, and a batch ends behind the first
+        frontends=[replace(one, name=name) for name, one in zip(busy, made, strict=True)]
+        + [replace(last, name="last")],
+    )
+    key = VipKey.parse("192.0.2.99/32", 6, 80)
+    async with programmed(path, config) as (server, rig):
+        batches = 0
+        apply = rig.reconciler._apply
+
+        async def apply_and_come_again(names: list[str], **options: Any) -> object:
+            nonlocal batches
+            batches += 1
+            done = await apply(names, **options)
+            if batches < 200 and weights(server, key)["10.0.0.1"]:
+                for n in range(8):
+                    state = UP if rig.states.backends[f"x{n}"].state is DOWN else DOWN
+                    rig.backend(f"x{n}", state)
+                    if not busy_serve:
+                        rig.backend(f"y{n}", state)
+            return done
+
+        monkeypatch.setattr(rig.reconciler, "_apply", apply_and_come_again)
+        rig.backend("a", DOWN)
+        for n in range(8):
+            rig.backend(f"x{n}", DOWN)
+        await rig.settled()
+        assert weights(server, key) == {"10.0.0.1": 0, "10.0.0.2": 1}
+        assert batches < 30
 
 
 async def test_a_restart_of_the_daemon_makes_no_write_whatever_is_still_unknown(path: Path) -> None:

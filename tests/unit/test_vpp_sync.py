@@ -432,6 +432,16 @@ def test_vips_that_serve_nobody_come_first_then_numeric_with_ipv4_before_ipv6() 
     ]
 
 
+def test_what_was_cut_off_before_comes_first_and_then_the_usual_order() -> None:
+    fronts = [frontend(f"w{n}", f"192.0.2.{n}") for n in (1, 2, 3)]
+    keys = [vip_key(made) for made in fronts]
+    idle = [found({"10.0.0.1": weight}, key) for weight, key in zip((0, 2, 2), keys, strict=True)]
+    states = one_backend(*fronts)
+    assert [step.vip for step in plan_of(states, actual(*idle)).steps] == keys
+    plan = plan_of(states, actual(*idle), first={keys[2]: 0, keys[1]: 1})
+    assert [step.vip for step in plan.steps] == [keys[2], keys[1], keys[0]]
+
+
 def test_a_vip_is_emptied_and_flushed_before_it_is_deleted_or_ghosts_would_keep_its_flows() -> None:
     old = VipKey.parse("192.0.2.7/32", 17, 53)
     have = actual(found({"10.0.0.8": 3, "10.0.0.9": 0}, old))

@@ -246,7 +246,8 @@ class Reconciler:
         self._actual: Actual | None = None
         self._dirty: dict[str, None] = {}
         self._parked: dict[str, None] = {}
-        self._overtaken = False  # the batch before this was of frontends that nobody served, and of none that waited
+        self._cut: dict[str, None] = {}  # frontends whose steps a budget has cut off; who waits longest comes first
+        self._overtaken = False  # the batch before this put frontends that nobody served before what waits
         self._owed: dict[FlushKey, Owed] = {}
         self._serial = 0
         self._held: dict[str, dict[bytes, int]] = {}
@@ -372,10 +373,12 @@ class Reconciler:
         force: bool,
         config: Config | None = None,
         unscaled: Collection[VipKey] = frozenset(),
+        first: Iterable[str] = (),
     ) -> Policy:
         """What a plan may do now; with ``config`` after a reload to it.
 
-        ``unscaled``: VIPs whose adopted scale is to be given up, as a sync on request does.
+        ``unscaled``: VIPs whose adopted scale is to be given up, as a sync on request does. ``first``: frontends that
+        come before all others.
         """
         config = config or self._states.config()
         configured = self._configured
@@ -391,6 +394,7 @@ class Reconciler:
             frozen=frozenset(self._frozen),
             multiples={key: multiple for key, multiple in self._multiples.items() if key not in unscaled},
             lost=self._lost,
+            first={self._keys[name]: place for place, name in enumerate(first) if name in self._keys},
             cost=self.cost(),
         )
 
@@ -541,6 +545,7 @@ class Reconciler:
         self._lost.forget_but(self._configured)
         self._unpark()
         self._dirty = {name: None for name in self._dirty if name in new.frontends}
+        self._cut = {name: None for name in self._cut if name in new.frontends}
         self._refused.clear()
         self._request_full("start" if first else "reload")
 
@@ -748,7 +753,7 @@ class Reconciler:
     async def _batch(self) -> None:
         """Program the newest state of what is dirty, or as much of it as one batch may hold."""
         urgent = [] if self._overtaken else await self._serving_nobody()
-        names = self._takeable(urgent)
+        names = self._takeable([*urgent, *self._cut])
         for name in names:
             del self._dirty[name]
         # They may come again as fast as batches go: what waits is overtaken by one batch of them at most.
@@ -758,10 +763,11 @@ class Reconciler:
         try:
             await self._refresh_stale(names)
             self.counters.batches += 1
-            await self._apply(names, full=False, scope="one")
+            await self._apply(names, full=False, scope="one", first=() if urgent else self._cut)
         except BaseException:
             self._dirty.update(dict.fromkeys(names))
             raise
+        self._overtaken |= bool(urgent) and bool(self._cut)
 
     async def _refresh_stale(self, names: Iterable[str]) -> None:
         if not self._stale:
@@ -781,8 +787,11 @@ class Reconciler:
         scope: str,
         prune_rest: bool = False,
         force: bool = False,
+        first: Iterable[str] = (),
     ) -> tuple[Plan, Outcome]:
         """Plan for these frontends and send a bounded piece of it. What is left over is dirty again.
+
+        Those of ``first`` come before all others.
 
         From the snapshot to the plan nothing waits, so that the plan is of one moment.
         """
@@ -796,7 +805,8 @@ class Reconciler:
             names = [name for name in names if name not in late]
             full = prune_rest = False
         wanted = self.desired(names, source)
-        plan = diff(wanted, self._actual, self._owed, self.policy(full=full, prune_rest=prune_rest, force=force))
+        policy = self.policy(full=full, prune_rest=prune_rest, force=force, first=first)
+        plan = diff(wanted, self._actual, self._owed, policy)
         self._note_debts(plan)
         self._note_natures(wanted)
         for note in plan.notes:
@@ -820,11 +830,21 @@ class Reconciler:
             self._unverified.update(dict.fromkeys(step.vip for step in outcome.done if step.vip is not None))
             self._wake.set()
         self._stale.update(key for _, key, _ in outcome.refused if key is not None)
-        self._dirty.update(dict.fromkeys(step.frontend for step in outcome.rest if step.frontend))
+        self._note_cut(planned, plan, outcome)
         if not outcome.rest and not outcome.refused:
             for key in plan.restored:
                 self._lost.restored(key)
         return plan, outcome
+
+    def _note_cut(self, planned: Iterable[str], plan: Plan, outcome: Outcome) -> None:
+        """What the budget has cut off is dirty again. Who got none of it keeps his place, who got some goes behind."""
+        sent = {step.frontend for step in plan.steps[: len(plan.steps) - len(outcome.rest)]}
+        cut = dict.fromkeys(step.frontend for step in outcome.rest if step.frontend)
+        for name in planned:
+            if name not in cut or name in sent:
+                self._cut.pop(name, None)
+        self._cut.update(cut)
+        self._dirty.update(cut)
 
     def _weights_of(self, vip: ActualVip) -> dict[bytes, int]:
         """The weights of a VIP in VPP, on our scale."""
@@ -1156,7 +1176,9 @@ class Reconciler:
             async with self._work:
                 self._demand()
                 live = [name for name in names if name in self._states.config().frontends]
-                plan, outcome = await self._apply(live, full=True, scope="all", prune_rest=prune, force=force)
+                plan, outcome = await self._apply(
+                    live, full=True, scope="all", prune_rest=prune, force=force, first=self._cut
+                )
             result.add(plan, outcome)
             first = False
             if not outcome.rest:

@@ -217,7 +217,8 @@ class Policy:
     ``full``: global conf, deletion and recreation of VIPs are allowed. ``prune_rest``: remove what is not configured
     anywhere, not only on the addresses of the wanted VIPs. ``frozen``: VIPs whose recreation was given up.
     ``multiples``: VIPs that keep the scale that was found in VPP. ``lost``: what keeps the weight it has keeps this one
-    where VPP has been emptied.
+    where VPP has been emptied. ``first``: VIPs whose steps come before all others, with their places: what budgets have
+    cut off before.
     """
 
     full: bool = True
@@ -229,7 +230,12 @@ class Policy:
     frozen: Collection[VipKey] = frozenset()
     multiples: Mapping[VipKey, Fraction] = field(default_factory=dict)
     lost: LostWeights = NOTHING_LOST
+    first: Mapping[VipKey, int] = field(default_factory=dict)
     cost: CostModel = CostModel()
+
+    def place(self, key: VipKey) -> int:
+        """Where the steps of a VIP come; at one place, VIPs that serve nobody come first, then in numeric order."""
+        return self.first.get(key, len(self.first))
 
     def may_remove(self, key: VipKey) -> bool:
         """Whether ``prune`` allows a VIP that is not configured to be removed."""
@@ -286,7 +292,7 @@ def diff(wanted: Iterable[DesiredVip], actual: Actual, owed: Mapping[FlushKey, O
         if key.address in addresses and (prefix := (key.address, key.prefix_length)) in wanted_by_prefix:
             found_by_prefix.setdefault(prefix, []).append(found)
 
-    blocks: list[tuple[tuple[bool, tuple[int, bytes, int, int, int]], list[Step]]] = []
+    blocks: list[_Block] = []
     seen: set[VipKey] = set()
     for prefix, group in wanted_by_prefix.items():
         group.sort(key=lambda vip: vip.key.sort_key)
@@ -348,7 +354,8 @@ def _encap_name(encap: int) -> str:
         return str(encap)
 
 
-_Block = tuple[tuple[bool, tuple[int, bytes, int, int, int]], list[Step]]
+_Block = tuple[tuple[int, bool, tuple[int, bytes, int, int, int]], list[Step]]
+"""Steps that belong together, behind what orders them: place, whether somebody serves there, numeric order."""
 
 
 def _plan_prefix(
@@ -426,10 +433,12 @@ def _plan_prefix(
         if removals and present is None:
             creations.extend(steps)
         elif steps:
-            blocks.append(((present is not None and present.serves, vip.key.sort_key), steps))
+            serves = present is not None and present.serves
+            blocks.append(((policy.place(vip.key), serves, vip.key.sort_key), steps))
     if removals:
         serving = all(by_key[key].serves for key in doomed) and not missing
-        blocks.append(((serving, group[0].key.sort_key), removals + creations))
+        place = min(policy.place(vip.key) for vip in group)
+        blocks.append(((place, serving, group[0].key.sort_key), removals + creations))
     return blocks
 
 
