@@ -1001,6 +1001,23 @@ async def test_a_recreation_that_takes_more_than_one_budget_is_not_undone_by_the
         assert len(writes(server)) == 3 * 100 + 3
 
 
+async def test_a_vip_that_vpp_refuses_to_delete_serves_as_it_was_and_is_created_again_by_the_next_full_sync(
+    path: Path,
+) -> None:
+    async with programmed(path, crowd(length=65536)) as (server, rig):
+        held = weights(server)
+        server.faults.refusals.append(Refusal("lb_add_del_vip_v2", -73, times=1))
+        rig.load(crowd(length=32768))
+        await rig.settled()
+        vip = vip_of(server)
+        assert vip is not None
+        assert (weights(server), vip.table_length) == (held, 65536)
+        await rig.reconciler.sync(None, force=False, by="test")
+        vip = vip_of(server)
+        assert vip is not None
+        assert (weights(server), vip.table_length) == (held, 32768)
+
+
 async def test_a_verdict_during_a_recreation_is_in_what_is_created(path: Path) -> None:
     async with programmed(path, crowd(length=65536)) as (server, rig):
         held = weights(server)

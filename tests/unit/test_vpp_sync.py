@@ -546,6 +546,18 @@ def test_recreation_that_was_given_up_leaves_the_vip_as_it_is() -> None:
     assert "given up" in plan.notes[0]
 
 
+def test_a_vip_that_vpp_refuses_to_delete_serves_as_it_is_until_the_next_full_sync() -> None:
+    states = two_pools(on_all_down=OnAllDown.KEEP, new_flows_table_length=1024)
+    states.set(a=State.DOWN, b=State.DOWN, c=State.DOWN)
+    lost = LostWeights()
+    lost.recreate(WWW, {packed("10.0.0.1"): 1, packed("10.0.0.2"): 1, packed("10.0.0.3"): 0})
+    emptied = actual(found({}, lingering=3))
+    plan = plan_of(states, emptied, lost=lost, stuck={WWW}, force=True)
+    assert lines(plan) == [f"lb_add_del_as_v2 as 10.0.0.{n} weight {weight}" for n, weight in ((1, 1), (2, 1), (3, 0))]
+    assert plan.restored == [WWW]
+    assert "VPP refused to delete it" in plan.notes[0]
+
+
 def test_only_configured_settings_are_written_and_the_others_keep_vpps_values() -> None:
     states = one_backend(lb=LbConfig(ipv4_src_address=IPv4Address("192.0.2.9")))
     plan = plan_of(states, actual())

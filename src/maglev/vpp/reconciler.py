@@ -392,6 +392,7 @@ class Reconciler:
             configured=configured,
             owned=self._owned,
             frozen=frozenset(self._frozen),
+            stuck=frozenset(key for op, key, _ in self._refused if op is Op.DELETE_VIP and key is not None),
             multiples={key: multiple for key, multiple in self._multiples.items() if key not in unscaled},
             lost=self._lost,
             first={self._keys[name]: place for place, name in enumerate(first) if name in self._keys},

@@ -215,7 +215,8 @@ class Policy:
     """What a plan may do beside weights.
 
     ``full``: global conf, deletion and recreation of VIPs are allowed. ``prune_rest``: remove what is not configured
-    anywhere, not only on the addresses of the wanted VIPs. ``frozen``: VIPs whose recreation was given up.
+    anywhere, not only on the addresses of the wanted VIPs. ``frozen``: VIPs whose recreation was given up; ``stuck``:
+    VIPs that VPP has refused to delete since the last full sync began.
     ``multiples``: VIPs that keep the scale that was found in VPP. ``lost``: what keeps the weight it has keeps this one
     where VPP has been emptied. ``first``: VIPs whose steps come before all others, with their places: what budgets have
     cut off before.
@@ -228,6 +229,7 @@ class Policy:
     configured: Collection[VipKey] = frozenset()
     owned: Collection[VipKey] = frozenset()
     frozen: Collection[VipKey] = frozenset()
+    stuck: Collection[VipKey] = frozenset()
     multiples: Mapping[VipKey, Fraction] = field(default_factory=dict)
     lost: LostWeights = NOTHING_LOST
     first: Mapping[VipKey, int] = field(default_factory=dict)
@@ -381,6 +383,8 @@ def _plan_prefix(
                 continue
             if f.key in policy.frozen and not policy.force:
                 plan.notes.append(f"{f.key}: {reason}; given up, since creating it again did not last twice")
+            elif f.key in policy.stuck:
+                plan.notes.append(f"{f.key}: {reason}; VPP refused to delete it, the next full sync tries again")
             elif not policy.full:
                 plan.notes.append(f"{f.key}: {reason}; only a full sync creates it again")
                 if f.key in policy.lost.recreated:
