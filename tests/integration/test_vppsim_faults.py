@@ -194,6 +194,16 @@ async def test_a_mute_vpp_does_what_it_is_told_and_says_nothing(tmp_path: Path) 
         assert [entry.retval for entry in server.journal.calls("lb_as_set_weight")] == [0]
 
 
+async def test_a_mute_vpp_does_not_say_that_it_holds_nothing(tmp_path: Path) -> None:
+    """Details without the ping's reply are waited for in vain; a reply without the details would be a lie."""
+    async with stand_in(tmp_path / "api.sock") as server, connected(server.path) as client:
+        await _program(client)
+        server.faults.mute = 1
+        client.request("lb_vip_dump")
+        assert (await client.reply())[0] == "lb_vip_details"
+        assert server.faults.mute == 1
+
+
 async def test_answers_with_a_wrong_context_or_behind_an_unknown_message(tmp_path: Path) -> None:
     async with stand_in(tmp_path / "api.sock") as server, connected(server.path) as client:
         server.faults.wrong_context = 1

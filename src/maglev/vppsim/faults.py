@@ -30,7 +30,7 @@ class Faults:
     cut_sent: int | None = None
     """Drop the connection after so many more bytes of replies."""
     mute: int = 0
-    """Calls that are done and not answered."""
+    """Calls that are done and not answered; of a dump that is the ping behind it."""
     wrong_context: int = 0
     """Replies that carry a context which nobody asked with."""
     unknown_message: int = 0
