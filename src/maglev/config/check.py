@@ -5,6 +5,7 @@ What concerns a single value (its range, its form) was checked when it was read 
 
 from __future__ import annotations
 
+import math
 import os
 import ssl
 from collections.abc import Iterable
@@ -225,12 +226,15 @@ def _check_weights(frontend: Frontend, path: Path, report: Report) -> None:
     if unit is not None and not 1 <= unit <= 100:
         return  # out of range, which has been reported
     unit = weight_unit(frontend)
-    units = 0
+    units = total = 0
     heaviest = 0
+    common = 0  # greatest common divisor: the largest unit that rounds no weight
     odd: list[str] = []
     for index, name, weight in _members(frontend.pools):
         programmed = programmed_weight(weight, unit)
         units += programmed
+        total += weight
+        common = math.gcd(common, weight)
         heaviest = max(heaviest, weight)
         if weight > 0 and programmed * unit != weight:
             odd.append(f"pools[{index}].backends.{name}")
@@ -244,11 +248,13 @@ def _check_weights(frontend: Frontend, path: Path, report: Report) -> None:
         )
     length = frontend.new_flows_table_length or DEFAULT_TABLE_LENGTH
     if units * CROWDED > length:
+        remedy = "use a longer table or a larger weight-unit"
+        if common > unit:
+            remedy += f": {common} gives the same shares with {total // common} units"
         report.warn(
             (path, "new-flows-table-length"),
             f"the table of {length} buckets is small for {units} units of weight: above a {CROWDED}th of the table, "
-            "shares become inexact and changes move more flows than they have to; use a longer table or a larger "
-            "weight-unit",
+            f"shares become inexact and changes move more flows than they have to; {remedy}",
         )
 
 
