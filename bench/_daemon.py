@@ -75,12 +75,15 @@ class Daemon(DaemonProcess):
     """Its log is JSON, and is waited for here."""
 
     def __init__(self, directory: Path, namespace: str, vpp: Path) -> None:
-        self._namespace = namespace
         super().__init__(directory, json.dumps(tree(namespace)), f"--vpp-api-addr={vpp}", "--log-format=json")
+        self._spare = directory / "spare.json"
+        self._spare.write_text(json.dumps(tree(namespace, history=6)), encoding="utf-8")
 
-    def rewrite(self, history: int) -> None:
-        """Change the file."""
-        self.config.write_text(json.dumps(tree(self._namespace, history=history)), encoding="utf-8")
+    def rewrite(self) -> None:
+        """Change the file, which costs next to nothing: what takes time is to be the daemon's."""
+        self._spare.rename(spare := self._spare.with_suffix(".new"))
+        self.config.rename(self._spare)
+        spare.rename(self.config)
 
     def records(self, event: str, start: int = 0) -> list[dict[str, Any]]:
         """What was logged under this name, from a line on."""

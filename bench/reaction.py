@@ -56,10 +56,8 @@ async def _nothing(maglevd: Daemon) -> None:
 
 async def _reloads(maglevd: Daemon) -> None:
     """One reload after the other, each of a file that differs."""
-    history = 5
     while True:
-        history = 11 - history
-        maglevd.rewrite(history)
+        maglevd.rewrite()
         seen = len(maglevd.log)
         maglevd.signal(signal.SIGHUP)
         await maglevd.came("config-applied", start=seen)
