@@ -502,7 +502,7 @@ class Dataplane(RuleBasedStateMachine):
         await rig.settled()
         await self._warmed_up()
         # What was found at its place has its verdict now.
-        for name in rig.reconciler.warmup_state.unresolved:
+        for name in list(rig.reconciler.warmup_state.unresolved):
             if name in rig.states.backends and rig.states.backends[name].state is State.UNKNOWN:
                 self._touch(name)
                 self._tell_apart(name, State.DOWN)

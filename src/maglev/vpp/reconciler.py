@@ -356,10 +356,11 @@ class Reconciler:
         self, names: Iterable[str], source: StateSource | None = None, *, new: frozenset[str] = frozenset()
     ) -> list[DesiredVip]:
         """The wanted VIPs of these frontends, as of now. ``new``: backends that ``source`` would bring or move."""
+        unresolved = self._warmup.unresolved
         return desired_vips(
             names,
             source or self._states,
-            unresolved=self._warmup.unresolved | new,
+            unresolved=unresolved | new if new else unresolved,
             found=self._actual.vips if self._actual is not None else None,
             lost=self._lost,
             held=self._held_of,

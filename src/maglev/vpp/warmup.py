@@ -8,7 +8,8 @@ The delays count from the start of the process: a reload or a new connection doe
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
+from collections.abc import Set as AbstractSet
 
 from maglev.clock import Clock
 from maglev.config.model import Frontend
@@ -36,7 +37,7 @@ class WarmUp:
         self._max = max(min_delay_ns, max_delay_ns)
         self._released: set[str] = set()
         self._unresolved: set[str] = set()
-        self._inherited: set[str] = set()
+        self._inherited: set[str] = set()  # those of them that a reload brought
 
     @property
     def phase(self) -> Phase:
@@ -60,9 +61,9 @@ class WarmUp:
         return max(0, self._max - elapsed)
 
     @property
-    def unresolved(self) -> frozenset[str]:
+    def unresolved(self) -> AbstractSet[str]:
         """Backends without a verdict since the start, or since a reload gave an old server a new name."""
-        return frozenset(self._unresolved | self._inherited)
+        return self._unresolved
 
     def begin(self, names: Iterable[str], state_of: Callable[[str], State]) -> None:
         """The first configuration is in force: no verdict yet, but for backends that have one already."""
@@ -70,21 +71,26 @@ class WarmUp:
 
     def inherit(self, names: Iterable[str], state_of: Callable[[str], State]) -> None:
         """A reload put these backends where VPP sends traffic to already: until their first verdict that stays."""
-        self._inherited.update(name for name in names if state_of(name) is State.UNKNOWN)
+        for name in names:
+            if name not in self._unresolved and state_of(name) is State.UNKNOWN:
+                self._unresolved.add(name)
+                self._inherited.add(name)
 
     def resolved(self, name: str) -> bool:
         """A backend left ``unknown``. True if that was the first thing known of it since the start."""
-        self._inherited.discard(name)
         if name not in self._unresolved:
             return False
         self._unresolved.discard(name)
+        if name in self._inherited:
+            self._inherited.discard(name)
+            return False
         return True
 
-    def forget(self, configured: Iterable[str]) -> None:
+    def forget(self, configured: Container[str]) -> None:
         """After a reload: what is configured no longer needs no verdict."""
-        names = set(configured)
-        self._unresolved &= names
-        self._inherited &= names
+        gone = [name for name in self._unresolved if name not in configured]
+        self._unresolved.difference_update(gone)
+        self._inherited.difference_update(gone)
 
     def released(self, frontend: Frontend, state_of: Callable[[str], State]) -> bool:
         """Whether this frontend may be written to. Once it may, it stays so."""
