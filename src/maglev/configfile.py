@@ -72,7 +72,7 @@ class ConfigFile:
 
     async def load(self) -> LoadResult:
         """Read the file; changes nothing."""
-        return await load_in_child(self._path)
+        return await load_in_child(self._path, known=self._checker.config())
 
     async def diff(self, new: Config) -> Sequence[ConfigChange]:
         """What differs between the configuration in force and ``new``."""

@@ -15,6 +15,7 @@ import pytest
 from maglev.config import child
 from maglev.config.child import pack, unpack
 from maglev.config.load import LoadResult, check_in_child, load_file, load_in_child, load_text
+from maglev.config.model import Config
 
 FULL = Path(__file__).parent.parent / "data" / "config" / "full.yaml"
 
@@ -57,7 +58,7 @@ async def test_errors_and_warnings_come_over(tmp_path: Path) -> None:
 async def test_who_asks_for_problems_is_not_sent_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[bytes] = []
 
-    async def seen(answer: AsyncIterator[bytes]) -> LoadResult:
+    async def seen(answer: AsyncIterator[bytes], known: Config | None) -> LoadResult:
         taken.extend([line async for line in answer])
         return await unpack(lines(taken))
 
@@ -76,6 +77,23 @@ async def test_large_result_comes_in_slices() -> None:
     assert again == result
     assert again.config is not None
     assert list(again.config.backends) == list(result.config.backends)
+
+
+async def test_what_is_as_before_is_the_object_of_before() -> None:
+    known = load_text(many(300), json=True).config
+    changed = many(300).replace('{"weight": 7}', '{"weight": 0}', 1).replace('"10.0.0.9"', '"10.9.0.9"')
+    result = load_text(changed, json=True)
+    assert known is not None
+    again = await unpack(lines(list(pack(result))), known)
+    assert again == result
+    assert again.config is not None
+    others = [name for name, backend in again.config.backends.items() if backend is not known.backends[name]]
+    assert len(others) == 1
+    members = zip(again.config.frontends["f"].pools[0].members, known.frontends["f"].pools[0].members, strict=True)
+    assert [new.weight for new, old in members if new is not old] == [0]
+    same = await unpack(lines(list(pack(load_text(many(300), json=True)))), known)
+    assert same.config is not None
+    assert same.config.frontends["f"] is known.frontends["f"]
 
 
 async def test_loop_has_a_turn_after_each_slice() -> None:

@@ -43,9 +43,10 @@ from maglev.config.model import (
     TlsParams,
 )
 from maglev.config.problems import Problem, ProblemKind
+from maglev.pace import Pace
 from maglev.states import CheckType
 
-SLICE = 250  # rows a line: about a millisecond of the parent's time
+SLICE = 100  # rows a line: about a quarter of a millisecond of the parent's time
 ONLY_PROBLEMS = "--only-problems"
 LONGEST_LINE = 8 << 20  # bytes; the longest row, a problem with all its text, has a few thousand
 END_SECONDS = 5.0  # that a killed process may take to end
@@ -178,6 +179,10 @@ def _unpack_lb(row: Row) -> LbConfig:
     )
 
 
+def _pack_backend(backend: Backend) -> Row:
+    return [backend.name, _pack_address(backend.address), backend.healthcheck, backend.enabled]
+
+
 def _pack_frontend(frontend: Frontend) -> Row:
     # Members follow by themselves, in slices: a single pool may have all 50,000.
     return [
@@ -227,10 +232,7 @@ def pack(result: LoadResult) -> Iterator[bytes]:
         yield line("config", [config.transition_history, config.netns, _pack_lb(config.lb)])
         for rows in _slices(_pack_healthcheck(check) for check in config.healthchecks.values()):
             yield line("healthchecks", rows)
-        for rows in _slices(
-            [backend.name, _pack_address(backend.address), backend.healthcheck, backend.enabled]
-            for backend in config.backends.values()
-        ):
+        for rows in _slices(_pack_backend(backend) for backend in config.backends.values()):
             yield line("backends", rows)
         for rows in _slices(
             [member.backend, member.weight]
@@ -244,11 +246,21 @@ def pack(result: LoadResult) -> Iterator[bytes]:
     yield line("end", [])
 
 
-async def unpack(lines: AsyncIterator[bytes]) -> LoadResult:
+async def unpack(lines: AsyncIterator[bytes], known: Config | None = None) -> LoadResult:
     """The inverse of ``pack``; gives the loop a turn after every line.
+
+    What is the same in ``known``, the configuration in force, is taken from there: it is neither made nor freed, and
+    who compares the two finds the same object.
 
     Raises ValueError if the lines end early, or are not what ``pack`` makes.
     """
+    known = known or Config()
+    known_members: dict[str, PoolMember] = {}
+    pace = Pace()
+    for frontend in known.frontends.values():
+        for pool in frontend.pools:
+            known_members.update((member.backend, member) for member in pool.members)
+        await pace.breathe()
     problems: list[Problem] = []
     head: Row | None = None
     healthchecks: dict[str, HealthCheck] = {}
@@ -265,15 +277,25 @@ async def unpack(lines: AsyncIterator[bytes]) -> LoadResult:
                 head = rows
             elif kind == "healthchecks":
                 for row in rows:
-                    healthchecks[row[0]] = _unpack_healthcheck(row)
+                    check = _unpack_healthcheck(row)
+                    was = known.healthchecks.get(check.name)
+                    healthchecks[check.name] = was if was == check else check
             elif kind == "backends":
-                for name, address, healthcheck, enabled in rows:
-                    backends[name] = Backend(name, _unpack_address(address), healthcheck, enabled)
+                for row in rows:
+                    backend = known.backends.get(row[0])
+                    if backend is None or _pack_backend(backend) != row:
+                        name, address, healthcheck, enabled = row
+                        backend = Backend(name, _unpack_address(address), healthcheck, enabled)
+                    backends[backend.name] = backend
             elif kind == "members":
-                members += [PoolMember(backend, weight) for backend, weight in rows]
+                for name, weight in rows:
+                    member = known_members.get(name)
+                    members.append(member if member and member.weight == weight else PoolMember(name, weight))
             elif kind == "frontends":
                 for row in rows:
-                    frontends[row[0]] = _unpack_frontend(row, unused)
+                    frontend = _unpack_frontend(row, unused)
+                    before = known.frontends.get(frontend.name)
+                    frontends[frontend.name] = before if before == frontend else frontend
             elif kind == "end":
                 if head is None:
                     return LoadResult(None, tuple(problems))
@@ -288,7 +310,9 @@ async def unpack(lines: AsyncIterator[bytes]) -> LoadResult:
     raise ValueError("the answer ends early")
 
 
-async def load(path: str | FilePath, *, deadline: float, only_problems: bool = False) -> LoadResult:
+async def load(
+    path: str | FilePath, *, deadline: float, only_problems: bool = False, known: Config | None = None
+) -> LoadResult:
     """Load ``path`` in a child; see ``load_in_child`` and ``check_in_child`` of ``maglev.config.load``."""
     # The child imports from where this process does, and never from its working directory (-P).
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(entry for entry in sys.path if entry))
@@ -309,7 +333,7 @@ async def load(path: str | FilePath, *, deadline: float, only_problems: bool = F
         try:
             async with asyncio.timeout(deadline):
                 try:
-                    return await unpack(answer)
+                    return await unpack(answer, known)
                 except ValueError as error:
                     # Says more than the broken answer does, if it died.
                     status = await _end(process)

@@ -194,16 +194,19 @@ def _frontend(name: str, values: Values) -> Frontend:
     return Frontend(name=name, **values | {"pools": pools})
 
 
-async def load_in_child(path: str | FilePath, *, deadline: float = CHILD_SECONDS) -> LoadResult:
+async def load_in_child(
+    path: str | FilePath, *, deadline: float = CHILD_SECONDS, known: Config | None = None
+) -> LoadResult:
     """``load_file`` in a child process, so that the event loop goes on meanwhile.
 
-    The child sends its result in slices, and each is unpacked in a few milliseconds at most. After ``deadline``
-    seconds the child is killed; that, and a child that dies or answers nonsense, is a parse error.
+    The child sends its result in slices, and each is unpacked in less than a millisecond. After ``deadline``
+    seconds the child is killed; that, and a child that dies or answers nonsense, is a parse error. The result shares
+    with ``known``, the configuration in force, what is the same.
     """
     # Only the daemon needs it, and the child imports this module too.
     from maglev.config.child import load
 
-    return await load(path, deadline=deadline)
+    return await load(path, deadline=deadline, known=known)
 
 
 async def check_in_child(path: str | FilePath, *, deadline: float = CHILD_SECONDS) -> CheckResult:
