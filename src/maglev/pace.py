@@ -1,29 +1,49 @@
-"""Long answers without holding the loop: work for a millisecond, then let others run."""
+"""Long work without holding the loop: a quarter of a millisecond of it, then let others run."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 
-# How long an answer may work before it lets the loop run: a verdict passes through several turns of the loop on its way
-# to VPP, and may be late by this at each of them.
-SLICE_NS = 1_000_000
+# How long may be worked before the loop runs: a verdict passes through several turns of the loop on its way to VPP, and
+# may be late by this at each of them, for each that works. A turn of the loop costs some 10 us.
+SLICE_NS = 250_000
 
 
 class Pace:
-    """Counts the time of one answer. ``breathe`` after each item; it costs a tenth of a microsecond until it is time.
+    """Counts the time of one piece of work. ``breathe`` after each item; it costs a tenth of a microsecond until it is
+    time, and half of that as ``if pace.due(): await pace.rest()``.
 
     The clock is the machine's own and not the daemon's: this is about the CPU, which no test owns.
     """
 
-    __slots__ = ("_began", "_slice")
+    __slots__ = ("_end",)
 
-    def __init__(self, slice_ns: int = SLICE_NS) -> None:
-        self._slice = slice_ns
-        self._began = time.monotonic_ns()
+    def __init__(self) -> None:
+        self._end = time.monotonic_ns() + SLICE_NS
+
+    def due(self) -> bool:
+        """Whether this slice is used up."""
+        return time.monotonic_ns() >= self._end
+
+    async def rest(self) -> None:
+        """Let the loop run, and begin another slice."""
+        await asyncio.sleep(0)
+        self._end = time.monotonic_ns() + SLICE_NS
 
     async def breathe(self) -> None:
         """Let the loop run if this slice is used up."""
-        if time.monotonic_ns() - self._began >= self._slice:
-            await asyncio.sleep(0)
-            self._began = time.monotonic_ns()
+        if self.due():
+            await self.rest()
+
+
+async def let_go(objects: list[object]) -> None:
+    """Empty a list of what nobody needs any more, from its end: to free 50,000 objects takes 10 ms if done at once.
+
+    What holds others comes behind them, so that it goes before they do.
+    """
+    pace = Pace()
+    while objects:
+        objects.pop()
+        if pace.due():
+            await pace.rest()

@@ -687,7 +687,7 @@ async def test_what_should_serve_is_worked_out_in_slices_and_a_reload_may_come_b
         for name in config.backends:
             rig.backend(name, DOWN)
         await rig.settled()
-        monkeypatch.setattr("maglev.vpp.reconciler.SLICE_NS", 0)
+        monkeypatch.setattr("maglev.pace.SLICE_NS", 0)
         assert await rig.reconciler.serving() == frozenset()
         rig.backend("s1", UP)
         rig.backend("s3", UP)

@@ -352,7 +352,7 @@ async def test_restored_override_ends_when_the_file_changed_meanwhile() -> None:
 
 async def test_apply_gives_the_loop_a_turn_whenever_its_slice_is_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig()
-    monkeypatch.setattr("maglev.checker.checker.SLICE_NS", 0)
+    monkeypatch.setattr("maglev.pace.SLICE_NS", 0)
     turns = 0
 
     async def others() -> None:
@@ -371,7 +371,7 @@ async def test_apply_gives_the_loop_a_turn_whenever_its_slice_is_used_up(monkeyp
 
 async def test_a_verb_in_the_middle_of_a_reload_finds_the_new_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = await started(config({"a": A, "gone": B}))
-    monkeypatch.setattr("maglev.checker.checker.SLICE_NS", 0)
+    monkeypatch.setattr("maglev.pace.SLICE_NS", 0)
     halfway = asyncio.Event()
     # The removals come first; with a slice of no length the loop has its turn right after.
     rig.bus.listen(lambda event: halfway.set())

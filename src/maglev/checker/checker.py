@@ -33,13 +33,14 @@ from maglev.overrides import (
     pause_key,
     weight_key,
 )
+from maglev.pace import Pace, let_go
 from maglev.states import Code, FrontendState, State
 from maglev.weights import FrontendWeights, applied_weight, frontend_weights, weight_unit
 
 log = logs.get(__name__)
 
 SLICE_NS = 1_000_000
-"""How long the checker works before it gives the event loop a turn."""
+"""How long the checker hands verdicts on before it gives the event loop a turn."""
 
 AT_ONCE = 16
 """Verdicts between two looks at the clock."""
@@ -69,22 +70,6 @@ class CheckerCounters:
     reloads: int = 0
     expired: int = 0
     frontend_transitions: int = 0
-
-
-class _Slices:
-    """Tells when the event loop should get a turn: after ``SLICE_NS`` of work."""
-
-    __slots__ = ("_end",)
-
-    def __init__(self) -> None:
-        self._end = time.monotonic_ns() + SLICE_NS
-
-    def due(self) -> bool:
-        return time.monotonic_ns() >= self._end
-
-    async def rest(self) -> None:
-        await asyncio.sleep(0)
-        self._end = time.monotonic_ns() + SLICE_NS
 
 
 @dataclass(slots=True)
@@ -368,9 +353,7 @@ class Checker:
         names = self._dirty.names
         end = time.monotonic_ns() + SLICE_NS
         while names:
-            name = next(iter(names))
-            del names[name]
-            self._publish_frontend(name)
+            self._publish_next()
             if time.monotonic_ns() >= end:
                 break
         if names and not self._dirty.scheduled:
@@ -381,7 +364,9 @@ class Checker:
         self._dirty.scheduled = False
         self._publish_frontends()
 
-    def _publish_frontend(self, name: str) -> None:
+    def _publish_next(self) -> None:
+        name = next(iter(self._dirty.names))
+        del self._dirty.names[name]
         frontend = self._config.frontends.get(name)
         if frontend is None:
             return
@@ -506,7 +491,7 @@ class Checker:
             await self._apply(config, by)
 
     async def _apply(self, config: Config, by: str) -> None:
-        slices = _Slices()
+        pace = Pace()
         first = not self._loaded
         now = self._clock.time_ns()
 
@@ -518,7 +503,7 @@ class Checker:
         for name, conf in config.backends.items():
             check = checks[conf.healthcheck] if conf.healthcheck is not None else None
             live = self._backends.get(name)
-            if live is None or live.conf.address != conf.address:
+            if live is None or (live.conf is not conf and live.conf.address != conf.address):
                 if check is not None:
                     # A first verdict is wanted soon, and all at once would be a burst.
                     span = min(check.spec.interval, check.spec.fast_interval)
@@ -528,20 +513,17 @@ class Checker:
                 elif live.state is State.UP or live.presumed:
                     vacated.add(live.address)
             backends[name] = live
-            if slices.due():
-                await slices.rest()
-        users: dict[str, list[str]] = {}
+            if pace.due():
+                await pace.rest()
+        users: dict[str, tuple[str, ...]] = {}
         for frontend in config.frontends.values():
             for pool in frontend.pools:
                 for member in pool.members:
-                    users.setdefault(member.backend, []).append(frontend.name)
-            if slices.due():
-                await slices.rest()
-        users_of: dict[str, tuple[str, ...]] = {}
-        for name, names in users.items():
-            users_of[name] = tuple(dict.fromkeys(names))
-            if slices.due():
-                await slices.rest()
+                    others = users.get(member.backend, ())
+                    if not others or others[-1] != frontend.name:
+                        users[member.backend] = (*others, frontend.name)
+            if pace.due():
+                await pace.rest()
         # Only this method changes which backends there are, and one call at a time.
         removed: list[LiveBackend] = []
         for name, live in self._backends.items():
@@ -549,13 +531,17 @@ class Checker:
                 removed.append(live)
                 if live.state is State.UP or live.presumed:
                     vacated.add(live.address)
-            if slices.due():
-                await slices.rest()
-        await slices.rest()
+            if pace.due():
+                await pace.rest()
+        old = self._config
+        outdated: list[object] = [*self._users.values(), *old.backends.values(), *old.frontends.values()]
+        outdated += [self._users, self._backends, old]
+        del old
+        await pace.rest()
 
         # The step from the old to the new configuration: no other task runs within it.
         users_before = {live.name: self._users.get(live.name, ()) for live in removed}
-        self._config, self._backends, self._checks, self._users = config, backends, checks, users_of
+        self._config, self._backends, self._checks, self._users = config, backends, checks, users
         self._loaded = True
         self._frontend_states = {
             name: self._frontend_states.get(name, FrontendState.UNKNOWN) for name in config.frontends
@@ -567,18 +553,20 @@ class Checker:
         for live in removed:
             self._dirty.names.update(dict.fromkeys(users_before[live.name]))
             self._remove(live, by)
-            if slices.due():
-                await slices.rest()
+            if pace.due():
+                await pace.rest()
         for name, live in backends.items():
             if len(live.history) > config.transition_history:
                 live.history = live.history[-config.transition_history :]
             conf = config.backends[name]
             check = checks[conf.healthcheck] if conf.healthcheck is not None else None
-            # A server that was up under another name is still the same server.
-            known = bool(vacated) and str(conf.address) in vacated
-            self._align(live, conf, check, by=by, quiet=first, spread=spreads.get(conf.healthcheck or ""), known=known)
-            if slices.due():
-                await slices.rest()
+            if live.conf is not conf or live.check is not check or live.state is State.REMOVED:
+                # A server that was up under another name is still the same server.
+                known = bool(vacated) and str(conf.address) in vacated
+                spread = spreads.get(conf.healthcheck or "")
+                self._align(live, conf, check, by=by, quiet=first, spread=spread, known=known)
+            if pace.due():
+                await pace.rest()
         self._forget_checks()
         if not first:
             # A file of authorities may have changed though its name has not.
@@ -586,8 +574,9 @@ class Checker:
 
         self._dirty.names.update(dict.fromkeys(config.frontends))
         while self._dirty.names:
-            self._publish_frontends()
-            await slices.rest()
+            self._publish_next()
+            if pace.due():
+                await pace.rest()
         self._overrides_changed()
         self.counters.reloads += not first
         log.info(
@@ -600,6 +589,7 @@ class Checker:
             by=by,
         )
         self._bus.publish(ConfigEvent(at_ns=self._clock.time_ns(), by=by))
+        await let_go(outdated)
 
     def _new_checks(self, specs: Mapping[str, HealthCheck]) -> dict[str, Check]:
         """The checks of a configuration by name; one that did not change stays the same object."""

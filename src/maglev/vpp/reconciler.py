@@ -21,7 +21,7 @@ from maglev.clock import Clock
 from maglev.config.model import Config, Frontend
 from maglev.errors import NotAllowed, Unavailable, UnknownName
 from maglev.events import BackendEvent, ConfigEvent, DrainEvent, Event, EventSource, WeightEvent
-from maglev.pace import Pace
+from maglev.pace import Pace, let_go
 from maglev.states import State
 from maglev.vpp.buckets import differing
 from maglev.vpp.client import Refused, VppClient
@@ -69,9 +69,6 @@ DRIFT_RECREATIONS = 2
 ADOPTION_PATIENCE_NS = 5 * 1_000_000_000
 """The least time that a VPP is given to be read for the first time."""
 
-SLICE_NS = 1_000_000
-"""For how long a reload is prepared before other tasks get their turn."""
-
 RELOAD_PATIENCE_NS = 10 * 1_000_000_000
 """How long a configuration that is in force may stay unannounced (a reload between its first and its last step)."""
 
@@ -88,12 +85,13 @@ class _Use(NamedTuple):
 class _Index:
     """What is looked up in a configuration.
 
-    ``uses``: by backend; ``flushes``: every AS there should be; ``inherited``: backends that are new, or new at their
-    address, in a frontend whose VIP sends traffic to that address, or may do so while VPP has not been read: a server
-    that only got another name.
+    ``uses``: by backend; ``keys``: by frontend; ``flushes``: every AS there should be; ``inherited``: backends that are
+    new, or new at their address, in a frontend whose VIP sends traffic to that address, or may do so while VPP has not
+    been read: a server that only got another name.
     """
 
     uses: dict[str, list[_Use]] = field(default_factory=dict)
+    keys: dict[str, VipKey] = field(default_factory=dict)
     flushes: set[FlushKey] = field(default_factory=set)
     held: dict[str, dict[bytes, int]] = field(default_factory=dict)
     rescaled: list[VipKey] = field(default_factory=list)
@@ -332,7 +330,7 @@ class Reconciler:
 
     async def serving(self) -> frozenset[VipKey]:
         """The VIPs that should have servers now: VPP has some there, or health and configuration want some."""
-        pace = Pace(SLICE_NS)
+        pace = Pace()
         serving: set[VipKey] = set()
         for key, vip in list(self._actual.vips.items()) if self._actual is not None else ():
             await pace.breathe()
@@ -473,18 +471,26 @@ class Reconciler:
             self._news.clear()
             new = self._states.config()
             if new is not self._config:
-                index = _Index()
-                end = self._clock.monotonic_ns() + SLICE_NS
-                for _ in self._indexed(index, self._config, new):
-                    if self._clock.monotonic_ns() >= end:
-                        await asyncio.sleep(0)
-                        end = self._clock.monotonic_ns() + SLICE_NS
-                if new is not self._states.config():
-                    continue  # The next reload has begun; its event will come.
-                self._take_over(new, index)
+                await self._reconfigure(new)
             else:
                 self._request_full("reload")
-            self._progress.set()
+                self._progress.set()
+
+    async def _reconfigure(self, new: Config) -> None:
+        index = _Index()
+        pace = Pace()
+        for _ in self._indexed(index, self._config, new):
+            await pace.breathe()
+        old = self._config or Config()
+        outdated: list[object] = [*self._uses.values(), *old.backends.values(), *old.frontends.values()]
+        outdated += [self._uses, old]
+        del old
+        await pace.rest()
+        if new is not self._states.config():
+            return  # The next reload has begun; its event will come.
+        self._take_over(new, index)
+        self._progress.set()
+        await let_go(outdated)
 
     def _indexed(self, index: _Index, old: Config | None, new: Config) -> Iterator[None]:
         """Fill ``index``, frontend by frontend: a generator, so that it can be done in slices.
@@ -493,7 +499,7 @@ class Reconciler:
         """
         until = self._clock.monotonic_ns() + new.lb.startup_max_delay
         for name, frontend in new.frontends.items():
-            key = vip_key(frontend)
+            key = index.keys[name] = vip_key(frontend)
             before = old.frontends.get(name) if old is not None else None
             members = {member.backend for pool in before.pools for member in pool.members} if before else set()
             kept = dict(self._held.get(name, {}))
@@ -523,7 +529,7 @@ class Reconciler:
         self._unannounced_since = 0
         self._announcement.set()
         self._uses = index.uses
-        self._keys = {name: vip_key(frontend) for name, frontend in new.frontends.items()}
+        self._keys = index.keys
         self._names = {key: name for name, key in self._keys.items()}
         self._configured = frozenset(self._names)
         self._own(self._configured)
@@ -732,7 +738,7 @@ class Reconciler:
 
     async def _serving_nobody(self) -> list[str]:
         """Dirty frontends that nobody serves in VPP, as many as a batch may hold."""
-        pace = Pace(SLICE_NS)
+        pace = Pace()
         names: list[str] = []
         for name in list(self._dirty):
             await pace.breathe()
@@ -1043,7 +1049,7 @@ class Reconciler:
         self._refused.clear()
         presumed: set[str] = set()
         config = self._states.config()
-        pace = Pace(SLICE_NS)
+        pace = Pace()
         for name in config.frontends:
             await pace.breathe()
             for wanted in desired_vips([name], self._states):
