@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from maglev.cli import grammar
-from maglev.cli.main import USAGE_TEXT
+from maglev.cli.main import FLAGS as CLIENT_FLAGS
 from maglev.config import docs
 from maglev.options import FLAGS, SWITCHES
 
@@ -38,16 +38,7 @@ def daemon_flags() -> str:
 
 def client_flags() -> str:
     """The flags of maglevc, from its own help."""
-    text = USAGE_TEXT.partition("flags (one dash or two)\n")[2].partition("\n\n")[0]
-    entries: list[tuple[str, str]] = []
-    for line in text.splitlines():
-        flag = re.match(r"  (--\S+(?: [A-Z]+)?)\s+(.*)$", line)
-        if flag is not None:
-            entries.append((flag[1], flag[2]))
-        else:
-            term, said = entries.pop()
-            entries.append((term, f"{said} {line.strip()}"))
-    return "".join(_entry(term, f"{said[0].upper()}{said[1:]}.") for term, said in entries)
+    return "".join(_entry(term, f"{said[0].upper()}{said[1:]}.") for term, said in CLIENT_FLAGS)
 
 
 def commands() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import select
 import shutil
 import socket
@@ -13,6 +14,7 @@ import sys
 import termios
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,7 @@ from maglev.cli.errors import CommandError
 from maglev.pb import maglev_pb2 as pb
 from maglev.rpc.server import RpcServer, ServerOptions
 from maglev.states import Code, State
-from tests.helpers.rpc import FakeDaemon, Load, Problem, fake_daemon, large_config
+from tests.helpers.rpc import FakeDaemon, Load, Problem, fake_daemon, large_config, small_config
 
 DEADLINE = 30.0
 COMMAND = [sys.executable, "-m", "maglev.cli.main"]
@@ -359,6 +361,45 @@ def test_tables_fit_a_narrow_terminal_and_a_pipe_gets_rows(served: Served, termi
     assert len(served.run("show backends").out.splitlines()) == 5
 
 
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("help", 0),
+        ("--help", 0),
+        ("show version", 0),
+        ("sync vpp lb state dry-run", 0),
+        ("config diff", 0),
+        ("config check", 0),
+        ("show bogus", 2),
+        ("set backend web0 drain reason several words", 2),
+        ("--bogus", 2),
+    ],
+)
+def test_a_terminal_breaks_no_word_that_fits_it(
+    served: Served, terminal: Callable[..., Terminal], line: str, status: int
+) -> None:
+    warning = Problem(
+        "maglev.healthchecks.web", "its interval is less than a round trip through the network takes", 7, 5
+    )
+    served.daemon.loader.result = Load(small_config(), warnings=[warning])
+    shown = terminal("--color=false", *line.split(), columns=36)
+
+    assert shown.end() == status
+    # The terminal would go on in the middle of a word.
+    answer = served.run(line, "--color=false")
+    told = re.findall(r"(?<!\S)[a-z]+(?!\S)", answer.out + answer.err)
+    assert len(told) > 2
+    assert Counter(told) - Counter(" ".join(shown.shown).split()) == Counter()
+
+
+def test_json_is_as_it_is_on_a_terminal_too(served: Served, terminal: Callable[..., Terminal]) -> None:
+    shown = terminal("--json", "show", "version", columns=36)
+
+    assert shown.end() == 0
+    assert json.loads(shown.written)["version"] == "1.2.3"
+    assert shown.written.replace(b"\r\n", b"\n").count(b"\n") == served.run("show version", "--json").out.count("\n")
+
+
 def test_an_abbreviation_that_is_a_live_name_is_the_name(served: Served) -> None:
     answer = served.run("sync vpp lb state d")
 
@@ -596,6 +637,20 @@ def test_shell_shows_what_can_follow(shell: Terminal) -> None:
     shell.type("set backend web0 drain reason 'why?'\r")
     shell.expect("backend web0 is up, drained")
     shell.type("\x04")
+
+    assert shell.end() == 0
+
+
+def test_what_can_follow_fits_a_narrow_terminal(terminal: Callable[..., Terminal]) -> None:
+    shell = terminal("--color=false", columns=36)
+    shell.expect("[up, 1 down]>")
+    shell.type("config ?")
+    shell.expect("          file")
+    shell.type("\x15")
+    shell.type("show nothing ?")
+    shell.expect("'nothing' is not expected here:")
+    shell.type("\x15")
+    shell.type("quit\r")
 
     assert shell.end() == 0
 

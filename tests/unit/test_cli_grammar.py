@@ -7,10 +7,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from maglev.cli.commands import help_lines
 from maglev.cli.errors import UsageError
-from maglev.cli.grammar import ROOT, START, Kind, Node, Position, parse, syntax_lines, usage, walk
-from maglev.cli.main import USAGE_TEXT
+from maglev.cli.grammar import ROOT, START, Kind, Node, Position, parse, usage, walk
 
 
 @pytest.mark.parametrize(
@@ -166,12 +164,6 @@ def test_walk_stops_in_the_middle() -> None:
     assert [node.kind for node, _ in position.following()] == [Kind.POOL]
     assert not position.complete()
     assert not START.complete()
-
-
-def test_help_fits_into_80_columns() -> None:
-    assert max(len(line) for line in help_lines()) <= 80
-    assert max(len(line) for line in USAGE_TEXT.splitlines()) <= 80
-    assert max(len(line) for syntax, _ in usage() for line in syntax_lines(syntax)) <= 80
 
 
 def test_a_reason_of_several_words_is_told_to_need_quotes() -> None:

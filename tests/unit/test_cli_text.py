@@ -12,10 +12,11 @@ from pathlib import Path
 import grpc
 import pytest
 
+from maglev.cli import grammar
 from maglev.cli.client import Client, default_server, target
 from maglev.cli.errors import UsageError
-from maglev.cli.main import parse_flags
-from maglev.cli.text import Style, Table, duration, escape, escape_json, fields, parse_duration
+from maglev.cli.main import help_lines, parse_flags
+from maglev.cli.text import Style, Table, duration, escape, escape_json, explained, fields, parse_duration, wrap
 
 SECOND = 10**9
 
@@ -148,6 +149,80 @@ def test_long_values_go_on_below_their_beginning() -> None:
         "         does not fit on one",
         "         line",
         "  other  x",
+    ]
+
+
+def test_a_line_is_broken_between_words_and_goes_on_further_in() -> None:
+    line = "  note: the unit of www is 10, so that VPP is given 5"
+
+    assert list(wrap(line, 24)) == [
+        "  note: the unit of www",
+        "    is 10, so that VPP",
+        "    is given 5",
+    ]
+    assert list(wrap(line, 24, 0))[1:] == ["  is 10, so that VPP is", "  given 5"]
+    assert list(wrap(line, len(line))) == list(wrap(line, 0)) == [line], "what fits stays, and what is no terminal's"
+
+
+def test_a_word_that_is_too_long_is_broken_behind_its_punctuation_or_anywhere() -> None:
+    assert list(wrap("/etc/vpp-maglev/maglev.yaml:12: " + "x" * 21, 20)) == [
+        "/etc/vpp-maglev/",
+        "  maglev.yaml:12:",
+        "  " + "x" * 18,
+        "  xxx",
+    ]
+
+
+def test_colours_take_no_room_and_go_on() -> None:
+    style = Style(True)
+    bold, end = style.paint("|", "bold").split("|")
+    line = (
+        style.paint("  vip 192.0.2.80 tcp 80", "bold") + " (frontend www) [" + style.paint("warning", "warning") + "]"
+    )
+
+    assert list(wrap(style.paint("one two", "bold"), 7)) == [style.paint("one two", "bold")]
+    assert list(wrap(style.paint("  one two ", "bold"), 6)) == [f"  {bold}one", f"   two{end}"]
+    for columns in range(1, 50):
+        pieces = list(wrap(line, columns))
+        assert re.findall(r"\x1b\[\d+m", "".join(pieces)) == re.findall(r"\x1b\[\d+m", line)
+        plain = [re.sub(r"\x1b\[\d+m", "", piece) for piece in pieces]
+        assert max(map(len, plain)) <= columns
+        assert "".join("".join(plain).split()) == "".join(re.sub(r"\x1b\[\d+m", "", line).split())
+
+
+@pytest.mark.parametrize("columns", [1, 5, 20, 36, 60, 79, 80, 200])
+def test_help_fits_the_terminal_and_80_columns(columns: int) -> None:
+    # The headings of --help are as they are.
+    shown = [*explained(grammar.usage(), columns, 38), *(help_lines(columns) if columns > 30 else ())]
+
+    assert max(map(len, shown)) <= min(columns, 80)
+    words = "".join(" ".join(shown).split())
+    for syntax, text in grammar.usage():
+        assert "".join(syntax.split()) in words
+        assert "".join(text.split()) in words
+
+
+def test_help_stands_beside_what_it_explains_or_below() -> None:
+    pairs = [("show version", "who answers: versions, uptime, what is configured"), ("a-term-of-20-letters", "x")]
+
+    assert list(explained(pairs, 0, 12)) == [
+        "  show version  who answers: versions, uptime, what is configured",
+        "  a-term-of-20-letters",
+        "                x",
+    ]
+    assert list(explained(pairs, 40, 12)) == [
+        "  show version  who answers: versions,",
+        "                uptime, what is",
+        "                configured",
+        "  a-term-of-20-letters",
+        "                x",
+    ]
+    assert list(explained(pairs, 36, 12)) == [
+        "  show version",
+        "      who answers: versions, uptime,",
+        "      what is configured",
+        "  a-term-of-20-letters",
+        "      x",
     ]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,9 +17,9 @@ from maglev.cli import grammar, render
 from maglev.cli.client import CALL_SECONDS, LONG_SECONDS, Client
 from maglev.cli.context import Context, Quit
 from maglev.cli.errors import DONE, REFUSED, CommandError, Unreachable
-from maglev.cli.grammar import Command, Kind, syntax_lines
+from maglev.cli.grammar import Command, Kind
 from maglev.cli.jsonout import dumps, plain, word
-from maglev.cli.text import escape, parse_duration
+from maglev.cli.text import escape, explained, parse_duration
 from maglev.pb import maglev_pb2 as pb
 
 Values = Mapping[str, str]
@@ -413,21 +412,8 @@ def _top(context: Context, command: Command) -> int:
 
 
 def _help(context: Context, command: Command) -> int:
-    context.print(help_lines())
+    context.print(explained(grammar.usage(), context.style.columns, 38))
     return DONE
-
-
-def help_lines() -> Iterator[str]:
-    """All commands with their help beside or below them, within 80 columns."""
-    for syntax, text in grammar.usage():
-        first, *rest = textwrap.wrap(text, 38)
-        if len(syntax) <= 38:
-            yield f"  {syntax:<38}  {first}"
-        else:
-            yield from syntax_lines(syntax)
-            rest = [first, *rest]
-        for line in rest:
-            yield f"  {'':<38}  {line}"
 
 
 def _quit(context: Context, command: Command) -> int:

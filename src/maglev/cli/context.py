@@ -9,7 +9,7 @@ from typing import IO, Any
 from maglev.cli.client import Client
 from maglev.cli.errors import DONE
 from maglev.cli.jsonout import dumps, plain
-from maglev.cli.text import Style, Table
+from maglev.cli.text import Style, Table, complain, wrap
 
 
 class Quit(Exception):
@@ -28,14 +28,15 @@ class Context:
     version: str
 
     def print(self, lines: Iterable[str]) -> None:
-        """Print lines as they come."""
+        """Print lines as they come; those that are too long for the terminal are broken between words."""
+        columns = 0 if self.json else self.style.columns
         for line in lines:
-            self.out.write(line + "\n")
+            self.out.writelines(f"{piece}\n" for piece in wrap(line, columns))
 
     def complain(self, text: str) -> None:
         """A message beside the answer."""
         self.out.flush()
-        self.err.write(f"maglevc: {text}\n")
+        complain(self.err, text)
 
     def show(self, message: Any, lines: Callable[[], Iterable[str]]) -> int:
         """One message, as JSON or for people."""

@@ -7,7 +7,6 @@ may follow in any order, each once. What a word may be abbreviated to follows fr
 from __future__ import annotations
 
 import enum
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -173,13 +172,6 @@ def usage(node: Node | None = None, before: str = "") -> Iterator[tuple[str, str
         yield said + "".join(f" [{_option(option)}]" for option in node.options), node.help
     for child in node.children:
         yield from usage(child, said)
-
-
-def syntax_lines(syntax: str) -> list[str]:
-    """A line of syntax as it is printed: indented, and broken between words where 80 columns are too few."""
-    return textwrap.wrap(
-        syntax, 80, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False, break_long_words=False
-    )
 
 
 def _option(node: Node) -> str:

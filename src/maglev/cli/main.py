@@ -7,39 +7,39 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
-from maglev.cli.errors import DONE, INTERRUPTED, USAGE, CommandError, UsageError
+from maglev.cli.errors import DONE, INTERRUPTED, REFUSED, UNREACHABLE, USAGE, CommandError, UsageError
+from maglev.cli.grammar import usage
+from maglev.cli.text import HELP_COLUMNS, Style, complain, escape, explained, terminal_columns, wrap
 from maglev.version import version
 
-USAGE_TEXT = """\
-usage: maglevc [flags] [command]
-
-Without a command: a shell (? shows what can follow, Tab completes).
-
-flags (one dash or two)
-  --server ADDRESS       host:port or unix:/path [MAGLEV_SERVER]; default: the
-                         daemon's Unix socket if it can be opened, else
-                         localhost:9090
-  --json                 JSON instead of tables
-  --color[=true|false]   colours; default: on a terminal, unless NO_COLOR is set
-  --tls                  speak TLS, with the system's authorities
-  --tls-ca FILE          speak TLS, with these authorities
-  --tls-cert FILE        our certificate
-  --tls-key FILE         its key
-  --tls-server-name NAME the name to verify instead of the address
-  --complete             print what the last word of the command, which may be
-                         empty, can become
-  --version              our version
-  --help                 this text
-
-exit status: 0 done, 1 refused or not found, 2 usage, 3 server unreachable,
-             130 interrupted with Ctrl-C
-
-commands
-"""
+FLAGS: Sequence[tuple[str, str]] = (
+    (
+        "--server ADDRESS",
+        "host:port or unix:/path [MAGLEV_SERVER]; default: the daemon's Unix socket if it can be opened, else "
+        "localhost:9090",
+    ),
+    ("--json", "JSON instead of tables"),
+    ("--color[=true|false]", "colours; default: on a terminal, unless NO_COLOR is set"),
+    ("--tls", "speak TLS, with the system's authorities"),
+    ("--tls-ca FILE", "speak TLS, with these authorities"),
+    ("--tls-cert FILE", "our certificate"),
+    ("--tls-key FILE", "its key"),
+    ("--tls-server-name NAME", "the name to verify instead of the address"),
+    ("--complete", "print what the last word of the command, which may be empty, can become"),
+    ("--version", "our version"),
+    ("--help", "this text"),
+)
+EXIT_STATUS: Sequence[tuple[str, str]] = (
+    (str(DONE), "done"),
+    (str(REFUSED), "refused or not found"),
+    (str(USAGE), "usage"),
+    (str(UNREACHABLE), "server unreachable"),
+    (str(INTERRUPTED), "interrupted with Ctrl-C"),
+)
 
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -92,6 +92,24 @@ def parse_flags(arguments: Sequence[str], environment: Mapping[str, str]) -> Fla
     return flags
 
 
+def help_lines(columns: int) -> Iterator[str]:
+    """What ``--help`` prints on a terminal of ``columns`` (0: there is none)."""
+    columns = min(columns or HELP_COLUMNS, HELP_COLUMNS)
+    yield from wrap("usage: maglevc [flags] [command]", columns)
+    yield ""
+    yield from wrap("Without a command: a shell (? shows what can follow, Tab completes).", columns, 0)
+    yield ""
+    yield "flags (one dash or two)"
+    yield from explained(FLAGS, columns, max(len(flag) for flag, _ in FLAGS))
+    yield ""
+    yield "exit status"
+    yield from explained(EXIT_STATUS, columns, max(len(status) for status, _ in EXIT_STATUS))
+    yield ""
+    yield "commands"
+    for syntax, _ in usage():
+        yield from wrap(f"  {syntax}", columns, 4)
+
+
 def _boolean(argument: str, value: str) -> bool:
     try:
         return _BOOLEANS[value.lower()]
@@ -117,23 +135,19 @@ def _main(arguments: Sequence[str], out: IO[str]) -> int:
     try:
         flags = parse_flags(arguments, os.environ)
     except UsageError as error:
-        sys.stderr.write(f"maglevc: {error}\n")
+        complain(sys.stderr, escape(str(error)))
         return USAGE
     if flags.version:
         out.write(f"maglevc {version()}\n")
         return DONE
     if flags.help:
-        from maglev.cli.grammar import syntax_lines, usage
-
-        out.write(USAGE_TEXT)
-        out.writelines(f"{line}\n" for syntax, _ in usage() for line in syntax_lines(syntax))
+        out.writelines(f"{line}\n" for line in help_lines(terminal_columns(out)))
         return DONE
     # gRPC takes a tenth of a second to import: not for the above.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from maglev.cli.client import Client, Tls, default_server
     from maglev.cli.commands import run
     from maglev.cli.context import Context, Quit
-    from maglev.cli.text import Style, escape
 
     try:
         wants_tls = flags.tls or flags.tls_ca or flags.tls_cert or flags.tls_key or flags.tls_server_name
@@ -141,9 +155,11 @@ def _main(arguments: Sequence[str], out: IO[str]) -> int:
         server, instead = (flags.server, "") if flags.server else default_server()
         client = Client(server, tls, instead)
     except CommandError as error:
-        sys.stderr.write(f"maglevc: {escape(str(error))}\n")
+        complain(sys.stderr, escape(str(error)))
         return error.status
-    context = Context(client, Style(_colour(flags, out), lambda: _columns(out)), flags.json, out, sys.stderr, version())
+    context = Context(
+        client, Style(_colour(flags, out), lambda: terminal_columns(out)), flags.json, out, sys.stderr, version()
+    )
     try:
         if flags.complete:
             from maglev.cli.complete import candidates
@@ -167,14 +183,6 @@ def _colour(flags: Flags, out: IO[str]) -> bool:
         return flags.colour
     # https://no-color.org: any value but the empty one.
     return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def _columns(out: IO[str]) -> int:
-    """Columns of the terminal that ``out`` is; 0: it is none, or does not know."""
-    try:
-        return os.get_terminal_size(out.fileno()).columns
-    except (OSError, ValueError):
-        return 0
 
 
 if __name__ == "__main__":

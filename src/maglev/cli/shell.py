@@ -32,7 +32,7 @@ from maglev.cli.complete import LiveNames
 from maglev.cli.context import Context, Quit
 from maglev.cli.errors import DONE, UsageError
 from maglev.cli.grammar import LIVE, Kind, Node, Position
-from maglev.cli.text import escape
+from maglev.cli.text import HELP_COLUMNS, escape, explained, wrap
 from maglev.pb import maglev_pb2 as pb
 
 # Names are remembered so long; a fetch has so long; as many are offered.
@@ -166,29 +166,31 @@ class GrammarCompleter(Completer):
                         yield Completion(name + " ", -len(begun), display=name, display_meta=node.kind.value)
 
 
-def what_follows(text: str, names: LiveNames | None = None) -> list[str]:
-    """The lines that ``?`` shows behind ``text``. ``names`` finds live names for the slots; it may take its time."""
+def what_follows(text: str, columns: int, names: LiveNames | None = None) -> list[str]:
+    """The lines that ``?`` shows behind ``text`` on a terminal of ``columns``.
+
+    ``names`` finds live names for the slots; it may take its time.
+    """
     try:
         position, begun = place(text)
     except UsageError as error:
-        return [str(error)]
+        return list(wrap(str(error), columns))
     nodes = [node for node, _ in position.following() if _fits(node, begun)]
     rows: list[tuple[str, str]] = [(node.name, node.help) for node in nodes]
     if position.complete() and not begun:
         rows.append(("<Enter>", "carry it out"))
     if not rows:
-        return [f"{escape(begun)!r} is not expected here: {grammar.expected(position)}"]
-    width = max(len(name) for name, _ in rows)
-    lines = [f"  {name:<{width}}  {text}" for name, text in rows]
+        return list(wrap(f"{escape(begun)!r} is not expected here: {grammar.expected(position)}", columns))
+    lines = list(explained(rows, columns, max(len(name) for name, _ in rows)))
     if names is not None:
         for node in nodes:
             if node.kind in LIVE:
                 found = [name for name in names(node.kind, begun, position.values) if name.startswith(begun)]
-                lines += _columns(found)
+                lines += _columns(found, min(columns, HELP_COLUMNS))
     return lines
 
 
-def _columns(names: Sequence[str], *, width: int = 80) -> list[str]:
+def _columns(names: Sequence[str], width: int) -> list[str]:
     """Names beside each other, in their order, and how many there are more."""
     shown = [escape(name) for name in names[:SHOWN]]
     size = max((len(name) for name in shown), default=0) + 2
@@ -329,7 +331,8 @@ def _keys(names: LiveNames) -> KeyBindings:
 
         async def show() -> None:
             # The names come from the daemon, on a thread: the next key does not wait for them.
-            lines = [f"{text}?", *await asyncio.to_thread(what_follows, text, names)]
+            columns = event.app.output.get_size().columns
+            lines = [f"{text}?", *await asyncio.to_thread(what_follows, text, columns, names)]
             await run_in_terminal(lambda: print("\n".join(lines)))
 
         event.app.create_background_task(show())

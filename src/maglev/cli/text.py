@@ -1,12 +1,14 @@
-"""Text for people: escaping, times, durations, colours, tables."""
+"""Text for people: escaping, times, durations, colours, lines that fit the terminal, tables."""
 
 from __future__ import annotations
 
 import datetime
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
+from typing import IO
 
 from maglev.cli.errors import UsageError
 
@@ -110,14 +112,82 @@ class Style:
         return f"\x1b[{code}m{text}\x1b[0m" if code and text else text
 
 
+# Help is laid out for so many columns; for fewer where the terminal has fewer.
+HELP_COLUMNS = 80
+# What a term means stands beside it where there is room for so much of it.
+_BESIDE = 24
+# A character of a line with the colours before and behind it.
+_CELL = re.compile(r"(?:\x1b\[\d+m)*[^\x1b](?:\x1b\[\d+m)*")
+_COLOUR = re.compile(r"\x1b\[\d+m")
+
+
+def terminal_columns(stream: IO[str]) -> int:
+    """Columns of the terminal that ``stream`` is; 0: it is none, or does not know."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return 0
+
+
+def _pieces(text: str, width: int, first: int) -> Iterator[tuple[int, int]]:
+    """Where each piece begins and ends that ``text`` is broken into; ``first``: the width of the first of them.
+
+    Between words; a word that is too long for a line behind its punctuation, or anywhere.
+    """
+    start, size, room = 0, len(text.rstrip()), first
+    while size - start > room:
+        end = text.rfind(" ", start + 1, start + room + 1)
+        if end < 0:
+            end = max(text.rfind(mark, start + room // 2, start + room) for mark in ",:;./-_|") + 1 or start + room
+        yield start, start + len(text[start:end].rstrip())
+        start = end + len(text[end:]) - len(text[end:].lstrip())
+        room = width
+    yield start, size
+
+
 def fold(text: str, width: int) -> list[str]:
-    """``text`` in pieces of at most ``width`` characters, broken behind blanks and punctuation where there are any."""
-    pieces = []
-    while len(text) > width:
-        at = max(text.rfind(mark, width // 2, width) for mark in " ,:;./-_") + 1 or width
-        pieces.append(text[:at].rstrip())
-        text = text[at:]
-    return [*pieces, text]
+    """``text`` in pieces of at most ``width`` characters, broken between words."""
+    return [text[start:end] for start, end in _pieces(text, width, width)]
+
+
+def wrap(line: str, columns: int, hang: int = 2) -> Iterator[str]:
+    """A line in as many as it takes on a terminal of ``columns`` (0: there is none), broken between words.
+
+    Those below the first are indented as it is and by ``hang`` more. Colours take no room, and go on.
+    """
+    text = _COLOUR.sub("", line)
+    if not columns or len(text) <= columns:
+        yield line
+        return
+    begin = len(text) - len(text.lstrip())
+    indent, below = min(begin, columns // 2), min(begin + hang, columns // 2)
+    pieces = [(begin + start, begin + end) for start, end in _pieces(text[begin:], columns - below, columns - indent)]
+    # What is left out is blanks; the colours between them are not.
+    cells = _CELL.findall(line)
+    margin = " " * indent + "".join(cells[:begin]).replace(" ", "")
+    for (start, end), (after, _) in zip(pieces, [*pieces[1:], (len(cells), 0)], strict=True):
+        yield margin + "".join(cells[start:end]) + "".join(cells[end:after]).replace(" ", "")
+        margin = " " * below
+
+
+def complain(stream: IO[str], text: str) -> None:
+    """A message of maglevc's own."""
+    stream.writelines(f"{line}\n" for line in wrap(f"maglevc: {text}", terminal_columns(stream)))
+
+
+def explained(pairs: Iterable[tuple[str, str]], columns: int, beside: int) -> Iterator[str]:
+    """Terms, and what each means: beside it where it has ``beside`` characters at most and the terminal is wide enough
+    for both, else below it. ``columns`` of the terminal; 0: there is none."""
+    columns = min(columns or HELP_COLUMNS, HELP_COLUMNS)
+    wide = columns - beside - 4 >= _BESIDE
+    start = beside + 4 if wide else min(6, columns // 2)
+    for term, text in pairs:
+        said = fold(text, columns - start)
+        if wide and len(term) <= beside:
+            yield f"  {term:<{beside}}  {said.pop(0)}"
+        else:
+            yield from wrap(f"  {term}", columns, 4)
+        yield from (" " * start + piece for piece in said)
 
 
 def cut(text: str, width: int) -> str:
