@@ -16,7 +16,6 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,22 +120,6 @@ def settle_collector() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- the daemon
-
-
-class _Ownership:
-    """The VIPs that are ours, in the state file."""
-
-    def __init__(self, state: StateFile) -> None:
-        self._state = state
-
-    def load(self) -> Iterable[str]:
-        """What was saved last."""
-        kept = self._state.get("vips")
-        return [item for item in kept if isinstance(item, str)] if isinstance(kept, list) else []
-
-    def save(self, vips: Sequence[str]) -> None:
-        """Remember these; they are on the disk soon."""
-        self._state.set("vips", list(vips))
 
 
 class Daemon:
@@ -329,7 +312,7 @@ class Daemon:
             self.checker,
             self.clock,
             presumption=self.checker,
-            ownership=_Ownership(self.state_file),
+            store=self.state_file,
             started_ns=self.started_monotonic_ns,
         )
         if self.options.vpp_stats_addr:

@@ -1,7 +1,7 @@
 """The state file: what has to survive a restart, written atomically, with the copy before it kept.
 
 One JSON document, ``{"version": 1, "sha256": ..., "state": {section: value}}``; the digest is that of the state as
-written, so that a torn or edited file is told from a good one. Writing happens outside the event loop: to a new file,
+written, so that a torn or edited file is told from a good one. All of it happens outside the event loop: to a new file,
 synced, then renamed over the old one, whose content goes to ``<path>.prev`` first. A file that cannot be read is
 replaced by the previous copy: a server under maintenance does not come back because a disk was full.
 """
@@ -134,7 +134,8 @@ class StateFile:
     def set(self, section: str, value: object) -> None:
         """Change a section; it is written soon (``run``), or as soon as somebody waits for it (``saved``).
 
-        A value that holds fragments of JSON (``orjson.Fragment``) has its keys in order in them.
+        Nobody changes the value any more. One that holds fragments of JSON (``orjson.Fragment``) has its keys in order
+        in them.
         """
         if self._state.get(section) == value:
             return
@@ -156,8 +157,9 @@ class StateFile:
     async def _write(self, path: Path) -> None:
         """Wait for the write that is under way, or begin one. Raises ``NotSaved``."""
         if self._writing is None or self._writing.done():
-            writes, data, ours = self._changed, encode(self._state), self._ours
-            self._writing = background.start("state-file", lambda: _write(path, data, ours))
+            # Sections are replaced, never changed: a copy of the whole is of this moment also on another thread.
+            writes, state, ours = self._changed, dict(self._state), self._ours
+            self._writing = background.start("state-file", lambda: _write(path, encode(state), ours))
             self._writing.add_done_callback(lambda done: self._ended(done, writes))
         try:
             await asyncio.shield(self._writing)

@@ -20,8 +20,8 @@ from maglev.states import State
 from maglev.vpp.buckets import differing
 from maglev.vpp.messages import VipKey, address_text, pack_set_weight
 from maglev.vpp.model import vip_key
-from maglev.vpp.reconciler import MemoryStore
 from maglev.vpp.state import StateReader, fill, new_vip
+from maglev.vpp.store import MemoryStore
 from maglev.vpp.transport import Reply, Request
 from tests.helpers.vpp import make_config
 from tests.helpers.vpprig import AT_ONCE, Rig, eventually

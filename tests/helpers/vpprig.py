@@ -17,7 +17,8 @@ from maglev.states import Code, State
 from maglev.vpp.client import Timing, VppClient
 from maglev.vpp.dataplane import Dataplane
 from maglev.vpp.messages import VipKey, address_text
-from maglev.vpp.reconciler import MemoryStore, Reconciler
+from maglev.vpp.reconciler import Reconciler
+from maglev.vpp.store import MemoryStore
 from maglev.vppsim.journal import Entry
 from maglev.vppsim.model import Vip, embed, extract
 from maglev.vppsim.server import StandIn
@@ -82,7 +83,7 @@ class Rig:
         self.presumed = Presumed()
         self.client = VppClient(str(path), SystemClock(), timing=timing, chance=random.Random(1))
         self.reconciler = Reconciler(
-            self.client, self.bus, self.states, self.clock, presumption=self.presumed, ownership=self.store
+            self.client, self.bus, self.states, self.clock, presumption=self.presumed, store=self.store
         )
         self.dataplane = Dataplane(self.client, self.reconciler, self.states, self.clock)
 

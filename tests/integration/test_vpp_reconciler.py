@@ -22,7 +22,7 @@ from maglev.states import State
 from maglev.vpp.client import Timing
 from maglev.vpp.dataplane import Dataplane
 from maglev.vpp.messages import MESSAGES, VipKey, pack_handshake_reply, pack_set_weight
-from maglev.vpp.reconciler import MemoryStore
+from maglev.vpp.store import MemoryStore
 from maglev.vpp.sync import CostModel
 from maglev.vpp.transport import Reply, Request
 from maglev.vppsim.faults import Refusal
@@ -162,6 +162,95 @@ async def test_what_changes_while_vpp_is_away_is_made_up_for_with_its_flush(path
         await rig.settled()
         await eventually(lambda: not rig.reconciler.owed)
         assert writes(server) == ["weight 10.0.0.1 1 flush"]
+
+
+async def away(server: StandIn, rig: Rig) -> None:
+    """VPP answers nobody until ``server.hanging`` is False again."""
+    server.hanging = True
+    server.drop_connections()
+    await eventually(lambda: not rig.client.connected)
+
+
+async def test_a_flush_that_an_operator_owes_while_vpp_is_away_is_made_also_after_a_restart_of_the_daemon(
+    path: Path,
+) -> None:
+    """The standby has weight 0 already: nothing in VPP tells that its flows are to go."""
+    store = MemoryStore()
+    async with stand_in(path) as server:
+        first = Rig(path, failover(), store=store)
+        first.load()
+        async with first.running():
+            await first.settled()
+            await away(server, first)
+            first.backend("c", State.DISABLED, by="ann")
+        server.hanging = False
+        server.journal.clear()
+        for expected in (["weight 10.0.0.3 0 flush"], []):
+            again = Rig(path, failover(), store=store)
+            again.states.set(c=State.DISABLED)
+            again.load()
+            async with again.running():
+                await again.settled()
+                assert writes(server) == expected
+                assert not again.reconciler.owed
+            server.journal.clear()
+
+
+async def test_the_flush_of_a_failed_server_that_waits_for_another_is_made_also_after_a_restart_of_the_daemon(
+    path: Path,
+) -> None:
+    store = MemoryStore()
+    async with stand_in(path) as server:
+        first = Rig(path, failover(), store=store)
+        first.load()
+        async with first.running():
+            await first.settled()
+            for name in "abc":
+                first.backend(name, DOWN)
+            await first.settled()
+            owed = set(first.reconciler.owed)
+            assert owed
+        server.journal.clear()
+        again = Rig(path, failover(), store=store, state=State.UNKNOWN)
+        again.load()
+        async with again.running():
+            await again.settled()
+            for name in "abc":
+                again.backend(name, DOWN)
+            await again.settled()
+            assert set(again.reconciler.owed) == owed
+            assert not writes(server)
+            again.backend("c", UP)
+            await again.settled()
+            assert writes(server) == ["weight 10.0.0.3 1", "weight 10.0.0.1 0 flush", "weight 10.0.0.2 0 flush"]
+
+
+async def test_what_is_owed_is_written_down_only_when_it_stays_owed(path: Path) -> None:
+    class Counting(MemoryStore):
+        written = 0
+
+        def set(self, section: str, value: object) -> None:
+            self.written += section == "flushes" and value != self.get(section)
+            super().set(section, value)
+
+    store, clock = Counting(), PacedClock()
+    async with programmed(path, clock=clock, store=store) as (server, rig):
+        for state in (DOWN, UP) * 5:
+            rig.backend("a", state)
+            await rig.settled()
+        await away(server, rig)
+        rig.backend("b", State.DISABLED, by="ann")
+        rig.backend("c", DOWN)
+        assert not store.get("flushes")
+        clock.advance(3)
+        await eventually(lambda: bool(store.get("flushes")))
+        assert store.get("flushes") == {"192.0.2.1/32 tcp 80": {"10.0.0.2": "operator", "10.0.0.3": "down"}}
+        server.hanging = False
+        await rig.settled()
+        await eventually(lambda: not rig.reconciler.owed)
+        clock.advance(3)
+        await eventually(lambda: store.get("flushes") == {})
+        assert store.written <= 3  # at most once empty while nothing was owed
 
 
 async def test_a_refused_call_is_counted_does_not_stop_the_rest_and_is_tried_again(
@@ -765,7 +854,7 @@ async def test_recreation_that_drift_causes_again_and_again_is_given_up(path: Pa
 async def test_a_frontend_that_leaves_the_file_is_emptied_and_removed_and_foreign_vips_stay(path: Path) -> None:
     store = MemoryStore()
     async with programmed(path, store=store) as (server, rig):
-        assert store.vips == ["192.0.2.1/32 tcp 80"]
+        assert store.get("vips") == ["192.0.2.1/32 tcp 80"]
         other = make_config({"p": {"a": 10}}, address="192.0.2.7", lb=AT_ONCE)
         rig.load(other)
         rig.states.set(a=UP)
@@ -779,7 +868,7 @@ async def test_a_frontend_that_leaves_the_file_is_emptied_and_removed_and_foreig
             "as del 10.0.0.3",
             "vip del 192.0.2.1/32",
         ]
-        assert store.vips == ["192.0.2.7/32 tcp 80"]
+        assert store.get("vips") == ["192.0.2.7/32 tcp 80"]
 
 
 @pytest.mark.parametrize(("prune", "left"), [(Prune.OWNED, 1), (Prune.ALL, 0)])
@@ -841,6 +930,36 @@ def with_another_name() -> Config:
     """The configuration ``failover``, but that a is called x."""
     addresses = {"x": "10.0.0.1", "b": "10.0.0.2", "c": "10.0.0.3"}
     return make_config({"p": {"x": 10, "b": 10}, "fallback": {"c": 10}}, backends=addresses, lb=AT_ONCE)
+
+
+@pytest.mark.parametrize("verdict", [UP, DOWN, State.UNKNOWN])
+async def test_the_old_address_of_a_backend_stays_over_a_restart_of_the_daemon_as_long_as_without_one(
+    path: Path, verdict: State
+) -> None:
+    lb = replace(AT_ONCE, startup_max_delay=60 * SECOND)
+    moved = make_config({"p": {"a": 10}}, backends={"a": "10.0.0.9"}, lb=lb)
+    store, clock = MemoryStore(), PacedClock()
+    async with stand_in(path) as server:
+        first = Rig(path, make_config({"p": {"a": 10}}, lb=lb), store=store, clock=clock)
+        first.load()
+        async with first.running():
+            await first.settled()
+            first.load(moved)
+            await first.settled()
+            assert weights(server) == {"10.0.0.1": 1, "10.0.0.9": 0}
+        clock = PacedClock()
+        again = Rig(path, moved, store=store, clock=clock, state=State.UNKNOWN)
+        again.load()
+        async with again.running():
+            await again.settled()
+            again.backend("a", verdict)
+            await again.settled()
+            served = {"10.0.0.9": 1} if verdict is UP else {"10.0.0.1": 1, "10.0.0.9": 0}
+            assert weights(server) == served
+            clock.advance(61)
+            await again.settled()
+            await eventually(lambda: weights(server) == {"10.0.0.9": int(verdict is UP)})
+            await eventually(lambda: not store.get("held"))
 
 
 async def test_another_name_for_a_server_takes_no_traffic_from_it(path: Path) -> None:

@@ -25,14 +25,28 @@ from maglev.pace import Pace, let_go
 from maglev.states import State
 from maglev.vpp.buckets import differing
 from maglev.vpp.client import Refused, VppClient
+from maglev.vpp.debts import Debts
 from maglev.vpp.desired import DesiredVip, desired_vips
 from maglev.vpp.drift import KINDS as DRIFT_KINDS
 from maglev.vpp.drift import Drift, ases_drift, conf_drift, drift, vip_drift
 from maglev.vpp.executor import Executor, Outcome, Pacer, RefusalKey
 from maglev.vpp.lost import LostWeights
 from maglev.vpp.messages import AsDetails, Encap, ProtocolError, VipKey, address_text
-from maglev.vpp.model import Actual, ActualVip, parse_vip_key, vip_key
+from maglev.vpp.model import Actual, ActualVip, vip_key
 from maglev.vpp.state import StateReader, describe, fill, new_vip, table_length
+from maglev.vpp.store import (
+    FLUSHES,
+    HELD,
+    VIPS,
+    MemoryStore,
+    Store,
+    held_from_json,
+    held_to_json,
+    owed_from_json,
+    owed_to_json,
+    vips_from_json,
+    vips_to_json,
+)
 from maglev.vpp.sync import (
     COUNTED,
     Cause,
@@ -68,6 +82,9 @@ DRIFT_WINDOW_NS = 600 * 1_000_000_000
 DRIFT_RECREATIONS = 2
 ADOPTION_PATIENCE_NS = 5 * 1_000_000_000
 """The least time that a VPP is given to be read for the first time."""
+
+KEEP_SECONDS = 3.0
+"""How long a flush is owed before it is written down for the case of a restart."""
 
 RELOAD_PATIENCE_NS = 10 * 1_000_000_000
 """How long a configuration that is in force may stay unannounced (a reload between its first and its last step)."""
@@ -137,33 +154,6 @@ class Presumption(Protocol):
         ...
 
 
-class OwnershipStore(Protocol):
-    """Where the VIPs that are ours are remembered over restarts, as ``str(VipKey)``."""
-
-    def load(self) -> Iterable[str]:
-        """What was saved last."""
-        ...
-
-    def save(self, vips: Sequence[str]) -> None:
-        """Remember these. Must not wait."""
-        ...
-
-
-class MemoryStore:
-    """An ``OwnershipStore`` that forgets with the process."""
-
-    def __init__(self) -> None:
-        self.vips: list[str] = []
-
-    def load(self) -> Iterable[str]:
-        """What was saved last."""
-        return self.vips
-
-    def save(self, vips: Sequence[str]) -> None:
-        """Remember these."""
-        self.vips = list(vips)
-
-
 @dataclass(slots=True)
 class Counters:
     """What the reconciler counts. ``lbsync`` by (scope ``all`` or ``one``, kind); ``drift`` by kind.
@@ -214,7 +204,7 @@ class Reconciler:
         clock: Clock,
         *,
         presumption: Presumption | None = None,
-        ownership: OwnershipStore | None = None,
+        store: Store | None = None,
         started_ns: int | None = None,
     ) -> None:
         self.client = client
@@ -226,9 +216,8 @@ class Reconciler:
         self._clock = clock
         self._started_ns = clock.monotonic_ns() if started_ns is None else started_ns
         self._presumption = presumption
-        self._ownership = ownership or MemoryStore()
-        self._owned: set[VipKey] = set()
-        self._load_ownership()
+        self._store = store or MemoryStore()
+        self._owned: set[VipKey] = set(vips_from_json(self._store.get(VIPS)))
         self._config: Config | None = None
         self._unannounced_since = 0
         self._announcement = asyncio.Event()
@@ -246,8 +235,7 @@ class Reconciler:
         self._parked: dict[str, None] = {}
         self._cut: dict[str, None] = {}  # frontends whose steps a budget has cut off; who waits longest comes first
         self._overtaken = False  # the batch before this put frontends that nobody served before what waits
-        self._owed: dict[FlushKey, Owed] = {}
-        self._serial = 0
+        self._debts = Debts(owed_from_json(self._store.get(FLUSHES)))
         self._held: dict[str, dict[bytes, int]] = {}
         self._multiples: dict[VipKey, Fraction] = {}
         self._natures: dict[VipKey, tuple[Encap, bool, int | None]] = {}
@@ -293,7 +281,7 @@ class Reconciler:
     @property
     def owed(self) -> Mapping[FlushKey, Owed]:
         """Flushes that VPP has not acknowledged."""
-        return self._owed
+        return self._debts.owed
 
     @property
     def multiples(self) -> Mapping[VipKey, Fraction]:
@@ -415,7 +403,7 @@ class Reconciler:
                 frontend = self._config.frontends.get(event.frontend)
                 backend = self._config.backends.get(event.backend)
                 if frontend is not None and backend is not None:
-                    self._owe(FlushKey(vip_key(frontend), backend.address.packed), Cause.OPERATOR)
+                    self._debts.owe(FlushKey(vip_key(frontend), backend.address.packed), Cause.OPERATOR)
         elif isinstance(event, DrainEvent):
             for use in self._uses.get(event.name, ()):
                 self._mark(use.frontend)
@@ -442,14 +430,7 @@ class Reconciler:
             self._mark(use.frontend)
             # What is removed is deleted with a flush.
             if not first and to is not State.REMOVED and flush_owed(to, flush_on_down=use.flush_on_down):
-                self._owe(use.flush, Cause.DOWN if to is State.DOWN else Cause.OPERATOR)
-
-    def _owe(self, key: FlushKey, cause: Cause) -> None:
-        self._serial += 1
-        before = self._owed.get(key)
-        if before is not None and before.cause is Cause.OPERATOR:
-            cause = Cause.OPERATOR
-        self._owed[key] = Owed(cause, False, self._serial)
+                self._debts.owe(use.flush, Cause.DOWN if to is State.DOWN else Cause.OPERATOR)
 
     def _mark(self, name: str) -> None:
         self._dirty[name] = None
@@ -543,13 +524,15 @@ class Reconciler:
                 started_ns=self._started_ns,
             )
             self._warmup.begin(new.backends, self._state_of)
+            self._hold_again(new)
         else:
             self._warmup.forget(new.backends)
             self._warmup.inherit(index.inherited, self._state_of)
             self._held = index.held
+            self._keep_held()
             for key in index.rescaled:
                 self._multiples.pop(key, None)
-        self._owed = {key: debt for key, debt in self._owed.items() if key in index.flushes}
+        self._debts.forget_but(index.flushes)
         self._lost.forget_but(self._configured)
         self._unpark()
         self._dirty = {name: None for name in self._dirty if name in new.frontends}
@@ -598,7 +581,9 @@ class Reconciler:
                 group.create_task(self._configurations())
                 group.create_task(self._batches())
                 group.create_task(self._full_syncs())
+                group.create_task(self._keep_flushes())
         finally:
+            self._keep_flushes_at_last()
             self._stop_listening()
 
     async def _batches(self) -> None:
@@ -814,8 +799,8 @@ class Reconciler:
             full = prune_rest = False
         wanted = self.desired(names, source)
         policy = self.policy(full=full, prune_rest=prune_rest, force=force, first=first)
-        plan = diff(wanted, self._actual, self._owed, policy)
-        self._note_debts(plan)
+        plan = diff(wanted, self._actual, self._debts.owed, policy)
+        self._debts.note(plan)
         self._note_natures(wanted)
         for note in plan.notes:
             log.debug("vpp-plan-note", note)
@@ -860,16 +845,6 @@ class Reconciler:
         if multiple is None:
             return {address: have.weight for address, have in vip.ases.items()}
         return {address: scaled(have.weight, 1 / multiple) for address, have in vip.ases.items()}
-
-    def _note_debts(self, plan: Plan) -> None:
-        for key in plan.settled:
-            self._owed.pop(key, None)
-        for key in plan.waiting:
-            if (debt := self._owed.get(key)) is not None and not debt.waited:
-                self._owed[key] = debt._replace(waited=True)
-        for key, debt in plan.incurred.items():
-            self._serial += 1
-            self._owed.setdefault(key, debt._replace(serial=self._serial))
 
     def _note_natures(self, wanted: Sequence[DesiredVip]) -> None:
         """Remember what a recreation would be explained by: a change of the file."""
@@ -926,19 +901,14 @@ class Reconciler:
             acknowledge(self._actual, step)
         if (kind := COUNTED.get(step.op)) is not None:
             self.counters.lbsync[self._scope, kind] += 1
-        for key, serial in step.settles:
-            debt = self._owed.get(key)
-            if debt is not None and debt.serial == serial:
-                del self._owed[key]
+        self._debts.acknowledged(step)
         log.info("vpp-change", step, frontend=step.frontend, backend=step.backend, vip=step.vip or "")
         if step.vip is None:
             return
         if step.address:
             self._lost.written(step.vip, step.address)
-        if step.op is Op.ADD_AS and FlushKey(step.vip, step.address) in self._owed:
+        if step.op is Op.ADD_AS and FlushKey(step.vip, step.address) in self._debts.owed:
             self._mark(step.frontend)  # It was lingering with the flows that are to go.
-        elif step.op is Op.DELETE_AS:
-            self._owed.pop(FlushKey(step.vip, step.address), None)
         elif step.op is Op.CREATE_VIP:
             self._vips_changed = True
             self._multiples.pop(step.vip, None)
@@ -947,8 +917,6 @@ class Reconciler:
         elif step.op is Op.DELETE_VIP:
             self._vips_changed = True
             self._multiples.pop(step.vip, None)
-            for key in [key for key in self._owed if key.vip == step.vip]:
-                del self._owed[key]
             if step.vip in self._configured:
                 self._note_recreation(step.vip, step.reason)
             elif step.vip in self._owned:
@@ -1003,6 +971,7 @@ class Reconciler:
 
     def _expire_held(self) -> None:
         now = self._clock.monotonic_ns()
+        before = sum(len(held) for held in self._held.values())
         for name, held in list(self._held.items()):
             left = {address: until for address, until in held.items() if until > now}
             if len(left) != len(held):
@@ -1011,6 +980,8 @@ class Reconciler:
                 self._held[name] = left
             else:
                 del self._held[name]
+        if before != sum(len(held) for held in self._held.values()):
+            self._keep_held()
 
     async def _wait_for(self, event: asyncio.Event, seconds: float) -> None:
         waiting = asyncio.ensure_future(event.wait())
@@ -1380,12 +1351,35 @@ class Reconciler:
         if len(self._owned) != before:
             self._save_ownership()
 
-    def _load_ownership(self) -> None:
-        for text in self._ownership.load():
-            try:
-                self._owned.add(parse_vip_key(text))
-            except ValueError as error:
-                log.warning("vpp-ownership-unreadable", f"an entry of the state file names no VIP: {error}")
-
     def _save_ownership(self) -> None:
-        self._ownership.save([str(key) for key in sorted(self._owned, key=lambda key: key.sort_key)])
+        self._store.set(VIPS, vips_to_json(self._owned))
+
+    # ----------------------------------------------------------------------------------------- kept over a restart
+
+    async def _keep_flushes(self) -> None:
+        """Write down what is owed. Nearly all is acknowledged before that, and so never written."""
+        while True:
+            await self._debts.changed.wait()
+            await self._clock.sleep(KEEP_SECONDS)
+            self._debts.changed.clear()
+            pace = Pace()
+            flushes: dict[str, dict[str, str]] = {}
+            for _ in owed_to_json(list(self._debts.owed.items()), flushes):
+                await pace.breathe()
+            self._store.set(FLUSHES, flushes)
+
+    def _keep_flushes_at_last(self) -> None:
+        flushes: dict[str, dict[str, str]] = {}
+        for _ in owed_to_json(self._debts.owed.items(), flushes):
+            pass
+        self._store.set(FLUSHES, flushes)
+
+    def _keep_held(self) -> None:
+        self._store.set(HELD, held_to_json(self._held))
+
+    def _hold_again(self, config: Config) -> None:
+        """Old addresses of backends that were moved before the restart: as long as an unknown backend keeps its own."""
+        until = self._started_ns + config.lb.startup_max_delay
+        for name, address in held_from_json(self._store.get(HELD)):
+            if name in config.frontends:
+                self._held.setdefault(name, {})[address] = until

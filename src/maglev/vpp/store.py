@@ -1,0 +1,110 @@
+"""What the dataplane has to know again after a restart of the daemon, as JSON values in sections of the state file.
+
+``vips``: the VIPs that are ours. ``held``: old addresses of backends that got new ones, by frontend. ``flushes``: what
+is owed, by VIP and address: ``down``, ``waiting`` (down, and put off for want of another server) or ``operator``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import ip_address
+from typing import Protocol
+
+from maglev import logs
+from maglev.vpp.messages import VipKey, address_text
+from maglev.vpp.model import parse_vip_key
+from maglev.vpp.sync import Cause, FlushKey, Owed
+
+log = logs.get(__name__)
+
+VIPS, HELD, FLUSHES = "vips", "held", "flushes"
+
+_OWED: Mapping[str, Owed] = {
+    "down": Owed(Cause.DOWN),
+    "waiting": Owed(Cause.DOWN, waited=True),
+    "operator": Owed(Cause.OPERATOR),
+}
+
+
+class Store(Protocol):
+    """Named sections of JSON values that survive a restart; the state file."""
+
+    def get(self, section: str) -> object:
+        """The value of a section, None if there is none."""
+        ...
+
+    def set(self, section: str, value: object) -> None:
+        """Remember this, which nobody changes any more. Must not wait."""
+        ...
+
+
+class MemoryStore:
+    """A ``Store`` that forgets with the process."""
+
+    def __init__(self) -> None:
+        self.sections: dict[str, object] = {}
+
+    def get(self, section: str) -> object:
+        """The value of a section, None if there is none."""
+        return self.sections.get(section)
+
+    def set(self, section: str, value: object) -> None:
+        """Remember this."""
+        self.sections[section] = value
+
+
+def vips_to_json(keys: Iterable[VipKey]) -> object:
+    """For ``vips_from_json``."""
+    return [str(key) for key in sorted(keys, key=lambda key: key.sort_key)]
+
+
+def vips_from_json(value: object) -> Iterator[VipKey]:
+    """The VIPs in a section; what names none is logged and left out, here and in the others."""
+    for text in value if isinstance(value, list) else ():
+        try:
+            yield parse_vip_key(str(text))
+        except ValueError as error:
+            _unreadable(error)
+
+
+def held_to_json(held: Mapping[str, Iterable[bytes]]) -> object:
+    """For ``held_from_json``."""
+    return {name: [address_text(address) for address in addresses] for name, addresses in held.items()}
+
+
+def held_from_json(value: object) -> Iterator[tuple[str, bytes]]:
+    """Frontends and addresses that they are held at."""
+    for name, addresses in value.items() if isinstance(value, dict) else ():
+        for text in addresses if isinstance(addresses, list) else ():
+            try:
+                yield name, ip_address(str(text)).packed
+            except ValueError as error:
+                _unreadable(error)
+
+
+def owed_to_json(items: Iterable[tuple[FlushKey, Owed]], into: dict[str, dict[str, str]]) -> Iterator[None]:
+    """Fill ``into`` for ``owed_from_json``, flush by flush: a generator, so that it can be done in slices."""
+    vips: dict[VipKey, dict[str, str]] = {}
+    for key, debt in items:
+        flushes = vips.get(key.vip)
+        if flushes is None:
+            flushes = vips[key.vip] = into.setdefault(str(key.vip), {})
+        waits = debt.waited and debt.cause is Cause.DOWN
+        flushes[address_text(key.address)] = "waiting" if waits else debt.cause.value
+        yield
+
+
+def owed_from_json(value: object) -> Iterator[tuple[FlushKey, Owed]]:
+    """The flushes that are owed; without serials."""
+    for text, flushes in value.items() if isinstance(value, dict) else ():
+        for address, why in flushes.items() if isinstance(flushes, dict) else ():
+            try:
+                yield FlushKey(parse_vip_key(text), ip_address(address).packed), _OWED[str(why)]
+            except ValueError as error:
+                _unreadable(error)
+            except KeyError:
+                _unreadable(f"a flush is owed for {why!r}")
+
+
+def _unreadable(why: object) -> None:
+    log.warning("vpp-kept-unreadable", f"an entry of the state file makes no sense: {why}")
