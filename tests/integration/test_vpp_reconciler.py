@@ -664,6 +664,42 @@ async def test_what_somebody_changes_while_there_is_no_connection_is_drift(path:
         assert rig.reconciler.counters.drift == Counter({"as_foreign": 1, "as_missing": 1})
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_what_was_known_of_a_vpp_is_set_beside_what_it_holds_in_slices(
+    path: Path, monkeypatch: pytest.MonkeyPatch, restarted: bool
+) -> None:
+    async with programmed(path, several(3)) as (server, rig):
+        turns: list[int] = []
+        lost, turn = rig.reconciler._lost, 0
+
+        async def ticking() -> None:
+            nonlocal turn
+            while True:
+                turn += 1
+                await asyncio.sleep(0)
+
+        def at(real: Any) -> Any:
+            def call(*args: object) -> object:
+                turns.append(turn)
+                return real(*args)
+
+            return call
+
+        monkeypatch.setattr("maglev.pace.SLICE_NS", 0)
+        monkeypatch.setattr(lost, "lose", at(lost.lose))
+        monkeypatch.setattr(rig.reconciler, "_note_drift", at(rig.reconciler._note_drift))
+        ticker = asyncio.create_task(ticking())
+        connects = rig.client.connects
+        if restarted:
+            await server.restart()
+        else:
+            server.drop_connections()
+        await eventually(lambda: rig.client.connects > connects)
+        await rig.settled()
+        ticker.cancel()
+        assert len(set(turns)) >= 3, "one VIP a turn"
+
+
 async def test_a_vpp_that_restarts_with_another_configuration_has_drift_and_one_that_restarts_empty_has_none(
     path: Path,
 ) -> None:

@@ -69,6 +69,7 @@ def test_what_is_owed_comes_back_with_its_cause_and_is_settled_as_before() -> No
         (vips_from_json, ["192.0.2.1/32 tcp", 7]),
         (held_from_json, {"www": ["10.0.0", 7.5]}),
         (owed_from_json, {"192.0.2.1/32 tcp 80": {"10.0.0.1": "rent", "x": "down"}}),
+        (owed_from_json, {"192.0.2.1/32 tcp": {"10.0.0.1": "down"}, "www": {"10.0.0.1": "down", "10.0.0.2": "down"}}),
     ],
 )
 def test_an_entry_that_makes_no_sense_is_told_and_left_out(

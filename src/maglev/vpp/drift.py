@@ -58,7 +58,8 @@ def conf_drift(known: LbConf | None, read: LbConf) -> list[Drift]:
 def drift(
     known: Actual, read: Actual, *, uncertain: Collection[VipKey | None], anew: bool
 ) -> Iterator[tuple[VipKey, list[Drift]]]:
-    """What differs in all of VPP, VIP by VIP; the global settings are the caller's.
+    """What differs in all of VPP, VIP by VIP, of nearly all nothing: a generator, so that it can be done in slices. The
+    global settings are the caller's.
 
     ``uncertain``: VIPs with calls that may or may not have been done. ``anew``: VPP has been restarted since, so
     that nothing of ours is missed in it.
@@ -75,5 +76,4 @@ def drift(
             found = vip_drift(had, have) + ases_drift(had.ases, have.ases)
         if anew:
             found = [one for one in found if one.kind not in ("vip_missing", "as_missing")]
-        if found:
-            yield key, found
+        yield key, found

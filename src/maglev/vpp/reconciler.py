@@ -1015,7 +1015,7 @@ class Reconciler:
         if actual.vips:
             describe(actual.vips, await self._reader.verbose())
         self._still_connected(connects)
-        self._compare(actual)
+        await self._compare(actual)
         self._stale.clear()
         self._refused.clear()
         presumed: set[str] = set()
@@ -1046,7 +1046,7 @@ class Reconciler:
         if self.client.connects != connects:
             raise Unavailable("the connection was made anew while VPP was read")
 
-    def _compare(self, actual: Actual) -> None:
+    async def _compare(self, actual: Actual) -> None:
         """Tell what somebody else has changed while there was no connection; remember what a restarted VPP has lost."""
         info = self.client.info()
         assert info is not None
@@ -1057,14 +1057,17 @@ class Reconciler:
         self._connected_ns = info.connected_ns
         if known is None:
             return
+        pace = Pace()
         if anew:
             self._lost.restarted()
             for key in self._configured & known.vips.keys():
                 self._lost.lose(key, self._weights_of(known.vips[key]))
+                await pace.breathe()
         elif actual.conf is not None and None not in uncertain:
             self._note_drift(None, conf_drift(known.conf, actual.conf))
         for key, found in drift(known, actual, uncertain=uncertain, anew=anew):
             self._note_drift(key, found)
+            await pace.breathe()
 
     def _backends_at(self, config: Config, name: str, addresses: Iterable[bytes]) -> Iterable[str]:
         wanted = set(addresses)

@@ -97,9 +97,14 @@ def owed_to_json(items: Iterable[tuple[FlushKey, Owed]], into: dict[str, dict[st
 def owed_from_json(value: object) -> Iterator[tuple[FlushKey, Owed]]:
     """The flushes that are owed; without serials."""
     for text, flushes in value.items() if isinstance(value, dict) else ():
+        try:
+            vip = parse_vip_key(text)
+        except ValueError as error:
+            _unreadable(error)
+            continue
         for address, why in flushes.items() if isinstance(flushes, dict) else ():
             try:
-                yield FlushKey(parse_vip_key(text), ip_address(address).packed), _OWED[str(why)]
+                yield FlushKey(vip, ip_address(address).packed), _OWED[str(why)]
             except ValueError as error:
                 _unreadable(error)
             except KeyError:
