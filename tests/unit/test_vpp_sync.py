@@ -174,6 +174,33 @@ def test_a_flush_that_waited_is_void_once_the_server_is_back_or_its_fresh_flows_
     assert plan.settled == [FlushKey(WWW, packed("10.0.0.1"))]
 
 
+def test_a_flush_that_waited_does_not_go_out_because_a_restart_knows_less_of_the_others() -> None:
+    states = two_pools(on_all_down=OnAllDown.KEEP)
+    states.set(a=State.DOWN, b=State.UNKNOWN, c=State.UNKNOWN)
+    have = actual(found({"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 0}))
+    unresolved = frozenset({"b", "c"})
+    plan = plan_of(states, have, {"10.0.0.1": Owed(Cause.DOWN, waited=True)}, unresolved=unresolved)
+    assert not plan.steps
+    assert plan.waiting == [FlushKey(WWW, packed("10.0.0.1"))]
+    states.set(b=State.UP)
+    plan = plan_of(states, have, {"10.0.0.1": Owed(Cause.DOWN, waited=True)}, unresolved=frozenset({"c"}))
+    assert lines(plan) == ["lb_as_set_weight as 10.0.0.1 weight 0 -> 0 flush"]
+
+
+def test_the_flush_of_a_failed_server_of_which_a_restart_knows_nothing_waits_for_its_verdict() -> None:
+    states = two_pools()
+    states.set(a=State.UNKNOWN)
+    have = actual(found({"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}))
+    plan = plan_of(states, have, {"10.0.0.1": Cause.DOWN}, unresolved=frozenset({"a"}))
+    assert not plan.steps
+    assert plan.waiting == [FlushKey(WWW, packed("10.0.0.1"))]
+    states.set(a=State.UP)
+    assert plan_of(states, have, {"10.0.0.1": Owed(Cause.DOWN, waited=True)}).settled == plan.waiting
+    states.set(a=State.DOWN)
+    plan = plan_of(states, have, {"10.0.0.1": Owed(Cause.DOWN, waited=True)})
+    assert lines(plan) == ["lb_as_set_weight as 10.0.0.1 weight 1 -> 0 flush"]
+
+
 def test_disable_flushes_even_the_last_backend_since_the_operator_said_so() -> None:
     states = FakeStates(make_config({"primary": {"a": 10}}, flush_on_down=False))
     states.set(a=State.DISABLED)

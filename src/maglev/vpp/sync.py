@@ -642,12 +642,12 @@ def _plan_flushes(
     them when it is added, so what is owed to it stays owed until then.
 
     A failed AS is flushed only while some other AS takes its flows: with none, they would be pinned to nothing for the
-    flow time-out, where they now at least come back with the server.
+    flow time-out, where they now at least come back with the server. A flush that has waited for one waits until it is
+    known to be up: that a restart of the daemon knows less than before is no reason.
     """
-    takers = {
-        ours.address for ours in vip.ases if targets[ours.address] > 0 and ours.state in (State.UP, State.UNKNOWN)
-    }
-    takers.update(address for address in held if present[address].weight > 0)
+    up = {ours.address for ours in vip.ases if targets[ours.address] > 0 and ours.state is State.UP}
+    up.update(address for address in held if present[address].weight > 0)
+    takers = up | {ours.address for ours in vip.ases if targets[ours.address] > 0 and ours.state is State.UNKNOWN}
     flushes: dict[bytes, int] = {}
     for ours in vip.ases:
         key = FlushKey(vip.key, ours.address)
@@ -664,11 +664,12 @@ def _plan_flushes(
             cause = Cause.DOWN if ours.state is State.DOWN else Cause.OPERATOR
         else:
             cause = debt.cause
-        elsewhere = bool(takers - {ours.address})
+        elsewhere = bool((up if debt is not None and debt.waited else takers) - {ours.address})
         if cause is Cause.OPERATOR:
             flushes[ours.address] = debt.serial if debt is not None else 0
-        elif target > 0 and ours.state is State.DOWN:
-            # It failed but keeps its weight (on-all-down: keep): what a flush evicts would come straight back.
+        elif target > 0 and (ours.state is State.DOWN or ours.weight is None):
+            # It failed but keeps its weight (on-all-down: keep, or not known any more): what a flush evicts would come
+            # straight back.
             if debt is not None:
                 plan.waiting.append(key)
         elif target > 0 and debt is not None and (debt.waited or not elsewhere):
