@@ -642,6 +642,46 @@ async def test_drift_of_each_kind_is_found_by_the_periodic_sync_told_counted_and
         assert rig.reconciler.counters.drift == Counter(kinds)
 
 
+@pytest.mark.parametrize("vips", [1, 3])
+async def test_a_vip_that_is_made_again_with_nothing_but_another_stickiness_is_found_told_and_repaired_at_once(
+    path: Path, vips: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The list of VIPs does not say so: where it stands in the list tells, and that its old ASes linger beside it."""
+    clock = PacedClock()
+    key = VipKey.parse("192.0.2.1/32", 6, 1)
+    async with programmed(path, several(vips), clock=clock) as (server, rig):
+        drifts = rig.reconciler.counters.drift
+        words = "vip 192.0.2.1/32 protocol tcp port 1"
+        by_cli(server, f"{words} del", f"{words} encap gre4 new_len 16384 src_ip_sticky")
+        by_cli(server, "as 192.0.2.1/32 protocol tcp port 1 10.0.0.1 weight 1")
+        syncs = rig.reconciler.counters.full_syncs
+        with caplog.at_level(logging.WARNING):
+            clock.advance(31)
+            await eventually(lambda: rig.reconciler.counters.full_syncs > syncs)
+            await rig.settled()
+        vip = vip_of(server, key)
+        assert vip is not None
+        assert (vip.src_ip_sticky, weights(server, key)) == (False, {"10.0.0.1": 1})
+        assert {kind: count for kind, count in drifts.items() if count} == {"vip_changed": 1}
+        assert "its src-ip-sticky is True instead of False" in caplog.text
+
+
+async def test_an_as_that_somebody_deletes_is_no_reason_to_ask_the_cli(path: Path) -> None:
+    clock = PacedClock()
+    async with programmed(path, clock=clock) as (server, rig):
+        for commands in (
+            [f"{AS_OF_WWW} 10.0.0.1 del"],
+            [f"{AS_OF_WWW} 10.0.0.3 del", f"{AS_OF_WWW} 10.0.0.3 weight 2"],
+        ):
+            by_cli(server, *commands)
+            syncs = rig.reconciler.counters.full_syncs
+            clock.advance(31)
+            await eventually(lambda syncs=syncs: rig.reconciler.counters.full_syncs > syncs)  # type: ignore[misc]
+            await rig.settled()
+        assert not [entry for entry in server.journal.calls("cli_inband") if "verbose" in str(entry.values)]
+        assert weights(server) == {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}
+
+
 async def test_what_a_second_controller_does_is_drift_whoever_reads_it_and_counted_once(path: Path) -> None:
     async with programmed(path) as (server, rig):
         payload = pack_set_weight(WWW, b"\x0a\x00\x00\x02", 9, flush=False)

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -252,6 +252,7 @@ class Reconciler:
         self._refused: set[RefusalKey] = set()
         self._scope = "one"
         self._vips_changed = False
+        self._listed: dict[VipKey, None] = {}  # the VIPs in the order of VPP's own list, as read last
         self._primed = False  # the global settings of this VPP have been seen to
         self._settled = False
         self._adopted = False
@@ -916,6 +917,7 @@ class Reconciler:
             self._own([step.vip])
         elif step.op is Op.DELETE_VIP:
             self._vips_changed = True
+            self._listed.pop(step.vip, None)
             self._multiples.pop(step.vip, None)
             if step.vip in self._configured:
                 self._note_recreation(step.vip, step.reason)
@@ -1010,6 +1012,7 @@ class Reconciler:
         connects = self.client.connects
         conf = await self._reader.conf()
         actual = Actual(conf, {key: new_vip(details) for key, details in (await self._reader.vips()).items()})
+        self._listed = dict.fromkeys(actual.vips)
         for vip in actual.vips.values():
             fill(vip, await self._ases_of(vip))
         if actual.vips:
@@ -1132,7 +1135,8 @@ class Reconciler:
                 self.unmanaged = tuple(result.plan.unmanaged)
             if self._vips_changed:
                 async with self._work:
-                    await self._read_verbose()
+                    if await self._read_verbose():
+                        self._request_full("drift")
             self.counters.full_syncs += 1
             self.last_full_sync_at_ns = self._clock.time_ns()
             self.last_full_sync_changes = len(result.done)
@@ -1237,6 +1241,10 @@ class Reconciler:
                 actual.vips[key] = made
                 self._vips_changed = True
                 self._stale.add(key)
+        # A VIP that was deleted and made again comes behind the others, whatever else is as it was.
+        before, self._listed = self._listed, dict.fromkeys(listed)
+        if [key for key in before if key in listed] != [key for key in listed if key in before]:
+            self._vips_changed = True
         if self._vips_changed:
             await self._read_verbose()
 
@@ -1261,19 +1269,29 @@ class Reconciler:
             if vip is None:
                 continue
             read = await self._ases_of(vip)
-            known = vip.ases
+            known, lingering = vip.ases, vip.lingering
             fill(vip, read)
             if key not in self._stale:
                 self._note_drift(key, ases_drift(known, vip.ases))
+                # More was deleted than is gone, or all: it may be another VIP by now, of the same key.
+                gone = sum(address not in vip.ases for address in known)
+                if vip.lingering - lingering > gone or 0 < len(known) == gone:
+                    self._vips_changed = True
             self._stale.discard(key)
-            if known and known.keys().isdisjoint(vip.ases):
-                self._vips_changed = True  # it may be another VIP by now, of the same key
 
-    async def _read_verbose(self) -> None:
+    async def _read_verbose(self) -> bool:
+        """Read what only the CLI tells; returns whether a VIP turns out to be another than it was."""
         actual = self._demand()
         verbose = await self._reader.verbose() if actual.vips else {}
+        known = {key: replace(vip) for key, vip in actual.vips.items()}
         describe(actual.vips, verbose)
         self._vips_changed = False
+        changed = False
+        for key, before in known.items():
+            found = vip_drift(before, actual.vips[key])
+            self._note_drift(key, found)
+            changed |= bool(found)
+        return changed
 
     # ------------------------------------------------------------------------------------------------------ requests
 
