@@ -22,11 +22,20 @@ DEADLINE = 20.0
 """Seconds for anything that has to happen; far more than it takes."""
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind((host, 0))
-        return int(sock.getsockname()[1])
+_reserved: list[socket.socket] = []
+
+
+def reserved_port() -> int:
+    """A TCP port for this test alone, on every address of IPv4, until its process ends.
+
+    It is bound, and nobody listens: the kernel gives it to no other that asks for any port, for a connection or to
+    listen on it. Who is told it can, as bound ports are shared with SO_REUSEADDR until one of them listens (ip(7)).
+    """
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("", 0))
+    _reserved.append(sock)
+    return int(sock.getsockname()[1])
 
 
 class HttpTarget:
@@ -88,7 +97,7 @@ class _Notices(asyncio.DatagramProtocol):
 
 
 class DaemonProcess:
-    """``maglevd`` in a process of its own, in ``directory``; everything it listens on is there or on a free port.
+    """``maglevd`` in a process of its own, in ``directory``; everything it listens on is there or on a port of its own.
 
     ``config``: the configuration, in YAML or JSON.
     """
@@ -98,7 +107,7 @@ class DaemonProcess:
         self.config = directory / ("maglev.json" if config.startswith("{") else "maglev.yaml")
         self.config.write_text(config)
         self.socket = directory / "run" / "maglevd.sock"
-        self.metrics_port = free_port()
+        self.metrics_port = reserved_port()
         self.flags = flags
         self.process: asyncio.subprocess.Process | None = None
         self.log: list[str] = []

@@ -16,7 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from maglev.pb import maglev_pb2 as pb
-from tests.helpers.daemon import DaemonProcess, HttpTarget, Watcher, free_port
+from tests.helpers.daemon import DaemonProcess, HttpTarget, Watcher, reserved_port
 
 ONE = "127.0.11.1"
 TWO = "127.0.11.2"
@@ -64,7 +64,7 @@ class Lab:
     """Two web servers and a daemon that probes them."""
 
     def __init__(self, directory: Path) -> None:
-        self.port = free_port(ONE)
+        self.port = reserved_port()
         self.one = HttpTarget(ONE, self.port)
         self.two = HttpTarget(TWO, self.port)
         self.daemon = DaemonProcess(directory, config(self.port), "--vpp-api-addr=")
@@ -233,7 +233,7 @@ async def test_metrics_of_a_running_daemon(lab: Lab) -> None:
 
 
 async def test_watchers_see_the_log_at_their_own_level_whatever_the_daemons_is(tmp_path: Path) -> None:
-    async with DaemonProcess(tmp_path, config(free_port()), "--vpp-api-addr=", "--log-level=error") as daemon:
+    async with DaemonProcess(tmp_path, config(reserved_port()), "--vpp-api-addr=", "--log-level=error") as daemon:
         async with daemon.api() as stub:
             watcher = Watcher(stub)
             await watcher.states(static_one="up")
@@ -346,7 +346,7 @@ async def test_watchdog_is_fed_while_the_loop_and_the_engine_run(
 
 
 async def test_a_disk_that_does_not_answer_does_not_keep_the_daemon_from_ending(tmp_path: Path) -> None:
-    async with DaemonProcess(tmp_path, config(free_port()), "--vpp-api-addr=") as daemon:
+    async with DaemonProcess(tmp_path, config(reserved_port()), "--vpp-api-addr=") as daemon:
         os.mkfifo(tmp_path / "state.json")
         async with daemon.api() as stub:
             watcher = Watcher(stub)

@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb.maglev_pb2_grpc import MaglevStub
 from maglev.rpc.server import MAX_CALLS, MAX_CONNECTIONS
-from tests.helpers.daemon import DEADLINE, DaemonProcess, HttpTarget, Watcher, free_port
+from tests.helpers.daemon import DEADLINE, DaemonProcess, HttpTarget, Watcher, reserved_port
 
 ONE = "127.0.14.1"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -40,8 +40,8 @@ class Attacked:
     """A daemon with one probed server, and what strangers do to its ports."""
 
     def __init__(self, directory: Path) -> None:
-        self.web = HttpTarget(ONE, free_port(ONE))
-        self.grpc = free_port()
+        self.web = HttpTarget(ONE, reserved_port())
+        self.grpc = reserved_port()
         self.daemon = DaemonProcess(
             directory,
             f"maglev: {{healthchecks: {{web: {{type: http, port: {self.web.port}, interval: 100ms, rise: 1}}}},"

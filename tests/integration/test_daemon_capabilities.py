@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 
 from maglev.version import version
-from tests.helpers.daemon import DaemonProcess, HttpTarget, Watcher, free_port
+from tests.helpers.daemon import DaemonProcess, HttpTarget, Watcher, reserved_port
 
 ADDRESS = "127.0.13.1"
 CAP_NET_RAW = 13
@@ -41,7 +41,7 @@ async def test_a_check_that_needs_it_refuses_the_start_and_names_the_fix(tmp_pat
 
 
 async def test_checks_that_do_not_need_it_are_done_and_the_lack_is_told(tmp_path: Path) -> None:
-    port = free_port(ADDRESS)
+    port = reserved_port()
     target = HttpTarget(ADDRESS, port)
     await target.start()
     checks = f"""\
@@ -62,7 +62,7 @@ async def test_checks_that_do_not_need_it_are_done_and_the_lack_is_told(tmp_path
 async def test_every_kind_of_probe_finds_a_server_up_and_one_that_is_not_there_down(tmp_path: Path) -> None:
     """Needs CAP_NET_RAW, as the daemon does."""
     assert os.geteuid() == 0, "run the tests as root, or with CAP_NET_RAW: raw sockets cannot be tried without"
-    port, closed = free_port(ADDRESS), free_port(ADDRESS)
+    port, closed = reserved_port(), reserved_port()
     target = HttpTarget(ADDRESS, port)
     await target.start()
     checks = f"""\

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from maglev.pb import maglev_pb2 as pb
 from maglev.vppsim.server import StandIn
 from tests.helpers.certs import Authority
-from tests.helpers.daemon import DEADLINE, DaemonProcess, HttpTarget, Watcher, free_port
+from tests.helpers.daemon import DEADLINE, DaemonProcess, HttpTarget, Watcher, reserved_port
 from tests.helpers.metrics import documented
 
 ONE = "127.0.13.1"
@@ -54,13 +54,17 @@ async def scrape_with(daemon: DaemonProcess, *series: str) -> str:
 
 async def test_the_user_guide_has_what_a_scrape_has_and_promtool_finds_nothing_to_say(tmp_path: Path) -> None:
     server = Authority(tmp_path / "tls").server()
-    port = free_port(ONE)
+    port = reserved_port()
     web = HttpTarget(ONE, port)
     await web.start()
     vpp = StandIn(tmp_path / "api.sock", stats_path=tmp_path / "stats.sock")
     await vpp.start()
     flags = [f"--vpp-api-addr={tmp_path / 'api.sock'}", f"--vpp-stats-addr={tmp_path / 'stats.sock'}"]
-    flags += [f"--grpc-addr=127.0.0.1:{free_port()}", f"--grpc-tls-cert={server.cert}", f"--grpc-tls-key={server.key}"]
+    flags += [
+        f"--grpc-addr=127.0.0.1:{reserved_port()}",
+        f"--grpc-tls-cert={server.cert}",
+        f"--grpc-tls-key={server.key}",
+    ]
     async with DaemonProcess(tmp_path, config(port), *flags) as daemon, daemon.api() as stub:
         watcher = Watcher(stub)
         await watcher.states(one="up", three="up")

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from maglev.pb import maglev_pb2 as pb
 from maglev.vppsim.journal import Entry
 from maglev.vppsim.server import StandIn
-from tests.helpers.daemon import DEADLINE, DaemonProcess, HttpTarget, Watcher, free_port
+from tests.helpers.daemon import DEADLINE, DaemonProcess, HttpTarget, Watcher, reserved_port
 
 ONE = "127.0.12.1"
 TWO = "127.0.12.2"
@@ -80,7 +80,7 @@ class Lab:
     """Three web servers, a stand-in, and a daemon between them."""
 
     def __init__(self, directory: Path) -> None:
-        self.port = free_port(ONE)
+        self.port = reserved_port()
         self.one, self.two, self.three = (HttpTarget(address, self.port) for address in (ONE, TWO, THREE))
         self.targets = (self.one, self.two, self.three)
         self.vpp = StandIn(directory / "api.sock")
@@ -313,7 +313,7 @@ async def test_a_daemon_that_cannot_listen_has_not_touched_vpp(tmp_path: Path) -
         with socket.create_server((ONE, 0)) as taken:
             address = f"{ONE}:{taken.getsockname()[1]}"
             daemon = DaemonProcess(
-                tmp_path, config(free_port(ONE)), f"--vpp-api-addr={vpp.path}", f"--grpc-addr={address}"
+                tmp_path, config(reserved_port()), f"--vpp-api-addr={vpp.path}", f"--grpc-addr={address}"
             )
             await daemon.spawn()
             assert daemon.process is not None

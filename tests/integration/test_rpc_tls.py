@@ -18,7 +18,7 @@ from maglev.rpc.access import Role
 from maglev.rpc.server import CannotListen, RpcServer, ServerOptions
 from maglev.rpc.tls import TlsFiles
 from tests.helpers.certs import Authority, Pair
-from tests.helpers.daemon import DaemonProcess, Watcher, free_port
+from tests.helpers.daemon import DaemonProcess, Watcher, reserved_port
 from tests.helpers.rpc import FakeDaemon, fake_daemon
 from tests.integration.test_rpc_server import refused
 
@@ -196,7 +196,7 @@ async def maglevc(port: int, *words: str) -> tuple[int, str, str]:
 async def test_maglevc_speaks_tls_to_maglevd(authority: Authority, tmp_path: Path) -> None:
     server = authority.server("maglevd")
     ann, bob = authority.issue("ann", "/OU=operator/CN=ann"), authority.issue("bob", "/CN=bob")
-    port = free_port()
+    port = reserved_port()
     flags = ["--grpc-tls-cert", str(server.cert), "--grpc-tls-key", str(server.key)]
     flags += ["--grpc-client-ca", str(authority.ca), f"--grpc-addr=127.0.0.1:{port}", "--vpp-api-addr="]
 
