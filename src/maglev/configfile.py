@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from maglev import background, logs
@@ -33,7 +33,7 @@ class ConfigFile:
         notifier: Notifier,
         clock: Clock,
         *,
-        before: Callable[[Config], None] | None = None,
+        before: Callable[[Config], Awaitable[None]] | None = None,
     ) -> None:
         self._path = path
         self._checker = checker
@@ -127,7 +127,7 @@ class ConfigFile:
             )
             return result
         if self._before is not None:
-            self._before(result.config)
+            await self._before(result.config)
         try:
             await self._checker.apply(result.config, by=by, force=force)
         except NotAllowed as error:

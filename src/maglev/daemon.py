@@ -276,10 +276,10 @@ class Daemon:
     def _keep_overrides(self) -> None:
         self.state_file.set("overrides", self.checker.override_fragments())
 
-    def _before(self, config: Config) -> None:
+    async def _before(self, config: Config) -> None:
         """Look at a configuration before it takes effect: can its checks be done?"""
         lacking: dict[str, list[str]] = {}
-        for name, spec in used_checks(config).items():
+        for name, spec in (await used_checks(config)).items():
             for capability in missing_capabilities(spec):
                 lacking.setdefault(capability, []).append(name)
         for capability, names in lacking.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from maglev.config.model import Config, HealthCheck, IPAddress, Protocol
+from maglev.pace import Pace
 
 VipKey = tuple[IPAddress, Protocol, int]
 
@@ -30,9 +31,14 @@ def refusal(old: Config, new: Config) -> str:
     return ""
 
 
-def used_checks(config: Config) -> dict[str, HealthCheck]:
+async def used_checks(config: Config) -> dict[str, HealthCheck]:
     """The health checks that some backend uses, by name, with the default network namespace filled in."""
-    used = {backend.healthcheck for backend in config.backends.values()}
+    pace = Pace()
+    used: set[str | None] = set()
+    for backend in config.backends.values():
+        used.add(backend.healthcheck)
+        if pace.due():
+            await pace.rest()
     return {
         name: check
         if check.netns is not None or config.netns is None

@@ -496,7 +496,7 @@ class Checker:
         now = self._clock.time_ns()
 
         # Prepare: nothing of this is visible yet.
-        checks = self._new_checks(reload.used_checks(config))
+        checks = self._new_checks(await reload.used_checks(config))
         backends: dict[str, LiveBackend] = {}
         spreads: dict[str, _Spread] = {}
         vacated: set[str] = set()
