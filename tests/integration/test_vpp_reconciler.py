@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
 from itertools import cycle
@@ -900,6 +900,25 @@ async def test_a_verdict_during_a_full_sync_waits_for_the_read_of_one_vip_at_mos
         # The one that was under way, and the one that may have been asked for in the meantime.
         assert order.index("lb_as_set_weight") - order.index("lb_as_v2_dump") <= 2
         assert not rig.reconciler.counters.drift.total()
+
+
+async def test_a_verdict_that_comes_with_the_reply_to_a_read_is_not_behind_the_next_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with programmed(path, several(10)) as (server, rig):
+        read = rig.reconciler._read_ases
+
+        async def read_and_fail(keys: Iterable[VipKey]) -> None:
+            await read(keys)
+            if len(server.journal.calls("lb_as_v2_dump")) == 3:
+                rig.backend("s1", DOWN)
+
+        monkeypatch.setattr(rig.reconciler, "_read_ases", read_and_fail)
+        server.journal.clear()
+        await rig.reconciler.sync_all()
+        await rig.settled()
+        order = [entry.message for entry in server.journal if entry.message != "control_ping"]
+        assert order[:6] == ["lb_conf_get", "lb_vip_dump", *["lb_as_v2_dump"] * 3, "lb_as_set_weight"]
 
 
 async def test_a_vip_that_somebody_deleted_comes_back(path: Path) -> None:

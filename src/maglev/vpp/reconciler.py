@@ -73,7 +73,10 @@ BUDGET_STALLS = 20
 """A batch ends after this many times ``max-stall`` of estimated work, so that newer changes get their turn."""
 
 MOST_MEMBERS = 200
-"""About how many pool members one batch, or one piece of a full sync, plans for: few milliseconds of the loop."""
+"""About how many pool members one batch plans for: few milliseconds of the loop."""
+
+PIECE_MEMBERS = 100
+"""The same for one piece of a full sync: nobody waits for it, and a verdict may wait behind it."""
 
 MOST_TOLD = 5
 """How many differences of one VIP the log names."""
@@ -1126,8 +1129,7 @@ class Reconciler:
             # The settings come first: without a source address what is created next would tunnel from nowhere.
             await self._until_done([], result, force=force, fresh=True, prune=False)
             self._primed = True
-            names = [name for name in self._states.config().frontends if self.released(name)]
-            for piece in self._pieces(names):
+            for piece in await self._pieces():
                 await self._until_done(piece, result, force=force, fresh=fresh, prune=False)
             if complete:
                 self._lost.settle(self._demand().vips)
@@ -1159,6 +1161,7 @@ class Reconciler:
             await self._announced_at_last()
             if first and not fresh:
                 await self._read_by_turns(self._keys_to_read(names, prune))
+            await self._give_way()
             async with self._work:
                 self._demand()
                 live = [name for name in names if name in self._states.config().frontends]
@@ -1187,34 +1190,40 @@ class Reconciler:
             keys += [key for key in actual.vips if key not in self._configured and policy.may_remove(key)]
         else:
             prefixes = {key.prefix for key in keys}
-            keys += [key for key in actual.vips if key.prefix in prefixes and key not in self._configured]
+            keys += [key for key in actual.vips.keys() - self._configured if key.prefix in prefixes]
         return [key for key in dict.fromkeys(keys) if key in actual.vips]
 
-    def _pieces(self, names: Iterable[str]) -> list[list[str]]:
-        """Frontends in pieces of about ``MOST_MEMBERS``; those of one address in one piece.
+    async def _pieces(self) -> list[list[str]]:
+        """The released frontends in pieces of about ``PIECE_MEMBERS``; those of one address in one piece.
 
         VIPs that serve nobody come first, then in numeric order.
         """
         actual = self._demand()
-        config = self._states.config()
+        pace = Pace()
         groups: dict[bytes, list[tuple[VipKey, Frontend]]] = {}
-        for name in names:
-            frontend = config.frontends[name]
-            groups.setdefault(frontend.address.packed, []).append((vip_key(frontend), frontend))
+        for name, frontend in self._states.config().frontends.items():
+            if self.released(name):
+                groups.setdefault(frontend.address.packed, []).append((vip_key(frontend), frontend))
+            await pace.breathe()
 
-        def order(group: list[tuple[VipKey, Frontend]]) -> tuple[bool, tuple[int, bytes, int, int, int]]:
+        ordered: list[tuple[bool, tuple[int, bytes, int, int, int], list[Frontend]]] = []
+        for group in groups.values():
             found = [actual.vips.get(key) for key, _ in group]
-            return (all(vip is not None and vip.serves for vip in found), min(key.sort_key for key, _ in group))
+            serves = all(vip is not None and vip.serves for vip in found)
+            ordered.append((serves, min(key.sort_key for key, _ in group), [frontend for _, frontend in group]))
+            await pace.breathe()
+        ordered.sort(key=lambda group: group[:2])
 
         pieces: list[list[str]] = []
         load = 0
-        for group in sorted(groups.values(), key=order):
-            members = sum(len(pool.members) for _, frontend in group for pool in frontend.pools)
-            if not pieces or load + members > MOST_MEMBERS:
+        for _, _, frontends in ordered:
+            members = sum(len(pool.members) for frontend in frontends for pool in frontend.pools)
+            if not pieces or load + members > PIECE_MEMBERS:
                 pieces.append([])
                 load = 0
-            pieces[-1].extend(frontend.name for _, frontend in group)
+            pieces[-1].extend(frontend.name for frontend in frontends)
             load += members
+            await pace.breathe()
         return pieces
 
     # ------------------------------------------------------------------------------------------------------- reading
@@ -1251,8 +1260,17 @@ class Reconciler:
     async def _read_by_turns(self, keys: Iterable[VipKey]) -> None:
         """Read the ASes of many VIPs into the mirror; between two of them verdicts get their turn."""
         for key in keys:
+            await self._give_way()
             async with self._work:
                 await self._read_ases([key])
+
+    async def _give_way(self) -> None:
+        """What has just become dirty comes before the next piece of what nobody waits for.
+
+        The batches have been woken then, but have not had their turn: who does not let them have it is in front.
+        """
+        if self._dirty:
+            await asyncio.sleep(0)
 
     async def _ases_of(self, vip: ActualVip) -> list[AsDetails]:
         """The ASes that VPP has in a VIP, read at the pace that forwarding can stand."""

@@ -6,13 +6,13 @@ caller's; the CLI only at connect and after VIPs came or went.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from maglev.pace import Pace
 from maglev.vpp.client import VppClient
 from maglev.vpp.messages import (
     ANY_PROTOCOL,
@@ -32,8 +32,8 @@ from maglev.vpp.model import ActualAs, ActualVip
 
 T = TypeVar("T")
 
-SLICE = 2000
-"""Entries that are unpacked before other tasks get their turn: about two milliseconds."""
+SLICE = 200
+"""Entries that are unpacked between two looks at the clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +92,11 @@ class StateReader:
         """The live VIPs. VPP ignores every filter of this dump."""
         bodies = await self._client.dump("lb_vip_dump", pack_vip_dump())
         found: dict[VipKey, VipDetails] = {}
-        for start in range(0, len(bodies), SLICE):
-            for body in bodies[start : start + SLICE]:
-                details = self._understand(partial(unpack_vip_details, body[REPLY_PAYLOAD:]))
-                found[details.key] = details
-            await asyncio.sleep(0)
+        pace = Pace()
+        for body in bodies:
+            details = self._understand(partial(unpack_vip_details, body[REPLY_PAYLOAD:]))
+            found[details.key] = details
+            await pace.breathe()
         return found
 
     async def ases(self, key: VipKey) -> list[AsDetails]:
@@ -104,10 +104,11 @@ class StateReader:
         bodies = await self._client.dump("lb_as_v2_dump", pack_as_dump(key))
         found: list[AsDetails] = []
         keys: dict[bytes, VipKey] = {}
+        pace = Pace()
         for start in range(0, len(bodies), SLICE):
             part = bodies[start : start + SLICE]
             found += self._understand(partial(unpack_as_details, part, keys))
-            await asyncio.sleep(0)
+            await pace.breathe()
         return [details for details in found if details.vip == key]
 
     async def verbose(self) -> dict[VipKey, VerboseVip]:
