@@ -1232,6 +1232,38 @@ async def test_a_vip_that_vpp_refuses_to_delete_serves_as_it_was_and_is_created_
         assert (weights(server), vip.table_length) == (held, 32768)
 
 
+async def test_a_vip_that_vpp_refuses_to_delete_follows_the_verdicts(path: Path) -> None:
+    async with programmed(path, failover(new_flows_table_length=1024)) as (server, rig):
+        server.faults.refusals.append(Refusal("lb_add_del_vip_v2", -73, times=1))
+        rig.load(failover(new_flows_table_length=2048))
+        await rig.settled()
+        rig.backend("a", DOWN)
+        await rig.settled()
+        assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 0}
+        assert not rig.reconciler.owed
+        rig.backend("b", DOWN)
+        await rig.settled()
+        assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 0, "10.0.0.3": 1}
+
+
+async def test_a_vip_that_vpp_always_refuses_to_delete_is_not_emptied_by_each_full_sync(path: Path) -> None:
+    async with programmed(path, failover(new_flows_table_length=1024)) as (server, rig):
+        server.faults.refusals.append(Refusal("lb_add_del_vip_v2", -73))
+        rig.load(failover(new_flows_table_length=2048))
+        await rig.settled()
+        for _ in range(5):
+            await rig.reconciler.sync(None, force=False, by="test")
+        # What the file explains, and twice more.
+        assert writes(server).count("lb_flush_vip 192.0.2.1/32") == 3
+        assert rig.reconciler.counters.recreations_given_up == 1
+        assert weights(server) == {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}
+        server.faults.refusals.clear()
+        await rig.reconciler.sync(None, force=True, by="test")
+        vip = vip_of(server)
+        assert vip is not None
+        assert vip.table_length == 2048
+
+
 async def test_a_verdict_during_a_recreation_is_in_what_is_created(path: Path) -> None:
     async with programmed(path, crowd(length=65536)) as (server, rig):
         held = weights(server)

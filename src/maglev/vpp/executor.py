@@ -7,7 +7,7 @@ most ``max-stall`` of estimated work (one call may always go), and the next one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from maglev import logs
@@ -77,6 +77,8 @@ class Pacer:
 
 
 RefusalKey = tuple[Op, VipKey | None, bytes]
+Refusals = Mapping[VipKey | None, Collection[RefusalKey]]
+NO_REFUSALS: Refusals = {}
 
 
 def refusal_key(step: Step) -> RefusalKey:
@@ -105,9 +107,7 @@ class Executor:
         self._pacer = pacer
         self._on_done = on_done
 
-    async def run(
-        self, steps: Sequence[Step], *, budget_ns: int, skip: Collection[RefusalKey] = frozenset()
-    ) -> Outcome:
+    async def run(self, steps: Sequence[Step], *, budget_ns: int, skip: Refusals = NO_REFUSALS) -> Outcome:
         """Send ``steps`` in order until about ``budget_ns`` of estimated work is done.
 
         ``skip``: what was refused lately and is not to be tried again now. A refusal is logged, counted, and does not
@@ -125,7 +125,7 @@ class Executor:
             cost = 0
             while position < len(steps) and len(chunk) < WINDOW:
                 step = steps[position]
-                if refusal_key(step) in skip:
+                if refusal_key(step) in skip.get(step.vip, ()):
                     position += 1
                     continue
                 if chunk and (

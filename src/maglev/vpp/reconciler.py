@@ -252,7 +252,8 @@ class Reconciler:
         self._lost = LostWeights()
         self._unverified: dict[VipKey, None] = {}
         self._contested: dict[VipKey, int] = {}
-        self._refused: set[RefusalKey] = set()
+        self._refused: dict[VipKey | None, set[RefusalKey]] = {}  # not tried again before an event or a full sync
+        self._stuck: set[VipKey] = set()  # VIPs that VPP has refused to delete since the last full sync began
         self._scope = "one"
         self._vips_changed = False
         self._listed: dict[VipKey, None] = {}  # the VIPs in the order of VPP's own list, as read last
@@ -383,7 +384,7 @@ class Reconciler:
             configured=configured,
             owned=self._owned,
             frozen=frozenset(self._frozen),
-            stuck=frozenset(key for op, key, _ in self._refused if op is Op.DELETE_VIP and key is not None),
+            stuck=self._stuck,
             multiples={key: multiple for key, multiple in self._multiples.items() if key not in unscaled},
             lost=self._lost,
             first={self._keys[name]: place for place, name in enumerate(first) if name in self._keys},
@@ -440,7 +441,7 @@ class Reconciler:
         self._dirty[name] = None
         self._parked.pop(name, None)
         if self._refused and (key := self._keys.get(name)) is not None:
-            self._refused = {refused for refused in self._refused if refused[1] != key}
+            self._refused.pop(key, None)
 
     def _configure(self) -> None:
         """A configuration took effect: take it over in one go."""
@@ -541,7 +542,7 @@ class Reconciler:
         self._unpark()
         self._dirty = {name: None for name in self._dirty if name in new.frontends}
         self._cut = {name: None for name in self._cut if name in new.frontends}
-        self._refused.clear()
+        self._forget_refusals()
         self._request_full("start" if first else "reload")
 
     def _held_of(self, name: str) -> Iterable[bytes]:
@@ -822,7 +823,8 @@ class Reconciler:
             self._dirty.update(dict.fromkeys(planned))
             self._uncertain.update(step.vip for step in plan.steps)
             raise
-        self._refused |= outcome.refused
+        for refused in outcome.refused:
+            self._note_refusal(refused)
         if outcome.done:
             self._unverified.update(dict.fromkeys(step.vip for step in outcome.done if step.vip is not None))
             self._wake.set()
@@ -843,6 +845,19 @@ class Reconciler:
         self._cut.update(cut)
         self._dirty.update(cut)
 
+    def _note_refusal(self, refused: RefusalKey) -> None:
+        op, vip, _ = refused
+        self._refused.setdefault(vip, set()).add(refused)
+        if op is Op.DELETE_VIP and vip is not None:
+            self._stuck.add(vip)
+            if vip in self._configured:
+                self._count_recreation(vip)
+
+    def _forget_refusals(self) -> None:
+        """Everything may be tried again."""
+        self._refused.clear()
+        self._stuck.clear()
+
     def _weights_of(self, vip: ActualVip) -> dict[bytes, int]:
         """The weights of a VIP in VPP, on our scale."""
         multiple = self._multiples.get(vip.key)
@@ -862,8 +877,12 @@ class Reconciler:
                 self._frozen.discard(vip.key)
 
     def _note_recreation(self, key: VipKey, reason: str) -> None:
-        """A configured VIP was removed, to be created again. If no change of the file explains that twice, give up."""
+        """A configured VIP was removed, to be created again."""
         log.warning("vpp-vip-recreated", f"VIP {key} is removed and created again: {reason}", vip=str(key))
+        self._count_recreation(key)
+
+    def _count_recreation(self, key: VipKey) -> None:
+        """A configured VIP was emptied, to be created again. If no change of the file explains that twice, give up."""
         if key in self._explained:
             self._explained.discard(key)
             return
@@ -877,8 +896,8 @@ class Reconciler:
             self.counters.recreations_given_up += 1
             log.error(
                 "vpp-recreation-given-up",
-                f"VIP {key} had to be created again twice within ten minutes: somebody else changes it; from now on it"
-                " is left as it is, until its configuration changes or a sync is forced",
+                f"VIP {key} had to be created again twice within ten minutes: somebody else changes it, or VPP does not"
+                " delete it; from now on it is left as it is, until its configuration changes or a sync is forced",
                 vip=str(key),
             )
 
@@ -1023,7 +1042,7 @@ class Reconciler:
         self._still_connected(connects)
         await self._compare(actual)
         self._stale.clear()
-        self._refused.clear()
+        self._forget_refusals()
         presumed: set[str] = set()
         config = self._states.config()
         pace = Pace()
@@ -1116,7 +1135,7 @@ class Reconciler:
         """
         async with self._full:
             result = SyncResult()
-            self._refused.clear()
+            self._forget_refusals()
             if explicit:
                 self._multiples.clear()
             if force:
