@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from maglev.config.model import Config, LbConfig
+from maglev.config.model import Config, LbConfig, OnAllDown
 from maglev.states import State
 from maglev.vpp.buckets import differing
 from maglev.vpp.messages import VipKey, address_text, pack_set_weight
@@ -191,6 +191,36 @@ async def test_a_vip_that_is_created_again_is_not_taken_for_the_one_that_lingers
             assert sum((await buckets(rig)).values()) == length
             assert not (await rig.reconciler.sync(None, force=False, by="test")).done
         assert not rig.reconciler.counters.drift.total()
+
+
+async def test_a_vip_that_is_created_again_in_many_batches_keeps_the_weights_that_are_kept(socket: Path) -> None:
+    config = many()
+    www = replace(config.frontends["www"], on_all_down=OnAllDown.KEEP, new_flows_table_length=65536)
+    config = replace(config, lb=replace(config.lb, max_stall=10_000), frontends={"www": www})
+    async with driven(socket, config) as rig:
+        for name in config.backends:
+            rig.backend(name, DOWN)
+        await rig.settled()
+        kept = await held(rig)
+        assert any(kept.values())
+        rig.load(replace(config, frontends={"www": replace(www, new_flows_table_length=32768)}))
+        await rig.settled()
+        assert await held(rig) == kept
+        assert (await rig.reconciler.refresh()).vips[vip_key(www)].length == 32768
+
+
+async def test_a_vip_that_somebody_made_again_with_another_stickiness_is_made_as_it_was(socket: Path) -> None:
+    async with driven(socket, config_of()) as rig:
+        vip = "lb vip 192.0.2.201/32 protocol tcp port 80"
+        await rig.client.cli(f"{vip} del")
+        await rig.client.cli(f"{vip} encap gre4 new_len 16384 src_ip_sticky")
+        for address, weight in {"10.9.0.1": 1, "10.9.0.2": 2, "10.9.0.3": 0}.items():
+            await rig.client.cli(f"lb as 192.0.2.201/32 protocol tcp port 80 {address} weight {weight}")
+        await rig.reconciler.sync(None, force=False, by="test")
+        await rig.settled()
+        assert rig.reconciler.counters.drift["vip_changed"] == 1
+        assert not (await StateReader(rig.client).verbose())[VipKey.parse("192.0.2.201/32", 6, 80)].sticky
+        assert await held(rig) == {"10.9.0.1": 1, "10.9.0.2": 2, "10.9.0.3": 0}
 
 
 async def test_a_flood_of_transitions_ends_with_the_newest_state(socket: Path) -> None:
