@@ -225,6 +225,30 @@ async def test_the_flush_of_a_failed_server_that_waits_for_another_is_made_also_
             assert writes(server) == ["weight 10.0.0.3 1", "weight 10.0.0.1 0 flush", "weight 10.0.0.2 0 flush"]
 
 
+async def test_what_is_owed_is_flushed_though_the_file_had_it_not_for_a_while_before_vpp_came_back(
+    path: Path,
+) -> None:
+    www = failover().frontends["www"]
+    both = replace(failover(), frontends={"www": www, "api": replace(www, name="api", port=443)})
+    async with programmed(path, both) as (server, rig):
+        rig.drain("b")
+        await rig.settled()
+        await away(server, rig)
+        server.journal.clear()
+        rig.backend("b", State.DISABLED, by="ann")
+        rig.load(replace(both, frontends={"www": www}))
+        await eventually(lambda: len(rig.reconciler.owed) == 1)
+        rig.load(both)
+        await eventually(lambda: len(rig.reconciler.owed) == 2)
+        server.hanging = False
+        await rig.settled()
+        await eventually(lambda: not rig.reconciler.owed)
+        assert writes(server) == ["weight 10.0.0.2 0 flush"] * 2
+        rig.load(replace(both, frontends={"api": replace(www, name="api", port=443), "www": www}))
+        await rig.settled()
+        assert len(writes(server)) == 2, "an order of the file is no transition"
+
+
 async def test_what_is_owed_is_written_down_only_when_it_stays_owed(path: Path) -> None:
     class Counting(MemoryStore):
         written = 0

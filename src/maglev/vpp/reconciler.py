@@ -105,14 +105,15 @@ class _Use(NamedTuple):
 class _Index:
     """What is looked up in a configuration.
 
-    ``uses``: by backend; ``keys``: by frontend; ``flushes``: every AS there should be; ``inherited``: backends that are
-    new, or new at their address, in a frontend whose VIP sends traffic to that address, or may do so while VPP has not
-    been read: a server that only got another name.
+    ``uses``: by backend; ``keys``: by frontend; ``flushes``: every AS there should be; ``joined``: uses that the
+    configuration before had not; ``inherited``: backends that are new, or new at their address, in a frontend whose VIP
+    sends traffic to that address, or may do so while VPP has not been read: a server that only got another name.
     """
 
     uses: dict[str, list[_Use]] = field(default_factory=dict)
     keys: dict[str, VipKey] = field(default_factory=dict)
     flushes: set[FlushKey] = field(default_factory=set)
+    joined: list[tuple[str, _Use]] = field(default_factory=list)
     held: dict[str, dict[bytes, int]] = field(default_factory=dict)
     rescaled: list[VipKey] = field(default_factory=list)
     inherited: set[str] = field(default_factory=set)
@@ -499,6 +500,12 @@ class Reconciler:
                     was = old.backends.get(member.backend) if old is not None else None
                     if was is not None and was.address != address and member.backend in members:
                         kept[was.address.packed] = until
+                    if (
+                        old is not None
+                        and (member.backend not in members or self._keys.get(name) != key)
+                        and all(use.flush != flush for use in self._uses.get(member.backend, ()))
+                    ):
+                        index.joined.append((member.backend, index.uses[member.backend][-1]))
                     if old is not None and (was is None or was.address != address):
                         have = found.ases.get(address.packed) if found is not None else None
                         if self._actual is None or (have is not None and have.weight > 0):
@@ -538,6 +545,10 @@ class Reconciler:
             for key in index.rescaled:
                 self._multiples.pop(key, None)
         self._debts.forget_but(index.flushes)
+        for backend, use in index.joined:
+            # Its AS may be there since an earlier reload, with flows: what was owed to it left the file with it.
+            if flush_owed(state := self._state_of(backend), flush_on_down=use.flush_on_down):
+                self._debts.owe(use.flush, Cause.DOWN if state is State.DOWN else Cause.OPERATOR)
         self._lost.forget_but(self._configured)
         self._unpark()
         self._dirty = {name: None for name in self._dirty if name in new.frontends}
