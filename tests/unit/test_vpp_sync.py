@@ -279,6 +279,18 @@ def test_all_disabled_at_once_costs_one_walk_of_the_sticky_table() -> None:
     assert {key.address for key, _ in plan.steps[-1].settles} == {packed(address) for address in owed}
 
 
+def test_flows_of_a_server_that_somebody_else_deleted_are_not_evicted_with_those_of_the_disabled() -> None:
+    states = two_pools()
+    states.set(a=State.DISABLED, b=State.DISABLED, c=State.PAUSED)
+    have = actual(found({"10.0.0.1": 1, "10.0.0.2": 1}, lingering=1))
+    plan = plan_of(states, have, {"10.0.0.1": Cause.OPERATOR, "10.0.0.2": Cause.OPERATOR})
+    assert lines(plan) == [
+        "lb_as_set_weight as 10.0.0.1 weight 1 -> 0 flush",
+        "lb_as_set_weight as 10.0.0.2 weight 1 -> 0 flush",
+        "lb_add_del_as_v2 as 10.0.0.3 weight 0",
+    ]
+
+
 def test_flows_of_a_standby_are_not_evicted_with_those_of_the_disabled() -> None:
     states = two_pools()
     states.set(a=State.DISABLED, b=State.DISABLED, c=State.PAUSED)

@@ -593,11 +593,12 @@ def _plan_vip(
     extra = sorted((a for a in present if a not in targets and a not in vip.held), key=address_order)
     held = [a for a in present if a in vip.held]
 
+    ghosts = found is not None and found.lingering > 0
     flushes: Mapping[bytes, int] = {}
     if found is not None:
-        flushes = _plan_flushes(vip, present, targets, held, owed, plan, ghosts=found.lingering > 0)
+        flushes = _plan_flushes(vip, present, targets, held, owed, plan, ghosts=ghosts)
     writer = _Writer(vip.key, vip.frontend, length, {a: p.weight for a, p in present.items()}, policy.cost)
-    _write(vip, writer, present, targets, extra, held, flushes)
+    _write(vip, writer, present, targets, extra, held, flushes, ghosts=ghosts)
     steps.extend(writer.steps)
     return steps
 
@@ -692,8 +693,13 @@ def _write(
     extra: Sequence[bytes],
     held: Sequence[bytes],
     flushes: Mapping[bytes, int],
+    *,
+    ghosts: bool,
 ) -> None:
-    """The weight calls of one VIP, in passes when its scale changes."""
+    """The weight calls of one VIP, in passes when its scale changes.
+
+    ``ghosts``: deleted ASes linger in the VIP; where somebody else has deleted them, with flows that may have to stay.
+    """
     weights = writer.weights
     ours_by_address: dict[bytes, DesiredAs] = {ours.address: ours for ours in vip.ases}
     # One lb_flush_vip instead of a flush each, where nothing is left in the VIP whose flows are to stay.
@@ -703,6 +709,7 @@ def _write(
         len(flushes) > 1
         and all(flushes.values())
         and not extra
+        and not ghosts
         and not any(targets.values())
         and all(address in flushes for address in holders)
     )
