@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from maglev.config.model import SECOND, Backend, Config, Frontend, LbConfig, OnAllDown, Pool, PoolMember, Protocol
+from maglev.errors import Unavailable
 from maglev.states import State
 from maglev.vpp.client import Timing
 from maglev.vpp.messages import VipKey, address_text
@@ -36,7 +37,7 @@ from maglev.vpp.warmup import Phase
 from maglev.vppsim.faults import Refusal
 from maglev.vppsim.model import Vip, embed, extract
 from maglev.vppsim.server import StandIn
-from tests.helpers.vpprig import AT_ONCE, PacedClock, Rig, eventually, vip_of, weights, writes
+from tests.helpers.vpprig import AT_ONCE, DEADLINE, PacedClock, Rig, eventually, vip_of, weights, writes
 
 T = TypeVar("T")
 NAMES = ("a", "b", "c", "d")
@@ -510,12 +511,12 @@ class Dataplane(RuleBasedStateMachine):
                 rig.backend(name, State.DOWN)
         await rig.settled()
         # What was refused, and what somebody else has changed, is the full sync's.
-        await rig.reconciler.sync(None, force=True, by="test")
+        await self._synced(force=True)
         await rig.settled()
         self._check_weights()
         self._check_flows()
         server.journal.clear()
-        await rig.reconciler.sync(None, force=False, by="test")
+        await self._synced(force=False)
         assert not server.journal.writes(), "a second sync made calls"
         assert not self.wrong
         if not self.meddled:
@@ -528,6 +529,16 @@ class Dataplane(RuleBasedStateMachine):
             vip_key(frontend) for frontend in rig.states.config().frontends.values() if not self.usable(frontend)
         }
         assert not rig.reconciler.counters.bucket_mismatches
+
+    async def _synced(self, *, force: bool) -> None:
+        """A full sync; another where this machine had too much to do for the client's patience."""
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                try:
+                    await self.rig.reconciler.sync(None, force=force, by="test")
+                    return
+                except Unavailable:
+                    await self.rig.settled()
 
     def _check_weights(self) -> None:
         configured = self.rig.states.config().frontends
