@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
 from itertools import cycle
@@ -22,6 +22,7 @@ from maglev.states import State
 from maglev.vpp.client import Timing
 from maglev.vpp.dataplane import Dataplane
 from maglev.vpp.messages import MESSAGES, VipKey, pack_handshake_reply, pack_set_weight
+from maglev.vpp.model import Actual
 from maglev.vpp.store import MemoryStore
 from maglev.vpp.sync import CostModel
 from maglev.vpp.transport import Reply, Request
@@ -1367,6 +1368,53 @@ async def test_a_plan_is_shown_before_it_is_made_and_changes_nothing(path: Path)
         probed = {name: replace(backend, healthcheck="web") for name, backend in renamed.backends.items()}
         after = await rig.dataplane.plan(None, force=False, config=replace(renamed, backends=probed))
         assert list(after.steps) == []
+
+
+async def test_a_plan_for_many_vips_is_made_in_slices_and_says_what_one_in_one_piece_would(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with programmed(path, apart(several(6))) as (server, rig):
+        for number in range(1, 7):
+            drift(server, f"10.0.0.{number}", 7, VipKey.parse(f"192.0.2.{number}/32", 6, number))
+        by_cli(server, "conf timeout 77", "vip 198.51.100.1/32 protocol tcp port 443 encap gre4 new_len 64")
+        config = replace(apart(several(5)), lb=replace(AT_ONCE, flow_timeout=50 * SECOND, prune=Prune.ALL))
+        whole = await rig.dataplane.plan(None, force=False, config=config)
+        monkeypatch.setattr("maglev.vpp.reconciler.PIECE_MEMBERS", 1)
+        monkeypatch.setattr("maglev.pace.SLICE_NS", 0)
+        turns = 0
+
+        async def ticking() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        await rig.reconciler.refresh()
+        monkeypatch.setattr(rig.reconciler, "refresh", known(rig))
+        ticker = asyncio.create_task(ticking())
+        assert await rig.dataplane.plan(None, force=False, config=config) == whole
+        ticker.cancel()
+        assert turns >= 5 + len(whole.forecasts) + len(whole.steps)
+        kinds = ["conf", *["as_weight"] * 6, "vip_flush", "as_remove", "vip_remove", "vip_remove"]
+        assert [step.kind for step in whole.steps] == kinds
+
+
+def apart(config: Config) -> Config:
+    """The same frontends, each with its port as the last byte of an address of its own."""
+    frontends = {
+        name: replace(one, address=IPv4Address(f"192.0.2.{one.port}")) for name, one in config.frontends.items()
+    }
+    return replace(config, frontends=frontends)
+
+
+def known(rig: Rig) -> Callable[[], Coroutine[Any, Any, Actual]]:
+    """What is known of VPP, for a reader who asks nobody."""
+
+    async def refresh() -> Actual:
+        assert rig.reconciler.actual is not None
+        return rig.reconciler.actual
+
+    return refresh
 
 
 async def test_the_state_shows_what_vpp_holds_beside_what_is_wanted(path: Path) -> None:

@@ -6,7 +6,7 @@ What VPP holds is set beside what is wanted here, with the bucket counts that VP
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from maglev import logs
 from maglev._flowtable import moved_share
@@ -23,7 +23,7 @@ from maglev.vpp.messages import Encap, LbConf, VipKey, address_text, source_text
 from maglev.vpp.model import DEFAULT_TABLE_LENGTH, Actual, ActualAs, ActualVip, address_order, vip_key
 from maglev.vpp.reconciler import Reconciler, SyncResult
 from maglev.vpp.stats import StatsPoller, VipCounters
-from maglev.vpp.sync import FlushKey, Plan, Policy, Step, acknowledge, diff, scaled
+from maglev.vpp.sync import FlushKey, Op, Plan, Policy, Step, acknowledge, diff, scaled
 from maglev.weights import BackendView, StateSource
 
 SECOND = 1_000_000_000
@@ -329,25 +329,39 @@ class Dataplane:
             raise UnknownName("frontend", frontend)
         names = list(source.config().frontends) if frontend is None else [frontend]
         actual = await self.reconciler.refresh()
-        wanted = self.reconciler.desired(names, source, new=new)
+        after_it = source.config()
         policy = self.reconciler.policy(
             full=frontend is None,
-            prune_rest=frontend is None,
+            prune_rest=False,
             force=force,
-            config=source.config(),
-            unscaled=frozenset(vip.key for vip in wanted) if config is None else frozenset(),
+            config=after_it,
+            unscaled=frozenset(vip_key(after_it.frontends[name]) for name in names) if config is None else frozenset(),
         )
-        plan = diff(wanted, actual, self.reconciler.owed, policy)
+        # Piece by piece as a full sync does it: the settings, the VIPs, and what is to be removed. Verdicts go on.
+        pace = Pace()
+        owed = self.reconciler.owed
+        plan = diff([], actual, owed, policy)
+        backends: dict[tuple[VipKey, bytes], str] = {}
+        for piece in await self.reconciler.pieces(names, after_it):
+            wanted = self.reconciler.desired(piece, source, new=new)
+            plan.join(diff(wanted, Actual(None, actual.vips), owed, policy))
+            backends.update({(vip.key, one.address): one.backend for vip in wanted for one in vip.ases})
+            await pace.breathe()
+        if frontend is None:
+            removed = {step.vip for step in plan.steps if step.op is Op.DELETE_VIP}
+            left = {key: vip for key, vip in actual.vips.items() if key not in removed}
+            plan.join(diff([], Actual(None, left), owed, replace(policy, prune_rest=True)))
         if config is None and (held := [name for name in names if not self.reconciler.released(name)]):
-            left = self.reconciler.warmup_state.remaining_ns / 1e9
-            plan.notes.append(f"the warm-up holds {logs.counted(len(held), 'frontend')} for {left:.1f} s more at most")
-        backends = {(vip.key, one.address): one.backend for vip in wanted for one in vip.ases}
-        return _report(plan, _forecasts(plan, actual, backends))
+            seconds = self.reconciler.warmup_state.remaining_ns / 1e9
+            plan.notes.append(
+                f"the warm-up holds {logs.counted(len(held), 'frontend')} for {seconds:.1f} s more at most"
+            )
+        return await _report(plan, await _forecasts(plan, actual, backends))
 
     async def sync(self, frontend: str | None, *, force: bool, by: str) -> SyncReport:
         """Bring VPP to the desired state. Raises ``NotAllowed`` during the warm-up."""
         result: SyncResult = await self.reconciler.sync(frontend, force=force, by=by)
-        return SyncReport(_report(result.plan, ()), tuple(result.failures))
+        return SyncReport(await _report(result.plan, ()), tuple(result.failures))
 
     async def counters(self, frontend: str | None) -> CountersReport:
         """Packet counters, as read within the last seconds."""
@@ -441,13 +455,14 @@ class Dataplane:
         return states
 
 
-def _forecasts(plan: Plan, actual: Actual, backends: Mapping[tuple[VipKey, bytes], str]) -> list[VipForecast]:
+async def _forecasts(plan: Plan, actual: Actual, backends: Mapping[tuple[VipKey, bytes], str]) -> list[VipForecast]:
     """Buckets before and after, for each VIP that the plan touches."""
     steps: dict[VipKey, list[Step]] = {}
     for step in plan.steps:
         if step.vip is not None:
             steps.setdefault(step.vip, []).append(step)
     forecasts: list[VipForecast] = []
+    pace = Pace()
     for key, of_vip in steps.items():
         found = actual.vips.get(key)
         scratch = Actual(None, {})
@@ -478,6 +493,7 @@ def _forecasts(plan: Plan, actual: Actual, backends: Mapping[tuple[VipKey, bytes
                 ],
             )
         )
+        await pace.breathe()
     return forecasts
 
 
@@ -514,22 +530,25 @@ def _conf_state(conf: LbConf | None) -> ConfState:
     )
 
 
-def _report(plan: Plan, forecasts: Sequence[VipForecast]) -> PlanReport:
-    steps = [
-        PlanStep(
-            kind=step.op.value,
-            frontend=step.frontend,
-            vip=str(step.vip or ""),
-            backend=step.backend,
-            address=address_text(step.address) if step.address else "",
-            old_weight=step.old_weight,
-            new_weight=step.weight,
-            flush=step.flush,
-            stall_ns=step.cost_ns,
-            text=str(step),
+async def _report(plan: Plan, forecasts: Sequence[VipForecast]) -> PlanReport:
+    pace = Pace()
+    steps: list[PlanStep] = []
+    for step in plan.steps:
+        steps.append(
+            PlanStep(
+                kind=step.op.value,
+                frontend=step.frontend,
+                vip=str(step.vip or ""),
+                backend=step.backend,
+                address=address_text(step.address) if step.address else "",
+                old_weight=step.old_weight,
+                new_weight=step.weight,
+                flush=step.flush,
+                stall_ns=step.cost_ns,
+                text=str(step),
+            )
         )
-        for step in plan.steps
-    ]
+        await pace.breathe()
     notes = [*plan.notes, *(f"VIP {key} is not configured, and left alone" for key in plan.unmanaged)]
     return PlanReport(steps, forecasts, plan.stall_ns, notes)
 

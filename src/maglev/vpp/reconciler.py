@@ -1159,7 +1159,8 @@ class Reconciler:
             # The settings come first: without a source address what is created next would tunnel from nowhere.
             await self._until_done([], result, force=force, fresh=True, prune=False)
             self._primed = True
-            for piece in await self._pieces():
+            config = self._states.config()
+            for piece in await self.pieces((name for name in config.frontends if self.released(name)), config):
                 await self._until_done(piece, result, force=force, fresh=fresh, prune=False)
             if complete:
                 self._lost.settle(self._demand().vips)
@@ -1223,17 +1224,17 @@ class Reconciler:
             keys += [key for key in actual.vips.keys() - self._configured if key.prefix in prefixes]
         return [key for key in dict.fromkeys(keys) if key in actual.vips]
 
-    async def _pieces(self) -> list[list[str]]:
-        """The released frontends in pieces of about ``PIECE_MEMBERS``; those of one address in one piece.
+    async def pieces(self, names: Iterable[str], config: Config) -> list[list[str]]:
+        """Frontends of ``config`` in the pieces of a full sync: about ``PIECE_MEMBERS`` each, those of one address in one.
 
         VIPs that serve nobody come first, then in numeric order.
         """
         actual = self._demand()
         pace = Pace()
         groups: dict[bytes, list[tuple[VipKey, Frontend]]] = {}
-        for name, frontend in self._states.config().frontends.items():
-            if self.released(name):
-                groups.setdefault(frontend.address.packed, []).append((vip_key(frontend), frontend))
+        for name in names:
+            frontend = config.frontends[name]
+            groups.setdefault(frontend.address.packed, []).append((vip_key(frontend), frontend))
             await pace.breathe()
 
         ordered: list[tuple[bool, tuple[int, bytes, int, int, int], list[Frontend]]] = []

@@ -200,6 +200,12 @@ class Plan:
     restored: list[VipKey] = field(default_factory=list)
     unmanaged: list[VipKey] = field(default_factory=list)
 
+    def join(self, other: Plan) -> None:
+        """Put another plan behind this one, of other VIPs of the same VPP. Steps, notes and what is left alone only."""
+        self.steps.extend(other.steps)
+        self.notes.extend(other.notes)
+        self.unmanaged.extend(other.unmanaged)
+
     @property
     def stall_ns(self) -> int:
         """Estimated stall of all steps together."""
