@@ -1225,7 +1225,7 @@ class Reconciler:
         return [key for key in dict.fromkeys(keys) if key in actual.vips]
 
     async def pieces(self, names: Iterable[str], config: Config) -> list[list[str]]:
-        """Frontends of ``config`` in the pieces of a full sync: about ``PIECE_MEMBERS`` each, those of one address in one.
+        """Frontends of ``config`` in the pieces of a full sync: some ``PIECE_MEMBERS`` each, one address in one piece.
 
         VIPs that serve nobody come first, then in numeric order.
         """
