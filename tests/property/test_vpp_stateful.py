@@ -125,6 +125,8 @@ class Dataplane(RuleBasedStateMachine):
         # Since the last quiet point: servers whose flows may go, VIPs that may be empty for a moment.
         self.touched: set[tuple[VipKey, bytes]] = set()
         self.excused: set[VipKey] = {WWW, API}
+        # At the last quiet point down, with the weight that it has kept: with that its flows go.
+        self.dead: set[tuple[VipKey, bytes]] = set()
         self.flows: dict[VipKey, dict[int, bytes]] = {}
         # What VPP has of frontends that nobody can serve and that keep what they have: address -> weight.
         self.kept: dict[VipKey, dict[str, int]] = {}
@@ -328,8 +330,8 @@ class Dataplane(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(("a", "b")), weight=st.sampled_from([0, 1, 40, 100]), flush=st.booleans())
     def a_weight(self, name: str, weight: int, flush: bool) -> None:
-        if flush or (weight == 0 and self.rig.states.backends[name].state is State.DOWN):
-            self._touch(name)  # A dead server that kept its weight and loses it is flushed.
+        if flush:
+            self._touch(name)
 
         async def tell() -> None:
             self.rig.weight(name, weight, flush=flush)
@@ -566,7 +568,7 @@ class Dataplane(RuleBasedStateMachine):
             assert vip is not None
             now = {flow: extract(self.server.model.ases[index].address) for flow, index in vip.flows.items()}
             for flow, address in self.flows.get(key, {}).items():
-                if (key, address) not in self.touched:
+                if (key, address) not in self.touched | self.dead:
                     assert now.get(flow) == address, f"{key} {address_text(address)}: flow {flow} was evicted"
             held = weights(self.server, key)
             for name in {member.backend for pool in frontend.pools for member in pool.members}:
@@ -581,10 +583,18 @@ class Dataplane(RuleBasedStateMachine):
 
     def _send_packets(self) -> None:
         self.flows.clear()
+        self.dead.clear()
         for frontend in self.rig.states.config().frontends.values():
             key = vip_key(frontend)
             vip = vip_of(self.server, key)
             assert vip is not None
+            held = weights(self.server, key)
+            for pool in frontend.pools:
+                for member in pool.members:
+                    address = self.rig.states.config().backends[member.backend].address.packed
+                    state = self.rig.states.backends[member.backend].state
+                    if state is State.DOWN and frontend.flush_on_down and held[address_text(address)]:
+                        self.dead.add((key, address))
             self.server.model.packets(vip, FLOWS)
             self.flows[key] = {
                 flow: extract(self.server.model.ases[index].address) for flow, index in vip.flows.items()
