@@ -1222,6 +1222,26 @@ async def test_weights_that_are_kept_are_kept_when_vpp_goes_again_before_it_is_a
         assert weights(server) == held
 
 
+async def test_what_a_restarted_vpp_has_lost_is_not_remembered_beyond_the_sync_that_gives_it_back(path: Path) -> None:
+    config = failover(on_all_down=OnAllDown.KEEP)
+    www = config.frontends["www"]
+    smaller = replace(config, frontends={"www": replace(www, pools=www.pools[1:])})
+    async with programmed(path, config) as (server, rig):
+        for name in "cba":
+            rig.backend(name, DOWN)
+        await rig.settled()
+        assert weights(server)["10.0.0.1"] == 1
+        await away(server, rig)
+        rig.load(smaller)
+        server.hanging = False
+        await server.restart()
+        await rig.settled()
+        assert weights(server) == {"10.0.0.3": 0}
+        rig.load(config)
+        await rig.settled()
+        assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 0, "10.0.0.3": 0}
+
+
 def crowd(*, length: int, on_all_down: OnAllDown = OnAllDown.DRAIN) -> Config:
     """100 servers, and a budget that ends within a few calls."""
     servers = {"p": dict.fromkeys((f"b{number:02}" for number in range(100)), 10)}

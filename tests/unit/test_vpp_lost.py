@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from maglev.vpp.lost import LostWeights
 from maglev.vpp.messages import VipKey
-from maglev.vpp.model import ActualAs, ActualVip
 
 WWW = VipKey.parse("192.0.2.1/32", 6, 80)
 API = VipKey.parse("192.0.2.1/32", 6, 443)
 A, B = b"\x0a\x00\x00\x01", b"\x0a\x00\x00\x02"
-
-
-def vip(**weights: int) -> dict[VipKey, ActualVip]:
-    ases = {{"a": A, "b": B}[name]: ActualAs(weight) for name, weight in weights.items()}
-    return {WWW: ActualVip(WWW, 0, 1024, ases=ases)}
 
 
 def test_after_a_restart_of_vpp_what_it_has_counts_and_what_it_lacks_comes_as_it_was() -> None:
@@ -58,12 +52,12 @@ def test_a_restart_of_vpp_ends_a_recreation_but_not_the_memory_of_it() -> None:
 def test_a_full_sync_ends_the_memory_but_for_what_vpp_refused() -> None:
     lost = LostWeights()
     lost.lose(WWW, {A: 3, B: 2})
-    lost.settle(vip(a=0))
+    lost.settle({(WWW, B), (API, A)})
     assert [lost.recall(WWW, address, present=False) for address in (A, B)] == [None, 2]
-    lost.settle(vip(a=0, b=0))
+    lost.settle(set())
     assert lost.recall(WWW, B, present=False) is None
     lost.recreate(WWW, {A: 1})
-    lost.settle(vip(a=0))
+    lost.settle(set())
     assert lost.recall(WWW, A, present=True) == 1, "it was refused halfway"
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from maglev.vpp.messages import VipKey
-from maglev.vpp.model import ActualVip
 
 
 class LostWeights:
@@ -66,13 +65,12 @@ class LostWeights:
         self._recreated.intersection_update(configured)
         self._weights = {key: weights for key, weights in self._weights.items() if key in configured}
 
-    def settle(self, vips: Mapping[VipKey, ActualVip]) -> None:
-        """A full sync is through: what VPP has by now is what counts. What it refused is still lost."""
+    def settle(self, refused: Collection[tuple[VipKey, bytes]]) -> None:
+        """A full sync is through: what VPP has by now is what counts. Only ASes that it ``refused`` are still lost."""
         for key, weights in list(self._weights.items()):
             if key in self._recreated:
                 continue
-            vip = vips.get(key)
-            left = {a: weight for a, weight in weights.items() if vip is None or a not in vip.ases}
+            left = {address: weight for address, weight in weights.items() if (key, address) in refused}
             if left:
                 self._weights[key] = left
             else:

@@ -848,6 +848,8 @@ class Reconciler:
 
     def _note_cut(self, planned: Iterable[str], plan: Plan, outcome: Outcome) -> None:
         """What the budget has cut off is dirty again. Who got none of it keeps his place, who got some goes behind."""
+        if not outcome.rest and not self._cut:
+            return
         sent = {step.frontend for step in plan.steps[: len(plan.steps) - len(outcome.rest)]}
         cut = dict.fromkeys(step.frontend for step in outcome.rest if step.frontend)
         for name in planned:
@@ -1163,7 +1165,8 @@ class Reconciler:
             for piece in await self.pieces((name for name in config.frontends if self.released(name)), config):
                 await self._until_done(piece, result, force=force, fresh=fresh, prune=False)
             if complete:
-                self._lost.settle(self._demand().vips)
+                refusals = (one for of_vip in self._refused.values() for one in of_vip)
+                self._lost.settle({(vip, a) for op, vip, a in refusals if op is Op.ADD_AS and vip is not None})
                 await self._until_done([], result, force=force, fresh=fresh, prune=True)
                 self.unmanaged = tuple(result.plan.unmanaged)
             if self._vips_changed:
