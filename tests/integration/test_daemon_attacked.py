@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 import pytest
@@ -21,7 +24,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb.maglev_pb2_grpc import MaglevStub
-from maglev.rpc.server import MAX_CALLS, MAX_CONNECTIONS
+from maglev.rpc.server import MAX_CALLS, MAX_CONNECTIONS, MAX_STREAMS_PER_CONNECTION
+from tests.helpers.certs import Authority, Pair
 from tests.helpers.daemon import DEADLINE, DaemonProcess, HttpTarget, Watcher, reserved_port
 
 ONE = "127.0.14.1"
@@ -29,6 +33,9 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = bytes.fromhex("000000040000000000")
 # Memory that a process keeps for the next time is no leak, and the first of each kind of thing makes some.
 MEMORY = 64 << 20
+
+
+AttackedT = TypeVar("AttackedT", bound="Attacked")
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -39,7 +46,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
 class Attacked:
     """A daemon with one probed server, and what strangers do to its ports."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *flags: str) -> None:
         self.web = HttpTarget(ONE, reserved_port())
         self.grpc = reserved_port()
         self.daemon = DaemonProcess(
@@ -48,6 +55,7 @@ class Attacked:
             f" backends: {{one: {{address: {ONE}, healthcheck: web}}}}}}",
             "--vpp-api-addr=",
             f"--grpc-addr=127.0.0.1:{self.grpc}",
+            *flags,
         )
         self.open: list[socket.socket] = []
 
@@ -121,9 +129,58 @@ class Attacked:
         return int(found[1]) if found is not None else 0
 
 
+class Secured(Attacked):
+    """The same with TLS on TCP, where clients need a certificate."""
+
+    def __init__(self, directory: Path) -> None:
+        self.authority = Authority(directory / "tls")
+        pair = self.authority.server("maglevd")
+        self.ann = self.authority.issue("ann", "/OU=operator/CN=ann")
+        files = (f"--grpc-tls-cert={pair.cert}", f"--grpc-tls-key={pair.key}", f"--grpc-client-ca={self.authority.ca}")
+        super().__init__(directory, *files)
+
+    def context(self, pair: Pair | None = None, *, newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
+        """A client that has this certificate, or none."""
+        context = ssl.create_default_context(cafile=os.fspath(self.authority.ca))
+        context.maximum_version = newest
+        context.set_alpn_protocols(["h2"])
+        if pair is not None:
+            context.load_cert_chain(pair.cert, pair.key)
+        return context
+
+    def hello(self) -> bytes:
+        """What a client says first."""
+        said = ssl.MemoryBIO()
+        with pytest.raises(ssl.SSLWantReadError):
+            self.context().wrap_bio(ssl.MemoryBIO(), said, server_hostname="localhost").do_handshake()
+        return said.read()
+
+    def session(self, context: ssl.SSLContext) -> ssl.SSLSocket | None:
+        """A connection whose handshake is done; None: the daemon wants none of it."""
+        sock = self.dial("grpc")
+        sock.settimeout(DEADLINE)
+        try:
+            return context.wrap_socket(sock, server_hostname="localhost")
+        except OSError:
+            sock.close()
+            return None
+
+
 @pytest.fixture
 async def attacked(tmp_path: Path) -> AsyncIterator[Attacked]:
-    one = Attacked(tmp_path)
+    async with running(Attacked(tmp_path)) as one:
+        yield one
+
+
+@pytest.fixture
+async def secured(tmp_path: Path) -> AsyncIterator[Secured]:
+    async with running(Secured(tmp_path)) as one:
+        yield one
+
+
+@contextlib.asynccontextmanager
+async def running(one: AttackedT) -> AsyncIterator[AttackedT]:
+    """Both servers of it, and at the end what the daemon must not have said."""
     await one.web.start()
     async with one.daemon:
         yield one
@@ -258,3 +315,154 @@ async def test_calls_as_fast_as_they_can_be_made_hold_up_no_verdict(attacked: At
                 await attacked.serves(watcher)
             over.set()
             assert sum(await asyncio.gather(*callers)) > 0
+
+
+async def test_handshakes_that_come_to_nothing_leave_nothing_behind(secured: Secured) -> None:
+    hello = secured.hello()
+    hostile = (
+        b"",
+        PREFACE + SETTINGS,  # in the clear
+        b"GET / HTTP/1.1\r\n\r\n",
+        os.urandom(65_536),
+        b"\x16\x03\x01" + os.urandom(65_536),
+        b"\x16\x03\x01\xff\xff",  # a record of more than there may be, which does not come
+        b"\x16\x03\x01\x00\x04\x01\xff\xff\xff",  # a greeting of 16 MiB
+        b"\x16\x03\x01\x00\x01\x01" * 10_000,  # in pieces of a byte
+        b"\x14\x03\x03\x00\x01\x01" * 10_000,  # changes of a cipher that there is not
+        b"\x15\x03\x03\x00\x02\x01\x00" * 10_000,  # alerts
+        b"\x80\x2e\x01\x00\x02" + bytes(64),  # as SSL 2 begins
+        hello[:5],
+        hello[: len(hello) // 2],
+        hello,
+        hello * 100,
+        hello + os.urandom(16_384),
+    )
+    stranger = Authority(secured.authority.directory / "other").issue("eve", "/OU=operator/CN=eve")
+    async with secured.daemon.api() as stub:
+        watcher = Watcher(stub)
+        await watcher.states(one="up")
+        await secured.serves(watcher)
+        before, memory = secured.descriptors(), secured.resident()
+
+        def refused(context: ssl.SSLContext) -> None:
+            """TLS 1.3 tells a client last whether his certificate will do."""
+            if (session := secured.session(context)) is not None:
+                with session, contextlib.suppress(ssl.SSLError, ConnectionError):
+                    session.sendall(PREFACE + SETTINGS)
+                    # Nothing but the end, or an alert.
+                    assert session.recv(1) == b""
+
+        def strike() -> None:
+            for _ in range(20):
+                for data in hostile:
+                    secured.hold("grpc", 1, data)
+                secured.drop()
+            secured.reset("grpc", 200, hello)
+            for _ in range(50):
+                for newest in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+                    refused(secured.context(newest=newest))
+                    refused(secured.context(stranger, newest=newest))
+
+        await asyncio.gather(asyncio.to_thread(strike), secured.serves(watcher))
+        await secured.descriptors_fall_to(before + 2)
+        await secured.serves(watcher)
+        assert secured.resident() < memory + MEMORY
+
+
+async def test_thousands_of_handshakes_that_go_no_further_are_bounded_and_ended(secured: Secured) -> None:
+    hello = secured.hello()
+    async with secured.daemon.api() as stub:
+        watcher = Watcher(stub)
+        await watcher.states(one="up")
+        before, memory = secured.descriptors(), secured.resident()
+
+        def strike() -> None:
+            for data in (b"", hello[:100], hello):
+                secured.hold("grpc", 1_000, data)
+
+        await asyncio.to_thread(strike)
+        assert secured.descriptors() <= before + MAX_CONNECTIONS + 16
+        assert secured.resident() < memory + MEMORY
+        await secured.serves(watcher)
+        # They stay; it is the daemon that has enough of them.
+        await secured.descriptors_fall_to(before + 2)
+        await secured.serves(watcher)
+        session = await asyncio.to_thread(secured.session, secured.context(secured.ann))
+        assert session is not None
+        session.close()
+
+
+async def test_who_may_come_in_and_resets_all_that_he_asks_for_holds_up_no_verdict(secured: Secured) -> None:
+    # As RFC 7541 writes headers that are in no table: a call that answers, and one that would go on.
+    def asked(stream: int, method: bytes) -> bytes:
+        headers = b"\x83\x87"  # POST, https
+        for name, value in (
+            (b":path", b"/maglev.Maglev/" + method),
+            (b":authority", b"localhost"),
+            (b"content-type", b"application/grpc"),
+            (b"te", b"trailers"),
+        ):
+            headers += b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value
+        return frame(1, 4, stream, headers) + frame(0, 1, stream, bytes(5))
+
+    async with secured.daemon.api() as stub:
+        watcher = Watcher(stub)
+        await watcher.states(one="up")
+        await secured.serves(watcher)
+        before, memory = secured.descriptors(), secured.resident()
+
+        def strike() -> None:
+            context = secured.context(secured.ann)
+            for turn in range(40):
+                session = secured.session(context)
+                assert session is not None
+                # Some it refuses, and at some time the daemon ends the connection.
+                with session, session.makefile("rb") as answers, contextlib.suppress(OSError):
+                    session.sendall(PREFACE + SETTINGS)
+                    for first in range(1, 4_000, 2 * MAX_STREAMS_PER_CONNECTION):
+                        streams = range(first, first + 2 * MAX_STREAMS_PER_CONNECTION, 2)
+                        method = b"WatchEvents" if turn % 2 else b"ListBackends"
+                        calls = [asked(one, method) for one in streams]
+                        resets = [frame(3, 0, one, b"\x00\x00\x00\x08") for one in streams]
+                        if turn % 4 < 2:
+                            session.sendall(b"".join(itertools.chain(*zip(calls, resets, strict=True))))
+                            continue
+                        session.sendall(b"".join(calls))
+                        while (head := answers.read(9)) and head[3] not in (0, 1, 3, 7):
+                            answers.read(int.from_bytes(head[:3]))
+                        answers.read(int.from_bytes(head[:3]))
+                        session.sendall(b"".join(resets))
+            # Sessions that are over before a word is said.
+            for _ in range(200):
+                session = secured.session(context)
+                assert session is not None
+                session.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                session.close()
+
+        await asyncio.gather(asyncio.to_thread(strike), secured.serves(watcher))
+        await secured.descriptors_fall_to(before + 2)
+        await secured.serves(watcher)
+        assert secured.resident() < memory + MEMORY
+        async with asyncio.timeout(DEADLINE):
+            while not await secured.counted('maglev_grpc_calls_total{call="WatchEvents",status="CANCELLED"}'):
+                pass
+
+
+async def test_a_session_is_not_negotiated_again(secured: Secured) -> None:
+    async with secured.daemon.api() as stub:
+        watcher = Watcher(stub)
+        await watcher.states(one="up")
+        process = await asyncio.create_subprocess_exec(
+            *("openssl", "s_client", "-connect", f"127.0.0.1:{secured.grpc}", "-tls1_2", "-alpn", "h2"),
+            *("-cert", os.fspath(secured.ann.cert), "-key", os.fspath(secured.ann.key)),
+            *("-CAfile", os.fspath(secured.authority.ca)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        async with asyncio.timeout(DEADLINE):
+            said, _ = await process.communicate(b"R\n" * 10)
+        assert b"Verification: OK" in said
+        assert b"RENEGOTIATING" in said
+        assert process.returncode != 0, said
+        await secured.serves(watcher)
