@@ -250,6 +250,27 @@ async def test_what_is_owed_is_flushed_though_the_file_had_it_not_for_a_while_be
         assert len(writes(server)) == 2, "an order of the file is no transition"
 
 
+async def test_a_server_that_failed_before_a_restart_and_serves_after_it_keeps_its_flows(path: Path) -> None:
+    store = MemoryStore()
+    async with stand_in(path) as server:
+        first = Rig(path, failover(), store=store)
+        first.load()
+        async with first.running():
+            await first.settled()
+            await away(server, first)
+            first.backend("a", DOWN)
+        server.hanging = False
+        server.journal.clear()
+        again = Rig(path, failover(), store=store, state=State.UNKNOWN)
+        again.load()
+        async with again.running():
+            for name in "abc":
+                again.backend(name, UP)
+            await again.settled()
+            assert not writes(server)
+            assert not again.reconciler.owed
+
+
 async def test_what_is_owed_is_written_down_only_when_it_stays_owed(path: Path) -> None:
     class Counting(MemoryStore):
         written = 0

@@ -49,12 +49,12 @@ def test_what_is_owed_comes_back_with_its_cause_and_is_settled_as_before() -> No
     debts.note(Plan(waiting=[B, C]))
     assert kept(debts) == {
         "192.0.2.1/32 tcp 80": {"10.0.0.1": "down", "10.0.0.2": "operator"},
-        "2001:db8::1/128": {"::3": "waiting"},
+        "2001:db8::1/128": {"::3": "down"},
     }
     again = Debts(owed_from_json(kept(debts)))
     assert not again.changed.is_set()
     assert [(one.cause, one.waited) for one in again.owed.values()] == [
-        (Cause.DOWN, False),
+        (Cause.DOWN, True),
         (Cause.OPERATOR, False),
         (Cause.DOWN, True),
     ]

@@ -13,7 +13,7 @@ from maglev.vpp.sync import Cause, FlushKey, Op, Owed, Plan, Step
 
 
 class Debts:
-    """At most one for each configured AS. ``changed`` is set by every change."""
+    """At most one for each configured AS. ``changed`` is set when there is another one, or one less."""
 
     def __init__(self, kept: Iterable[tuple[FlushKey, Owed]] = ()) -> None:
         """``kept``: what was owed before a restart."""
@@ -43,7 +43,6 @@ class Debts:
         for key in plan.waiting:
             if (debt := self._owed.get(key)) is not None and not debt.waited:
                 self._owed[key] = debt._replace(waited=True)
-                self.changed.set()
         for key, debt in plan.incurred.items():
             if key not in self._owed:
                 self._put(key, debt)

@@ -1,7 +1,7 @@
 """What the dataplane has to know again after a restart of the daemon, as JSON values in sections of the state file.
 
 ``vips``: the VIPs that are ours. ``held``: old addresses of backends that got new ones, by frontend. ``flushes``: what
-is owed, by VIP and address: ``down``, ``waiting`` (down, and put off for want of another server) or ``operator``.
+is owed, by VIP and address, and why: ``down`` or ``operator``.
 """
 
 from __future__ import annotations
@@ -19,11 +19,9 @@ log = logs.get(__name__)
 
 VIPS, HELD, FLUSHES = "vips", "held", "flushes"
 
-_OWED: Mapping[str, Owed] = {
-    "down": Owed(Cause.DOWN),
-    "waiting": Owed(Cause.DOWN, waited=True),
-    "operator": Owed(Cause.OPERATOR),
-}
+# How long the daemon was away is not known: the flows of what failed before that and serves now are where they belong,
+# as if the flush had waited.
+_OWED: Mapping[str, Owed] = {"down": Owed(Cause.DOWN, waited=True), "operator": Owed(Cause.OPERATOR)}
 
 
 class Store(Protocol):
@@ -89,8 +87,7 @@ def owed_to_json(items: Iterable[tuple[FlushKey, Owed]], into: dict[str, dict[st
         flushes = vips.get(key.vip)
         if flushes is None:
             flushes = vips[key.vip] = into.setdefault(str(key.vip), {})
-        waits = debt.waited and debt.cause is Cause.DOWN
-        flushes[address_text(key.address)] = "waiting" if waits else debt.cause.value
+        flushes[address_text(key.address)] = debt.cause.value
         yield
 
 
