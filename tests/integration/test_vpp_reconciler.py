@@ -909,6 +909,28 @@ async def test_what_should_serve_is_worked_out_in_slices_and_a_reload_may_come_b
         assert await working == {WWW._replace(port=1)}
 
 
+async def test_what_is_looked_up_in_a_single_large_pool_is_worked_out_in_slices(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, new = crowd(length=1024), crowd(length=1024)
+    async with programmed(path, config) as (_, rig):
+        monkeypatch.setattr("maglev.pace.SLICE_NS", 0)
+        turns = 0
+
+        async def ticking() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        rig.states.load(new)
+        ticker = asyncio.create_task(ticking())
+        await rig.reconciler._reconfigure(new)
+        ticker.cancel()
+        # Twice as often for what is let go.
+        assert turns > 3 * len(new.backends)
+
+
 async def test_what_a_vpp_holds_is_read_vip_by_vip_also_at_connect(path: Path) -> None:
     async with stand_in(path) as server:
         first = Rig(path, several(3))

@@ -522,8 +522,8 @@ class Checker:
                     others = users.get(member.backend, ())
                     if not others or others[-1] != frontend.name:
                         users[member.backend] = (*others, frontend.name)
-            if pace.due():
-                await pace.rest()
+                    if pace.due():
+                        await pace.rest()
         # Only this method changes which backends there are, and one call at a time.
         removed: list[LiveBackend] = []
         for name, live in self._backends.items():

@@ -259,8 +259,10 @@ async def unpack(lines: AsyncIterator[bytes], known: Config | None = None) -> Lo
     pace = Pace()
     for frontend in known.frontends.values():
         for pool in frontend.pools:
-            known_members.update((member.backend, member) for member in pool.members)
-        await pace.breathe()
+            for member in pool.members:
+                known_members[member.backend] = member
+                if pace.due():
+                    await pace.rest()
     problems: list[Problem] = []
     head: Row | None = None
     healthchecks: dict[str, HealthCheck] = {}
@@ -289,8 +291,8 @@ async def unpack(lines: AsyncIterator[bytes], known: Config | None = None) -> Lo
                     backends[backend.name] = backend
             elif kind == "members":
                 for name, weight in rows:
-                    member = known_members.get(name)
-                    members.append(member if member and member.weight == weight else PoolMember(name, weight))
+                    same = known_members.get(name)
+                    members.append(same if same and same.weight == weight else PoolMember(name, weight))
             elif kind == "frontends":
                 for row in rows:
                     frontend = _unpack_frontend(row, unused)

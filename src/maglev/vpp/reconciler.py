@@ -467,7 +467,8 @@ class Reconciler:
         index = _Index()
         pace = Pace()
         for _ in self._indexed(index, self._config, new):
-            await pace.breathe()
+            if pace.due():
+                await pace.rest()
         old = self._config or Config()
         outdated: list[object] = [*self._uses.values(), *old.backends.values(), *old.frontends.values()]
         outdated += [self._uses, old]
@@ -480,7 +481,7 @@ class Reconciler:
         await let_go(outdated)
 
     def _indexed(self, index: _Index, old: Config | None, new: Config) -> Iterator[None]:
-        """Fill ``index``, frontend by frontend: a generator, so that it can be done in slices.
+        """Fill ``index``, member by member: a generator, so that it can be done in slices.
 
         An old address of a backend that got a new one is held: it may be all that serves for a while.
         """
@@ -510,11 +511,11 @@ class Reconciler:
                         have = found.ases.get(address.packed) if found is not None else None
                         if self._actual is None or (have is not None and have.weight > 0):
                             index.inherited.add(member.backend)
+                    yield
             if kept:
                 index.held[name] = kept
             if before is not None and (before.weight_unit, before.pools) != (frontend.weight_unit, frontend.pools):
                 index.rescaled.append(key)
-            yield
 
     def _take_over(self, new: Config, index: _Index) -> None:
         first = self._config is None
