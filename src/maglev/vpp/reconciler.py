@@ -1457,3 +1457,4 @@ class Reconciler:
         for name, address in held_from_json(self._store.get(HELD)):
             if name in config.frontends:
                 self._held.setdefault(name, {})[address] = until
+        self._keep_held()
