@@ -1670,6 +1670,23 @@ async def test_buckets_are_read_back_and_a_difference_is_told_and_counted(
         assert "10.0.0.1 8193 instead of 8192" in caplog.text
 
 
+async def test_a_connection_that_is_lost_while_a_read_back_waits_for_its_turn_ends_nothing(path: Path) -> None:
+    async with programmed(path) as (server, rig):
+        reconciler = rig.reconciler
+        async with reconciler._work:
+            reconciler._unverified[WWW] = None
+            reconciler._wake.set()
+            await eventually(lambda: not reconciler._wake.is_set())
+            connects = rig.client.connects
+            server.drop_connections()
+            await eventually(lambda: rig.client.connects > connects)
+            assert not reconciler._unverified
+        await rig.settled()
+        rig.backend("a", DOWN)
+        await rig.settled()
+        assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 0}
+
+
 async def test_what_somebody_else_changes_right_behind_us_is_found_when_it_is_read_back(path: Path) -> None:
     async with programmed(path) as (server, rig):
         written = server.journal.next(lambda entry: entry.message == "lb_as_set_weight")

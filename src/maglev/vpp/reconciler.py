@@ -624,9 +624,12 @@ class Reconciler:
                 break
 
     async def _verify_one(self) -> None:
+        actual = self._demand()
+        if not self._unverified:
+            return  # The connection was lost and made again while this waited for its turn.
         key = next(iter(self._unverified))
         del self._unverified[key]
-        found = self._demand().vips.get(key)
+        found = actual.vips.get(key)
         if found is None:
             return
         written = found.ases
