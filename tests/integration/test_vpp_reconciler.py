@@ -1670,6 +1670,29 @@ async def test_buckets_are_read_back_and_a_difference_is_told_and_counted(
         assert "10.0.0.1 8193 instead of 8192" in caplog.text
 
 
+async def test_a_connection_that_is_made_anew_while_a_batch_reads_ends_the_batch_and_nothing_else(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with programmed(path) as (server, rig):
+        turn, broken = rig.reconciler.pacer.turn, 0
+
+        async def turn_that_takes_long() -> None:
+            nonlocal broken
+            if not broken:
+                broken = rig.client.connects
+                server.drop_connections()
+                await eventually(lambda: rig.client.connects > broken and rig.client.usable)
+            await turn()
+
+        monkeypatch.setattr(rig.reconciler.pacer, "turn", turn_that_takes_long)
+        rig.reconciler._stale.add(WWW)
+        rig.backend("a", DOWN)
+        await eventually(lambda: broken > 0)
+        await rig.settled()
+        assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 0}
+        assert not rig.reconciler.owed
+
+
 async def test_a_connection_that_is_lost_while_a_read_back_waits_for_its_turn_ends_nothing(path: Path) -> None:
     async with programmed(path) as (server, rig):
         reconciler = rig.reconciler

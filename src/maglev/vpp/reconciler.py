@@ -808,7 +808,8 @@ class Reconciler:
 
         From the snapshot to the plan nothing waits, so that the plan is of one moment.
         """
-        assert self._actual is not None
+        # Not for granted: a connection may be lost and made again while something is read that leads here.
+        actual = self._demand()
         source = self._source()
         if isinstance(source, _Before):
             # Between the choice of the names and now a reload may have begun.
@@ -819,7 +820,7 @@ class Reconciler:
             full = prune_rest = False
         wanted = self.desired(names, source)
         policy = self.policy(full=full, prune_rest=prune_rest, force=force, first=first)
-        plan = diff(wanted, self._actual, self._debts.owed, policy)
+        plan = diff(wanted, actual, self._debts.owed, policy)
         self._debts.note(plan)
         self._note_natures(wanted)
         for note in plan.notes:
@@ -829,7 +830,7 @@ class Reconciler:
         for name in planned:
             self._dirty.pop(name, None)
         for key in plan.recreated:
-            self._lost.recreate(key, self._weights_of(self._actual.vips[key]))
+            self._lost.recreate(key, self._weights_of(actual.vips[key]))
         self._scope = scope
         budget = BUDGET_STALLS * self._pacer.max_stall_ns
         try:
