@@ -24,7 +24,8 @@ from maglev.pb.maglev_pb2_grpc import MaglevStub
 from maglev.rpc import server
 from maglev.rpc.access import OPERATOR_CALLS, Role
 from maglev.rpc.server import CannotListen, RpcServer, ServerOptions
-from maglev.rpc.service import Shared
+from maglev.rpc.service import MaglevService, Shared, Turnstile
+from maglev.rpc.watch import TooMany
 from maglev.states import Code, FrontendState, State
 from tests.helpers.rpc import (
     NOW,
@@ -343,6 +344,57 @@ async def test_a_dangerous_reload_needs_force(start: Start) -> None:
     assert "4 of 5" in words
     assert forced.ok
     assert running.daemon.loader.reloads == [(True, "unix")]
+
+
+async def test_callers_who_compare_configurations_share_it_and_none_is_refused() -> None:
+    daemon = fake_daemon()
+    service = MaglevService(daemon.services)
+    begun, go = asyncio.Event(), asyncio.Event()
+    loads = 0
+
+    async def load() -> Load:
+        nonlocal loads
+        loads += 1
+        begun.set()
+        await go.wait()
+        return daemon.loader.result
+
+    context: Any = None  # of no meaning to this call
+
+    def ask() -> asyncio.Future[pb.DiffConfigResponse]:
+        return asyncio.ensure_future(service.DiffConfig(pb.DiffConfigRequest(), context))
+
+    daemon.loader.load = load  # type: ignore[method-assign]
+    async with asyncio.timeout(DEADLINE):
+        calls = [ask() for _ in range(40)]
+        await begun.wait()
+        calls += [ask() for _ in range(40)]
+        go.set()
+        assert all(one.check.ok for one in await asyncio.gather(*calls))
+    assert loads == 2
+
+
+async def test_viewers_wait_apart_from_operators_and_take_turns_with_them() -> None:
+    turnstile = Turnstile("a reading", most=3)
+    turns: list[str] = []
+    go = asyncio.Event()
+
+    def begin(name: str, role: Role) -> asyncio.Future[None]:
+        async def work() -> None:
+            turns.append(name)
+            await go.wait()
+
+        return asyncio.ensure_future(turnstile.run(role, work))
+
+    viewers = [begin(f"viewer {number}", Role.VIEWER) for number in range(4)]
+    await asyncio.wait(viewers, return_when=asyncio.FIRST_COMPLETED)
+    assert isinstance(viewers.pop().exception(), TooMany)
+    operators = [begin(f"operator {number}", Role.OPERATOR) for number in range(2)]
+    await asyncio.sleep(0)
+    operators.pop().cancel()
+    go.set()
+    await asyncio.gather(*viewers, *operators)
+    assert turns == ["viewer 0", "operator 0", "viewer 1", "viewer 2"]
 
 
 async def test_checks_keep_no_operator_from_his_reload(start: Start) -> None:

@@ -49,24 +49,28 @@ _ROLES = {Role.VIEWER: pb.ROLE_VIEWER, Role.OPERATOR: pb.ROLE_OPERATOR}
 
 
 class Turnstile:
-    """Lets one through at a time, and only so many wait. Raises ``TooMany`` for the others."""
+    """Lets one through at a time, and only so many of each role wait. Raises ``TooMany`` for the others.
+
+    Operators and viewers wait apart and take turns, so that any number of viewers costs an operator two turns at most.
+    """
 
     def __init__(self, what: str, most: int = MAX_WAITING) -> None:
         self._what = what
         self._most = most
-        self._waiting = 0
+        self._waiting = dict.fromkeys(Role, 0)
+        self._lanes = {role: asyncio.Lock() for role in Role}
         self._lock = asyncio.Lock()
 
-    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Wait for the turn, then for ``work()``."""
-        if self._waiting >= self._most:
+    async def run(self, role: Role, work: Callable[[], Awaitable[T]]) -> T:
+        """Wait for the turn of a caller of that role, then for ``work()``."""
+        if self._waiting[role] >= self._most:
             raise TooMany(f"{self._most} callers wait for {self._what} already")
-        self._waiting += 1
+        self._waiting[role] += 1
         try:
-            async with self._lock:
+            async with self._lanes[role], self._lock:
                 return await work()
         finally:
-            self._waiting -= 1
+            self._waiting[role] -= 1
 
 
 class Shared(Generic[T]):
@@ -111,8 +115,8 @@ class MaglevService(pb_grpc.MaglevServicer):
         self.watchers = watchers if watchers is not None else Watchers(services)
         self._orders: tuple[Config, dict[str, paging.Order]] | None = None
         # Apart from each other: whoever may only look cannot keep an operator from his reload.
-        self._checks = Shared(lambda: services.loader.check())
-        self._diffs = Turnstile("a comparison of configurations")
+        self._checks = Shared(lambda: _bounded(services.loader.check()))
+        self._diffs = Shared(lambda: _bounded(self._diff()))
         self._reloads = Turnstile("a reload")
         self._readings = Turnstile("a reading of VPP")
         self._reading: tuple[str | None, int, LbStateView] | None = None
@@ -362,7 +366,7 @@ class MaglevService(pb_grpc.MaglevServicer):
 
     async def DiffConfig(self, request: pb.DiffConfigRequest, context: Context) -> pb.DiffConfigResponse:
         """What a reload would change."""
-        return await _bounded(self._diffs.run(self._diff))
+        return await _bounded(self._diffs.run())
 
     async def _diff(self) -> pb.DiffConfigResponse:
         loader = self._services.loader
@@ -387,8 +391,10 @@ class MaglevService(pb_grpc.MaglevServicer):
     async def ReloadConfig(self, request: pb.ReloadConfigRequest, context: Context) -> pb.ReloadConfigResponse:
         """Put the file into effect."""
         loader = self._services.loader
-        by = self._caller(context).name
-        loaded = await self._finish(self._reloads.run(lambda: loader.reload(force=request.force, by=by)))
+        caller = self._caller(context)
+        loaded = await self._finish(
+            self._reloads.run(caller.role, lambda: loader.reload(force=request.force, by=caller.name))
+        )
         return convert.reload_result(loaded, loader.file)
 
     # ---------------------------------------------------------------------------------------------------- server
@@ -442,9 +448,10 @@ class MaglevService(pb_grpc.MaglevServicer):
         dataplane = self._dataplane()
         wanted = self._wanted(request.frontend)
         fresh = PAGED_READING_NS if request.page_token else 0
-        if not fresh and self._caller(context).role is Role.VIEWER:
+        role = self._caller(context).role
+        if not fresh and role is Role.VIEWER:
             fresh = VIEWER_READING_NS
-        reading = await self._read(dataplane, wanted, fresh)
+        reading = await self._read(dataplane, wanted, role, fresh)
         order = paging.Order([f"{vip.prefix} {vip.protocol} {vip.port}" for vip in reading.vips])
         answer = pb.GetVPPLBStateResponse(
             conf=convert.lb_conf(reading.conf, self._checker.config().lb),
@@ -465,8 +472,8 @@ class MaglevService(pb_grpc.MaglevServicer):
             await pace.breathe()
         return answer
 
-    async def _read(self, dataplane: DataplaneApi, frontend: str | None, fresh_ns: int) -> LbStateView:
-        """A reading of VPP that is at most ``fresh_ns`` old; 0: a new one."""
+    async def _read(self, dataplane: DataplaneApi, frontend: str | None, role: Role, fresh_ns: int) -> LbStateView:
+        """A reading of VPP that is at most ``fresh_ns`` old; 0: a new one. ``role`` of the caller."""
 
         async def read() -> LbStateView:
             now = self._services.clock.monotonic_ns()
@@ -478,7 +485,7 @@ class MaglevService(pb_grpc.MaglevServicer):
             self._reading = (frontend, self._services.clock.monotonic_ns(), reading)
             return reading
 
-        return await _bounded(self._readings.run(read))
+        return await _bounded(self._readings.run(role, read))
 
     def _members(self, frontend: str) -> Sequence[MemberWeight]:
         if not frontend:
@@ -562,6 +569,7 @@ class MaglevService(pb_grpc.MaglevServicer):
     async def settle(self, seconds: float) -> None:
         """Give changes that were begun so long to come to their end; then they are cancelled."""
         self._checks.cancel()
+        self._diffs.cancel()
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=seconds)
             for task in late:
