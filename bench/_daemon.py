@@ -25,10 +25,11 @@ PORT, FLIP_PORT = 8080, 8081
 PATIENCE = 300.0
 
 
-def tree(namespace: str, *, history: int = 5) -> dict[str, Any]:
+def tree(namespace: str, *, history: int = 5, weight: int = 100) -> dict[str, Any]:
     """BACKENDS half-open TCP checks, each once a second, in a network namespace.
 
-    Those that come and go change with one result. ``history`` is what tells one version of the file from another.
+    Those that come and go change with one result. ``history`` and the ``weight`` of all members, which VPP is given in
+    units of itself, are what tells one version of the file from another.
     """
     each = BACKENDS // FRONTENDS
     flippers = [_flipper.address(index) for index in range(FLIPPERS)]
@@ -42,7 +43,7 @@ def tree(namespace: str, *, history: int = 5) -> dict[str, Any]:
             flips = place == 0 and number < FLIPPERS
             address = flippers[number] if flips else next(stay)
             backends[name] = {"address": address, "healthcheck": "flips" if flips else "stays"}
-            members[name] = {}
+            members[name] = {"weight": weight}
         frontends[f"f{number}"] = {
             "address": f"10.0.{number >> 8}.{number & 255}",
             "protocol": "tcp",
@@ -75,15 +76,21 @@ class Daemon(DaemonProcess):
     """Its log is JSON, and is waited for here."""
 
     def __init__(self, directory: Path, namespace: str, vpp: Path) -> None:
+        self._namespace = namespace
         super().__init__(directory, json.dumps(tree(namespace)), f"--vpp-api-addr={vpp}", "--log-format=json")
-        self._spare = directory / "spare.json"
-        self._spare.write_text(json.dumps(tree(namespace, history=6)), encoding="utf-8")
+        self._versions = {"value": self._version(history=6), "members": self._version(weight=50)}
 
-    def rewrite(self) -> None:
-        """Change the file, which costs next to nothing: what takes time is to be the daemon's."""
-        self._spare.rename(spare := self._spare.with_suffix(".new"))
-        self.config.rename(self._spare)
+    def _version(self, **changed: int) -> Path:
+        path = self.directory / f"{'-'.join(changed)}.json"
+        path.write_text(json.dumps(tree(self._namespace, **changed)), encoding="utf-8")
+        return path
+
+    def rewrite(self, what: str) -> None:
+        """Change one ``value`` of the file, or all ``members``. It costs nothing: what takes time is the daemon's."""
+        spare = self._versions[what]
+        kept = self.config.rename(spare.with_suffix(".kept"))
         spare.rename(self.config)
+        kept.rename(spare)
 
     def records(self, event: str, start: int = 0) -> list[dict[str, Any]]:
         """What was logged under this name, from a line on."""

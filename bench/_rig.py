@@ -52,6 +52,12 @@ def cpu_ns(pid: int) -> int:
     return time.clock_gettime_ns((~pid << 3) | 2)
 
 
+def run_and_wait_ns(thread: int) -> tuple[int, int]:
+    """For how long a thread ran, and for how long it could have run and had no CPU. A process is its first thread."""
+    ran, waited, _ = Path(f"/proc/{thread}/schedstat").read_text(encoding="ascii").split()
+    return int(ran), int(waited)
+
+
 def machine_ns() -> tuple[int, int]:
     """What the whole machine was busy, and what its ksoftirqd threads ran."""
     with open("/proc/stat", encoding="ascii") as text:

@@ -2,6 +2,8 @@
 
 The moment of the reply is the kernel's, from a packet socket; that of the call is when the stand-in, a process of its
 own, reads it: what the machine needs to wake that process is in it. A bare timer tells what the machine itself does.
+For how long the loop could have run and had no CPU is printed beside it: the servers, the stand-in and the child that
+loads run on the same ones.
 """
 
 from __future__ import annotations
@@ -11,15 +13,17 @@ import json
 import signal
 import subprocess
 import tempfile
+import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from bench import _flipper
 from bench._daemon import BACKENDS, Daemon, daemon, servers
 from bench._dataplane import stand_in
-from bench._rig import HISTOGRAM, Bare, Rig, cpu_ns, rig
+from bench._rig import HISTOGRAM, Bare, Rig, cpu_ns, rig, run_and_wait_ns
 from bench.harness import Figure
 from bench.line import quantile
 
@@ -30,7 +34,7 @@ SECONDS = 25.0
 
 
 def run() -> list[Figure]:
-    """Full syncs every five seconds in both rounds."""
+    """Full syncs every five seconds in all rounds, and one after each reload of the 50,000."""
     with rig() as one, tempfile.TemporaryDirectory(prefix="maglev-bench-") as directory:
         return asyncio.run(_measure(one, Path(directory)))
 
@@ -54,10 +58,10 @@ async def _nothing(maglevd: Daemon) -> None:
     await asyncio.Event().wait()
 
 
-async def _reloads(maglevd: Daemon) -> None:
-    """One reload after the other, each of a file that differs."""
+async def _reloads(what: str, maglevd: Daemon) -> None:
+    """One reload after the other, each of a file in which this differs."""
     while True:
-        maglevd.rewrite()
+        maglevd.rewrite(what)
         seen = len(maglevd.log)
         maglevd.signal(signal.SIGHUP)
         await maglevd.came("config-applied", start=seen)
@@ -65,7 +69,8 @@ async def _reloads(maglevd: Daemon) -> None:
 
 ROUNDS: Mapping[str, Callable[[Daemon], Awaitable[object]]] = {
     "probing alone": _nothing,
-    "with reloads of 50,000": _reloads,
+    "reloads, one value differs": partial(_reloads, "value"),
+    "reloads, all members differ": partial(_reloads, "members"),
 }
 
 
@@ -82,12 +87,17 @@ async def _round(
     assert maglevd.process is not None
     told_before = _size(told)
     seen, late, cpu = len(maglevd.log), timer.late(), cpu_ns(maglevd.process.pid)
+    loop, began = run_and_wait_ns(maglevd.process.pid), time.monotonic_ns()
     flipper.stdin.write(f"{RATE} {SECONDS}\n")
     flipper.stdin.flush()
     busy = asyncio.ensure_future(meanwhile(maglevd))
     replies = json.loads(await asyncio.to_thread(flipper.stdout.readline))
     busy.cancel()
     cpu = cpu_ns(maglevd.process.pid) - cpu
+    ran, waited = (
+        (after - before) / (time.monotonic_ns() - began)
+        for before, after in zip(loop, run_and_wait_ns(maglevd.process.pid), strict=True)
+    )
     late = [after - before for before, after in zip(late, timer.late(), strict=True)]
     milliseconds, lost = _matched(replies, _read(told, told_before))
     edges = [(step + 1) * 0.05 for step in range(HISTOGRAM)]
@@ -101,6 +111,8 @@ async def _round(
         Figure(f"{words}: never told to VPP", lost, "", 0),
         Figure(f"{words}: reloads", reloads, ""),
         Figure(f"{words}: daemon", cpu / 1e9 / (SECONDS + 2), "cores"),
+        Figure(f"{words}: its loop's thread ran", 100 * ran, "%"),
+        Figure(f"{words}: its loop's thread waited for a CPU", 100 * waited, "%"),
     ]
 
 
