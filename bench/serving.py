@@ -61,8 +61,8 @@ PAGE = 5_000
 AT_ONCE = 256
 # A backend fails so often beside a burst, to see how long that takes to reach VPP.
 REACTION_SECONDS = 0.02
-# Bursts that watchers do not read, in one go. What waits for them is full after the first go; the allocator's pools, where
-# it lies among what comes and goes, have their size after the second. The third is to take no more memory.
+# Bursts that watchers do not read, in one go. What waits for them is full after the first go; the allocator's pools, in
+# which it lies among what comes and goes, have their size after the second. The third is to take no more memory.
 UNREAD = 8
 DEADLINE = 120.0
 """Seconds: a client that takes longer has come to grief."""
