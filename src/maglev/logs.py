@@ -12,6 +12,7 @@ the bus, and only while somebody subscribed (``LogControl.watch``).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import enum
 import functools
@@ -380,7 +381,8 @@ class _Tap:
         self._publishing = False
 
     def put(self, entry: _Entry) -> None:
-        if self._publishing:
+        own = threading.get_ident() == self._thread
+        if own and self._publishing:
             # A listener that logs about a log record would never come to an end.
             return
         try:
@@ -399,9 +401,11 @@ class _Tap:
             at_ns=int(entry.created * 1e9),
             fields=fields,
         )
-        if threading.get_ident() == self._thread:
+        if own:
             self._publish(event)
-        elif not self._loop.is_closed():
+            return
+        # The loop may end at any moment, and those who watch with it.
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._publish, event)
 
     def _publish(self, event: LogEvent) -> None:

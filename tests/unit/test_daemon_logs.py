@@ -244,6 +244,29 @@ async def test_records_of_other_threads_reach_the_bus_on_the_loop() -> None:
     assert threads == [threading.get_ident()]
 
 
+@pytest.mark.usefixtures("quiet_root")
+async def test_a_record_of_another_thread_is_not_lost_while_one_is_published() -> None:
+    control, _ = written("text")
+    bus = Bus()
+    control.tap(bus, asyncio.get_running_loop())
+    control.watch("info")
+    seen: list[str] = []
+
+    def listener(event: Event) -> None:
+        assert isinstance(event, LogEvent)
+        seen.append(event.event)
+        if event.event == "first":
+            other = threading.Thread(target=logs.get("part").info, args=("second", "words"))
+            other.start()
+            other.join()
+
+    bus.listen(listener)
+    logs.get("part").info("first", "words")
+    await asyncio.sleep(0)
+    control.end()
+    assert seen == ["first", "second"]
+
+
 class Stalled(io.StringIO):
     """A stream whose reader does not read until it is let."""
 
