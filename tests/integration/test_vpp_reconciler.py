@@ -786,6 +786,48 @@ async def test_what_was_known_of_a_vpp_is_set_beside_what_it_holds_in_slices(
         assert len(set(turns)) >= 3, "one VIP a turn"
 
 
+async def test_a_vpp_that_is_started_while_a_read_waits_for_its_turn_has_lost_what_the_one_before_had(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with programmed(path, failover(on_all_down=OnAllDown.KEEP)) as (server, rig):
+        for name in "abc":
+            rig.backend(name, DOWN)
+        await rig.settled()
+        held = weights(server)
+        assert any(held.values())
+        connects = rig.client.connects
+
+        async def turn() -> None:
+            if rig.client.connects == connects:
+                await server.restart()
+                await eventually(lambda: rig.client.connects > connects and rig.client.usable)
+
+        monkeypatch.setattr(rig.reconciler.pacer, "turn", turn)
+        with pytest.raises(Unavailable):
+            await rig.reconciler.sync(None, force=False, by="test")
+        await rig.settled()
+        assert weights(server) == held
+        assert rig.reconciler.counters.drift.total() == 0
+
+
+async def test_what_was_planned_for_a_vpp_is_not_sent_to_the_one_that_is_started_while_it_waits_for_its_turn(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with programmed(path) as (server, rig):
+        connects = rig.client.connects
+
+        async def turn() -> None:
+            if rig.client.connects == connects:
+                await server.restart()
+                await eventually(lambda: rig.client.connects > connects and rig.client.usable)
+
+        monkeypatch.setattr(rig.reconciler.pacer, "turn", turn)
+        rig.backend("b", DOWN)
+        await rig.settled()
+        assert weights(server) == {"10.0.0.1": 1, "10.0.0.2": 0, "10.0.0.3": 0}
+        assert rig.reconciler.refusals == 0
+
+
 async def test_a_vpp_that_restarts_with_another_configuration_has_drift_and_one_that_restarts_empty_has_none(
     path: Path,
 ) -> None:

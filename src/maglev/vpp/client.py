@@ -204,6 +204,13 @@ class VppClient:
             return f"VPP is away: {self.problem}"
         return f"VPP cannot be driven: {self.problem}" if self.problem else "VPP is away: the connection was just lost"
 
+    def still_connected(self, connects: int) -> None:
+        """Raises ``Unavailable`` unless calls can be made on the connection of that number, as of ``connects``."""
+        if not self.usable:
+            raise Unavailable(self.excuse)
+        if self.connects != connects:
+            raise Unavailable("the connection was made anew meanwhile")
+
     def info(self) -> VppInfo | None:
         """The VPP at the other end; None while there is none."""
         return self._info

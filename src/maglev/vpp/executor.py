@@ -111,9 +111,11 @@ class Executor:
         """Send ``steps`` in order until about ``budget_ns`` of estimated work is done.
 
         ``skip``: what was refused lately and is not to be tried again now. A refusal is logged, counted, and does not
-        stop the rest; a lost connection raises ``ConnectionLost``.
+        stop the rest; a lost connection raises ``Unavailable``, also if there is another one by then: what was planned
+        for one VPP is not sent to the next.
         """
         outcome = Outcome()
+        connects = self._client.connects
         accepted: set[VipKey | None] = set()  # VIPs of which VPP has accepted a step of this plan
         raised: set[VipKey | None] = set()
         spent = position = 0
@@ -150,6 +152,8 @@ class Executor:
             if not chunk:
                 continue
             spent += cost
+            await self._pacer.turn()
+            self._client.still_connected(connects)
             await self._send(chunk, cost, outcome)
             for step in chunk:
                 if refusal_key(step) not in outcome.refused:
@@ -159,7 +163,6 @@ class Executor:
         return outcome
 
     async def _send(self, chunk: Sequence[Step], cost: int, outcome: Outcome) -> None:
-        await self._pacer.turn()
         requests = [_request(step) for step in chunk]
         began = self._pacer.start(cost)
         replies = await self._client.send(requests)

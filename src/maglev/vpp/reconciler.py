@@ -1057,7 +1057,7 @@ class Reconciler:
             fill(vip, await self._ases_of(vip))
         if actual.vips:
             describe(actual.vips, await self._reader.verbose())
-        self._still_connected(connects)
+        self.client.still_connected(connects)
         await self._compare(actual)
         self._stale.clear()
         self._forget_refusals()
@@ -1076,18 +1076,11 @@ class Reconciler:
                 if wanted.key not in self._multiples and not self._adopted:
                     self._adopt_scale(wanted, actual)
         # What was read of a connection that is gone is no mirror of the VPP behind the next.
-        self._still_connected(connects)
+        self.client.still_connected(connects)
         self._actual = actual
         self._adopted = True
         self._settle(presumed)
         self._wake.set()
-
-    def _still_connected(self, connects: int) -> None:
-        """Raises ``Unavailable`` unless VPP is there by the connection of that number, as of ``VppClient.connects``."""
-        if not self.client.usable:
-            raise Unavailable(self.client.excuse)
-        if self.client.connects != connects:
-            raise Unavailable("the connection was made anew while VPP was read")
 
     async def _compare(self, actual: Actual) -> None:
         """Tell what somebody else has changed while there was no connection; remember what a restarted VPP has lost."""
@@ -1313,7 +1306,9 @@ class Reconciler:
 
     async def _ases_of(self, vip: ActualVip) -> list[AsDetails]:
         """The ASes that VPP has in a VIP, read at the pace that forwarding can stand."""
+        connects = self.client.connects
         await self._pacer.turn()
+        self.client.still_connected(connects)  # Else the next VPP would be taken for the one that is known.
         read = await self._reader.ases(vip.key)
         self._pacer.start(self.cost().read(vip.length, len(read)))
         return read
