@@ -1,5 +1,6 @@
 """The probe engine: a native thread that probes, decides, and reports only transitions. See ``_probe.pyi``."""
 
+import atexit
 import errno as errnos
 import ipaddress
 import os
@@ -393,6 +394,9 @@ cdef class Engine:
         self._thread = threading.Thread(target=self._run, name="maglev-probe", daemon=True)
         self._judge_thread = threading.Thread(target=self._judge_run, name="maglev-regexp", daemon=True)
         self._started = True
+        # The process may end without stop(), for an error elsewhere: the C library then takes OpenSSL down under threads
+        # that shake hands.
+        atexit.register(self.stop)
         try:
             if pthread_create(&e.opener, NULL, opener_main, e) != 0:
                 raise EngineError("cannot start a thread")
@@ -431,6 +435,7 @@ cdef class Engine:
         if not self._started or self._stopped:
             return
         self._stopped = True
+        atexit.unregister(self.stop)
         store32(&e.stopping, 1)
         write(e.wake, &one, sizeof(one))
         self._judge_stop = True

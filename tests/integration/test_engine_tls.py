@@ -513,6 +513,20 @@ p.engine.stop()
 """
 
 
+def test_a_process_that_ends_without_stopping_its_engine_ends_well(
+    ca: Path, authority: Certificate, tmp_path: Path
+) -> None:
+    crowd = Crowd(Certificate([NAME], authority).context(tmp_path))
+    script = LEAK.partition("before = rss()")[0] + "raise SystemExit(7)\n"
+    try:
+        command = [sys.executable, "-c", script, str(port_of(crowd.sock)), str(ca), "200", "0"]
+        # What can go wrong does not go wrong each time.
+        for _ in range(10):
+            assert subprocess.run(command, timeout=240).returncode == 7
+    finally:
+        crowd.close()
+
+
 def test_ten_thousand_handshakes_leave_nothing_behind(ca: Path, authority: Certificate, tmp_path: Path) -> None:
     crowd = Crowd(Certificate([NAME], authority).context(tmp_path))
     try:
