@@ -394,8 +394,8 @@ cdef class Engine:
         self._thread = threading.Thread(target=self._run, name="maglev-probe", daemon=True)
         self._judge_thread = threading.Thread(target=self._judge_run, name="maglev-regexp", daemon=True)
         self._started = True
-        # The process may end without stop(), for an error elsewhere: the C library then takes OpenSSL down under threads
-        # that shake hands.
+        # The process may end without stop(), for an error elsewhere: exit() then takes OpenSSL down under threads that
+        # shake hands.
         atexit.register(self.stop)
         try:
             if pthread_create(&e.opener, NULL, opener_main, e) != 0:
