@@ -786,6 +786,27 @@ async def test_what_was_known_of_a_vpp_is_set_beside_what_it_holds_in_slices(
         assert len(set(turns)) >= 3, "one VIP a turn"
 
 
+@pytest.mark.parametrize("connected", [False, True])
+async def test_weights_that_are_kept_come_back_with_a_vip_that_somebody_deleted(path: Path, connected: bool) -> None:
+    async with programmed(path, failover(on_all_down=OnAllDown.KEEP)) as (server, rig):
+        for name in "abc":
+            rig.backend(name, DOWN)
+        await rig.settled()
+        held = weights(server)
+        assert held["10.0.0.1"] > 0
+        vip = vip_of(server)
+        assert vip is not None
+        if not connected:
+            await away(server, rig)
+        server.model.delete_vip(vip)
+        if connected:
+            await rig.reconciler.sync(None, force=False, by="test")
+        server.hanging = False
+        await rig.settled()
+        assert weights(server) == held
+        assert not rig.reconciler._lost._weights
+
+
 async def test_a_vpp_that_is_started_while_a_read_waits_for_its_turn_has_lost_what_the_one_before_had(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

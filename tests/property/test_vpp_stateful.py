@@ -396,7 +396,6 @@ class Dataplane(RuleBasedStateMachine):
         if vip is not None:
             self.excused.add(key)
             self.flows.pop(key, None)
-            self.kept.pop(key, None)
             self._meddle(self.server.model.delete_vip, vip)
 
     def _meddle(self, call: Any, *args: Any, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Weights that VPP had and shows no longer: because it was restarted, or because a VIP is being created again.
+"""Weights that VPP had and shows no longer: it was restarted, or a VIP was deleted, or is being created again.
 
 What keeps the weight that VPP has (``on-all-down: keep``, a server without a verdict) would otherwise come back at
 weight 0 where VPP was emptied halfway: whoever plans asks here first. All weights are on our scale, in units.
@@ -26,14 +26,14 @@ class LostWeights:
     def recall(self, key: VipKey, address: bytes, *, present: bool) -> int | None:
         """The last weight of an AS, to go by instead of what VPP shows; None: what VPP shows counts.
 
-        ``present``: whether VPP has the AS. After a restart of VPP it is asked about those that it has not.
+        ``present``: whether VPP has the AS. But for what is created again, it is asked about those that it has not.
         """
         if not self._weights or (present and key not in self._recreated):
             return None
         return self._weights.get(key, {}).get(address)
 
     def lose(self, key: VipKey, weights: Mapping[bytes, int]) -> None:
-        """VPP was restarted and had these. What it had before, and was not given again, stays as it is known."""
+        """VPP had these, and has lost them. What it had before, and was not given again, stays as it is known."""
         self._weights[key] = {**weights, **self._weights.get(key, {})}
 
     def restarted(self) -> None:

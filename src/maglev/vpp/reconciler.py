@@ -876,6 +876,11 @@ class Reconciler:
         self._refused.clear()
         self._stuck.clear()
 
+    def _note_lost(self, vip: ActualVip) -> None:
+        """VPP had this and has it no longer: it was restarted, or somebody else has deleted the VIP."""
+        if vip.key in self._configured:
+            self._lost.lose(vip.key, self._weights_of(vip))
+
     def _weights_of(self, vip: ActualVip) -> dict[bytes, int]:
         """The weights of a VIP in VPP, on our scale."""
         multiple = self._multiples.get(vip.key)
@@ -1096,10 +1101,11 @@ class Reconciler:
         pace = Pace()
         if anew:
             self._lost.restarted()
-            for key in self._configured & known.vips.keys():
-                self._lost.lose(key, self._weights_of(known.vips[key]))
-                await pace.breathe()
-        elif actual.conf is not None and None not in uncertain:
+        for key, vip in known.vips.items():
+            if anew or key not in actual.vips:
+                self._note_lost(vip)
+            await pace.breathe()
+        if not anew and actual.conf is not None and None not in uncertain:
             self._note_drift(None, conf_drift(known.conf, actual.conf))
         for key, found in drift(known, actual, uncertain=uncertain, anew=anew):
             self._note_drift(key, found)
@@ -1270,7 +1276,7 @@ class Reconciler:
         listed = await self._reader.vips()
         for key in [key for key in actual.vips if key not in listed]:
             self._note_drift(key, [Drift("vip_missing", "it is gone")])
-            del actual.vips[key]
+            self._note_lost(actual.vips.pop(key))
             self._vips_changed = True
         for key, details in listed.items():
             found = actual.vips.get(key)
