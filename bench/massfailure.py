@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import time
 from collections import Counter
@@ -19,6 +20,8 @@ ROUNDS = 5
 FRONTENDS = 1000
 MEMBERS = 10
 LENGTH = 16384
+CALM = 5.0
+"""Seconds before each failure, in which the log of what was before is written."""
 LB = LbConfig(startup_min_delay=0, startup_max_delay=0, sync_interval=3600 * 10**9)
 
 
@@ -54,6 +57,7 @@ async def _failures(where: str, config: Config, socket: str = "") -> list[Figure
         for _ in range(ROUNDS):
             await made.become(State.UP)
             writes.calls.clear()
+            await asyncio.sleep(CALM)
             with LoopWatch() as watch:
                 cpu_began = time.process_time_ns()
                 began = await made.become(State.DOWN)

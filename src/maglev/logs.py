@@ -45,10 +45,12 @@ _OFF = logging.CRITICAL + 10
 
 BOUND = 32_768
 """Records that may wait to be written: about half a kilobyte each."""
+HELP = 7 / 8
 AT_ONCE = 32
 """Lines that are made in one go: a fraction of a millisecond."""
 PAUSE = 0.005
-"""Seconds that the writer lets records come together: to wake it costs who logs as much as the record does."""
+"""Seconds between two such goes: what a mass failure has to say is put into words when VPP has been told of it. And
+records come together meanwhile: to wake the writer costs who logs as much as the record does."""
 
 
 def level_name(level: int) -> str:
@@ -264,8 +266,8 @@ class _Writer:
     """Writes in a thread; at most ``bound`` records wait, further ones are counted.
 
     The thread makes the lines as well, a few at a time: it holds the interpreter's lock for that, and two lines for
-    each server of a mass failure are not what VPP should wait for. While more than half of ``bound`` wait, who logs
-    makes lines too.
+    each server of a mass failure are not what VPP should wait for. While more than ``HELP`` of ``bound`` wait, who
+    logs makes lines too.
     """
 
     def __init__(self, stream: IO[str], bound: int, line_of: Callable[[_Entry], str], level: int) -> None:
@@ -292,7 +294,7 @@ class _Writer:
         if self._resting:
             with self._ready:
                 self._ready.notify()
-        if len(self._entries) > self._bound // 2 and self._making.acquire(blocking=False):
+        if len(self._entries) > self._bound * HELP and self._making.acquire(blocking=False):
             try:
                 lines = self._make(AT_ONCE)
                 with self._ready:
@@ -340,7 +342,7 @@ class _Writer:
             except (OSError, ValueError):
                 # Standard error is closed or full: nowhere to say so but the count.
                 self.lose(len(lines))
-            if not self._entries and not self._ending:
+            if not self._ending:
                 time.sleep(PAUSE)
 
     def end(self, seconds: float) -> None:
