@@ -14,7 +14,7 @@ from maglev.vpp.cost import CostModel
 from maglev.vpp.desired import DesiredAs, DesiredVip
 from maglev.vpp.messages import VipKey
 from maglev.vpp.model import ActualVip, address_order
-from maglev.vpp.plan import FlushKey, Op, Step
+from maglev.vpp.plan import Op, Settles, Step
 from maglev.vpp.scale import passes
 
 
@@ -29,28 +29,30 @@ class _Calls:
         self._length = length
         self._total = sum(weights.values())
         self._cost = cost
+        self._flush_ns = cost.flush()
 
     def weight(
-        self, address: bytes, weight: int, backend: str = "", *, owed: int | None = None, guarded: bool = False
+        self, address: bytes, weight: int, backend: str = "", *, settles: Settles | None = None, guarded: bool = False
     ) -> None:
-        """Add the AS, or set its weight; with flush when ``owed`` is the serial of a debt (0: of none)."""
+        """Add the AS, or set its weight; with flush when ``settles`` is given. An AS that is added has no flows."""
         old = self.weights.get(address)
         self._total += weight - (old or 0)
         self.weights[address] = weight
-        flush = owed is not None and old is not None
+        flush = settles is not None and old is not None
         self.steps.append(
+            # All by position: made for every AS of a mass failure, and keywords would cost a tenth of a plan.
             Step(
                 Op.ADD_AS if old is None else Op.SET_WEIGHT,
                 self._key,
                 self._frontend,
                 backend,
                 address,
-                old_weight=old or 0,
-                weight=weight,
-                flush=flush,
-                cost_ns=self._call_cost(flush),
-                settles=((FlushKey(self._key, address), owed),) if owed else (),
-                guarded=guarded,
+                old or 0,
+                weight,
+                flush,
+                self._call_cost(flush),
+                settles or (),
+                guarded,
             )
         )
 
@@ -72,14 +74,13 @@ class _Calls:
             )
         )
 
-    def flush(self, debts: Mapping[bytes, int]) -> None:
-        """Evict every flow of the VIP; ``debts``: ``due`` of its ``Flushes``."""
-        settles = tuple((FlushKey(self._key, address), serial) for address, serial in debts.items() if serial)
-        cost = self._cost.plain() + self._cost.flush()
+    def flush(self, settles: Settles = ()) -> None:
+        """Evict every flow of the VIP."""
+        cost = self._cost.plain() + self._flush_ns
         self.steps.append(Step(Op.FLUSH_VIP, self._key, self._frontend, flush=True, cost_ns=cost, settles=settles))
 
     def _call_cost(self, flush: bool) -> int:
-        return self._cost.rebuild(self._length, self._total) + (self._cost.flush() if flush else 0)
+        return self._cost.rebuild(self._length, self._total) + (self._flush_ns if flush else 0)
 
 
 def create_vip(vip: DesiredVip, length: int, cost: CostModel) -> Step:
@@ -108,13 +109,13 @@ def delete_vip(found: ActualVip, frontend: str, reason: str, cost: CostModel) ->
         if weights[address] > 0:
             calls.weight(address, 0)
     if (found.ases or found.lingering) and not found.flushed:
-        calls.flush({})
+        calls.flush()
     for address in addresses:
         calls.delete(address, flush=False)
     return [*calls.steps, Step(Op.DELETE_VIP, found.key, frontend, cost_ns=cost.plain(), reason=reason)]
 
 
-def write_vip(context: VipContext, due: Mapping[bytes, int], cost: CostModel) -> list[Step]:
+def write_vip(context: VipContext, due: Mapping[bytes, Settles], cost: CostModel) -> list[Step]:
     """The calls that give the ASes of a VIP their weights, in passes when its scale changes.
 
     ``due``: as in ``Flushes``. All that is flushed or deleted is so in the first pass, and what comes with weight 0
@@ -126,7 +127,7 @@ def write_vip(context: VipContext, due: Mapping[bytes, int], cost: CostModel) ->
 class _WeightCalls:
     """Writes the weights of one VIP, pass by pass."""
 
-    def __init__(self, context: VipContext, due: Mapping[bytes, int], cost: CostModel) -> None:
+    def __init__(self, context: VipContext, due: Mapping[bytes, Settles], cost: CostModel) -> None:
         self._context = context
         self._due = due
         vip = context.wanted
@@ -134,26 +135,25 @@ class _WeightCalls:
         self._calls = _Calls(vip.key, vip.frontend, context.length, weights, cost)
         self._ours: Mapping[bytes, DesiredAs] = {ours.address: ours for ours in vip.ases}
         self._at_once = _flushed_at_once(context, due)
-        self._stays = _stays_served(context)
 
     def steps(self) -> list[Step]:
         """Write all passes."""
         first, *further = passes(self._calls.weights, self._context.targets)
         raised = self._raise(first, self._due)
         # Had VPP refused every raise, these drops would empty the VIP; the executor then does not send them.
-        guarded = bool(raised) and not self._stays
+        guarded = bool(raised) and not _stays_served(self._context)
         self._drop(first, raised, self._due, guarded=guarded)
         if self._at_once:
-            self._calls.flush(self._due)
+            self._calls.flush(tuple(debt for settles in self._due.values() for debt in settles))
         for address in self._context.extra:
             self._calls.delete(address, flush=True, guarded=guarded and self._calls.weights[address] > 0)
         self._add_at_zero(first)
         for goal in further:
             raised = self._raise(goal, {})
-            self._drop(goal, raised, {}, guarded=bool(raised) and not self._stays)
+            self._drop(goal, raised, {}, guarded=bool(raised) and not _stays_served(self._context))
         return self._calls.steps
 
-    def _raise(self, goal: Mapping[bytes, int], due: Mapping[bytes, int]) -> Collection[bytes]:
+    def _raise(self, goal: Mapping[bytes, int], due: Mapping[bytes, Settles]) -> Collection[bytes]:
         """Raise what is to be raised in this pass, and say what was."""
         weights = self._calls.weights
         raised = {address for address, weight in goal.items() if weight > weights.get(address, 0)}
@@ -161,24 +161,22 @@ class _WeightCalls:
         for address in sorted(raised, key=lambda address: (address in due, address_order(address))):
             ours = self._ours.get(address)  # None: an address that is held, and so not configured
             backend = ours.backend if ours is not None else ""
-            self._calls.weight(address, goal[address], backend, owed=due.get(address))
+            self._calls.weight(address, goal[address], backend, settles=due.get(address))
         return raised
 
     def _drop(
-        self, goal: Mapping[bytes, int], raised: Collection[bytes], due: Mapping[bytes, int], *, guarded: bool
+        self, goal: Mapping[bytes, int], raised: Collection[bytes], due: Mapping[bytes, Settles], *, guarded: bool
     ) -> None:
         """Lower what is to be lowered in this pass, and flush what is due; an AS keeps its weight where that is all."""
-        weights = self._calls.weights
+        weights, write = self._calls.weights, self._calls.weight
         for address, weight in goal.items():
             old = weights.get(address)
             if old is None or address in raised:
                 continue
-            owed = None if self._at_once else due.get(address)
-            if weight < old or owed is not None:
+            settles = None if self._at_once else due.get(address)
+            if weight < old or settles is not None:
                 ours = self._ours[address]
-                # A weight that is not the last one to go, or that serves nobody, may be lost.
-                dispensable = weight > 0 or ours.state in (State.DOWN, State.DISABLED)
-                self._calls.weight(address, weight, ours.backend, owed=owed, guarded=guarded and not dispensable)
+                write(address, weight, ours.backend, settles=settles, guarded=guarded and _serves(ours, weight))
 
     def _add_at_zero(self, goal: Mapping[bytes, int]) -> None:
         weights = self._calls.weights
@@ -187,15 +185,20 @@ class _WeightCalls:
                 self._calls.weight(address, 0, self._ours[address].backend)
 
 
-def _flushed_at_once(context: VipContext, due: Mapping[bytes, int]) -> bool:
+def _flushed_at_once(context: VipContext, due: Mapping[bytes, Settles]) -> bool:
     """Whether one ``lb_flush_vip`` stands for all flushes of a VIP: where no flow in it is to stay.
 
-    For debts only (those have serials): they stay owed where a plan is cut between a drop and the flush behind it.
+    For debts only, not for drift: they stay owed where a plan is cut between a drop and the flush behind it.
     """
     if len(due) < 2 or context.extra or context.ghosts or not all(due.values()) or any(context.targets.values()):
         return False
     # All targets are 0 here, so that only an AS that is known to be clean holds no flow.
     return all(address in due or (have.clean and have.weight == 0) for address, have in context.present.items())
+
+
+def _serves(ours: DesiredAs, target: int) -> bool:
+    """Whether a drop to ``target`` takes away an AS that serves. A failed or disabled one does not, at any weight."""
+    return target == 0 and ours.state not in (State.DOWN, State.DISABLED)
 
 
 def _stays_served(context: VipContext) -> bool:

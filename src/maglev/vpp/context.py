@@ -82,10 +82,11 @@ def targets_of(
     scale = adopted if found is not None else SAME
     targets: dict[bytes, int] = {}
     for ours in wanted.ases:
-        if ours.weight is None:
+        weight = ours.weight
+        if weight is None:
             targets[ours.address] = _kept_weight(wanted, ours, found, before, terms)
         else:
-            targets[ours.address] = scaled(ours.weight, scale)
+            targets[ours.address] = weight if scale is SAME else scaled(weight, scale)
     if found is None:
         targets.update(_regained(wanted, before, terms.lost, adopted))
     return targets

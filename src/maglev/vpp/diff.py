@@ -145,12 +145,8 @@ def _plan_prefix(group: Sequence[DesiredVip], found: Mapping[VipKey, ActualVip],
     """The VIPs on one address. What must go before others can come goes in one block with them."""
     policy = terms.policy
     verdicts = judge_prefix(group, found, terms.lost.recreated, policy)
-    frontends = {vip.key: vip.frontend for vip in group}
     removed = [key for key, verdict in verdicts.found.items() if verdict.fate in (Found.RECREATE, Found.REMOVE)]
-    together: list[Step] = []
-    for key in removed:
-        together += delete_vip(found[key], frontends.get(key, ""), verdicts.found[key].reason, policy.cost)
-
+    together = _removals(removed, group, found, verdicts, policy) if removed else []
     vips: dict[VipKey, _VipPlan] = {}
     blocks: list[_Block] = []
     for vip in group:
@@ -166,6 +162,20 @@ def _plan_prefix(group: Sequence[DesiredVip], found: Mapping[VipKey, ActualVip],
         place = min(policy.place(vip.key) for vip in group)
         blocks.append(_Block((place, serves, group[0].key.sort_key), together))
     return _PrefixPlan(verdicts, vips, blocks)
+
+
+def _removals(
+    removed: Iterable[VipKey],
+    group: Sequence[DesiredVip],
+    found: Mapping[VipKey, ActualVip],
+    verdicts: PrefixVerdicts,
+    policy: Policy,
+) -> list[Step]:
+    frontends = {vip.key: vip.frontend for vip in group}
+    steps: list[Step] = []
+    for key in removed:
+        steps += delete_vip(found[key], frontends.get(key, ""), verdicts.found[key].reason, policy.cost)
+    return steps
 
 
 def _plan_vip(vip: DesiredVip, fate: Wanted, before: ActualVip | None, terms: Terms) -> _VipPlan:

@@ -16,7 +16,7 @@ from maglev.base.states import State
 from maglev.judgement.weights import flush_owed
 from maglev.vpp.context import VipContext
 from maglev.vpp.desired import DesiredAs
-from maglev.vpp.plan import Cause, FlushKey, Owed
+from maglev.vpp.plan import Cause, FlushKey, Owed, Settles
 
 
 class Why(enum.Enum):
@@ -36,16 +36,6 @@ class Why(enum.Enum):
     __hash__ = object.__hash__
 
 
-class Column(enum.IntEnum):
-    """What becomes of the AS in this plan, and whether its flows can go to another AS: the columns of the table."""
-
-    DROPPED = 0  # its weight goes to 0, or is 0; another AS takes its flows
-    DROPPED_ALONE = 1  # ... and no other AS takes them
-    KEPT = 2  # it failed, or is not known any more, and keeps its weight: what a flush evicts comes straight back
-    SERVES = 3  # it serves, and another AS does too
-    SERVES_ALONE = 4  # ... and no other AS does
-
-
 class Fate(enum.Enum):
     """What becomes of a flush: the cells of the table."""
 
@@ -56,19 +46,34 @@ class Fate(enum.Enum):
     INCUR = "becomes owed"
 
 
+class Row(NamedTuple):
+    """What becomes of a flush, by what becomes of its AS in this plan: the columns of the table.
+
+    ``dropped``: the weight of the AS goes to 0, or is 0, and another AS takes its flows. ``serves``: the AS serves, and
+    another one does too. ``..._alone``: there is no other. ``kept``: the AS failed, or its state is not known any more,
+    and it keeps its weight, so that what a flush evicts would come straight back.
+    """
+
+    dropped: Fate
+    dropped_alone: Fate
+    kept: Fate
+    serves: Fate
+    serves_alone: Fate
+
+
 _NOTHING, _FLUSH, _WAIT, _VOID, _INCUR = Fate
 
 # fmt: off
-TABLE: Mapping[Why, tuple[Fate, ...]] = {
-    #                    dropped;         kept      serves;
-    #                    others | alone             others | alone
-    Why.OPERATOR:       (_FLUSH, _FLUSH,  _FLUSH,   _FLUSH,   _FLUSH),
-    # A server that fails and serves again has flows that moved meanwhile and some that did not, if there was a choice.
-    Why.FAILED:         (_FLUSH, _WAIT,   _WAIT,    _FLUSH,   _VOID),
-    # Its flows never had anywhere else to go: where it serves again, they are where they belong.
-    Why.WAITED:         (_FLUSH, _WAIT,   _WAIT,    _VOID,    _VOID),
-    Why.DRIFT_DISABLED: (_FLUSH, _FLUSH,  _NOTHING, _NOTHING, _NOTHING),
-    Why.DRIFT_DOWN:     (_FLUSH, _INCUR,  _NOTHING, _NOTHING, _NOTHING),
+TABLE: Mapping[Why, Row] = {
+    #                       dropped            kept      serves
+    #                       (others) (alone)             (others)  (alone)
+    Why.OPERATOR:       Row(_FLUSH,  _FLUSH,   _FLUSH,   _FLUSH,   _FLUSH),
+    # A server that failed and serves again: where its flows had a choice, some of them have moved meanwhile.
+    Why.FAILED:         Row(_FLUSH,  _WAIT,    _WAIT,    _FLUSH,   _VOID),
+    # Its flows had nowhere else to go: where it serves again, they are where they belong.
+    Why.WAITED:         Row(_FLUSH,  _WAIT,    _WAIT,    _VOID,    _VOID),
+    Why.DRIFT_DISABLED: Row(_FLUSH,  _FLUSH,   _NOTHING, _NOTHING, _NOTHING),
+    Why.DRIFT_DOWN:     Row(_FLUSH,  _INCUR,   _NOTHING, _NOTHING, _NOTHING),
 }
 # fmt: on
 
@@ -76,11 +81,11 @@ TABLE: Mapping[Why, tuple[Fate, ...]] = {
 class Flushes(NamedTuple):
     """What a plan does about the flushes of one VIP.
 
-    ``due``: ASes to flush, each with the serial of the debt that this settles, 0 where nothing was owed. ``waiting``,
+    ``due``: ASes to flush, each with the debt that this settles; with none where drift is repaired. ``waiting``,
     ``settled``, ``incurred``: as in ``Plan``.
     """
 
-    due: Mapping[bytes, int]
+    due: Mapping[bytes, Settles]
     waiting: list[FlushKey]
     settled: list[FlushKey]
     incurred: Mapping[FlushKey, Owed]
@@ -99,7 +104,7 @@ def flushes_of(context: VipContext, owed: Mapping[FlushKey, Owed]) -> Flushes:
     up.update(address for address in context.held if present[address].weight > 0)
     takers = up | {ours.address for ours in vip.ases if ours.state is State.UNKNOWN and targets[ours.address] > 0}
 
-    due: dict[bytes, int] = {}
+    due: dict[bytes, Settles] = {}
     waiting: list[FlushKey] = []
     settled: list[FlushKey] = []
     incurred: dict[FlushKey, Owed] = {}
@@ -113,13 +118,12 @@ def flushes_of(context: VipContext, owed: Mapping[FlushKey, Owed]) -> Flushes:
                 # flush stays owed until then. Where nothing lingers, no flow is left.
                 (waiting if context.ghosts else settled).append(key)
             continue
-        why = _why(ours, debt, have.weight, flush_on_down=vip.flush_on_down)
-        if why is None:
+        if debt is None and not (have.weight > 0 and flush_owed(ours.state, flush_on_down=vip.flush_on_down)):
             continue
-        elsewhere = _elsewhere(ours.address, up if why is Why.WAITED else takers)
-        fate = TABLE[why][_column(ours, targets[ours.address], elsewhere=elsewhere)]
+        why = _why(ours, debt)
+        fate = _fate(TABLE[why], ours, targets[ours.address], up if why is Why.WAITED else takers)
         if fate is _FLUSH:
-            due[ours.address] = debt.serial if debt is not None else 0
+            due[ours.address] = ((key, debt.serial),) if debt is not None and debt.serial else ()
         elif fate is _WAIT:
             waiting.append(key)
         elif fate is _VOID:
@@ -129,26 +133,20 @@ def flushes_of(context: VipContext, owed: Mapping[FlushKey, Owed]) -> Flushes:
     return Flushes(due, waiting, settled, incurred)
 
 
-def _why(ours: DesiredAs, debt: Owed | None, weight: int, *, flush_on_down: bool) -> Why | None:
-    """The row of an AS that VPP has at ``weight``; None where nothing is to be flushed."""
-    if debt is not None:
-        if debt.cause is Cause.OPERATOR:
-            return Why.OPERATOR
-        return Why.WAITED if debt.waited else Why.FAILED
-    if weight == 0 or not flush_owed(ours.state, flush_on_down=flush_on_down):
-        return None
-    return Why.DRIFT_DOWN if ours.state is State.DOWN else Why.DRIFT_DISABLED
+def _why(ours: DesiredAs, debt: Owed | None) -> Why:
+    """The row of an AS: by its debt, or by its state where it has a weight by drift."""
+    if debt is None:
+        return Why.DRIFT_DOWN if ours.state is State.DOWN else Why.DRIFT_DISABLED
+    if debt.cause is Cause.OPERATOR:
+        return Why.OPERATOR
+    return Why.WAITED if debt.waited else Why.FAILED
 
 
-def _column(ours: DesiredAs, target: int, *, elsewhere: bool) -> Column:
-    """The column of an AS whose weight is to be ``target``. ``elsewhere``: whether another AS takes its flows."""
+def _fate(row: Row, ours: DesiredAs, target: int, takers: Collection[bytes]) -> Fate:
+    """The cell of an AS whose weight is to be ``target``. ``takers``: ASes that may take its flows, perhaps itself."""
+    others = len(takers) > 1 or (len(takers) == 1 and ours.address not in takers)
     if target == 0:
-        return Column.DROPPED if elsewhere else Column.DROPPED_ALONE
+        return row.dropped if others else row.dropped_alone
     if ours.state is State.DOWN or ours.weight is None:
-        return Column.KEPT
-    return Column.SERVES if elsewhere else Column.SERVES_ALONE
-
-
-def _elsewhere(address: bytes, takers: Collection[bytes]) -> bool:
-    """Whether any of ``takers`` is another AS than this one."""
-    return len(takers) > 1 or (len(takers) == 1 and address not in takers)
+        return row.kept
+    return row.serves if others else row.serves_alone

@@ -75,6 +75,10 @@ class Owed(NamedTuple):
     serial: int = 0
 
 
+Settles = tuple[tuple[FlushKey, int], ...]
+"""The debts that a step settles, each with its serial."""
+
+
 class Step(NamedTuple):
     """One call to VPP. ``str()`` is the step in words. A named tuple, since a mass failure makes thousands at once.
 
@@ -92,7 +96,7 @@ class Step(NamedTuple):
     weight: int = 0
     flush: bool = False
     cost_ns: int = 0
-    settles: tuple[tuple[FlushKey, int], ...] = ()
+    settles: Settles = ()
     guarded: bool = False
     encap: int = 0
     length: int = 0

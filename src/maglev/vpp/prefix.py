@@ -67,6 +67,8 @@ def judge_prefix(
 
     ``halfway``: VIPs whose recreation has begun.
     """
+    if _all_as_wanted(group, found):
+        return PrefixVerdicts(dict.fromkeys(found, _KEEP), dict.fromkeys(found, Wanted.UPDATE))
     wanted = {vip.key: vip for vip in group}
     missing = [vip for vip in group if vip.key not in found]
     verdicts: dict[VipKey, Verdict] = {}
@@ -89,6 +91,17 @@ def judge_prefix(
         verdicts,
         {vip.key: _fate_of(vip, group[0].encap, found.get(vip.key), verdicts, hindered) for vip in group},
     )
+
+
+def _all_as_wanted(group: Sequence[DesiredVip], found: Mapping[VipKey, ActualVip]) -> bool:
+    """Whether VPP has just the wanted VIPs, each as it is wanted. So it is on nearly every prefix of a batch."""
+    if len(found) != len(group):
+        return False
+    for vip in group:
+        have = found.get(vip.key)
+        if have is None or have.encap != group[0].encap or why_recreate(vip, have):
+            return False
+    return True
 
 
 def _judge_wanted(vip: DesiredVip, found: ActualVip, halfway: Collection[VipKey], policy: Policy) -> Verdict:
