@@ -21,13 +21,13 @@ from pathlib import Path
 import uvloop
 
 from bench.harness import Figure
+from maglev.base.clock import SystemClock
+from maglev.base.events import Bus
+from maglev.base.logs import LogControl
+from maglev.base.states import Code, State
 from maglev.checker import Checker
-from maglev.clock import SystemClock
 from maglev.config.model import Backend, Config, Frontend, LbConfig, Pool, PoolMember, Protocol
-from maglev.daemon import settle_collector
-from maglev.events import Bus
-from maglev.logs import LogControl
-from maglev.states import Code, State
+from maglev.daemon.daemon import settle_collector
 from maglev.vpp.client import VppClient
 from maglev.vpp.desired import desired_vips
 from maglev.vpp.model import Actual

@@ -14,8 +14,8 @@ import sys
 import time
 
 from maglev._probe import Engine
+from maglev.base.states import CheckType
 from maglev.config.model import HealthCheck, HttpParams, IcmpParams, TcpMode, TcpParams, TlsParams
-from maglev.states import CheckType
 
 MS = 1_000_000
 TLS_TARGETS = 4096

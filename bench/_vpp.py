@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from bench._dataplane import PATIENCE
 from bench._rig import cpu_ns
-from maglev.clock import SystemClock
+from maglev.base.clock import SystemClock
 from maglev.vpp.client import VppClient
 from maglev.vpp.executor import Executor, Pacer
 from maglev.vpp.state import StateReader

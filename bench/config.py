@@ -13,8 +13,9 @@ import uvloop
 import yaml
 
 from bench.harness import ROUNDS, Figure, cpu_ms
-from maglev.config.load import LoadResult, load_in_child, load_text
-from maglev.daemon import settle_collector
+from maglev.config.child import load_in_child
+from maglev.config.load import LoadResult, load_text
+from maglev.daemon.daemon import settle_collector
 
 QUESTION = "How long does a configuration of 50,000 backends take?"
 

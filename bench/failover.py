@@ -15,8 +15,8 @@ from bench._dataplane import config_of
 from bench._dataplane import run as on_loop
 from bench._vpp import SOCKET, connected
 from bench.harness import Figure
+from maglev.base.states import State
 from maglev.config.model import Config
-from maglev.states import State
 from maglev.vpp.desired import DesiredVip, desired_vips
 from maglev.vpp.messages import VipKey
 from maglev.vpp.model import Actual, vip_key

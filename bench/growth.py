@@ -7,8 +7,8 @@ import time
 from bench._rig import Cost, Ours, Rig, measure, nginx, rig
 from bench.harness import Figure, cpu_ms
 from maglev._probe import Engine
+from maglev.base.states import CheckType
 from maglev.config.model import HealthCheck, IcmpParams
-from maglev.states import CheckType
 
 QUESTION = "How does the cost grow with the targets? (target 5)"
 

@@ -34,7 +34,7 @@ OURS = """
 import sys
 from maglev._probe import Engine
 from maglev.config.model import HealthCheck, HttpParams, TlsParams
-from maglev.states import CheckType
+from maglev.base.states import CheckType
 port, ca, name, targets = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
 second = 10**9
 engine = Engine(capacity=targets)

@@ -12,8 +12,8 @@ from bench._dataplane import Writes, config_of, plan_of_failure, rig
 from bench._dataplane import run as on_loop
 from bench._vpp import SOCKET
 from bench.harness import Figure, LoopWatch, held
+from maglev.base.states import State
 from maglev.config.model import Config, LbConfig
-from maglev.states import State
 
 QUESTION = "10,000 backends over 1,000 frontends fail together: last verdict to last call"
 ROUNDS = 5

@@ -115,7 +115,7 @@ class Daemon:
         self._ear.bind(str(path))
         self._log = (world.directory / "maglevd.log").open("wb")
         command = [
-            "ip", "netns", "exec", world.pair.client, sys.executable, "-m", "maglev.maglevd", "--config", config,
+            "ip", "netns", "exec", world.pair.client, sys.executable, "-m", "maglev.daemon.main", "--config", config,
             "--grpc-socket", world.directory / "maglevd.sock", "--grpc-addr=", "--metrics-addr=", "--vpp-stats-addr=",
             "--vpp-api-addr", world.vpp, "--state-file", world.directory / "state.json",
         ]  # fmt: skip

@@ -33,20 +33,20 @@ from bench._dataplane import Rig, Writes, config_of, rig
 from bench.config import tree
 from bench.harness import Figure, LoopWatch, held
 from maglev._probe import Engine
+from maglev.base.clock import SystemClock
+from maglev.base.events import Bus
+from maglev.base.logs import LogControl
+from maglev.base.states import State
 from maglev.checker import Checker
-from maglev.clock import SystemClock
 from maglev.config.model import LbConfig
-from maglev.configfile import ConfigFile
-from maglev.daemon import settle_collector
-from maglev.events import Bus
-from maglev.logs import LogControl
-from maglev.metrics import CheckerFamilies, EngineFamilies, Exposition, MetricsServer
+from maglev.daemon.configfile import ConfigFile
+from maglev.daemon.daemon import settle_collector
+from maglev.daemon.sdnotify import Notifier
+from maglev.metrics.metrics import CheckerFamilies, EngineFamilies, Exposition, MetricsServer
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb.maglev_pb2_grpc import MaglevStub
 from maglev.rpc.server import RpcServer, ServerOptions
 from maglev.rpc.services import Identity, Services
-from maglev.sdnotify import Notifier
-from maglev.states import State
 
 QUESTION = "How long do lists, watches and scrapes of 50,000 backends take, and for how long do they hold the loop?"
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from bench.harness import Figure, cpu_ms
+from maglev.base.states import State
 from maglev.config.model import Backend, Config, Frontend, Pool, PoolMember
-from maglev.states import State
-from maglev.weights import WeightTable, frontend_weights
+from maglev.judgement.weights import WeightTable, frontend_weights
 
 QUESTION = "How long does the weight rule take?"
 

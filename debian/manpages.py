@@ -8,7 +8,7 @@ from pathlib import Path
 from maglev.cli import grammar
 from maglev.cli.main import FLAGS as CLIENT_FLAGS
 from maglev.config import docs
-from maglev.options import FLAGS, SWITCHES
+from maglev.daemon.options import FLAGS, SWITCHES
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 TEMPLATES = DOCS / "man"

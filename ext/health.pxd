@@ -1,6 +1,6 @@
 # The counter rule of a health check, for the probe engine: inlined, without the interpreter.
 #
-# The states have the numbers of maglev.states.State.
+# The states have the numbers of maglev.base.states.State.
 
 from libc.stdint cimport uint8_t
 

@@ -1,6 +1,6 @@
 """The weight rule: active pool, effective weight, units, frontend state, over C arrays.
 
-``maglev.weights`` is the face that the rest of the program imports. Weights are plain integers 0..100; a *unit* is
+``maglev.judgement.weights`` is the face that the rest of the program imports. Weights are plain integers 0..100; a *unit* is
 what an effective weight is divided by before VPP gets it. Nothing here knows VPP, time or sockets.
 """
 
@@ -8,9 +8,9 @@ cimport cython
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int32_t, uint8_t
 
-from maglev.states import FrontendState, State
+from maglev.base.states import FrontendState, State
 
-# Numbers of maglev.states.State; checked against it below, so that the two cannot drift apart.
+# Numbers of maglev.base.states.State; checked against it below, so that the two cannot drift apart.
 cdef enum:
     UNKNOWN = 0
     UP = 1
@@ -19,7 +19,7 @@ cdef enum:
     DISABLED = 4
     REMOVED = 5
 
-# Numbers of maglev.states.FrontendState.
+# Numbers of maglev.base.states.FrontendState.
 cdef enum:
     FRONTEND_UNKNOWN = 0
     FRONTEND_UP = 1
@@ -33,9 +33,9 @@ cdef tuple STATES = tuple(State)
 cdef tuple FRONTEND_STATES = tuple(FrontendState)
 
 if [int(state) for state in State] != [UNKNOWN, UP, DOWN, PAUSED, DISABLED, REMOVED]:
-    raise ImportError("ext/weights.pyx and maglev.states.State disagree about the numbers of the states")
+    raise ImportError("ext/weights.pyx and maglev.base.states.State disagree about the numbers of the states")
 if [int(state) for state in FrontendState] != [FRONTEND_UNKNOWN, FRONTEND_UP, FRONTEND_DOWN]:
-    raise ImportError("ext/weights.pyx and maglev.states.FrontendState disagree about the numbers of the states")
+    raise ImportError("ext/weights.pyx and maglev.base.states.FrontendState disagree about the numbers of the states")
 
 
 cdef struct Member:

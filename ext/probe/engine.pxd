@@ -33,7 +33,7 @@ cdef enum:
     MAX_ORIGINS = 1024
     OPENER_QUEUE = 2 * MAX_ORIGINS  # each to be opened and to be stocked
     MAX_COMMANDS_SLACK = 4096
-    CODE_COUNT = 14                 # maglev.states.Code up to L7RSP
+    CODE_COUNT = 14                 # maglev.base.states.Code up to L7RSP
     BOUNDS = 17                     # buckets of a duration histogram
     STREAM_LOOKS = 3                # ticks in which a fresh stream is looked at before epoll watches it
     SPARE_DESCRIPTORS = 256         # for the rest of the process
@@ -44,7 +44,7 @@ cdef enum:
     TRIM_SECONDS = 10               # between two looks at sockets that nobody used
     TRIM_STEP = 256                 # of an origin, closed at one look
 
-# maglev.states.Code, as far as probes give them.
+# maglev.base.states.Code, as far as probes give them.
 cdef enum:
     CODE_NONE = 0
     CODE_L3OK = 1

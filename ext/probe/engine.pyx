@@ -10,7 +10,7 @@ import threading
 from collections import namedtuple
 
 from maglev.config.model import HttpParams, IcmpParams, TcpMode, TcpParams
-from maglev.states import CheckType
+from maglev.base.states import CheckType
 
 from health cimport (
     HEALTH_DOWN,
@@ -88,7 +88,7 @@ SNAPSHOT_FIELDS = (
 assert struct.calcsize(SNAPSHOT_FORMAT) == sizeof(SnapshotRecord)
 
 cdef enum:
-    PAUSED_STATE = 3            # maglev.states.State
+    PAUSED_STATE = 3            # maglev.base.states.State
 
 
 class EngineError(RuntimeError):

@@ -1,6 +1,6 @@
 """The counter rule (``ext/health.pxd``): the one place that turns results into states."""
 
-from maglev.states import State
+from maglev.base.states import State
 
 MAX_RISE: int
 MAX_FALL: int

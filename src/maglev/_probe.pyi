@@ -14,14 +14,14 @@ Times are integers in nanoseconds: ``*_delay`` and ``*_rtt`` are spans, ``at`` a
 from collections.abc import Iterable
 from typing import Final, NamedTuple, TypedDict
 
+from maglev.base.states import State
 from maglev.config.model import HealthCheck
-from maglev.states import State
 
 class EngineError(RuntimeError):
     """The engine cannot do what was asked: its thread could not start, or a table is full."""
 
 class Transition(NamedTuple):
-    """A target changed its state by what its probes found. ``code`` and the states are numbers of ``maglev.states``."""
+    """Probes changed the state of a target. ``code`` and the states are numbers of ``maglev.base.states``."""
 
     target: int
     generation: int

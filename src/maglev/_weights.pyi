@@ -1,6 +1,6 @@
+from maglev.base.states import FrontendState, State
 from maglev.config.model import Config, Frontend
-from maglev.states import FrontendState, State
-from maglev.weights import StateSource
+from maglev.judgement.weights import StateSource
 
 def effective_weight(state: int, drained: bool, in_active_pool: bool, weight: int) -> int: ...
 def flush_owed(to_state: int, *, flush_on_down: bool) -> bool: ...

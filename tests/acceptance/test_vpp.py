@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from maglev.base.states import State
 from maglev.config.model import Config, LbConfig, OnAllDown
-from maglev.states import State
 from maglev.vpp.buckets import differing
 from maglev.vpp.messages import VipKey, address_text, pack_set_weight
 from maglev.vpp.model import vip_key

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maglev.states import CheckType, Code, State
+from maglev.base.states import CheckType, Code, State
 from tests.helpers.engine import PATIENCE, Probing, check
 from tests.helpers.tls import https, tls
 

@@ -10,6 +10,8 @@ from ipaddress import ip_address
 
 from maglev._health import entry, step
 from maglev._probe import SNAPSHOT_FIELDS
+from maglev.base.events import Bus, Event
+from maglev.base.states import CheckType, Code, State
 from maglev.checker.engine import RECORD
 from maglev.config.model import (
     SECOND,
@@ -22,8 +24,6 @@ from maglev.config.model import (
     PoolMember,
     Protocol,
 )
-from maglev.events import Bus, Event
-from maglev.states import CheckType, Code, State
 
 
 class FakeClock:

@@ -127,7 +127,7 @@ class DaemonProcess:
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "maglev.maglevd",
+            "maglev.daemon.main",
             "--config",
             str(self.config),
             "--grpc-socket",

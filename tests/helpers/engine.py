@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from maglev._probe import Engine, Result, Transition
+from maglev.base.states import CheckType, Code, State
 from maglev.config.model import HealthCheck, HttpParams, IcmpParams, TcpMode, TcpParams
-from maglev.states import CheckType, Code, State
 
 MS = 1_000_000
 PATIENCE = 20.0  # seconds: how long a test waits for what must come; only a failing test waits so long

@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 from maglev._probe import Engine
-from maglev.metrics import EngineFamilies
+from maglev.metrics.metrics import EngineFamilies
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("src/maglev/metrics.py", "src/maglev/daemon.py")
+SOURCES = ("src/maglev/metrics/metrics.py", "src/maglev/daemon/daemon.py")
 MAKERS = ("Family", "single", "labelled")
 
 

@@ -7,7 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from maglev.clock import Clock, SystemClock
+from maglev.base.clock import Clock, SystemClock
+from maglev.base.errors import BadValue, NotAllowed, Unavailable, UnknownName
+from maglev.base.events import BackendEvent, Bus, DrainEvent, LogEvent, WeightEvent
+from maglev.base.states import CheckType, Code, FrontendState, State
 from maglev.config.model import (
     Backend,
     Config,
@@ -20,11 +23,8 @@ from maglev.config.model import (
     Protocol,
     TcpParams,
 )
-from maglev.errors import BadValue, NotAllowed, Unavailable, UnknownName
-from maglev.events import BackendEvent, Bus, DrainEvent, LogEvent, WeightEvent
+from maglev.judgement.weights import FrontendWeights, frontend_weights
 from maglev.rpc.services import Identity, Services
-from maglev.states import CheckType, Code, FrontendState, State
-from maglev.weights import FrontendWeights, frontend_weights
 
 NOW = 1_800_000_000_000_000_000
 

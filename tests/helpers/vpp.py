@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
+from maglev.base.errors import UnknownName
+from maglev.base.states import State
 from maglev.config.model import Backend, Config, Frontend, LbConfig, Pool, PoolMember, Protocol
-from maglev.errors import UnknownName
-from maglev.states import State
 from maglev.vpp.messages import Encap, LbConf, VipKey
 from maglev.vpp.model import Actual, ActualAs, ActualVip
 from maglev.vpp.sync import Op, Step

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Callable
 from ipaddress import ip_address
 from pathlib import Path
 
-from maglev.clock import Clock, SystemClock
+from maglev.base.clock import Clock, SystemClock
+from maglev.base.events import BackendEvent, Bus, ConfigEvent, DrainEvent, WeightEvent
+from maglev.base.states import Code, State
 from maglev.config.model import Config, LbConfig
-from maglev.events import BackendEvent, Bus, ConfigEvent, DrainEvent, WeightEvent
-from maglev.states import Code, State
 from maglev.vpp.client import Timing, VppClient
 from maglev.vpp.dataplane import Dataplane
 from maglev.vpp.messages import VipKey, address_text

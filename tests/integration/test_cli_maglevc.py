@@ -24,12 +24,12 @@ from typing import Any, TypeVar
 import pyte
 import pytest
 
+from maglev.base.states import Code, State
 from maglev.cli.client import Client
 from maglev.cli.docs import PRINTS
 from maglev.cli.errors import CommandError
 from maglev.pb import maglev_pb2 as pb
 from maglev.rpc.server import RpcServer, ServerOptions
-from maglev.states import Code, State
 from tests.helpers.rpc import FakeDaemon, Load, Problem, fake_daemon, large_config, small_config
 
 DEADLINE = 30.0

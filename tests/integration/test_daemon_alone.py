@@ -248,7 +248,7 @@ async def run(*arguments: str, **environ: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "maglev.maglevd",
+        "maglev.daemon.main",
         *arguments,
         env={**os.environ, **environ},
         stdout=subprocess.PIPE,

@@ -7,7 +7,7 @@ import os
 import textwrap
 from pathlib import Path
 
-from maglev.version import version
+from maglev.base.version import version
 from tests.helpers.daemon import DaemonProcess, HttpTarget, Watcher, reserved_port
 
 ADDRESS = "127.0.13.1"

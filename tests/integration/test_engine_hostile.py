@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from maglev.base.states import Code, State
 from maglev.config.model import HealthCheck
-from maglev.states import Code, State
 from tests.helpers.engine import MS, Probing, check, listener, packed, port_of, probing
 from tests.helpers.netns import (
     ETH_P_IP,

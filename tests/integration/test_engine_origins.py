@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from maglev._probe import Engine
+from maglev.base.states import CheckType, Code, State
 from maglev.config.model import HttpParams, TlsParams
-from maglev.states import CheckType, Code, State
 from tests.helpers.engine import MS, Probing, check, listener, packed, port_of, probing
 from tests.helpers.netns import (
     SERVER,

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
+from maglev.base.states import CheckType, State
 from maglev.config.model import HttpParams, TlsParams
-from maglev.states import CheckType, State
 from tests.helpers.engine import MS, Probing, check, listener, packed, port_of, probing
 
 HOUR = 3600 * 1000 * MS

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
+from maglev.base.states import CheckType, Code, State
 from maglev.config.model import HealthCheck, HttpParams, TcpParams
-from maglev.states import CheckType, Code, State
 from tests.helpers.engine import MS, check, listener, packed, port_of, probing
 from tests.helpers.tls import RESPONSE, Certificate, Handshakes, https, server, tls
 
@@ -489,7 +489,7 @@ def test_more_handshakes_than_can_be_done_fail_nobody(ca: Path, authority: Certi
 LEAK = """
 import sys
 from maglev.config.model import HealthCheck, HttpParams, TlsParams
-from maglev.states import CheckType
+from maglev.base.states import CheckType
 from tests.helpers.engine import MS, Probing, packed
 def rss():
     with open("/proc/self/statm", encoding="ascii") as text:

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from maglev._probe import Engine
-from maglev.receivequeue import RMEM_MAX, WANTED_BYTES
-from maglev.states import Code, State
+from maglev.base.states import Code, State
+from maglev.daemon.receivequeue import RMEM_MAX, WANTED_BYTES
 from tests.helpers.apart import Report, Target, apart
 from tests.helpers.engine import MS, check, listener, port_of, probing
 from tests.helpers.netns import SILENT, echo_reply, flipped, inside, pair, stranger, tcp_reply

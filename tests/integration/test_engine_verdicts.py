@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 from maglev import _probe
+from maglev.base.states import Code, State
 from maglev.config.model import HttpParams
-from maglev.states import Code, State
 from tests.helpers.engine import MS, check, listener, packed, port_of, probing
 from tests.helpers.netns import inside, pair
 

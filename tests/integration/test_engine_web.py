@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
+from maglev.base.states import Code, State
 from maglev.config.model import HttpParams
-from maglev.states import Code, State
 from tests.helpers.engine import MS, check, probing
 from tests.helpers.tls import server
 

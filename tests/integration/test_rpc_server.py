@@ -18,7 +18,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from maglev.events import FrontendEvent
+from maglev.base.events import FrontendEvent
+from maglev.base.states import Code, FrontendState, State
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb.maglev_pb2_grpc import MaglevStub
 from maglev.rpc import server
@@ -26,7 +27,6 @@ from maglev.rpc.access import OPERATOR_CALLS, Role
 from maglev.rpc.server import CannotListen, RpcServer, ServerOptions
 from maglev.rpc.service import MaglevService, Shared, Turnstile
 from maglev.rpc.watch import TooMany
-from maglev.states import Code, FrontendState, State
 from tests.helpers.rpc import (
     NOW,
     FakeDaemon,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from maglev.clock import SystemClock
-from maglev.errors import Unavailable
+from maglev.base.clock import SystemClock
+from maglev.base.errors import Unavailable
 from maglev.vpp.client import Refused, SocketLock, Timing, VppClient
 from maglev.vpp.messages import ProtocolError, VipKey, WeightCall, pack_as_add, pack_vip_add, pack_vip_dump
 from maglev.vpp.state import StateReader

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from maglev.base.states import State
 from maglev.config.model import Config
-from maglev.states import State
 from maglev.vppsim.faults import Refusal
 from maglev.vppsim.journal import Entry
 from maglev.vppsim.server import StandIn

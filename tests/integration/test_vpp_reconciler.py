@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from maglev.base.errors import NotAllowed, Unavailable, UnknownName
+from maglev.base.pace import Pace
+from maglev.base.states import State
 from maglev.config.model import SECOND, Config, LbConfig, OnAllDown, Prune
-from maglev.errors import NotAllowed, Unavailable, UnknownName
-from maglev.pace import Pace
 from maglev.rpc.services import DataplaneApi
-from maglev.states import State
 from maglev.vpp.client import Timing
 from maglev.vpp.dataplane import Dataplane
 from maglev.vpp.messages import MESSAGES, VipKey, pack_handshake_reply, pack_set_weight
@@ -771,7 +771,7 @@ async def test_what_was_known_of_a_vpp_is_set_beside_what_it_holds_in_slices(
 
             return call
 
-        monkeypatch.setattr("maglev.pace.SLICE_NS", 0)
+        monkeypatch.setattr("maglev.base.pace.SLICE_NS", 0)
         monkeypatch.setattr(lost, "lose", at(lost.lose))
         monkeypatch.setattr(rig.reconciler, "_note_drift", at(rig.reconciler._note_drift))
         ticker = asyncio.create_task(ticking())
@@ -961,7 +961,7 @@ async def test_what_should_serve_is_worked_out_in_slices_and_a_reload_may_come_b
         for name in config.backends:
             rig.backend(name, DOWN)
         await rig.settled()
-        monkeypatch.setattr("maglev.pace.SLICE_NS", 0)
+        monkeypatch.setattr("maglev.base.pace.SLICE_NS", 0)
         assert await rig.reconciler.serving() == frozenset()
         rig.backend("s1", UP)
         rig.backend("s3", UP)
@@ -977,7 +977,7 @@ async def test_what_is_looked_up_in_a_single_large_pool_is_worked_out_in_slices(
 ) -> None:
     config, new = crowd(length=1024), crowd(length=1024)
     async with programmed(path, config) as (_, rig):
-        monkeypatch.setattr("maglev.pace.SLICE_NS", 0)
+        monkeypatch.setattr("maglev.base.pace.SLICE_NS", 0)
         turns = 0
 
         async def ticking() -> None:
@@ -1506,7 +1506,7 @@ async def test_a_plan_for_many_vips_is_made_in_slices_and_says_what_one_in_one_p
         config = replace(apart(several(5)), lb=replace(AT_ONCE, flow_timeout=50 * SECOND, prune=Prune.ALL))
         whole = await rig.dataplane.plan(None, force=False, config=config)
         monkeypatch.setattr("maglev.vpp.reconciler.PIECE_MEMBERS", 1)
-        monkeypatch.setattr("maglev.pace.SLICE_NS", 0)
+        monkeypatch.setattr("maglev.base.pace.SLICE_NS", 0)
         turns = 0
 
         async def ticking() -> None:

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import pytest
 
-from maglev.errors import Unavailable
-from maglev.states import State
+from maglev.base.errors import Unavailable
+from maglev.base.states import State
 from maglev.vpp.dataplane import Dataplane
 from maglev.vpp.stats import Segment, StatsPoller
 from maglev.vppsim import statseg

@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maglev.config.child import pack, unpack
 from maglev.config.diff import diff_configs
 from maglev.config.durations import format_duration, parse_duration
 from maglev.config.load import LoadResult, load_text
+from maglev.config.rows import pack, unpack
 from maglev.config.schema import ROOT, Listed, Named, Section, Variants
 
 # Any tree, and trees along the schema with anything in places: the former finds holes in the walk, the latter in

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maglev import _health
-from maglev.states import State
+from maglev.base.states import State
 
 rises = st.integers(1, 100)
 results = st.lists(st.booleans(), max_size=400)

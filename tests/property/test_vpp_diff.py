@@ -8,13 +8,13 @@ from ipaddress import ip_address
 from hypothesis import event, given
 from hypothesis import strategies as st
 
+from maglev.base.states import State
 from maglev.config.model import Backend, Config, Frontend, LbConfig, OnAllDown, Pool, PoolMember, Protocol, Prune
-from maglev.states import State
+from maglev.judgement.weights import flush_owed
 from maglev.vpp.desired import DesiredVip, desired_vips
 from maglev.vpp.messages import Encap, VipKey
 from maglev.vpp.model import Actual, ActualAs, ActualVip, vip_key
 from maglev.vpp.sync import Cause, FlushKey, Op, Owed, Plan, Policy, acknowledge, diff
-from maglev.weights import flush_owed
 from tests.helpers.vpp import UNSET_CONF, FakeBackend, FakeStates, ModelVpp
 
 ADDRESSES = [f"10.0.0.{n}" for n in range(1, 5)]

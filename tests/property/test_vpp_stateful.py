@@ -26,9 +26,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from maglev.base.errors import Unavailable
+from maglev.base.states import State
 from maglev.config.model import SECOND, Backend, Config, Frontend, LbConfig, OnAllDown, Pool, PoolMember, Protocol
-from maglev.errors import Unavailable
-from maglev.states import State
 from maglev.vpp.client import Timing
 from maglev.vpp.messages import VipKey, address_text
 from maglev.vpp.model import vip_key

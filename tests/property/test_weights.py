@@ -9,9 +9,9 @@ from ipaddress import ip_address
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maglev.base.states import FrontendState, State
 from maglev.config.model import Backend, Config, Frontend, OnAllDown, Pool, PoolMember
-from maglev.states import FrontendState, State
-from maglev.weights import FrontendWeights, WeightTable, frontend_weights, programmed_weight, weight_unit
+from maglev.judgement.weights import FrontendWeights, WeightTable, frontend_weights, programmed_weight, weight_unit
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ import grpc
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
+from maglev.base.states import State
 from maglev.config.durations import format_duration, parse_duration
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb import maglev_pb2_grpc as pb_grpc
-from maglev.states import State
 from maglev.vpp.messages import address_text
 from maglev.vpp.model import vip_key
 from maglev.vppsim.inspect import Client
@@ -94,9 +94,9 @@ class Soak:
             "vppsim", sys.executable, "-m", "maglev.vppsim", "--socket", self.vpp, "--control", self.control
         )
         await self._spawn(
-            "maglevd", sys.executable, "-m", "maglev.maglevd", "--config", self.config, "--grpc-socket", self.socket,
-            "--grpc-addr=", "--vpp-api-addr", self.vpp, "--vpp-stats-addr=", "--log-format", "json",
-            "--state-file", self.directory / "state.json",
+            "maglevd", sys.executable, "-m", "maglev.daemon.main", "--config", self.config,
+            "--grpc-socket", self.socket, "--grpc-addr=", "--vpp-api-addr", self.vpp, "--vpp-stats-addr=",
+            "--log-format", "json", "--state-file", self.directory / "state.json",
             inside=self.world.pair.client,
         )  # fmt: skip
         self.channel = grpc.aio.insecure_channel(f"unix:{self.socket}")

@@ -12,12 +12,12 @@ from typing import Any
 
 import orjson
 
+from maglev.base.errors import UnknownName
+from maglev.base.states import State
 from maglev.config.load import load_text
 from maglev.config.model import Config
-from maglev.errors import UnknownName
-from maglev.states import State
+from maglev.judgement.weights import applied_weight, frontend_weights, weight_unit
 from maglev.vpp.model import vip_key
-from maglev.weights import applied_weight, frontend_weights, weight_unit
 from tests.soak.world import PORT_CONNECT, PORT_HTTP, PORT_SYN, address_of
 
 MEMBERS, FALLBACK = 40, 10

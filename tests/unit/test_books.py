@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from maglev import maglevd, metrics
+from maglev.base.states import Code, State
 from maglev.cli import docs, errors
 from maglev.cli.grammar import parse as parse_command
 from maglev.cli.grammar import usage
 from maglev.cli.main import EXIT_STATUS, parse_flags
 from maglev.cli.main import FLAGS as CLIENT_FLAGS
 from maglev.config.load import load_text
-from maglev.options import EX_USAGE, FLAGS, SWITCHES
-from maglev.options import parse as parse_daemon
+from maglev.daemon import exits
+from maglev.daemon.options import EX_USAGE, FLAGS, SWITCHES
+from maglev.daemon.options import parse as parse_daemon
+from maglev.metrics import metrics
 from maglev.rpc import server, watch
-from maglev.states import Code, State
 from tests.helpers.books import BOOKS, ROOT, blocks
 
 GUIDE = (ROOT / "docs" / "user-guide.md").read_text(encoding="utf-8")
@@ -145,7 +146,7 @@ def written_flags(cell: str) -> list[str]:
 
 def test_the_guide_has_every_exit_status() -> None:
     daemon = [int(cells[0]) for cells in rows(GUIDE, "### Exit status of maglevd")]
-    assert daemon == [maglevd.EXIT_OK, maglevd.EXIT_FAILED, maglevd.EXIT_SEMANTIC, EX_USAGE]
+    assert daemon == [exits.EXIT_OK, exits.EXIT_FAILED, exits.EXIT_SEMANTIC, EX_USAGE]
     client = [int(cells[0]) for cells in rows(GUIDE, "### Exit status of maglevc")]
     assert client == [errors.DONE, errors.REFUSED, errors.USAGE, errors.UNREACHABLE, errors.INTERRUPTED]
     assert [int(status) for status, _ in EXIT_STATUS] == client

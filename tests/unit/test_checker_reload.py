@@ -8,11 +8,11 @@ from ipaddress import ip_address
 
 import pytest
 
+from maglev.base.errors import NotAllowed, UnknownName
+from maglev.base.events import BackendEvent, ConfigEvent, DrainEvent, FrontendEvent
+from maglev.base.states import Code, FrontendState, State
+from maglev.checker.overrides import from_json, to_json
 from maglev.config.model import SECOND, Backend, Config
-from maglev.errors import NotAllowed, UnknownName
-from maglev.events import BackendEvent, ConfigEvent, DrainEvent, FrontendEvent
-from maglev.overrides import from_json, to_json
-from maglev.states import Code, FrontendState, State
 from tests.helpers.checker import check, config
 from tests.unit.test_checker_verbs import Rig
 
@@ -352,7 +352,7 @@ async def test_restored_override_ends_when_the_file_changed_meanwhile() -> None:
 
 async def test_apply_gives_the_loop_a_turn_whenever_its_slice_is_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig()
-    monkeypatch.setattr("maglev.pace.SLICE_NS", 0)
+    monkeypatch.setattr("maglev.base.pace.SLICE_NS", 0)
     turns = 0
 
     async def others() -> None:
@@ -371,7 +371,7 @@ async def test_apply_gives_the_loop_a_turn_whenever_its_slice_is_used_up(monkeyp
 
 async def test_a_verb_in_the_middle_of_a_reload_finds_the_new_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = await started(config({"a": A, "gone": B}))
-    monkeypatch.setattr("maglev.pace.SLICE_NS", 0)
+    monkeypatch.setattr("maglev.base.pace.SLICE_NS", 0)
     halfway = asyncio.Event()
     # The removals come first; with a slice of no length the loop has its turn right after.
     rig.bus.listen(lambda event: halfway.set())

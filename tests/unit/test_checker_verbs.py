@@ -7,11 +7,11 @@ from ipaddress import ip_address
 
 import pytest
 
+from maglev.base.errors import BadValue, NotAllowed, UnknownName
+from maglev.base.events import BackendEvent, Bus, DrainEvent, FrontendEvent, LogEvent, WeightEvent
+from maglev.base.states import Code, FrontendState, State
 from maglev.checker import Checker, checker
 from maglev.config.model import SECOND, Backend
-from maglev.errors import BadValue, NotAllowed, UnknownName
-from maglev.events import BackendEvent, Bus, DrainEvent, FrontendEvent, LogEvent, WeightEvent
-from maglev.states import Code, FrontendState, State
 from tests.helpers.checker import FakeClock, FakeEngine, Recorder, check, config
 
 A = "192.0.2.1"

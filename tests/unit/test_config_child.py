@@ -13,9 +13,10 @@ import orjson
 import pytest
 
 from maglev.config import child
-from maglev.config.child import pack, unpack
-from maglev.config.load import LoadResult, check_in_child, load_file, load_in_child, load_text
+from maglev.config.child import check_in_child, load_in_child
+from maglev.config.load import LoadResult, load_file, load_text
 from maglev.config.model import Config
+from maglev.config.rows import SLICE, pack, unpack
 
 FULL = Path(__file__).parent.parent / "data" / "config" / "full.yaml"
 
@@ -72,7 +73,7 @@ async def test_large_result_comes_in_slices() -> None:
     assert result.config is not None
     packed = list(pack(result))
     rows = [orjson.loads(line)[1] for line in packed]
-    assert max(len(part) for part in rows) <= child.SLICE
+    assert max(len(part) for part in rows) <= SLICE
     again = await unpack(lines(packed))
     assert again == result
     assert again.config is not None
@@ -98,7 +99,7 @@ async def test_what_is_as_before_is_the_object_of_before() -> None:
 
 @pytest.mark.parametrize("reload", [False, True])
 async def test_loop_has_a_turn_after_each_slice(monkeypatch: pytest.MonkeyPatch, reload: bool) -> None:
-    monkeypatch.setattr("maglev.pace.SLICE_NS", 0)
+    monkeypatch.setattr("maglev.base.pace.SLICE_NS", 0)
     result = load_text(many(2000), json=True)
     known = result.config if reload else None
     packed = list(pack(result))

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from maglev.config.load import LoadResult, load_file, load_in_child, load_text
+from maglev.base.states import CheckType
+from maglev.config.child import load_in_child
+from maglev.config.load import LoadResult, load_file, load_text
 from maglev.config.model import (
     MS,
     SECOND,
@@ -30,7 +32,6 @@ from maglev.config.model import (
     TcpParams,
     TlsParams,
 )
-from maglev.states import CheckType
 
 FULL = Path(__file__).parent.parent / "data" / "config" / "full.yaml"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from maglev.base.states import CheckType
 from maglev.config import schema
 from maglev.config.model import (
     Backend,
@@ -24,7 +25,6 @@ from maglev.config.model import (
 )
 from maglev.config.problems import ProblemKind, Report
 from maglev.config.schema import Key, Listed, Named, Section, Variants
-from maglev.states import CheckType
 
 SECTIONS: list[tuple[Section, tuple[type[Any], ...]]] = [
     (schema.HEALTHCHECKER, (Config,)),

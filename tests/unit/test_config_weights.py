@@ -9,9 +9,9 @@ from ipaddress import ip_address
 
 import pytest
 
+from maglev.base.states import FrontendState, State
 from maglev.config.model import Backend, Config, Frontend, OnAllDown, Pool, PoolMember
-from maglev.states import FrontendState, State
-from maglev.weights import (
+from maglev.judgement.weights import (
     FrontendWeights,
     WeightTable,
     applied_weight,

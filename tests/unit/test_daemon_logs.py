@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from maglev import logs
-from maglev.events import Bus, Event, LogEvent
-from maglev.states import Code, State
+from maglev.base import logs
+from maglev.base.events import Bus, Event, LogEvent
+from maglev.base.states import Code, State
 from maglev.vpp.messages import VipKey
 from maglev.vpp.sync import Op, Step
 

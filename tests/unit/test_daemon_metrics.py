@@ -11,9 +11,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from maglev import metrics
 from maglev.config.model import Backend
-from maglev.metrics import (
+from maglev.metrics import metrics
+from maglev.metrics.metrics import (
     CheckerFamilies,
     EngineFamilies,
     Exposition,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maglev.options import EX_USAGE, parse
+from maglev.daemon.options import EX_USAGE, parse
 
 
 def test_defaults_are_those_of_the_manual() -> None:
@@ -99,7 +99,7 @@ def test_bad_environment_is_refused_by_its_name(capsys: pytest.CaptureFixture[st
 
 def test_check_imports_nothing_that_only_the_daemon_needs() -> None:
     program = (
-        "import sys, maglev.maglevd; "
+        "import sys, maglev.daemon.main; "
         "print(*sorted({name.partition('.')[0] for name in sys.modules} & {'grpc', 'vpp_papi', 'prometheus_client'}))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

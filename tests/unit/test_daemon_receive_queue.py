@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from maglev.receivequeue import QUIET_NS, ReceiveQueueWatch
+from maglev.daemon.receivequeue import QUIET_NS, ReceiveQueueWatch
 from tests.helpers.checker import FakeClock
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from maglev.overrides import Override, OverrideKind, OverrideStore, from_json, to_json
-from maglev.statefile import BadStateFile, NotSaved, StateFile, decode, encode
+from maglev.checker.overrides import Override, OverrideKind, OverrideStore, from_json, to_json
+from maglev.daemon.statefile import BadStateFile, NotSaved, StateFile, decode, encode
 from tests.helpers.checker import FakeClock
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from maglev.sdnotify import Notifier
-from maglev.supervise import Supervisor
+from maglev.daemon.sdnotify import Notifier
+from maglev.daemon.supervise import Supervisor
 from tests.helpers.checker import FakeClock
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from maglev import _health
-from maglev.states import State
+from maglev.base.states import State
 
 
 def run(state: State, counter: int, rise: int, fall: int, results: str) -> tuple[int, int]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from maglev import events
-from maglev.events import Bus, ConfigEvent, Event
+from maglev.base import events
+from maglev.base.events import Bus, ConfigEvent, Event
 
 
 def event(number: int) -> ConfigEvent:

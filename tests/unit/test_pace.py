@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from maglev import pace
+from maglev.base import pace
 
 
 class _Thing:

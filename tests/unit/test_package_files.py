@@ -15,7 +15,7 @@ from maglev.cli.grammar import usage
 from maglev.cli.main import FLAGS as CLIENT_FLAGS
 from maglev.config import docs
 from maglev.config.load import load_file, load_text
-from maglev.options import FLAGS
+from maglev.daemon.options import FLAGS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEBIAN = ROOT / "debian"

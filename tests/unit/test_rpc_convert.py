@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from maglev.base.errors import BadValue
+from maglev.base.events import BackendEvent, ConfigEvent, DrainEvent, Event, FrontendEvent, LogEvent, WeightEvent
+from maglev.base.states import CheckType, Code, FrontendState, State
 from maglev.checker.checker import Checker
 from maglev.config import model
-from maglev.errors import BadValue
-from maglev.events import BackendEvent, ConfigEvent, DrainEvent, Event, FrontendEvent, LogEvent, WeightEvent
 from maglev.pb import maglev_pb2 as pb
 from maglev.rpc import convert, paging
 from maglev.rpc.access import OPERATOR_CALLS, SERVICE, Caller, Role, caller_of
 from maglev.rpc.server import CannotListen, prepare_socket, tcp_target
 from maglev.rpc.services import CheckerApi, DataplaneApi, Tracer
 from maglev.rpc.watch import Encoder, Filter
-from maglev.states import CheckType, Code, FrontendState, State
 from maglev.vpp.dataplane import Dataplane
 from tests.helpers.rpc import NOW, Plan, Step, fake_daemon, log_event, small_config
 

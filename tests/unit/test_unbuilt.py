@@ -15,7 +15,7 @@ ROOT = Path(maglev.__file__).parent
 
 def test_an_import_without_the_extensions_says_what_to_do(tmp_path: Path) -> None:
     shutil.copytree(ROOT, tmp_path / "maglev", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import maglev.weights"
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import maglev.judgement.weights"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (

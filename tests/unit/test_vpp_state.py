@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from maglev.base.states import State
 from maglev.config.model import Frontend
-from maglev.states import State
 from maglev.vpp.executor import FACTOR_LEAST, FACTOR_MOST, Pacer
 from maglev.vpp.messages import AsDetails, VipDetails, VipKey
 from maglev.vpp.model import ActualAs, ActualVip

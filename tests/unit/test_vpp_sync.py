@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from maglev.base.states import State
 from maglev.config.model import Backend, Config, Frontend, LbConfig, OnAllDown, Pool, PoolMember, Protocol, Prune
-from maglev.states import State
 from maglev.vpp.desired import desired_vips
 from maglev.vpp.lost import NOTHING_LOST, LostWeights
 from maglev.vpp.messages import Encap, LbConf, VipKey

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from maglev.base.events import BackendEvent
+from maglev.base.states import Code, State
 from maglev.config.model import Backend, HealthCheck
-from maglev.events import BackendEvent
-from maglev.states import Code, State
 
 
 class Check:
@@ -106,7 +106,7 @@ class BackendStatus:
 
 @dataclass(frozen=True, slots=True)
 class OverrideStatus:
-    """An override as it is shown; see ``maglev.overrides.Override``."""
+    """An override as it is shown; see ``maglev.checker.overrides.Override``."""
 
     kind: str
     backend: str

@@ -1,7 +1,7 @@
 """The checker: owns the backends at run time, feeds the probe engine, and turns its verdicts into events.
 
-It implements ``maglev.weights.StateSource`` and the operator's verbs. It knows nothing of VPP: whoever drives a
-dataplane listens on the bus and asks here for states. Everything runs on the event loop; only ``apply`` waits, and it
+It implements ``maglev.judgement.weights.StateSource`` and the operator's verbs. It knows nothing of VPP: a dataplane
+listens on the bus and asks here for states. Everything runs on the event loop; only ``apply`` waits, and it
 works in slices so that a large configuration never holds the loop for long.
 """
 
@@ -16,14 +16,16 @@ from dataclasses import dataclass, field
 
 import orjson
 
-from maglev import logs, reload
+from maglev.base import logs
+from maglev.base.clock import Clock
+from maglev.base.errors import BadValue, NotAllowed, UnknownName
+from maglev.base.events import BackendEvent, Bus, ConfigEvent, DrainEvent, FrontendEvent, LogEvent, WeightEvent
+from maglev.base.pace import Pace, let_go
+from maglev.base.states import Code, FrontendState, State
+from maglev.checker import reload
 from maglev.checker.backend import BackendStatus, Change, Check, LiveBackend, OverrideStatus, WeightChange
 from maglev.checker.engine import ProbeEngine, ProbeInfo, ProbeResult, ProbeTransition
-from maglev.clock import Clock
-from maglev.config.model import Backend, Config, Frontend, HealthCheck
-from maglev.errors import BadValue, NotAllowed, UnknownName
-from maglev.events import BackendEvent, Bus, ConfigEvent, DrainEvent, FrontendEvent, LogEvent, WeightEvent
-from maglev.overrides import (
+from maglev.checker.overrides import (
     Key,
     Override,
     OverrideKind,
@@ -33,9 +35,8 @@ from maglev.overrides import (
     pause_key,
     weight_key,
 )
-from maglev.pace import Pace, let_go
-from maglev.states import Code, FrontendState, State
-from maglev.weights import FrontendWeights, applied_weight, frontend_weights, weight_unit
+from maglev.config.model import Backend, Config, Frontend, HealthCheck
+from maglev.judgement.weights import FrontendWeights, applied_weight, frontend_weights, weight_unit
 
 log = logs.get(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from maglev._probe import SNAPSHOT_FIELDS, SNAPSHOT_FORMAT
+from maglev.base.states import State
 from maglev.config.model import HealthCheck
-from maglev.states import State
 
 RECORD = struct.Struct(SNAPSHOT_FORMAT)
 """One record of ``ProbeEngine.snapshot()``."""

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
+from maglev.base.version import version
 from maglev.cli.errors import DONE, INTERRUPTED, REFUSED, UNREACHABLE, USAGE, CommandError, UsageError
 from maglev.cli.grammar import usage
 from maglev.cli.text import HELP_COLUMNS, Style, complain, escape, explained, terminal_columns, wrap
-from maglev.version import version
 
 FLAGS: Sequence[tuple[str, str]] = (
     (

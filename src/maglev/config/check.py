@@ -12,6 +12,8 @@ from collections.abc import Iterable
 
 import re2
 
+from maglev._weights import programmed_weight, weight_unit
+from maglev.base.states import CheckType
 from maglev.config.durations import format_duration
 from maglev.config.model import (
     Config,
@@ -25,8 +27,6 @@ from maglev.config.model import (
     TlsParams,
 )
 from maglev.config.problems import Path, Report, make_path, quote
-from maglev.states import CheckType
-from maglev.weights import programmed_weight, weight_unit
 
 DEFAULT_TABLE_LENGTH = 16384
 # Replicas above this share of the table's buckets: weights lose their proportions, and other flows move with every

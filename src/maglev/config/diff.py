@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
+from maglev.base.states import CheckType
 from maglev.config import schema
 from maglev.config.durations import format_duration
 from maglev.config.model import Config, Frontend, HealthCheck, Pool, Protocol, TlsParams
 from maglev.config.types import Duration, Percent
-from maglev.states import CheckType
 
 
 class ChangeKind(enum.Enum):

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from maglev.base.states import CheckType
 from maglev.config import schema
 from maglev.config.schema import Key, Listed, Named, Section, Variants
-from maglev.states import CheckType
 
 # The guide's marks: <!-- keys: NAME --> and <!-- end -->; what is between them is the table of that section.
 SECTIONS: dict[str, Section] = {

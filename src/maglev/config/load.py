@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
+from maglev.base.states import CheckType
 from maglev.config import source
 from maglev.config.check import check
 from maglev.config.model import (
@@ -32,20 +33,15 @@ from maglev.config.model import (
 from maglev.config.problems import Path, Problem, ProblemKind, Report, make_path
 from maglev.config.schema import ROOT
 from maglev.config.types import Bad
-from maglev.states import CheckType
 
 __all__ = [
     "CheckResult",
     "LoadResult",
     "Problem",
     "ProblemKind",
-    "check_in_child",
     "load_file",
-    "load_in_child",
     "load_text",
 ]
-
-CHILD_SECONDS = 120.0
 
 Values = dict[str, Any]  # a section as the schema read it: attribute -> value
 
@@ -192,25 +188,3 @@ def _frontend(name: str, values: Values) -> Frontend:
         for pool in values["pools"]
     )
     return Frontend(name=name, **values | {"pools": pools})
-
-
-async def load_in_child(
-    path: str | FilePath, *, deadline: float = CHILD_SECONDS, known: Config | None = None
-) -> LoadResult:
-    """``load_file`` in a child process, so that the event loop goes on meanwhile.
-
-    The child sends its result in slices, and each is unpacked in less than a millisecond. After ``deadline``
-    seconds the child is killed; that, and a child that dies or answers nonsense, is a parse error. The result shares
-    with ``known``, the configuration in force, what is the same.
-    """
-    # Only the daemon needs it, and the child imports this module too.
-    from maglev.config.child import load
-
-    return await load(path, deadline=deadline, known=known)
-
-
-async def check_in_child(path: str | FilePath, *, deadline: float = CHILD_SECONDS) -> CheckResult:
-    """The same for who wants to know the problems alone: the configuration stays in the child."""
-    from maglev.config.child import load
-
-    return CheckResult((await load(path, deadline=deadline, only_problems=True)).problems)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
-from maglev.states import CheckType
+from maglev.base.states import CheckType
 
 IPAddress = IPv4Address | IPv6Address
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from maglev.base.states import CheckType
 from maglev.config import types
 from maglev.config.model import MS, SECOND, OnAllDown, Protocol, Prune, TcpMode
 from maglev.config.problems import Path, Report, quote
 from maglev.config.types import BAD, Bad, Type
-from maglev.states import CheckType
 
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE

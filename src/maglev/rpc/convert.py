@@ -9,14 +9,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping, Sequence
 
-from maglev import events
+from maglev.base import events
+from maglev.base.errors import BadValue
+from maglev.base.pace import Pace
+from maglev.base.states import CheckType, Code, FrontendState, State
 from maglev.config import model
-from maglev.errors import BadValue
-from maglev.pace import Pace
+from maglev.judgement.weights import FrontendWeights, MemberWeight
 from maglev.pb import maglev_pb2 as pb
 from maglev.rpc import services
-from maglev.states import CheckType, Code, FrontendState, State
-from maglev.weights import FrontendWeights, MemberWeight
 
 STATES: Mapping[State, pb.BackendState.ValueType] = {
     State.UNKNOWN: pb.BACKEND_STATE_UNKNOWN,

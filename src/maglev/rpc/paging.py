@@ -11,7 +11,7 @@ import base64
 import binascii
 from collections.abc import Mapping, Sequence
 
-from maglev.errors import BadValue
+from maglev.base.errors import BadValue
 
 DEFAULT_SIZE = 1_000
 MAX_SIZE = 5_000

@@ -27,7 +27,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from maglev import background, errors, logs
+from maglev.base import background, errors, logs
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb import maglev_pb2_grpc as pb_grpc
 from maglev.rpc.access import OPERATOR_CALLS, SERVICE, Role, address_of, caller_of, is_local

@@ -1,6 +1,6 @@
 """The calls of the API. Each is a few lines: look at the request, ask the part that knows, convert the answer.
 
-Errors are raised as ``maglev.errors``; the server's gate turns them into a status. Long answers are made in slices
+Errors are raised as ``maglev.base.errors``; the server's gate turns them into a status. Long answers are made in slices
 (``Pace``), so that the loop is never held.
 """
 
@@ -15,17 +15,17 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import grpc
 import re2
 
-from maglev import errors
+from maglev.base import errors
+from maglev.base.pace import Pace
+from maglev.base.states import FrontendState
 from maglev.config.model import Config, Frontend
-from maglev.pace import Pace
+from maglev.judgement.weights import FrontendWeights, MemberWeight, applied_weight
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb import maglev_pb2_grpc as pb_grpc
 from maglev.rpc import convert, paging
 from maglev.rpc.access import Caller, Role, caller_of, is_local
 from maglev.rpc.services import DataplaneApi, LbStateView, OverrideView, Services, Verb
 from maglev.rpc.watch import TooMany, Watchers
-from maglev.states import FrontendState
-from maglev.weights import FrontendWeights, MemberWeight, applied_weight
 
 T = TypeVar("T")
 # Generic in the type stubs only, hence the quotes.

@@ -1,8 +1,8 @@
 """What the API needs of the rest of the daemon, as protocols: the daemon plugs the real parts in, tests plug fakes in.
 
 Everything is called on the daemon's event loop. Methods without ``async`` answer from memory and never wait. Errors
-are those of ``maglev.errors`` and reach the caller with their gRPC status; anything else is a bug and reaches him as
-``INTERNAL`` without its text.
+are those of ``maglev.base.errors`` and reach the caller with their gRPC status; anything else is a bug and reaches the
+caller as ``INTERNAL`` without its text.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from maglev.clock import Clock
+from maglev.base.clock import Clock
+from maglev.base.events import Bus
+from maglev.base.states import Code, FrontendState, State
 from maglev.config.model import Config
-from maglev.events import Bus
-from maglev.states import Code, FrontendState, State
-from maglev.weights import FrontendWeights
+from maglev.judgement.weights import FrontendWeights
 
 # Name of the log record of a single probe; only watchers that name its backend get it.
 PROBE_RECORD = "probe"
@@ -608,7 +608,7 @@ class LoaderApi(Protocol):
 
 
 class LogControlApi(Protocol):
-    """The daemon's logging, as far as watchers touch it (``maglev.logs.LogControl``)."""
+    """The daemon's logging, as far as watchers touch it (``maglev.base.logs.LogControl``)."""
 
     def watch(self, level: str) -> Callable[[], None]:
         """Publish log records of ``level`` and above on the bus; the returned function ends that."""

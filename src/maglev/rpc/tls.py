@@ -16,7 +16,7 @@ from pathlib import Path
 
 import grpc
 
-from maglev import logs
+from maglev.base import logs
 
 log = logs.get(__name__)
 

@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack
 
-from maglev import errors
-from maglev.events import (
+from maglev.base import errors
+from maglev.base.events import (
     BackendEvent,
     Bus,
     ConfigEvent,
@@ -27,12 +27,12 @@ from maglev.events import (
     Subscription,
     WeightEvent,
 )
-from maglev.logs import LEVELS
-from maglev.pace import Pace
+from maglev.base.logs import LEVELS
+from maglev.base.pace import Pace
+from maglev.base.states import Code
 from maglev.pb import maglev_pb2 as pb
 from maglev.rpc import convert
 from maglev.rpc.services import PROBE_RECORD, CheckerApi, Services
-from maglev.states import Code
 
 # Events that wait for one reader; some 10 MiB at most. A burst of 10,000 transitions fits.
 QUEUE = 16_384

@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maglev import logs
-from maglev.clock import Clock
-from maglev.errors import Unavailable
+from maglev.base import logs
+from maglev.base.clock import Clock
+from maglev.base.errors import Unavailable
 from maglev.vpp.messages import (
     MESSAGES,
     WEIGHT_MESSAGES,

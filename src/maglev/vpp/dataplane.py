@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from maglev import logs
 from maglev._flowtable import moved_share
-from maglev.clock import Clock
+from maglev.base import logs
+from maglev.base.clock import Clock
+from maglev.base.errors import Unavailable, UnknownName
+from maglev.base.pace import Pace
+from maglev.base.states import State
 from maglev.config.model import Config, Protocol
-from maglev.errors import Unavailable, UnknownName
-from maglev.pace import Pace
-from maglev.states import State
+from maglev.judgement.weights import BackendView, StateSource
 from maglev.vpp.buckets import padded
 from maglev.vpp.buckets import predicted as predicted_buckets
 from maglev.vpp.client import VppClient
@@ -24,7 +25,6 @@ from maglev.vpp.model import DEFAULT_TABLE_LENGTH, Actual, ActualAs, ActualVip, 
 from maglev.vpp.reconciler import Reconciler, SyncResult
 from maglev.vpp.stats import StatsPoller, VipCounters
 from maglev.vpp.sync import FlushKey, Op, Plan, Policy, Step, acknowledge, diff, scaled
-from maglev.weights import BackendView, StateSource
 
 SECOND = 1_000_000_000
 

@@ -1,7 +1,7 @@
 """What VPP should hold: the configuration and the states of the backends, turned into VIPs with weighted ASes.
 
-Pure: a snapshot goes in, frozen dataclasses come out. The weight rule itself is ``maglev.weights``; here its answer
-is laid out by address, since VPP knows no backends, and completed with what VPP's own weight must be left alone for.
+Pure: a snapshot goes in, frozen dataclasses come out. ``maglev.judgement.weights`` holds the weight rule. This module
+arranges its answer by address, since VPP knows no backends, and marks the ASes whose weight in VPP must stay.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from maglev.base.states import State
 from maglev.config.model import Config, Frontend, OnAllDown
-from maglev.states import State
+from maglev.judgement.weights import BackendView, MemberWeight, StateSource, frontend_weights, programmed_weight
 from maglev.vpp.lost import NOTHING_LOST, LostWeights
 from maglev.vpp.messages import Encap, VipKey
 from maglev.vpp.model import ActualVip, address_order, vip_key
-from maglev.weights import BackendView, MemberWeight, StateSource, frontend_weights, programmed_weight
 
 
 class DesiredAs(NamedTuple):

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from maglev import logs
-from maglev.clock import Clock
+from maglev.base import logs
+from maglev.base.clock import Clock
 from maglev.vpp.client import VppClient
 from maglev.vpp.messages import (
     REPLY_PAYLOAD,

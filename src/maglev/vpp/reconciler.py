@@ -16,13 +16,14 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import NamedTuple, Protocol, TypeVar
 
-from maglev import logs
-from maglev.clock import Clock
+from maglev.base import logs
+from maglev.base.clock import Clock
+from maglev.base.errors import NotAllowed, Unavailable, UnknownName
+from maglev.base.events import BackendEvent, ConfigEvent, DrainEvent, Event, EventSource, WeightEvent
+from maglev.base.pace import Pace, let_go
+from maglev.base.states import State
 from maglev.config.model import Config, Frontend
-from maglev.errors import NotAllowed, Unavailable, UnknownName
-from maglev.events import BackendEvent, ConfigEvent, DrainEvent, Event, EventSource, WeightEvent
-from maglev.pace import Pace, let_go
-from maglev.states import State
+from maglev.judgement.weights import BackendView, StateSource, flush_owed, frontend_weights
 from maglev.vpp.buckets import differing
 from maglev.vpp.client import Refused, VppClient
 from maglev.vpp.debts import Debts
@@ -63,7 +64,6 @@ from maglev.vpp.sync import (
     scaled,
 )
 from maglev.vpp.warmup import Phase, WarmUp
-from maglev.weights import BackendView, StateSource, flush_owed, frontend_weights
 
 log = logs.get(__name__)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from maglev.pace import Pace
+from maglev.base.pace import Pace
 from maglev.vpp.client import VppClient
 from maglev.vpp.messages import (
     ANY_PROTOCOL,

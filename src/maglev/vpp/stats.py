@@ -16,9 +16,9 @@ from typing import Any
 
 from vpp_papi.vpp_stats import StatsLock, VPPStats
 
-from maglev import logs
-from maglev.clock import Clock
-from maglev.errors import Unavailable
+from maglev.base import logs
+from maglev.base.clock import Clock
+from maglev.base.errors import Unavailable
 from maglev.vpp.client import Refused, VppClient
 from maglev.vpp.messages import KEEP, ProtocolError, VipKey, pack_route_lookup, unpack_route
 from maglev.vpp.reconciler import Reconciler

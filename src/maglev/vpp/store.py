@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
 from typing import Protocol
 
-from maglev import logs
+from maglev.base import logs
 from maglev.vpp.messages import VipKey, address_text
 from maglev.vpp.model import parse_vip_key
 from maglev.vpp.sync import Cause, FlushKey, Owed

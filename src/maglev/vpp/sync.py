@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple
 
+from maglev.base.states import State
 from maglev.config.model import LbConfig, Prune
-from maglev.states import State
+from maglev.judgement.weights import flush_owed
 from maglev.vpp.desired import DesiredAs, DesiredVip
 from maglev.vpp.lost import NOTHING_LOST, LostWeights
 from maglev.vpp.messages import KEEP, Encap, LbConf, VipKey, address_text, source_text
 from maglev.vpp.model import DEFAULT_TABLE_LENGTH, MAX_WEIGHT, Actual, ActualAs, ActualVip, address_order
-from maglev.weights import flush_owed
 
 SECOND = 1_000_000_000
 

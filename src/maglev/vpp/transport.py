@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
-from maglev import logs
-from maglev.errors import Unavailable
+from maglev.base import logs
+from maglev.base.errors import Unavailable
 from maglev.vpp.messages import (
     MESSAGES,
     REPLY_PAYLOAD,

@@ -11,9 +11,9 @@ import enum
 from collections.abc import Callable, Container, Iterable
 from collections.abc import Set as AbstractSet
 
-from maglev.clock import Clock
+from maglev.base.clock import Clock
+from maglev.base.states import State
 from maglev.config.model import Frontend
-from maglev.states import State
 
 
 class Phase(enum.Enum):

@@ -16,7 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from maglev.clock import Clock, SystemClock
+from maglev.base.clock import Clock, SystemClock
 from maglev.vpp.messages import (
     MESSAGES,
     REPLY_PAYLOAD,

@@ -30,7 +30,7 @@ from typing import IO, NamedTuple, Protocol
 
 import orjson
 
-from maglev.events import Bus, LogEvent
+from maglev.base.events import Bus, LogEvent
 
 ROOT = "maglev"
 LEVELS: Mapping[str, int] = {

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from maglev.listen import parse_listen
-from maglev.logs import FORMATS, parse_level
+from maglev.base.listen import parse_listen
+from maglev.base.logs import FORMATS, parse_level
 
 EX_USAGE = 64
 """Exit status for a command line that is not understood; 1 and 2 mean errors in the configuration."""

@@ -7,16 +7,17 @@ import gc
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from maglev import background, logs
+from maglev.base import background, logs
+from maglev.base.clock import Clock
+from maglev.base.errors import NotAllowed
 from maglev.checker import Checker
-from maglev.clock import Clock
+from maglev.config.child import check_in_child, load_in_child
 from maglev.config.diff import ConfigChange, diff_configs
-from maglev.config.load import CheckResult, LoadResult, check_in_child, load_in_child
+from maglev.config.load import CheckResult, LoadResult
 from maglev.config.model import Config
 from maglev.config.problems import Problem
 from maglev.config.source import collector_at_rest
-from maglev.errors import NotAllowed
-from maglev.sdnotify import Notifier
+from maglev.daemon.sdnotify import Notifier
 
 log = logs.get(__name__)
 

@@ -24,7 +24,7 @@ class State(enum.IntEnum):
 
 
 class FrontendState(enum.IntEnum):
-    """State of a frontend, worked out from its backends (``maglev.weights``)."""
+    """State of a frontend, worked out from its backends (``maglev.judgement.weights``)."""
 
     UNKNOWN = 0
     UP = 1

@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from maglev.states import Code, FrontendState, State
+from maglev.base.states import Code, FrontendState, State
 
-# Not maglev.logs: that one publishes here.
+# Not maglev.base.logs: that one publishes here.
 log = logging.getLogger(__name__)
 
 # Events that wait to be handed to the subscriptions. Beyond that publishing hands out as it goes.

@@ -16,12 +16,12 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 
-from maglev import logs
+from maglev.base import logs
+from maglev.base.clock import Clock
+from maglev.base.listen import parse_listen
+from maglev.base.states import Code
 from maglev.checker import PASSES, Checker, LiveBackend
 from maglev.checker.engine import BLOCKED_SINCE_NS, CODES, COUNTER, RECORD, RTT_COUNT, RTT_SUM_NS, TARGET
-from maglev.clock import Clock
-from maglev.listen import parse_listen
-from maglev.states import Code
 
 log = logs.get(__name__)
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from maglev import logs
-from maglev.clock import Clock
+from maglev.base import logs
+from maglev.base.clock import Clock
 
 log = logs.get(__name__)
 

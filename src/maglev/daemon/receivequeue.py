@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from maglev import logs
-from maglev.clock import Clock
+from maglev.base import logs
+from maglev.base.clock import Clock
 
 log = logs.get(__name__)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from maglev.base.pace import Pace
 from maglev.config.model import Config, HealthCheck, IPAddress, Protocol
-from maglev.pace import Pace
 
 VipKey = tuple[IPAddress, Protocol, int]
 

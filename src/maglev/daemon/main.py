@@ -1,6 +1,7 @@
 """The program ``maglevd``: flags, ``--check`` and ``--version``, and the daemon behind them.
 
-What only the daemon needs is imported only for it: ``--check`` stands in front of reloads, in scripts and editors.
+Modules that only the daemon needs are imported only to run it: scripts and editors call ``--check`` before a reload,
+and it must answer at once.
 """
 
 from __future__ import annotations
@@ -10,22 +11,11 @@ import os
 import sys
 from collections.abc import Sequence
 
+from maglev.base.logs import LogControl, counted, escape
+from maglev.base.version import version
 from maglev.config.load import LoadResult, Problem, load_file
-from maglev.logs import LogControl, counted, escape
-from maglev.options import Options, parse
-from maglev.version import version
-
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_PARSE = 1
-EXIT_SEMANTIC = 2
-
-
-def exit_status(result: LoadResult) -> int:
-    """0 for a valid configuration, 1 for a parse error, 2 for a semantic error."""
-    if result.parse_errors:
-        return EXIT_PARSE
-    return EXIT_SEMANTIC if result.semantic_errors else EXIT_OK
+from maglev.daemon.exits import EXIT_OK, exit_status
+from maglev.daemon.options import Options, parse
 
 
 def check(options: Options) -> int:
@@ -83,7 +73,7 @@ def _daemon(options: Options) -> int:
     try:
         import uvloop
 
-        from maglev.daemon import run
+        from maglev.daemon.daemon import run
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(run(options, control))

@@ -18,8 +18,8 @@ from maglev._weights import (
     programmed_weight,
     weight_unit,
 )
+from maglev.base.states import State
 from maglev.config.model import Config
-from maglev.states import State
 
 __all__ = [
     "BackendView",
@@ -58,7 +58,7 @@ class StateSource(Protocol):
         ...
 
     def backend_state(self, name: str) -> BackendView:
-        """The backend of that name; raises ``maglev.errors.UnknownName``."""
+        """The backend of that name; raises ``maglev.base.errors.UnknownName``."""
         ...
 
     def weight_override(self, frontend: str, pool: str, backend: str) -> int | None:

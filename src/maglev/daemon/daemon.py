@@ -14,21 +14,29 @@ import gc
 import os
 import resource
 import signal
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
-from maglev import logs
 from maglev._probe import Engine, missing_capabilities
+from maglev.base import logs
+from maglev.base.clock import Clock, SystemClock
+from maglev.base.errors import NotAllowed
+from maglev.base.events import Bus
+from maglev.base.states import State
+from maglev.base.version import user_agent, version
 from maglev.checker import Checker
-from maglev.clock import Clock, SystemClock
+from maglev.checker.overrides import from_json
+from maglev.checker.reload import used_checks
 from maglev.config.model import Config
-from maglev.configfile import ConfigFile
-from maglev.errors import NotAllowed
-from maglev.events import Bus
-from maglev.maglevd import EXIT_FAILED, EXIT_OK, exit_status, main
-from maglev.metrics import (
+from maglev.daemon.configfile import ConfigFile
+from maglev.daemon.exits import EXIT_FAILED, EXIT_OK, exit_status
+from maglev.daemon.options import Options
+from maglev.daemon.receivequeue import ReceiveQueueWatch
+from maglev.daemon.sdnotify import Notifier
+from maglev.daemon.statefile import NotSaved, StateFile
+from maglev.daemon.supervise import Supervisor
+from maglev.metrics.metrics import (
     CheckerFamilies,
     EngineFamilies,
     Exposition,
@@ -38,15 +46,6 @@ from maglev.metrics import (
     labelled,
     single,
 )
-from maglev.options import Options
-from maglev.overrides import from_json
-from maglev.receivequeue import ReceiveQueueWatch
-from maglev.reload import used_checks
-from maglev.sdnotify import Notifier
-from maglev.statefile import NotSaved, StateFile
-from maglev.states import State
-from maglev.supervise import Supervisor
-from maglev.version import user_agent, version
 from maglev.vpp.client import VppClient
 from maglev.vpp.dataplane import Dataplane
 from maglev.vpp.model import vip_key
@@ -552,7 +551,3 @@ class Daemon:
 async def run(options: Options, control: logs.LogControl) -> int:
     """One run of the daemon, to its exit status."""
     return await Daemon(options, control, SystemClock()).run()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

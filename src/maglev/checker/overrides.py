@@ -1,7 +1,7 @@
 """What operators set at run time: one record per thing that differs from the file, until it is taken back.
 
-Pure bookkeeping without clocks or sockets; the checker decides when a record comes and goes, ``maglev.statefile``
-keeps the records across a restart.
+Pure bookkeeping without clocks or sockets. The checker decides when a record comes and goes;
+``maglev.daemon.statefile`` keeps the records across a restart.
 """
 
 from __future__ import annotations

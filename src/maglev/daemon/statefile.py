@@ -17,9 +17,9 @@ from pathlib import Path
 
 import orjson
 
-from maglev import background, logs
-from maglev.clock import Clock
-from maglev.errors import MaglevError
+from maglev.base import background, logs
+from maglev.base.clock import Clock
+from maglev.base.errors import MaglevError
 
 log = logs.get(__name__)
 

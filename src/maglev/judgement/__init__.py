@@ -1,0 +1,1 @@
+"""From states to weights: pure rules without sockets, clocks or an event loop."""

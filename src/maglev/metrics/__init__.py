@@ -1,0 +1,1 @@
+"""Prometheus metrics: families of the checker, the engine and the dataplane, and the server that sends them."""
