@@ -7,7 +7,8 @@
   its ``def``: ``# long: one row for each metric family``. The comment goes when the function becomes short.
 - A function has a cyclomatic complexity of at most 15, as ruff's C901 counts it (``max-complexity`` in pyproject.toml).
 - Imports form no circle, neither between modules nor between packages. Imports within functions and for type checking
-  count: such a circle works at run time, but no module of it can be read, tested or moved alone.
+  count: such a circle works at run time, but no module of it can be read, tested or moved alone. The import contracts
+  hold this between siblings; the check here holds it between a package and its modules.
 
 ``rules`` holds the checks, ``pending`` the known violations.
 """

@@ -196,20 +196,14 @@ def complexity(root: Path, paths: Collection[str]) -> list[Finding]:
 
 
 def circles(graph: ImportGraph, source: str) -> Iterator[Finding]:
-    """Circles between the children of a package, at any depth, and between a package and its own ``__init__``.
+    """Modules that import their own package while its ``__init__`` imports them.
 
-    ``graph`` holds every import of the packages below the directory ``source``, as grimp reads it from the source: also
-    those within functions and below ``if TYPE_CHECKING``.
+    The contract ``acyclic_siblings`` in pyproject.toml forbids all other circles. It compares siblings only, and a
+    package is not a sibling of its modules. ``graph`` holds the imports of the packages below the directory ``source``
+    as grimp reads them from the code: also those within functions and below ``if TYPE_CHECKING``.
     """
     for package in sorted(graph.modules):
-        inside = graph.find_descendants(package)
-        if not inside:
-            continue
-        breakers = set(graph.nominate_cycle_breakers(package))
-        for module in graph.find_modules_that_directly_import(package) & inside:
+        for module in sorted(graph.find_modules_that_directly_import(package) & graph.find_descendants(package)):
             if graph.find_shortest_chain(importer=package, imported=module) is not None:
-                breakers.add((module, package))
-        if breakers:
-            ways = ", ".join(f"{importer} -> {imported}" for importer, imported in sorted(breakers))
-            text = f"imports form a circle; without {ways} there would be none"
-            yield Finding(f"{source}/{package.replace('.', '/')}", 1, "circle", package, text)
+                path = f"{source}/{module.replace('.', '/')}.py"
+                yield Finding(path, 1, "circle", module, f"imports {package}, which imports it")

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import ast
+import os
+import re
+import subprocess
+import sys
 import textwrap
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +16,7 @@ import grimp
 import pytest
 
 from tests.house import rules
-from tests.house.__main__ import report
+from tests.house.__main__ import ROOT, report
 from tests.house.rules import MAX_ATTRIBUTES, MAX_LINES, Finding
 
 Rule = Callable[[str, str], Iterator[Finding]]
@@ -162,54 +167,65 @@ def test_complexity_is_limited_by_the_configuration(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------------- imports
 
 
-def imports(root: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str]) -> dict[str, str]:
-    """Package -> message of every circle in a package of these modules."""
-    name = "house_" + root.name.replace("-", "_")
+def package(root: Path, files: dict[str, str]) -> None:
+    """Write the modules of a package ``house``."""
     for path, text in {"__init__": "", **files}.items():
-        module = root / name / f"{path}.py"
+        module = root / "house" / f"{path}.py"
         module.parent.mkdir(parents=True, exist_ok=True)
         (module.parent / "__init__.py").touch()
-        module.write_text(text.replace("HERE", name))
-    monkeypatch.syspath_prepend(str(root))
-    findings = rules.circles(grimp.build_graph(name, cache_dir=None), "src")
-    return {one.name.removeprefix(name): one.text for one in findings}
+        module.write_text(text)
+
+
+def contract() -> dict[str, object]:
+    """The contract in pyproject.toml that forbids circles."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (found,) = [one for one in project["tool"]["importlinter"]["contracts"] if one["type"] == "acyclic_siblings"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_contract_is_for_the_whole_program_without_an_exception() -> None:
+    assert contract().keys() == {"name", "type", "ancestors"}
+    assert contract()["ancestors"] == ["maglev"]
+
+
+FUNCTION = "def f():\n    from house.{0} import {1}\n"
+TYPES = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from house.{0} import {1}\n"
 
 
 @pytest.mark.parametrize(
-    "back",
+    ("files", "where"),
     [
-        "from HERE import a",
-        "def f():\n    from HERE.a import x",
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from HERE.a import x",
-        "from . import a",
+        ({"a": "from house import b", "b": "from house import a"}, "house"),
+        ({"a": "from house import b", "b": FUNCTION.format("a", "x")}, "house"),
+        ({"a": "from house import b", "b": TYPES.format("a", "x")}, "house"),
+        ({"a": "from . import b", "b": FUNCTION.format("c", "x"), "c": "import house.a"}, "house"),
+        ({"p/a": "from house.q import b", "q/b": "", "q/c": "from house.p import d", "p/d": ""}, "house"),
+        ({"p/a": "from house.p import b", "p/b": FUNCTION.format("p", "a")}, "house.p"),
+        ({"a": "from house import b", "b": "from house.p import c", "p/c": "from house.p import d", "p/d": ""}, None),
     ],
 )
-def test_two_modules_must_not_import_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: str) -> None:
-    circle = imports(tmp_path, monkeypatch, {"a": "from HERE import b", "b": back, "c": "from HERE import a, b"})
-    assert list(circle) == [""]
-    assert "c" not in circle[""].split()
-
-
-def test_a_circle_over_three_modules_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {"a": "from HERE import b", "b": "def f():\n    from HERE import c", "c": "from HERE import a"}
-    assert list(imports(tmp_path, monkeypatch, files)) == [""]
-
-
-def test_two_packages_must_not_import_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {"p/a": "from HERE.q import b", "q/b": "", "q/c": "from HERE.p import d", "p/d": ""}
-    assert list(imports(tmp_path, monkeypatch, files)) == [""]
+def test_the_contract_finds_every_circle(tmp_path: Path, files: dict[str, str], where: str | None) -> None:
+    package(tmp_path, files)
+    (tmp_path / "contracts.ini").write_text(
+        "[importlinter]\nroot_package=house\n"
+        f"[importlinter:contract:1]\nname=circles\ntype={contract()['type']}\nancestors=house\n"
+    )
+    words = [str(Path(sys.executable).parent / "lint-imports"), "--no-logo", "--no-cache", "contracts.ini"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert re.findall(r"No cycles are allowed in (\S+)\.\n", done.stdout) == ([where] if where else []), done.stdout
+    assert done.returncode == int(where is not None), done.stderr
 
 
 def test_a_module_must_not_import_its_package_if_that_imports_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = {"p/__init__": "from HERE.p.a import x", "p/a": "from HERE.p import y"}
-    assert list(imports(tmp_path, monkeypatch, files)) == [".p"]
-
-
-def test_imports_that_run_one_way_are_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = {"a": "from HERE import b", "b": "from HERE.p import c", "p/c": "from HERE.p import d", "p/d": ""}
-    assert imports(tmp_path, monkeypatch, files) == {}
+    files = {"p/__init__": "from house.p.a import x", "p/a": FUNCTION.format("p", "y"), "p/b": "from house import p"}
+    package(tmp_path, files)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (one,) = rules.circles(grimp.build_graph("house", cache_dir=None), "src")
+    assert (one.path, one.rule, one.name) == ("src/house/p/a.py", "circle", "house.p.a")
 
 
 # -------------------------------------------------------------------------------------------------------- pending
