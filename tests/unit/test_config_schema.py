@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from maglev.base.states import CheckType
 from maglev.config import keys
 from maglev.config.model import (
     Backend,
@@ -23,7 +22,7 @@ from maglev.config.model import (
     TcpParams,
     TlsParams,
 )
-from maglev.kinds.registry import SECTIONS as SECTIONS_OF_KINDS
+from maglev.kinds.registry import KINDS
 from maglev.schema.problems import ProblemKind, Report
 from maglev.schema.section import Key, Listed, Named, Section, Variants
 
@@ -35,10 +34,10 @@ SECTIONS: list[tuple[Section, tuple[type[Any], ...]]] = [
     (keys.FRONTEND, (Frontend,)),
     (keys.POOL, (Pool,)),
     (keys.MEMBER, (PoolMember,)),
-    (SECTIONS_OF_KINDS[CheckType.ICMP], (IcmpParams,)),
-    (SECTIONS_OF_KINDS[CheckType.TCP], (TcpParams, TlsParams)),
-    (SECTIONS_OF_KINDS[CheckType.HTTP], (HttpParams,)),
-    (SECTIONS_OF_KINDS[CheckType.HTTPS], (HttpParams, TlsParams)),
+    (KINDS["icmp"].section, (IcmpParams,)),
+    (KINDS["tcp"].section, (TcpParams, TlsParams)),
+    (KINDS["http"].section, (HttpParams,)),
+    (KINDS["https"].section, (HttpParams, TlsParams)),
 ]
 
 # tls is true or false in the file, and the parameters of the handshake or None in the model.

@@ -98,16 +98,19 @@ def _section(section: Section) -> dict[str, Any]:
         if isinstance(key.type, Variants):
             properties[key.name] = {"description": key.help}
             found["allOf"] = [
-                {
-                    "if": {"properties": {key.type.selector: {"const": str(value)}}, "required": [key.type.selector]},
-                    "then": {"properties": {key.name: _section(variant)}}
-                    | ({"required": [key.name]} if variant.required else {}),
-                }
-                for value, variant in key.type.sections.items()
+                _when(key.type.selector, word, key.name, variant.section) for word, variant in key.type.variants.items()
             ]
         else:
             properties[key.name] = {"description": key.help} | _type(key)
     return found
+
+
+def _when(selector: str, word: str, name: str, section: Section) -> dict[str, Any]:
+    """The schema of the section ``name`` where the key ``selector`` beside it has the value ``word``."""
+    then: dict[str, Any] = {"properties": {name: _section(section)}}
+    if section.required:
+        then["required"] = [name]
+    return {"if": {"properties": {selector: {"const": word}}, "required": [selector]}, "then": then}
 
 
 def _type(key: Key) -> dict[str, Any]:

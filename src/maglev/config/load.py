@@ -17,7 +17,7 @@ from maglev.config import source
 from maglev.config.check import check
 from maglev.config.keys import ROOT
 from maglev.config.model import Backend, Config, Frontend, HealthCheck, LbConfig, Pool, PoolMember
-from maglev.kinds.registry import kind_of
+from maglev.kinds.kind import Kind
 from maglev.schema.problems import Path, Problem, ProblemKind, Report, make_path
 from maglev.schema.types import Bad
 
@@ -135,11 +135,11 @@ def _build(values: Any, report: Report) -> Config:
 def _healthcheck(name: str, values: Values, path: Path, report: Report) -> HealthCheck:
     interval = values.get("interval", HealthCheck.__dataclass_fields__["interval"].default)
     filled = {"fast_interval": interval, "down_interval": interval, "timeout": interval} | values
-    kind = kind_of(values["type"])
+    kind: Kind[Any] = values["type"]
     if kind.default_port:
         filled = {"port": kind.default_port} | filled
     params = kind.build(values.get("params", {}), (path, "params"), report)
-    return HealthCheck(name=name, **filled | {"params": params})
+    return HealthCheck(name=name, **filled | {"type": kind.check_type, "params": params})
 
 
 def _frontend(name: str, values: Values) -> Frontend:

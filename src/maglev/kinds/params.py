@@ -41,7 +41,7 @@ class Files:
         return self._known[key]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Site:
     """Where the rules of one check's parameters report: ``path`` is that of ``params`` in the file.
 
