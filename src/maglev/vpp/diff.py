@@ -18,7 +18,7 @@ in a VIP, ``flushes`` which ASes are flushed, ``calls`` the order of the calls i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from maglev.config.model import SECOND
@@ -90,15 +90,20 @@ def diff(
     for block in sorted((block for part in parts for block in part.blocks), key=lambda block: block.order):
         plan.steps.extend(block.steps)
     if policy.full and policy.prune_rest:
-        removed = {
-            key for part in parts for key, verdict in part.verdicts.found.items() if verdict.fate is Found.REMOVE
-        }
-        rest = [key for key in actual.vips if key not in policy.configured and key not in removed]
-        for key in sorted(rest, key=lambda key: key.sort_key):
-            if policy.may_remove(key):
-                plan.steps.extend(delete_vip(actual.vips[key], "", "not configured", policy.cost))
-            else:
-                plan.unmanaged.append(key)
+        removed = {key for part in parts for key, have in part.verdicts.found.items() if have.fate is Found.REMOVE}
+        plan.join(_prune(actual, removed, policy))
+    return plan
+
+
+def _prune(actual: Actual, removed: Collection[VipKey], policy: Policy) -> Plan:
+    """Remove the VIPs that are not configured, except those that the plan has ``removed`` already."""
+    plan = Plan()
+    rest = [key for key in actual.vips if key not in policy.configured and key not in removed]
+    for key in sorted(rest, key=lambda key: key.sort_key):
+        if policy.may_remove(key):
+            plan.steps.extend(delete_vip(actual.vips[key], "", "not configured", policy.cost))
+        else:
+            plan.unmanaged.append(key)
     return plan
 
 

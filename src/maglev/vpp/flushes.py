@@ -98,14 +98,8 @@ NO_FLUSHES = Flushes({}, [], [], {})
 
 def flushes_of(context: VipContext, owed: Mapping[FlushKey, Owed]) -> Flushes:
     """The flushes of a VIP that VPP has."""
-    vip, present, targets = context.wanted, context.present, context.targets
-    # A deferred flush needs an AS that is known to be up. A fresh one accepts an AS of unknown state as well. The
-    # difference matters after a restart of the daemon, when states are unknown until their first verdict: that alone
-    # must not release the flushes that were deferred before the restart.
-    up = {ours.address for ours in vip.ases if ours.state is State.UP and targets[ours.address] > 0}
-    up.update(address for address in context.held if present[address].weight > 0)
-    takers = up | {ours.address for ours in vip.ases if ours.state is State.UNKNOWN and targets[ours.address] > 0}
-
+    vip = context.wanted
+    takers = _takers(context)
     due: dict[bytes, Settles] = {}
     waiting: list[FlushKey] = []
     settled: list[FlushKey] = []
@@ -113,17 +107,7 @@ def flushes_of(context: VipContext, owed: Mapping[FlushKey, Owed]) -> Flushes:
     for ours in vip.ases:
         key = FlushKey(vip.key, ours.address)
         debt = owed.get(key)
-        have = present.get(ours.address)
-        if have is None:
-            if debt is not None:
-                # If another controller deleted the AS, it lingers with its flows and gets them back when it is added:
-                # the flush stays owed until then. If nothing lingers in the VIP, the flows are gone too.
-                (waiting if context.ghosts else settled).append(key)
-            continue
-        if debt is None and not (have.weight > 0 and flush_owed(ours.state, flush_on_down=vip.flush_on_down)):
-            continue
-        why = _why(ours, debt)
-        fate = _fate(TABLE[why], ours, targets[ours.address], up if why is Why.WAITED else takers)
+        fate = _fate(context, ours, debt, takers)
         if fate is _FLUSH:
             due[ours.address] = ((key, debt.serial),) if debt is not None and debt.serial else ()
         elif fate is _WAIT:
@@ -135,6 +119,37 @@ def flushes_of(context: VipContext, owed: Mapping[FlushKey, Owed]) -> Flushes:
     return Flushes(due, waiting, settled, incurred)
 
 
+class _Takers(NamedTuple):
+    """The ASes of a VIP that can take flows: those known to be up, and those that may be."""
+
+    up: Collection[bytes]
+    perhaps: Collection[bytes]
+
+
+def _takers(context: VipContext) -> _Takers:
+    ases, targets = context.wanted.ases, context.targets
+    up = {ours.address for ours in ases if ours.state is State.UP and targets[ours.address] > 0}
+    up.update(address for address in context.held if context.present[address].weight > 0)
+    return _Takers(up, up | {o.address for o in ases if o.state is State.UNKNOWN and targets[o.address] > 0})
+
+
+def _fate(context: VipContext, ours: DesiredAs, debt: Owed | None, takers: _Takers) -> Fate:
+    have = context.present.get(ours.address)
+    if have is None:
+        if debt is None:
+            return _NOTHING
+        # If another controller deleted the AS, it lingers with its flows and gets them back when it is added: the flush
+        # stays owed until then. If nothing lingers in the VIP, the flows are gone too.
+        return _WAIT if context.ghosts else _VOID
+    if debt is None and not (have.weight > 0 and flush_owed(ours.state, flush_on_down=context.wanted.flush_on_down)):
+        return _NOTHING
+    why = _why(ours, debt)
+    # A deferred flush needs an AS that is known to be up. A fresh one accepts an AS of unknown state as well. The
+    # difference matters after a restart of the daemon, when states are unknown until their first verdict: that alone
+    # must not release the flushes that were deferred before the restart.
+    return _cell(TABLE[why], ours, context.targets[ours.address], takers.up if why is Why.WAITED else takers.perhaps)
+
+
 def _why(ours: DesiredAs, debt: Owed | None) -> Why:
     """The row of an AS: by its debt, or by its state if it has a weight by drift."""
     if debt is None:
@@ -144,7 +159,7 @@ def _why(ours: DesiredAs, debt: Owed | None) -> Why:
     return Why.WAITED if debt.waited else Why.FAILED
 
 
-def _fate(row: Row, ours: DesiredAs, target: int, takers: Collection[bytes]) -> Fate:
+def _cell(row: Row, ours: DesiredAs, target: int, takers: Collection[bytes]) -> Fate:
     """The cell of an AS with this target. ``takers``: addresses that can take flows; the AS itself may be one."""
     others = len(takers) > 1 or (len(takers) == 1 and ours.address not in takers)
     if target == 0:
