@@ -176,14 +176,12 @@ cdef bint failure_stands(State* e, uint32_t index) noexcept nogil:
     return False
 
 
-cdef bint ring_push(State* e, uint32_t index) noexcept nogil:
+# False: the ring is full.
+cdef bint transition_push(State* e, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     cdef Record* record = &e.records[index]
-    cdef uint32_t tail = e.ring_tail
-    cdef Event* event
-    if tail - load32(&e.ring_head) >= e.ring_size:
-        return False
-    event = &e.ring[tail & (e.ring_size - 1)]
+    cdef Event event
+    memset(&event, 0, sizeof(event))
     event.slot = index
     event.generation = slot.generation
     event.from_state = slot.reported
@@ -193,8 +191,9 @@ cdef bint ring_push(State* e, uint32_t index) noexcept nogil:
     event.detail_value = record.change_value
     event.counter = slot.counter
     event.at = record.change_at
+    if not ring_push(&e.transitions, &event):
+        return False
     slot.reported = slot.state
-    store32(&e.ring_tail, tail + 1)
     e.pushed = True
     e.stats[STAT_TRANSITIONS] += 1
     return True
@@ -206,7 +205,7 @@ cdef void report(State* e, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     if slot.flags & SLOT_UNREPORTED:
         return
-    if e.unreported_head == NIL and ring_push(e, index):
+    if e.unreported_head == NIL and transition_push(e, index):
         return
     slot.flags |= SLOT_UNREPORTED
     e.stats[STAT_TRANSITIONS_DEFERRED] += 1
@@ -227,7 +226,7 @@ cdef void report_deferred(State* e) noexcept nogil:
     while e.unreported_head != NIL:
         index = e.unreported_head
         slot = &e.slots[index]
-        if slot.flags & SLOT_UNREPORTED and slot.reported != slot.state and not ring_push(e, index):
+        if slot.flags & SLOT_UNREPORTED and slot.reported != slot.state and not transition_push(e, index):
             return
         slot.flags &= ~(SLOT_UNREPORTED | SLOT_IN_REPORT)
         e.unreported_head = slot.report_next
@@ -239,12 +238,7 @@ cdef void trace_push(
     State* e, uint32_t index, bint passed, int code, int kind, uint32_t value, int64_t rtt
 ) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
-    cdef uint32_t tail = e.trace_tail
-    cdef Event* event
-    if tail - load32(&e.trace_head) >= TRACE_RING:
-        e.stats[STAT_RESULTS_DROPPED] += 1
-        return
-    event = &e.trace[tail % TRACE_RING]
+    cdef Event event
     event.slot = index
     event.generation = slot.generation
     event.from_state = slot.state
@@ -256,8 +250,10 @@ cdef void trace_push(
     event.passed = passed
     event.at = e.now + e.wall
     event.rtt = rtt
-    store32(&e.trace_tail, tail + 1)
-    e.pushed = True
+    if ring_push(&e.results, &event):
+        e.pushed = True
+    else:
+        e.stats[STAT_RESULTS_DROPPED] += 1
 
 
 # The end of a probe: `span` is the round-trip time of a reply, 0 without one. The slot has landed before.
@@ -755,6 +751,7 @@ cdef void engine_loop(State* e) noexcept nogil:
 # After the thread has ended and the opener with it: nothing of ours stays open.
 cdef void engine_close(State* e) noexcept nogil:
     cdef uint32_t i
+    cdef Judgement job
     cdef Stream* stream
     for i in range(e.stream_top):
         stream = &e.streams[i]
@@ -773,9 +770,8 @@ cdef void engine_close(State* e) noexcept nogil:
         if e.origins[i] is not NULL:
             origin_free(e, e.origins[i])
             e.origins[i] = NULL
-    while load32(&e.judge_head) != e.judge_tail:
-        free(e.judge[e.judge_head % JUDGE_RING].body)
-        store32(&e.judge_head, e.judge_head + 1)
+    while ring_take(&e.bodies, &job):
+        free(job.body)
     if e.slots is not NULL:
         for i in range(e.capacity):
             session_put(e, &e.slots[i], NULL)

@@ -451,18 +451,11 @@ cdef struct State:
     uint32_t stopping               # atomic
     uint32_t alive                  # atomic
 
-    # towards Python: one producer, one consumer; counts run free, the ring is what they are modulo
+    # towards Python
     int notify                      # eventfd
-    Event* ring
-    uint32_t ring_size              # a power of two
-    uint32_t ring_head              # atomic, Python's
-    uint32_t ring_tail              # atomic, the engine's
-    Event* trace
-    uint32_t trace_head
-    uint32_t trace_tail
-    Judgement* judge
-    uint32_t judge_head
-    uint32_t judge_tail
+    Ring transitions                # Event
+    Ring results                    # Event, of traced targets
+    Ring bodies                     # Judgement
     int judge_notify                # eventfd
     bint pushed                     # something was pushed in this tick
 

@@ -25,6 +25,7 @@ from health cimport (
 
 include "sys.pxd"
 include "packet.pxd"
+include "ring.pxd"
 include "wheel.pxd"
 include "http.pxd"
 include "tls.pxd"
@@ -243,7 +244,6 @@ cdef class Engine:
         pthread_mutex_init(&e.tls_lock, NULL)
         pthread_cond_init(&e.opener_wake, NULL)
         e.capacity = capacity
-        e.ring_size = ring
         memcpy(&e.key, <const char*>secret, 16)
         e.random = siphash(&e.key, <uint64_t>USE_JITTER << 32) | 1
         e.slots = <Slot*>table_new(capacity, sizeof(Slot))
@@ -251,9 +251,6 @@ cdef class Engine:
         e.due = <uint32_t*>calloc(capacity, sizeof(uint32_t))
         e.checks = <Check**>calloc(MAX_CHECKS, sizeof(Check*))
         e.origins = <Origin**>calloc(MAX_ORIGINS, sizeof(Origin*))
-        e.ring = <Event*>calloc(ring, sizeof(Event))
-        e.trace = <Event*>calloc(TRACE_RING, sizeof(Event))
-        e.judge = <Judgement*>calloc(JUDGE_RING, sizeof(Judgement))
         e.scratch = <uint8_t*>calloc(1, SCRATCH)
         e.zeros = <uint8_t*>calloc(1, ICMP_MAX_PAYLOAD)
         self._generations = <uint32_t*>calloc(capacity, sizeof(uint32_t))
@@ -270,8 +267,9 @@ cdef class Engine:
         self._addresses = <uint8_t*>calloc(capacity, 16)
         if (
             not wheel_init(&e.wheel, capacity, clock_ns(CLOCK_MONOTONIC) // MS)
-            or not e.slots or not e.records or not e.due or not e.checks or not e.origins or not e.ring
-            or not e.trace or not e.judge or not e.scratch or not e.zeros or not self._generations or not self._epochs
+            or not e.slots or not e.records or not e.due or not e.checks or not e.origins
+            or not ring_init(&e.transitions, ring, sizeof(Event)) or not ring_init(&e.results, TRACE_RING, sizeof(Event))
+            or not ring_init(&e.bodies, JUDGE_RING, sizeof(Judgement)) or not e.scratch or not e.zeros or not self._generations or not self._epochs
             or not self._checks or not self._origin_ids or not self._free or not self._active or not self._states
             or not self._counters or not self._paused or not self._presumed or not self._families
             or not self._addresses
@@ -321,9 +319,9 @@ cdef class Engine:
         free(e.due)
         free(e.checks)
         free(e.origins)
-        free(e.ring)
-        free(e.trace)
-        free(e.judge)
+        ring_free(&e.transitions)
+        ring_free(&e.results)
+        ring_free(&e.bodies)
         free(e.scratch)
         free(e.zeros)
         free(e.streams)
@@ -469,9 +467,7 @@ cdef class Engine:
                 waiting.events = POLLIN
                 ppoll(&waiting, 1, NULL, NULL)
                 read(e.judge_notify, &count, sizeof(count))
-            while not self._judge_stop and e.judge_head != load32(&e.judge_tail):
-                job = e.judge[e.judge_head % JUDGE_RING]
-                store32(&e.judge_head, e.judge_head + 1)
+            while not self._judge_stop and ring_take(&e.bodies, &job):
                 try:
                     body = (<char*>job.body)[:job.body_bytes] if job.body_bytes else b""
                 finally:
@@ -958,7 +954,7 @@ cdef class Engine:
         """Both rings share the eventfd: readable again if anything is left in either."""
         cdef State* e = self.e
         cdef uint64_t one = 1
-        if e.ring_head != load32(&e.ring_tail) or e.trace_head != load32(&e.trace_tail):
+        if ring_front(&e.transitions) is not NULL or ring_front(&e.results) is not NULL:
             write(e.notify, &one, sizeof(one))
         return 0
 
@@ -966,12 +962,14 @@ cdef class Engine:
         """Take up to ``most`` waiting transitions, oldest first."""
         cdef State* e = self.e
         cdef uint64_t count
-        cdef Event* event
+        cdef const Event* event
         cdef uint32_t left = most
         cdef list out = []
         read(e.notify, &count, sizeof(count))
-        while left and e.ring_head != load32(&e.ring_tail):
-            event = &e.ring[e.ring_head & (e.ring_size - 1)]
+        while left:
+            event = <const Event*>ring_front(&e.transitions)
+            if event is NULL:
+                break
             if self._active[event.slot] and self._generations[event.slot] == event.generation:
                 self._states[event.slot] = event.to_state
                 self._counters[event.slot] = event.counter
@@ -981,7 +979,7 @@ cdef class Engine:
                     self._detail(event.slot, event.detail_kind, event.detail_value), event.at, event.counter,
                 ))
                 left -= 1
-            store32(&e.ring_head, e.ring_head + 1)
+            ring_drop(&e.transitions)
         self._rearm()
         return out
 
@@ -989,19 +987,21 @@ cdef class Engine:
         """Take up to ``most`` results of traced targets."""
         cdef State* e = self.e
         cdef uint64_t count
-        cdef Event* event
+        cdef const Event* event
         cdef uint32_t left = most
         cdef list out = []
         read(e.notify, &count, sizeof(count))
-        while left and e.trace_head != load32(&e.trace_tail):
-            event = &e.trace[e.trace_head % TRACE_RING]
+        while left:
+            event = <const Event*>ring_front(&e.results)
+            if event is NULL:
+                break
             if self._active[event.slot] and self._generations[event.slot] == event.generation:
                 out.append(Result(
                     event.slot, event.generation, event.to_state, event.counter, bool(event.passed), event.code,
                     self._detail(event.slot, event.detail_kind, event.detail_value), event.at, event.rtt,
                 ))
                 left -= 1
-            store32(&e.trace_head, e.trace_head + 1)
+            ring_drop(&e.results)
         self._rearm()
         return out
 

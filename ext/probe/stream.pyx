@@ -493,14 +493,8 @@ cdef void response_done(State* e, uint32_t at, int64_t when) noexcept nogil:
 # Hand the body to the thread that runs regular expressions. The probe waits for its answer without a stream.
 cdef void judge_put(State* e, uint32_t index, Stream* stream, int64_t when) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
-    cdef Judgement* job
+    cdef Judgement job
     cdef uint64_t one = 1
-    cdef uint32_t tail = e.judge_tail
-    if tail - load32(&e.judge_head) >= JUDGE_RING:
-        stream_end(e, slot.stream)
-        repeat(e, index, soon(e))
-        return
-    job = &e.judge[tail % JUDGE_RING]
     job.slot = index
     job.generation = slot.generation
     job.serial = slot.serial
@@ -508,8 +502,11 @@ cdef void judge_put(State* e, uint32_t index, Stream* stream, int64_t when) noex
     job.status = stream.http.status
     job.body = stream.http.body
     job.body_bytes = stream.http.body_bytes
-    stream.http.body = NULL
-    store32(&e.judge_tail, tail + 1)
+    if not ring_push(&e.bodies, &job):
+        stream_end(e, slot.stream)
+        repeat(e, index, soon(e))
+        return
+    stream.http.body = NULL         # the other thread's, from here on
     write(e.judge_notify, &one, sizeof(one))
     stream_end(e, slot.stream)
     slot.phase = PHASE_JUDGING

@@ -92,6 +92,7 @@ cdef extern from "sys/stat.h" nogil:
 cdef extern from "sched.h" nogil:
     enum:
         CLONE_NEWNET
+    int sched_yield()
     int setns(int, int)
 
 cdef extern from "signal.h" nogil:

@@ -284,13 +284,9 @@ cdef struct TlsWorker:
     bint runs
     int wake                        # eventfd
     int epoll
-    uint32_t busy                   # the engine's: connections that it has
-    uint32_t in_head                # atomic, the worker's
-    uint32_t in_tail                # atomic, the engine's
-    uint32_t out_head               # atomic, the engine's
-    uint32_t out_tail               # atomic, the worker's
+    Ring inbox                      # TlsMessage, from the engine
+    Ring outbox                     # TlsMessage, to the engine
+    bint said                       # the worker's: something is in `outbox` that the engine was not woken for
     bint told                       # the engine's: something is in `inbox` that it was not woken for
-    TlsMessage inbox[TLS_RING]
-    TlsMessage outbox[TLS_RING]
     epoll_event events[TLS_EVENTS]
     uint8_t scratch[16384]

@@ -492,10 +492,11 @@ cdef bint tls_flush(Tls* tls) noexcept nogil:
 
 
 cdef void worker_say(TlsWorker* w, Tls* tls, int what) noexcept nogil:
-    cdef uint32_t tail = w.out_tail
-    w.outbox[tail % TLS_RING].tls = tls
-    w.outbox[tail % TLS_RING].what = what
-    store32(&w.out_tail, tail + 1)
+    cdef TlsMessage message
+    message.tls = tls
+    message.what = what
+    ring_push(&w.outbox, &message)          # never full: see TLS_RING
+    w.said = True
 
 
 # What this step took, and how long what it worked on had waited for us.
@@ -764,7 +765,6 @@ cdef void* worker_main(void* argument) noexcept nogil:
     cdef sigset_t all_signals
     cdef uint64_t woken
     cdef uint64_t one = 1
-    cdef uint32_t said
     cdef TlsMessage message
     cdef int count, i
     sigfillset(&all_signals)
@@ -773,7 +773,7 @@ cdef void* worker_main(void* argument) noexcept nogil:
     setpriority(PRIO_PROCESS, 0, 5)
     while not load32(&e.tls_stopping):
         count = epoll_wait(w.epoll, w.events, TLS_EVENTS, -1)
-        said = w.out_tail
+        w.said = False
         for i in range(count):
             if w.events[i].data.u64 == 0:
                 read(w.wake, &woken, sizeof(woken))
@@ -782,16 +782,14 @@ cdef void* worker_main(void* argument) noexcept nogil:
             if load32(&e.tls_stopping):
                 return NULL
         count = 0
-        while count < TLS_EVENTS and w.in_head != load32(&w.in_tail):
-            message = w.inbox[w.in_head % TLS_RING]
-            store32(&w.in_head, w.in_head + 1)
+        while count < TLS_EVENTS and ring_take(&w.inbox, &message):
             worker_obey(e, w, message.tls, message.what)
             count += 1
-        if w.in_head != load32(&w.in_tail):
+        if ring_front(&w.inbox) is not NULL:
             write(w.wake, &one, sizeof(one))
         if e.tls_doomed is not NULL:
             contexts_bury(e)
-        if w.out_tail != said:
+        if w.said:
             write(e.wake, &one, sizeof(one))
     return NULL
 
@@ -801,10 +799,10 @@ cdef void* worker_main(void* argument) noexcept nogil:
 
 cdef void tls_tell(State* e, Tls* tls, int what) noexcept nogil:
     cdef TlsWorker* w = e.workers[tls.worker]
-    cdef uint32_t tail = w.in_tail
-    w.inbox[tail % TLS_RING].tls = tls
-    w.inbox[tail % TLS_RING].what = what
-    store32(&w.in_tail, tail + 1)
+    cdef TlsMessage message
+    message.tls = tls
+    message.what = what
+    ring_push(&w.inbox, &message)           # never full: see TLS_RING
     w.told = True
     tls.told += 1
 
@@ -953,9 +951,7 @@ cdef void tls_take(State* e) noexcept nogil:
     cdef uint32_t count = 0
     for i in range(e.worker_count):
         w = e.workers[i]
-        while w.out_head != load32(&w.out_tail):
-            message = w.outbox[w.out_head % TLS_RING]
-            store32(&w.out_head, w.out_head + 1)
+        while ring_take(&w.outbox, &message):
             tls = message.tls
             if count & 127 == 127:
                 refresh_clock(e)
@@ -981,6 +977,13 @@ cdef int tls_start_workers(State* e, uint32_t count) noexcept nogil:
             errno_set(ENOMEM)
             return -1
         w.engine = e
+        if not (
+            ring_init(&w.inbox, TLS_RING, sizeof(TlsMessage)) and ring_init(&w.outbox, TLS_RING, sizeof(TlsMessage))
+        ):
+            ring_free(&w.inbox)
+            free(w)
+            errno_set(ENOMEM)
+            return -1
         w.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         w.epoll = epoll_create1(EPOLL_CLOEXEC)
         e.workers[e.worker_count] = w
@@ -1014,6 +1017,8 @@ cdef void tls_close(State* e) noexcept nogil:
     for i in range(e.worker_count):
         close_fd(&e.workers[i].wake)
         close_fd(&e.workers[i].epoll)
+        ring_free(&e.workers[i].inbox)
+        ring_free(&e.workers[i].outbox)
         free(e.workers[i])
     e.worker_count = 0
     contexts_bury(e)
