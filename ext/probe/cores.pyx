@@ -68,10 +68,10 @@ def source_port(uint32_t count, uint32_t target, int64_t now, int64_t sent):
     if count < MIN_PORTS:
         raise ValueError(f"count must be {MIN_PORTS} at least")
     memset(&origin, 0, sizeof(origin))
-    origin.port_count = count
-    origin.port_turn = port_turn(count)
+    origin.ports.count = count
+    origin.ports.turn_length = port_turn(count)
     turn_ports(&origin, now)
-    return None if sent >= origin.turn_at else port_at(&origin, target)
+    return None if sent >= origin.ports.turn_at else port_at(&origin, target)
 
 
 cdef object _packet(const Packet* packet, bint v6):
@@ -108,7 +108,7 @@ def read_tcp(const uint8_t[::1] data, bint v6, bytes source=bytes(16)):
 
 
 cdef class HttpParser:
-    """An HTTP response parser: ``feed`` bytes as they come, ``eof`` when the server closes. See ``_probe.pyi``."""
+    """An HTTP response parser: ``feed`` bytes as they come, ``eof`` when the server closes. See ``_probecore.pyi``."""
     cdef Http http
     cdef uint64_t codes[10]
 
@@ -142,7 +142,7 @@ cdef class HttpParser:
 
     @property
     def fault(self):
-        return _HTTP.get(self.http.fault, "")
+        return HTTP_FAULTS.get(self.http.fault, "")
 
     @property
     def body(self):
@@ -202,7 +202,7 @@ cdef void event_numbered(Event* event, uint32_t number) noexcept nogil:
 
 
 cdef class EventRing:
-    """One of the engine's rings of events, for one thread that produces and one that consumes. See ``_probe.pyi``."""
+    """A ring of events, for one thread that produces and one that consumes. See ``_probecore.pyi``."""
     cdef Ring ring
 
     def __cinit__(self, uint32_t size):

@@ -2,15 +2,19 @@
 # and traced results (engine thread to Python), bodies (engine thread to the thread of regular expressions), messages to
 # and from each TLS thread.
 #
-# The ordering rule. `head` and `tail` count items since ever and run free; an item's place is its number modulo the size.
-#   The producer alone writes `tail`, and writes it after the item: whoever reads the new `tail` reads a whole item.
-#   The consumer alone writes `head`, and writes it after its last look at the item: whoever reads the new `head` may
-#   write into that place.
-# Each side stores its own counter with release and loads the other's with acquire; its own it may load plainly. Publishing
-# a counter a line too early compiles, and passes every test that has only one thread: what goes wrong is one item in
-# thousands that is old or torn. tests/unit/test_engine_ring.py has two threads, and fails for either mistake.
+# The ordering rule. `head` and `tail` count items since the start and run over; the place of an item is its number
+# modulo the size.
+#   The producer alone writes `tail`, and writes it after the item: a consumer that sees the new `tail` sees a whole
+#   item.
+#   The consumer alone writes `head`, and writes it after its last look at the item: a producer that sees the new `head`
+#   may write into that place.
+# Each side stores its own counter with release and loads the other's with acquire; it may load its own plainly. A
+# counter that is published one line too early compiles, and passes every test with a single thread: now and then an
+# item is old, or torn. tests/unit/test_engine_ring.py has two threads, and fails for either mistake.
 #
 # A ring holds no items' resources: what an item points to belongs to the side that has the item.
+
+from probe.sys cimport calloc, free, load32, memcpy, store32, uint8_t, uint32_t
 
 cdef struct Ring:
     uint8_t* items

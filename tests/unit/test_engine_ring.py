@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from maglev._probe import EventRing
+from maglev._probecore import EventRing
 
 PATIENCE = 60.0  # seconds; only a failing test takes so long
 
