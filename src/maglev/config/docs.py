@@ -1,7 +1,7 @@
 """The parts of the books that are made from the table of keys: tables of the configuration guide, and the JSON schema.
 
-``python -m maglev.config.docs DIRECTORY`` rewrites ``config-guide.md`` (the text between its marks) and
-``maglev.schema.json`` there. A test compares both with the table, so neither can go stale.
+``python -m maglev.config.docs DIRECTORY`` rewrites ``maglev.schema.json`` there, and between their marks the texts of
+``config-guide.md`` and ``user-guide.md``. A test compares all three with the tables, so that none can go stale.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from maglev.config import keys
-from maglev.kinds.registry import KINDS
+from maglev.kinds.registry import KINDS, counter_help
 from maglev.schema.section import Key, Listed, Named, Section, Variants
 
 # The guide's marks: between <!-- keys: NAME --> and <!-- end --> is the table of that section, and between
 # <!-- kinds --> and <!-- end kinds --> a heading, a table and notes for every probe kind.
 _KEYS = re.compile(r"(<!-- keys: ([a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _KINDS = re.compile(r"(<!-- kinds -->\n).*?(<!-- end kinds -->)", re.DOTALL)
+# The user guide's mark: the engine's counters of probes, which are part of a row of a table.
+_COUNTERS = re.compile(r"(<!-- counters -->).*?(<!-- end counters -->)")
 
 
 def sections() -> dict[str, Section]:
@@ -72,6 +74,12 @@ def guide(text: str) -> str:
     known = sections()
     text = _KINDS.sub(lambda match: f"{match[1]}{kinds()}{match[2]}", text)
     return _KEYS.sub(lambda match: f"{match[1]}{table(known[match[2]])}{match[3]}", text)
+
+
+def user_guide(text: str) -> str:
+    """The user guide with the names of the probes' counters between its marks replaced."""
+    names = ", ".join(f"`maglev_engine_{counter}_total`" for counter in counter_help())
+    return _COUNTERS.sub(lambda match: f"{match[1]}{names}{match[2]}", text)
 
 
 def json_schema() -> dict[str, Any]:
@@ -134,11 +142,15 @@ def schema_text() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Rewrite the guide's tables and the schema in the directory named by the one argument."""
+    """Rewrite the guides' tables and the schema in the directory named by the one argument."""
     if len(arguments) != 1:
         print("usage: python -m maglev.config.docs DIRECTORY", file=sys.stderr)
         return 2
-    made: dict[str, Callable[[str], str]] = {"config-guide.md": guide, "maglev.schema.json": lambda _: schema_text()}
+    made: dict[str, Callable[[str], str]] = {
+        "config-guide.md": guide,
+        "user-guide.md": user_guide,
+        "maglev.schema.json": lambda _: schema_text(),
+    }
     for name, make in made.items():
         path = Path(arguments[0]) / name
         old = path.read_text(encoding="utf-8") if path.exists() else ""

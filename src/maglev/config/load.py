@@ -34,7 +34,7 @@ Values = dict[str, Any]  # a section as the schema read it: attribute -> value
 
 
 class _ByKind:
-    """The problems of a file, told apart."""
+    """The problems of a file by their class."""
 
     __slots__ = ()
     problems: tuple[Problem, ...]
@@ -44,30 +44,30 @@ class _ByKind:
 
     @property
     def parse_errors(self) -> tuple[Problem, ...]:
-        """Why the file could not be read, or not be understood."""
+        """The reasons why it could not be read or understood."""
         return self._of(ProblemKind.PARSE)
 
     @property
     def semantic_errors(self) -> tuple[Problem, ...]:
-        """Which rules it breaks."""
+        """The rules that it breaks."""
         return self._of(ProblemKind.SEMANTIC)
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
-        """What is allowed, but looks like a mistake."""
+        """Valid parts that look like mistakes."""
         return self._of(ProblemKind.WARNING)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult(_ByKind):
-    """What is wrong with a file."""
+    """The problems of a file."""
 
     problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class LoadResult(_ByKind):
-    """A configuration, or what is wrong with it. ``config`` is None exactly when there is an error."""
+    """A configuration, or the errors in it. ``config`` is None exactly when there is an error."""
 
     config: Config | None
     problems: tuple[Problem, ...] = ()

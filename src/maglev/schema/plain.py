@@ -103,7 +103,7 @@ def _getter(names: tuple[str, ...]) -> Callable[[Any], tuple[Any, ...]]:
 
 
 def _steps(hint: Any) -> tuple[Step | None, Step | None]:
-    """What packs and what unpacks a value with this type hint."""
+    """The steps that pack and unpack a value with this type hint."""
     origin = typing.get_origin(hint)
     arguments = [argument for argument in typing.get_args(hint) if argument is not types.NoneType]
     if origin in (typing.Union, types.UnionType):

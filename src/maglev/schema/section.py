@@ -1,4 +1,4 @@
-"""Sections: mappings with known keys, and what can stand behind a key beside a single value.
+"""Sections: mappings with known keys, whose values are single values or sections again.
 
 A table of keys is the only description of a file. The loader walks the file along it, and the tables of the
 configuration guide and the JSON schema are made from it.
@@ -30,7 +30,7 @@ class Key:
     def write(self, value: Any) -> str:
         """``value`` as a file has it; empty for a value that is not set. For keys of a single value only."""
         assert not isinstance(self.type, Section | Named | Listed | Variants)
-        # None is a value of its own for one type alone: no unit means that the daemon chooses one.
+        # None means "not set" for every type but one: a weight unit of None is written ``auto``.
         return "" if value is None and not isinstance(self.type, types.WeightUnit) else self.type.write(value)
 
 
@@ -125,7 +125,7 @@ class Listed:
 
 
 class Variant(Protocol):
-    """What a selector chooses."""
+    """A choice of a selector."""
 
     @property
     def section(self) -> Section:
