@@ -21,6 +21,7 @@ from pathlib import Path
 import uvloop
 
 from bench.harness import Figure
+from maglev._probe import Transition
 from maglev.base.clock import SystemClock
 from maglev.base.events import Bus
 from maglev.base.logs import LogControl
@@ -34,7 +35,7 @@ from maglev.vpp.model import Actual
 from maglev.vpp.reconciler import Reconciler
 from maglev.vpp.sync import Plan, Policy, acknowledge, diff
 from maglev.vpp.transport import Reply, Request
-from tests.helpers.checker import FakeClock, FakeEngine, FakeTransition, check
+from tests.helpers.checker import FakeClock, FakeEngine, check
 from tests.helpers.vpp import FakeStates
 
 PATIENCE = 120.0
@@ -71,12 +72,12 @@ class Verdicts(FakeEngine):
         for number in targets:
             target = self.targets[number]
             self._transitions.append(
-                FakeTransition(target.id, target.generation, target.state, state, code, "", now, target.counter)
+                Transition(target.id, target.generation, target.state, state, code, "", now, target.counter)
             )
             target.state = state
         os.eventfd_write(self._fd, 1)
 
-    def transitions(self, most: int = 4096) -> list[FakeTransition]:
+    def transitions(self, most: int = 4096) -> list[Transition]:
         taken = super().transitions(most)
         if not self._transitions:
             with contextlib.suppress(BlockingIOError):

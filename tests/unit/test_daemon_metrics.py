@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from maglev._probe import Histogram
 from maglev.config.model import Backend
 from maglev.metrics import metrics
 from maglev.metrics.metrics import (
@@ -24,8 +25,9 @@ from maglev.metrics.metrics import (
     labelled,
     single,
 )
-from maglev.vpp.reconciler import Counters
-from tests.helpers.checker import FakeClock, config
+from maglev.views.dataplane import DataplaneFigures, VipTraffic
+from tests.helpers.checker import config
+from tests.helpers.rpc import VPP
 from tests.unit.test_checker_verbs import Rig
 
 A = "192.0.2.1"
@@ -131,22 +133,15 @@ async def test_operators_settings_and_trouble_show(rig: Rig) -> None:
     assert values(found["maglev_backend_unprobed_since_seconds"], "backend") == {("b",): 1.5}
 
 
-@dataclass
-class View:
-    bounds: tuple[float, ...]
-    counts: tuple[int, ...]
-    sum_seconds: float
-
-
 class FakeStats:
     def stats(self) -> dict[str, int]:
         return {"targets": 2, "sent_icmp": 7}
 
-    def histograms(self) -> dict[tuple[str, str], View]:
-        return {("icmp", "pass"): View((0.001, 0.01), (3, 2, 1), 0.25)}
+    def histograms(self) -> dict[tuple[str, str], Histogram]:
+        return {("icmp", "pass"): Histogram((0.001, 0.01), (3, 2, 1), 0.25)}
 
-    def lateness(self) -> View:
-        return View((0.001,), (5, 0), 0.001)
+    def lateness(self) -> Histogram:
+        return Histogram((0.001,), (5, 0), 0.001)
 
 
 async def test_engine_families_and_cumulative_histograms() -> None:
@@ -165,63 +160,48 @@ async def test_engine_families_and_cumulative_histograms() -> None:
     assert found["maglev_engine_sent_icmp_total"][0].value == 7
 
 
-@dataclass
-class Info:
-    version: str = 'v1 "quoted"'
-    build_date: str = "today"
-    pid: int = 7
-    problem: str = ""
-    started_ns: int = 0
-    connected_ns: int = 0
+FIGURES = DataplaneFigures(
+    vpp=replace(VPP, version='v1 "quoted"', build_date="today", pid=7, uptime_ns=5_000_000_000),
+    connects=1,
+    api_total={("lb_as_set_weight", "request", "sent"): 3},
+    lbsync={},
+    drift={},
+    batches=0,
+    full_syncs=0,
+    failed_syncs=0,
+    suppressed_syncs=0,
+    recreations_given_up=0,
+    bucket_mismatches=0,
+    refused_calls=2,
+    unmanaged_vips=1,
+    cost_factor=1.5,
+    estimated_work_ns=2_000_000_000,
+)
 
 
-class FakeClient:
+class FakeDataplane:
+    """A dataplane with one VIP of ours and one that is not configured."""
+
     def __init__(self) -> None:
-        self.api_total = {("lb_as_set_weight", "request", "sent"): 3}
-        self.connects = 1
-        self.there: Info | None = Info()
+        self.now = FIGURES
 
-    def info(self) -> Info | None:
-        return self.there
+    def figures(self) -> DataplaneFigures:
+        return self.now
 
-
-@dataclass
-class Vip:
-    key: str
-    existing_session: int = 1
-    first_session: int = 2
-    untracked: int = 3
-    no_server: int = 4
-    route_packets: int = 5
-    route_bytes: int = 6
-
-
-class FakePacer:
-    factor = 1.5
-    spent_ns = 2_000_000_000
-
-
-class FakeReconciler:
-    counters = Counters()
-    refusals = 2
-    unmanaged = ("192.0.2.9/32",)
-    pacer = FakePacer()
-
-
-class FakePoller:
-    vips = (Vip("192.0.2.80/32 tcp 80"), Vip("192.0.2.81/32"))
+    def traffic(self) -> Iterator[VipTraffic]:
+        if self.now.vpp is not None:
+            yield VipTraffic("www", "192.0.2.80/32", "tcp", 80, 1, 2, 3, 4, 5, 6)
+            yield VipTraffic("", "192.0.2.81/32", "any", 0, 1, 2, 3, 4, 5, 6)
 
 
 async def test_what_describes_vpp_is_absent_while_it_is_away() -> None:
-    client, clock = FakeClient(), FakeClock()
-    families = VppFamilies(
-        client, FakeReconciler(), clock, FakePoller(), lambda: {"192.0.2.80/32 tcp 80": "www"}
-    ).families()
+    dataplane = FakeDataplane()
+    families = VppFamilies(dataplane).families()
     exposition = Exposition()
     exposition.add(families)
     found = parsed(await text_of(exposition))
     assert found["maglev_vpp_info"][0].labels == {"version": 'v1 "quoted"', "build_date": "today", "pid": "7"}
-    assert found["maglev_vpp_uptime_seconds"][0].value == clock.now / 1e9
+    assert found["maglev_vpp_uptime_seconds"][0].value == 5
     assert (
         values(found["maglev_vpp_vip_packets_total"], "frontend", "prefix", "protocol", "port", "kind")[
             "www", "192.0.2.80/32", "tcp", "80", "untracked"
@@ -237,9 +217,9 @@ async def test_what_describes_vpp_is_absent_while_it_is_away() -> None:
         ("lb_as_set_weight", "request", "sent"): 3
     }
     assert found["maglev_vpp_lb_supported"][0].value == 1
-    client.there = Info(problem="its lb plugin is not loaded; it is left alone")
+    dataplane.now = replace(FIGURES, vpp=replace(VPP, lb_supported=False))
     assert parsed(await text_of(exposition))["maglev_vpp_lb_supported"][0].value == 0
-    client.there = None
+    dataplane.now = replace(FIGURES, vpp=None)
     away = parsed(await text_of(exposition))
     assert away["maglev_vpp_connected"][0].value == 0
     assert {name for name in found if name.startswith("maglev_vpp_")} - set(away) == {

@@ -48,7 +48,6 @@ from maglev.metrics.metrics import (
 )
 from maglev.vpp.client import VppClient
 from maglev.vpp.dataplane import Dataplane
-from maglev.vpp.model import vip_key
 from maglev.vpp.reconciler import Reconciler
 from maglev.vpp.stats import StatsPoller
 
@@ -381,10 +380,8 @@ class Daemon:
         self.metrics = MetricsServer(exposition)
         exposition.add(CheckerFamilies(self.checker).families())
         exposition.add(EngineFamilies(self.engine).families())
-        if self.client is not None and self.reconciler is not None:
-            exposition.add(
-                VppFamilies(self.client, self.reconciler, self.clock, self.vpp_stats, self._frontends_by_vip).families()
-            )
+        if self.dataplane is not None:
+            exposition.add(VppFamilies(self.dataplane).families())
         exposition.add(self._own_families())
         try:
             await self.metrics.start(self.options.metrics_addr)
@@ -490,9 +487,6 @@ class Daemon:
             ),
             Family("maglev_grpc_calls_total", "counter", "Ended gRPC calls by call and status.", self._grpc_rows),
         ]
-
-    def _frontends_by_vip(self) -> dict[str, str]:
-        return {str(vip_key(frontend)): name for name, frontend in self.checker.config().frontends.items()}
 
     def _grpc_rows(self) -> list[str]:
         return [

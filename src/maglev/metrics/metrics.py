@@ -10,18 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
 
+from maglev._probe import Histogram
 from maglev.base import logs
-from maglev.base.clock import Clock
 from maglev.base.listen import parse_listen
 from maglev.base.states import Code
 from maglev.checker import PASSES, Checker, LiveBackend
 from maglev.checker.engine import BLOCKED_SINCE_NS, CODES, COUNTER, RECORD, RTT_COUNT, RTT_SUM_NS, TARGET
+from maglev.views.dataplane import DataplaneFigures, DataplaneInfo, VipTraffic
 
 log = logs.get(__name__)
 
@@ -52,17 +53,6 @@ class Family:
     rows: Callable[[], Iterable[str]]
 
 
-class HistogramView(Protocol):
-    """A histogram as the engine gives it: ``counts[i]`` up to ``bounds[i]`` seconds, one more above; not cumulative."""
-
-    @property
-    def bounds(self) -> tuple[float, ...]: ...
-    @property
-    def counts(self) -> tuple[int, ...]: ...
-    @property
-    def sum_seconds(self) -> float: ...
-
-
 def escape_label(value: str) -> str:
     """A label's value between its quotes. Configured names and addresses need no escaping, other texts do."""
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
@@ -89,7 +79,7 @@ def labelled(name: str, kind: str, text: str, label: str, values: Callable[[], M
     return Family(name, kind, text, rows)
 
 
-def histogram_rows(name: str, labels: str, view: HistogramView) -> Iterator[str]:
+def histogram_rows(name: str, labels: str, view: Histogram) -> Iterator[str]:
     """The lines of one histogram; ``labels`` like ``type="http"``, or empty."""
     comma = "," if labels else ""
     total = 0
@@ -253,17 +243,17 @@ class CheckerFamilies:
 
     def _overrides(self) -> dict[str, int]:
         counts = dict.fromkeys(("drain", "disable", "enable", "pause", "weight"), 0)
-        for override in self._checker.override_records():
+        for override in self._checker.overrides():
             counts[override.kind.value] += 1
         return counts
 
 
-class EngineView(Protocol):
-    """What the metrics read of the probe engine."""
+class EngineFiguresSource(Protocol):
+    """What the metrics ask of the probe engine (``maglev._probe.Engine``)."""
 
     def stats(self) -> Mapping[str, int]: ...
-    def histograms(self) -> Mapping[tuple[str, str], HistogramView]: ...
-    def lateness(self) -> HistogramView: ...
+    def histograms(self) -> Mapping[tuple[str, str], Histogram]: ...
+    def lateness(self) -> Histogram: ...
 
 
 ENGINE_COUNTERS: Mapping[str, str] = {
@@ -310,7 +300,7 @@ ENGINE_GAUGES: Mapping[str, tuple[str, str]] = {
 class EngineFamilies:
     """The families about the probe engine itself."""
 
-    def __init__(self, engine: EngineView) -> None:
+    def __init__(self, engine: EngineFiguresSource) -> None:
         self._engine = engine
 
     def families(self) -> list[Family]:
@@ -343,103 +333,11 @@ class EngineFamilies:
             yield from histogram_rows("maglev_probe_duration_seconds", labels, view)
 
 
-class VppInfoView(Protocol):
-    """The VPP at the other end; ``problem``: why it is left alone, if it is.
+class DataplaneFiguresSource(Protocol):
+    """What the metrics ask of the dataplane (``maglev.vpp.dataplane.Dataplane``). Both answer from memory."""
 
-    ``started_ns`` and ``connected_ns`` are moments of the monotonic clock.
-    """
-
-    @property
-    def version(self) -> str: ...
-    @property
-    def build_date(self) -> str: ...
-    @property
-    def pid(self) -> int: ...
-    @property
-    def problem(self) -> str: ...
-    @property
-    def started_ns(self) -> int: ...
-    @property
-    def connected_ns(self) -> int: ...
-
-
-class VppClientView(Protocol):
-    """What the metrics read of the connection. ``api_total``: by message, direction, result."""
-
-    @property
-    def api_total(self) -> Mapping[tuple[str, str, str], int]: ...
-    @property
-    def connects(self) -> int: ...
-    def info(self) -> VppInfoView | None: ...
-
-
-class SyncCounters(Protocol):
-    """What the reconciler counts. ``lbsync`` by scope and kind, ``drift`` by kind."""
-
-    @property
-    def lbsync(self) -> Mapping[tuple[str, str], int]: ...
-    @property
-    def drift(self) -> Mapping[str, int]: ...
-    @property
-    def batches(self) -> int: ...
-    @property
-    def full_syncs(self) -> int: ...
-    @property
-    def failed_syncs(self) -> int: ...
-    @property
-    def suppressed(self) -> int: ...
-    @property
-    def recreations_given_up(self) -> int: ...
-    @property
-    def bucket_mismatches(self) -> int: ...
-
-
-class PacerView(Protocol):
-    """What the metrics read of the pace: measured cost against the estimate, and the estimated work so far."""
-
-    @property
-    def factor(self) -> float: ...
-    @property
-    def spent_ns(self) -> int: ...
-
-
-class ReconcilerView(Protocol):
-    """What the metrics read of the reconciler. ``unmanaged``: VIPs in VPP that are not ours."""
-
-    @property
-    def counters(self) -> SyncCounters: ...
-    @property
-    def refusals(self) -> int: ...
-    @property
-    def unmanaged(self) -> Sized: ...
-    @property
-    def pacer(self) -> PacerView: ...
-
-
-class VipCountersView(Protocol):
-    """Packet counters of one VIP; ``str(key)`` is its prefix, then protocol and port if it has one."""
-
-    @property
-    def key(self) -> object: ...
-    @property
-    def existing_session(self) -> int: ...
-    @property
-    def first_session(self) -> int: ...
-    @property
-    def untracked(self) -> int: ...
-    @property
-    def no_server(self) -> int: ...
-    @property
-    def route_packets(self) -> int: ...
-    @property
-    def route_bytes(self) -> int: ...
-
-
-class StatsView(Protocol):
-    """The counters of all VIPs as last read; empty while VPP is away."""
-
-    @property
-    def vips(self) -> Sequence[VipCountersView]: ...
+    def figures(self) -> DataplaneFigures: ...
+    def traffic(self) -> Iterable[VipTraffic]: ...
 
 
 VIP_KINDS = ("existing_session", "first_session", "untracked", "no_server")
@@ -449,33 +347,21 @@ LBSYNC_KINDS = ("vip_added", "vip_removed", "as_added", "as_removed", "as_weight
 class VppFamilies:
     """The families about VPP.
 
-    What describes the VPP at the other end is absent while there is none; what we counted of our own calls stays.
-    ``frontends`` gives the name of a configured VIP by ``str(key)``.
+    What describes the VPP at the other end is absent while there is none; what was counted of our own calls stays.
     """
 
-    def __init__(
-        self,
-        client: VppClientView,
-        reconciler: ReconcilerView,
-        clock: Clock,
-        stats: StatsView | None = None,
-        frontends: Callable[[], Mapping[str, str]] = dict,
-    ) -> None:
-        self._client = client
-        self._reconciler = reconciler
-        self._clock = clock
-        self._stats = stats
-        self._frontends = frontends
+    def __init__(self, dataplane: DataplaneFiguresSource) -> None:
+        self._dataplane = dataplane
 
     def families(self) -> list[Family]:
         """All of them."""
-        counters = self._reconciler.counters
+        figures = self._dataplane.figures
         return [
             single(
                 "maglev_vpp_connected",
                 "gauge",
                 "1 while the daemon is connected to VPP.",
-                lambda: int(self._client.info() is not None),
+                lambda: int(figures().vpp is not None),
             ),
             single(
                 "maglev_vpp_lb_supported",
@@ -487,7 +373,7 @@ class VppFamilies:
             single("maglev_vpp_connected_seconds", "gauge", "How long the connection stands.", self._connected),
             Family("maglev_vpp_info", "gauge", "1; the VPP at the other end.", self._info),
             single(
-                "maglev_vpp_connects_total", "counter", "Connections to VPP that stood.", lambda: self._client.connects
+                "maglev_vpp_connects_total", "counter", "Connections to VPP that stood.", lambda: figures().connects
             ),
             Family("maglev_vpp_api_total", "counter", "API messages by direction and result.", self._api),
             Family("maglev_vpp_lbsync_total", "counter", "Changes made to VPP by scope and kind.", self._lbsync),
@@ -501,68 +387,61 @@ class VppFamilies:
                 "counter",
                 "Changes in VPP that somebody else has made, as they were found.",
                 "kind",
-                lambda: counters.drift,
+                lambda: figures().drift,
             ),
-            single("maglev_vpp_batches_total", "counter", "Batches of calls.", lambda: counters.batches),
-            single("maglev_vpp_full_syncs_total", "counter", "Full syncs that were done.", lambda: counters.full_syncs),
-            single("maglev_vpp_failed_syncs_total", "counter", "Syncs that broke off.", lambda: counters.failed_syncs),
+            single("maglev_vpp_batches_total", "counter", "Batches of calls.", lambda: figures().batches),
+            single(
+                "maglev_vpp_full_syncs_total", "counter", "Full syncs that were done.", lambda: figures().full_syncs
+            ),
+            single("maglev_vpp_failed_syncs_total", "counter", "Syncs that broke off.", lambda: figures().failed_syncs),
             single(
                 "maglev_vpp_suppressed_syncs_total",
                 "counter",
                 "Syncs that the warm-up suppressed.",
-                lambda: counters.suppressed,
+                lambda: figures().suppressed_syncs,
             ),
             single(
                 "maglev_vpp_recreations_given_up_total",
                 "counter",
                 "VIPs whose recreation was given up because drift causes it again and again.",
-                lambda: counters.recreations_given_up,
+                lambda: figures().recreations_given_up,
             ),
             single(
                 "maglev_vpp_bucket_mismatches_total",
                 "counter",
                 "VIPs read back with other bucket counts than their weights give.",
-                lambda: counters.bucket_mismatches,
+                lambda: figures().bucket_mismatches,
             ),
             single(
                 "maglev_vpp_cost_factor",
                 "gauge",
                 "What calls cost this VPP, measured, against the formula.",
-                lambda: self._reconciler.pacer.factor if self._client.info() is not None else None,
+                self._cost_factor,
             ),
             single(
                 "maglev_vpp_estimated_work_seconds_total",
                 "counter",
                 "Estimated time that VPP's main thread spent on our calls.",
-                lambda: self._reconciler.pacer.spent_ns / 1e9,
+                lambda: figures().estimated_work_ns / 1e9,
             ),
             single(
                 "maglev_vpp_refused_calls_total",
                 "counter",
                 "Calls that VPP refused.",
-                lambda: self._reconciler.refusals,
+                lambda: figures().refused_calls,
             ),
             single(
                 "maglev_vpp_unmanaged_vips",
                 "gauge",
                 "VIPs in VPP that are not ours and are left alone.",
-                lambda: len(self._reconciler.unmanaged) if self._client.info() is not None else None,
+                self._unmanaged,
             ),
         ]
 
-    def _vips(self) -> Iterator[tuple[str, VipCountersView]]:
+    def _vips(self) -> Iterator[tuple[str, VipTraffic]]:
         """Labels and counters of every VIP, while VPP is there."""
-        if self._stats is None or self._client.info() is None:
-            return
-        names = self._frontends()
-        for vip in self._stats.vips:
-            key = str(vip.key)
-            prefix, _, rest = key.partition(" ")
-            protocol, _, port = rest.partition(" ")
-            labels = (
-                f'frontend="{names.get(key, "")}",prefix="{prefix}",protocol="{protocol or "any"}",port="{port or 0}"'
-            )
-            yield labels, vip
+        for vip in self._dataplane.traffic():
+            yield f'frontend="{vip.frontend}",prefix="{vip.prefix}",protocol="{vip.protocol}",port="{vip.port}"', vip
 
     def _vip_packets(self) -> Iterator[str]:
         for labels, vip in self._vips():
@@ -577,31 +456,42 @@ class VppFamilies:
         for labels, vip in self._vips():
             yield f"maglev_vpp_vip_route_bytes_total{{{labels}}} {vip.route_bytes}\n"
 
+    def _vpp(self) -> DataplaneInfo | None:
+        return self._dataplane.figures().vpp
+
     def _supported(self) -> int | None:
-        info = self._client.info()
-        return None if info is None else int(not info.problem)
+        vpp = self._vpp()
+        return None if vpp is None else int(vpp.lb_supported)
 
     def _uptime(self) -> float | None:
-        info = self._client.info()
-        return None if info is None else (self._clock.monotonic_ns() - info.started_ns) / 1e9
+        vpp = self._vpp()
+        return None if vpp is None else vpp.uptime_ns / 1e9
 
     def _connected(self) -> float | None:
-        info = self._client.info()
-        return None if info is None else (self._clock.monotonic_ns() - info.connected_ns) / 1e9
+        vpp = self._vpp()
+        return None if vpp is None else vpp.connected_ns / 1e9
+
+    def _cost_factor(self) -> float | None:
+        figures = self._dataplane.figures()
+        return None if figures.vpp is None else figures.cost_factor
+
+    def _unmanaged(self) -> int | None:
+        figures = self._dataplane.figures()
+        return None if figures.vpp is None else figures.unmanaged_vips
 
     def _info(self) -> Iterator[str]:
-        info = self._client.info()
-        if info is not None:
-            version, built = escape_label(info.version), escape_label(info.build_date)
-            yield f'maglev_vpp_info{{version="{version}",build_date="{built}",pid="{info.pid}"}} 1\n'
+        vpp = self._vpp()
+        if vpp is not None:
+            version, built = escape_label(vpp.version), escape_label(vpp.build_date)
+            yield f'maglev_vpp_info{{version="{version}",build_date="{built}",pid="{vpp.pid}"}} 1\n'
 
     def _api(self) -> Iterator[str]:
-        for (name, direction, result), count in tuple(self._client.api_total.items()):
+        for (name, direction, result), count in self._dataplane.figures().api_total.items():
             yield f'maglev_vpp_api_total{{msg="{name}",direction="{direction}",result="{result}"}} {count}\n'
 
     def _lbsync(self) -> Iterator[str]:
         counts = dict.fromkeys(((scope, kind) for scope in ("all", "one") for kind in LBSYNC_KINDS), 0)
-        counts.update(self._reconciler.counters.lbsync)
+        counts.update(self._dataplane.figures().lbsync)
         for (scope, kind), count in counts.items():
             yield f'maglev_vpp_lbsync_total{{scope="{scope}",kind="{kind}"}} {count}\n'
 
