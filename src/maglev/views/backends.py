@@ -15,10 +15,10 @@ class BackendStatus:
 
     ``rise`` and ``fall`` are 0 for a static backend. ``last_code`` is ``NONE`` before the first result, and
     ``last_rtt_ns`` and ``last_result_age_ns`` (a span) are None. ``unprobed_since_ns`` is 0 while the backend can be
-    probed. ``presumed``: counted as good until it has a verdict of its own. ``transitions``: oldest first.
+    probed. ``presumed``: counted as good until its own probes have decided. ``transitions``: oldest first.
 
-    The one view that is not frozen: a list of 50,000 backends makes 50,000 of these, and a frozen dataclass takes three
-    times as long to make. Treat it as read-only all the same.
+    This is the only view that is not frozen: a list of 50,000 backends makes 50,000 of these, and a frozen dataclass
+    takes three times as long to make. Callers treat it as read-only.
     """
 
     name: str
@@ -44,7 +44,7 @@ class BackendStatus:
 
 
 class OverrideKind(enum.Enum):
-    """What was set. ``ENABLE`` exists where the file says ``enabled: false``."""
+    """Kind of an override. ``ENABLE`` exists where the file says ``enabled: false``."""
 
     DRAIN = "drain"
     DISABLE = "disable"
@@ -54,7 +54,7 @@ class OverrideKind(enum.Enum):
 
 
 OverrideKey = tuple[str, str, str, str]
-"""What an override sets: item, backend, frontend, pool."""
+"""Identity of an override: item, backend, frontend, pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,24 +81,24 @@ class Override:
 
     @property
     def key(self) -> OverrideKey:
-        """What is set; two overrides of one key cannot exist beside each other (disable and enable share one)."""
+        """Its identity: at most one override exists for each key (disable and enable share one)."""
         item = "enabled" if self.kind in (OverrideKind.DISABLE, OverrideKind.ENABLE) else self.kind.value
         return item, self.backend, self.frontend, self.pool
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an operator's verb did: ``changed`` False means that it was like that already."""
+    """Result of an operator's verb. ``changed`` False: the backend was in the requested state already."""
 
     changed: bool
 
 
 @dataclass(frozen=True, slots=True)
 class WeightChange:
-    """What became of a run-time weight: ``weight`` is in force now, ``previous`` was before, ``requested`` was asked.
+    """Result of setting a run-time weight.
 
-    ``weight`` differs from ``requested`` where that is no multiple of the frontend's unit. ``requested`` None: back to
-    the file's weight.
+    ``weight`` is in force now, ``previous`` was before. ``requested`` is what the caller asked for, None for the file's
+    weight; ``weight`` differs from it where it is not a multiple of the frontend's ``unit``.
     """
 
     changed: bool

@@ -104,7 +104,7 @@ class VipState:
 
 @dataclass(frozen=True, slots=True)
 class LbState:
-    """What VPP holds beside what is wanted."""
+    """State of the lb plugin in VPP, beside the desired state."""
 
     conf: ConfState
     vips: Sequence[VipState]
@@ -137,7 +137,7 @@ class TrafficReport:
 
 @dataclass(frozen=True, slots=True)
 class DataplaneFigures:
-    """What is counted of VPP and of the calls to it, since the daemon started.
+    """Counters of VPP and of the calls to it, since the daemon started.
 
     ``vpp`` is None while VPP is away. ``api_total`` counts messages by name, direction and result; ``lbsync`` counts
     changes by scope (all, one) and kind; ``drift`` counts changes that something else made, by kind. ``unmanaged_vips``

@@ -1,4 +1,4 @@
-"""What a sync would do, or has done, as it is shown."""
+"""Plans and results of a sync, as they are shown."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class AsForecast:
 
 @dataclass(frozen=True, slots=True)
 class VipForecast:
-    """What a plan means for one VIP. ``moved_share``: 0..1, of the buckets of ASes whose weight does not change."""
+    """Effects of a plan on one VIP. ``moved_share``: 0..1, of the buckets of ASes whose weight does not change."""
 
     frontend: str
     vip: str
@@ -62,7 +62,7 @@ class PlanReport:
 
 @dataclass(frozen=True, slots=True)
 class SyncReport:
-    """What a sync did. ``failures``: the calls that VPP refused, in words."""
+    """Result of a sync. ``failures``: the calls that VPP refused, in words."""
 
     plan: PlanReport
     failures: Sequence[str]
