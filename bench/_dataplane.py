@@ -28,7 +28,7 @@ from maglev.base.logs import LogControl
 from maglev.base.states import Code, State
 from maglev.checker import Checker
 from maglev.config.model import Backend, Config, Frontend, LbConfig, Pool, PoolMember, Protocol
-from maglev.daemon.daemon import settle_collector
+from maglev.daemon.process import settle_collector
 from maglev.vpp.client import VppClient
 from maglev.vpp.desired import desired_vips
 from maglev.vpp.model import Actual

@@ -13,18 +13,14 @@ from prometheus_client.samples import Sample
 
 from maglev._probe import Histogram
 from maglev.config.model import Backend
-from maglev.metrics import metrics
-from maglev.metrics.metrics import (
-    CheckerFamilies,
-    EngineFamilies,
-    Exposition,
-    Family,
-    MetricsServer,
-    VppFamilies,
-    escape_label,
-    labelled,
-    single,
-)
+from maglev.metrics import exposition as rendering
+from maglev.metrics import server as serving
+from maglev.metrics.checker import CheckerFamilies
+from maglev.metrics.dataplane import VppFamilies
+from maglev.metrics.engine import EngineFamilies
+from maglev.metrics.exposition import Exposition
+from maglev.metrics.server import MetricsServer
+from maglev.metrics.text import Family, escape_label, labelled, single
 from maglev.views.dataplane import DataplaneFigures, VipTraffic
 from tests.helpers.checker import config
 from tests.helpers.rpc import VPP
@@ -259,7 +255,7 @@ def test_two_families_of_one_name_are_a_mistake() -> None:
 
 @pytest.mark.parametrize("at", [1, 30, 180, 195, 198, 205, 250])
 async def test_a_scrape_gives_the_loop_its_turn_and_survives_a_reload(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    monkeypatch.setattr(metrics, "SLICE_NS", 0)
+    monkeypatch.setattr(rendering, "SLICE_NS", 0)
     rig = Rig()
     names = {f"b{i}": f"192.0.2.{i}" for i in range(1, 40)}
     frontends = {f"f{i}": [{"b1": 1, "b2": 2}] for i in range(40)}
@@ -360,7 +356,7 @@ async def test_what_is_no_request_for_metrics_gets_a_plain_answer(
 
 
 async def test_who_says_nothing_makes_room_for_who_asks(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(serving, "MAX_CONNECTIONS", 2)
     silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(3)]
     # The oldest has made room for the third, which asks while the second says nothing still.
     assert await answer_of(silent[0][0]) == b""
@@ -371,7 +367,7 @@ async def test_who_says_nothing_makes_room_for_who_asks(server: MetricsServer, m
 
 
 async def test_connections_that_ask_are_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(serving, "MAX_CONNECTIONS", 1)
     exposition = Exposition()
     exposition.add([Family("m", "gauge", "h", lambda: (f'm{{n="{i}"}} 1\n' for i in range(2_000_000)))])
     server = MetricsServer(exposition)
@@ -389,7 +385,7 @@ async def test_connections_that_ask_are_bounded_and_counted(monkeypatch: pytest.
 
 
 async def test_a_client_that_says_nothing_is_dropped(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "REQUEST_SECONDS", 0.01)
+    monkeypatch.setattr(serving, "REQUEST_SECONDS", 0.01)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     assert await answer_of(reader) == b""
     assert server.refused["slow"] == 1
@@ -397,7 +393,7 @@ async def test_a_client_that_says_nothing_is_dropped(server: MetricsServer, monk
 
 
 async def test_a_reader_that_stops_reading_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "SCRAPE_SECONDS", 0.05)
+    monkeypatch.setattr(serving, "SCRAPE_SECONDS", 0.05)
     exposition = Exposition()
     exposition.add([Family("m", "gauge", "h", lambda: (f'm{{n="{i}"}} 1\n' for i in range(2_000_000)))])
     server = MetricsServer(exposition)
