@@ -25,9 +25,9 @@ from maglev.config.model import (
     Protocol,
     TcpParams,
 )
-from maglev.config.problems import Problem, ProblemKind
 from maglev.judgement.weights import FrontendWeights, frontend_weights
 from maglev.rpc.services import Identity, Services
+from maglev.schema.problems import Problem, ProblemKind
 from maglev.views.backends import BackendStatus, Change, Override, OverrideKind, WeightChange
 from maglev.views.dataplane import (
     AsState,

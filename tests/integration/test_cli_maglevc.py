@@ -29,9 +29,9 @@ from maglev.cli.client import Client
 from maglev.cli.docs import PRINTS
 from maglev.cli.errors import CommandError
 from maglev.config.load import LoadResult
-from maglev.config.problems import Problem, ProblemKind
 from maglev.pb import maglev_pb2 as pb
 from maglev.rpc.server import RpcServer, ServerOptions
+from maglev.schema.problems import Problem, ProblemKind
 from tests.helpers.rpc import FakeDaemon, fake_daemon, large_config, small_config
 
 DEADLINE = 30.0

@@ -22,7 +22,6 @@ from maglev.base.errors import Unavailable
 from maglev.base.events import FrontendEvent
 from maglev.base.states import Code, FrontendState, State
 from maglev.config.load import LoadResult
-from maglev.config.problems import Problem, ProblemKind
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb.maglev_pb2_grpc import MaglevStub
 from maglev.rpc import server
@@ -30,6 +29,7 @@ from maglev.rpc.access import OPERATOR_CALLS, Role
 from maglev.rpc.server import CannotListen, RpcServer, ServerOptions
 from maglev.rpc.service import MaglevService, Shared, Turnstile
 from maglev.rpc.watch import TooMany
+from maglev.schema.problems import Problem, ProblemKind
 from maglev.views.backends import Override, OverrideKind
 from tests.helpers.rpc import (
     NOW,

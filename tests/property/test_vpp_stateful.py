@@ -32,7 +32,7 @@ from maglev.config.model import SECOND, Backend, Config, Frontend, LbConfig, OnA
 from maglev.vpp.client import Timing
 from maglev.vpp.messages import VipKey, address_text
 from maglev.vpp.model import vip_key
-from maglev.vpp.sync import FlushKey, Op, Step
+from maglev.vpp.plan import FlushKey, Op, Step
 from maglev.vpp.warmup import Phase
 from maglev.vppsim.faults import Refusal
 from maglev.vppsim.model import Vip, embed, extract

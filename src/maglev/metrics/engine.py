@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from maglev._probe import Histogram
+from maglev.kinds.registry import counter_help
 from maglev.metrics.text import Family, histogram_rows, single
 
 
@@ -18,10 +19,7 @@ class EngineFiguresSource(Protocol):
 
 
 ENGINE_COUNTERS: Mapping[str, str] = {
-    "sent_icmp": "ICMP echo requests sent.",
-    "sent_syn": "SYN probes sent.",
-    "sent_connect": "Connections begun for probes that connect and do not speak HTTP.",
-    "sent_http": "Connections begun for HTTP probes, over TLS too.",
+    **counter_help(),
     "passed": "Probes that passed.",
     "failed": "Probes that failed.",
     "late_sends": "Probes sent later than they should have been.",

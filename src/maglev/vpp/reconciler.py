@@ -26,14 +26,19 @@ from maglev.config.model import Config, Frontend
 from maglev.judgement.weights import BackendView, StateSource, flush_owed, frontend_weights
 from maglev.vpp.buckets import differing
 from maglev.vpp.client import Refused, VppClient
+from maglev.vpp.cost import CostModel
 from maglev.vpp.debts import Debts
 from maglev.vpp.desired import DesiredVip, desired_vips
+from maglev.vpp.diff import diff
 from maglev.vpp.drift import KINDS as DRIFT_KINDS
 from maglev.vpp.drift import Drift, ases_drift, conf_drift, drift, vip_drift
 from maglev.vpp.executor import Executor, Outcome, Pacer, RefusalKey
 from maglev.vpp.lost import LostWeights
 from maglev.vpp.messages import AsDetails, Encap, ProtocolError, VipKey, address_text
 from maglev.vpp.model import Actual, ActualVip, vip_key
+from maglev.vpp.plan import COUNTED, Cause, FlushKey, Op, Owed, Plan, Step, acknowledge
+from maglev.vpp.policy import Policy
+from maglev.vpp.scale import common_multiple, scaled
 from maglev.vpp.state import StateReader, describe, fill, new_vip, table_length
 from maglev.vpp.store import (
     FLUSHES,
@@ -47,21 +52,6 @@ from maglev.vpp.store import (
     owed_to_json,
     vips_from_json,
     vips_to_json,
-)
-from maglev.vpp.sync import (
-    COUNTED,
-    Cause,
-    CostModel,
-    FlushKey,
-    Op,
-    Owed,
-    Plan,
-    Policy,
-    Step,
-    acknowledge,
-    common_multiple,
-    diff,
-    scaled,
 )
 from maglev.vpp.warmup import Phase, WarmUp
 
@@ -290,6 +280,11 @@ class Reconciler:
         return self._debts.owed
 
     @property
+    def lost(self) -> LostWeights:
+        """Weights that VPP had before it was emptied."""
+        return self._lost
+
+    @property
     def multiples(self) -> Mapping[VipKey, Fraction]:
         """VIPs that keep the scale in which they were found."""
         return self._multiples
@@ -383,11 +378,10 @@ class Reconciler:
             force=force,
             lb=config.lb,
             configured=configured,
-            owned=self._owned,
+            owned=frozenset(self._owned),
             frozen=frozenset(self._frozen),
-            stuck=self._stuck,
+            stuck=frozenset(self._stuck),
             multiples={key: multiple for key, multiple in self._multiples.items() if key not in unscaled},
-            lost=self._lost,
             first={self._keys[name]: place for place, name in enumerate(first) if name in self._keys},
             cost=self.cost(),
         )
@@ -820,7 +814,7 @@ class Reconciler:
             full = prune_rest = False
         wanted = self.desired(names, source)
         policy = self.policy(full=full, prune_rest=prune_rest, force=force, first=first)
-        plan = diff(wanted, actual, self._debts.owed, policy)
+        plan = diff(wanted, actual, self._debts.owed, policy, lost=self._lost)
         self._debts.note(plan)
         self._note_natures(wanted)
         for note in plan.notes:
