@@ -412,6 +412,47 @@ async def test_changes_that_come_during_a_batch_go_out_together_with_the_newest_
         assert [held[f"10.0.0.{n + 1}"] for n in range(40)] == [0] + [1] * 9 + [0] * 10 + [1] * 20
 
 
+async def test_a_verdict_in_whichever_turn_of_the_loop_a_batch_is_planned_reaches_vpp(path: Path) -> None:
+    """A plan is of one moment. Were anything awaited between the states and the plan, a verdict of that turn would be in
+    neither this plan nor the next."""
+    async with programmed(path) as (server, rig):
+        for turns in range(16):
+            state = UP if turns % 2 else DOWN
+            rig.backend("a", state)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            rig.backend("b", state)
+            await rig.settled()
+            up = int(state is UP)
+            assert weights(server) == {"10.0.0.1": up, "10.0.0.2": up, "10.0.0.3": 1 - up}, turns
+        assert not rig.reconciler.owed
+
+
+async def test_a_verdict_in_whichever_turn_of_the_loop_a_full_sync_plans_reaches_vpp(path: Path) -> None:
+    async with programmed(path) as (server, rig):
+        dump, verdicts = rig.client.dump, set[asyncio.Task[None]]()
+
+        async def verdict(turns: int, state: State) -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            rig.backend("a", state)
+
+        for turns in range(16):
+            state = UP if turns % 2 else DOWN
+
+            async def watched(name: str, payload: bytes, turns: int = turns, state: State = state) -> list[bytes]:
+                bodies = await dump(name, payload)
+                if name == "lb_as_v2_dump" and rig.states.backends["a"].state is not state:
+                    verdicts.add(asyncio.create_task(verdict(turns, state)))
+                return bodies
+
+            rig.client.dump = watched  # type: ignore[method-assign]
+            await rig.reconciler.sync(None, force=False, by="test")
+            await asyncio.gather(*verdicts)
+            await rig.settled()
+            assert weights(server)["10.0.0.1"] == int(state is UP), turns
+
+
 async def test_a_vip_that_serves_nobody_comes_before_all_that_waits_however_late_it_is_known(path: Path) -> None:
     backends = {f"b{n}": f"10.0.{n // 250}.{n % 250}" for n in range(1200)}
     names = list(backends)
@@ -437,37 +478,78 @@ async def test_a_vip_that_serves_nobody_comes_before_all_that_waits_however_late
         assert writes(server)[0] == "weight 10.0.4.150 1"
 
 
-async def test_a_failed_server_gets_its_drop_however_often_vips_that_serve_nobody_come_again(
+class Again:
+    """Calls ``again`` after each write to VPP, ``most`` times: what keeps the dataplane busy, batch after batch."""
+
+    def __init__(self, rig: Rig, again: Callable[[], None], most: int) -> None:
+        self.writes = 0
+        self._again = again
+        self._most = most
+        self._send = rig.client.send
+        rig.client.send = self._watched  # type: ignore[method-assign]
+
+    async def _watched(self, requests: Sequence[Request]) -> list[Reply]:
+        replies = await self._send(requests)
+        self.writes += 1
+        if self.writes < self._most:
+            self._again()
+        return replies
+
+
+def with_idle(count: int, *, lb: LbConfig = AT_ONCE) -> Config:
+    """The frontend ``www`` of a and b, and before it in the file ``count`` others of one server each."""
+    idle, www = several(count), make_config({"p": {"a": 10, "b": 10}}, backends={"a": "10.0.1.1", "b": "10.0.1.2"})
+    return replace(
+        idle,
+        lb=lb,
+        backends={**idle.backends, **www.backends},
+        frontends={**idle.frontends, **www.frontends},
+    )
+
+
+async def test_a_waiting_frontend_is_overtaken_by_one_batch_of_vips_that_serve_nobody_at_most(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = several(2)
-    idle = list(config.frontends)
-    www = failover()
-    config = replace(
-        config, backends={**config.backends, **www.backends}, frontends={**www.frontends, **config.frontends}
-    )
-    monkeypatch.setattr("maglev.vpp.reconciler.MOST_MEMBERS", len(idle))
-    async with programmed(path, config) as (_, rig):
+    monkeypatch.setattr("maglev.vpp.reconciler.MOST_MEMBERS", 2)
+    async with programmed(path, with_idle(2)) as (server, rig):
         rig.backend("s1", DOWN)
         rig.backend("s2", DOWN)
         await rig.settled()
-        batches: list[list[str]] = []
-        apply = rig.reconciler._apply
+        server.journal.clear()
 
-        async def apply_and_come_again(names: list[str], **options: bool | str) -> object:
-            batches.append(names)
-            done = await apply(names, **options)  # type: ignore[arg-type]
-            if len(batches) < 20:
-                rig.drain("s1", False)
-                rig.drain("s2", False)
-            return done
+        def flush_idle() -> None:
+            for number in (1, 2):
+                rig.weight(f"s{number}", 10, flush=True, frontend=f"w{number}")
 
-        monkeypatch.setattr(rig.reconciler, "_apply", apply_and_come_again)
+        again = Again(rig, flush_idle, 20)
         rig.backend("a", DOWN)
-        rig.drain("s1", False)
-        rig.drain("s2", False)
+        flush_idle()
         await rig.settled()
-        assert batches[:3] == [idle, ["www"], idle]
+        assert again.writes >= 20
+        idle = ["weight 10.0.0.1 0 flush", "weight 10.0.0.2 0 flush"]
+        assert writes(server)[:5] == [*idle, "weight 10.0.1.1 0 flush", *idle]
+
+
+async def test_a_frontend_that_the_budget_cuts_comes_before_vips_that_serve_nobody_and_are_written_again_and_again(
+    path: Path,
+) -> None:
+    one_call = replace(AT_ONCE, max_stall=1)  # a batch ends behind its first call
+    async with programmed(path, with_idle(4, lb=one_call)) as (server, rig):
+        for number in range(1, 5):
+            rig.backend(f"s{number}", DOWN)
+        await rig.settled()
+        server.journal.clear()
+
+        def flush_idle() -> None:
+            for number in range(1, 5):
+                rig.weight(f"s{number}", 10, flush=True, frontend=f"w{number}")
+
+        again = Again(rig, flush_idle, 60)
+        rig.backend("a", DOWN)
+        flush_idle()
+        await rig.settled()
+        assert again.writes >= 60
+        assert writes(server).index("weight 10.0.1.1 0 flush") < 20
 
 
 @pytest.mark.parametrize("busy_serve", [True, False])
