@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
 from itertools import cycle
@@ -21,6 +21,8 @@ from maglev.config.model import SECOND, Config, LbConfig, OnAllDown, Prune
 from maglev.rpc.services import DataplaneApi
 from maglev.vpp.client import Timing
 from maglev.vpp.dataplane import Dataplane
+from maglev.vpp.drift import vip_drift
+from maglev.vpp.lost import LostWeights
 from maglev.vpp.messages import MESSAGES, VipKey, pack_handshake_reply, pack_set_weight
 from maglev.vpp.model import Actual
 from maglev.vpp.store import MemoryStore
@@ -413,8 +415,7 @@ async def test_changes_that_come_during_a_batch_go_out_together_with_the_newest_
 
 
 async def test_a_verdict_in_whichever_turn_of_the_loop_a_batch_is_planned_reaches_vpp(path: Path) -> None:
-    """A plan is of one moment. Were anything awaited between the states and the plan, a verdict of that turn would be in
-    neither this plan nor the next."""
+    """A plan is of one moment: with an await between the states and the plan, a verdict of that turn would be lost."""
     async with programmed(path) as (server, rig):
         for turns in range(16):
             state = UP if turns % 2 else DOWN
@@ -554,7 +555,7 @@ async def test_a_frontend_that_the_budget_cuts_comes_before_vips_that_serve_nobo
 
 @pytest.mark.parametrize("busy_serve", [True, False])
 async def test_a_frontend_that_the_budget_cuts_gets_its_drop_however_busy_those_before_it_are(
-    path: Path, monkeypatch: pytest.MonkeyPatch, busy_serve: bool
+    path: Path, busy_serve: bool
 ) -> None:
     busy = {f"w{n}": {"p": {f"x{n}": 10, f"y{n}": 10}} for n in range(8)}
     made = [make_config(pools, address=f"192.0.2.{n}").frontends["www"] for n, pools in enumerate(busy.values(), 10)]
@@ -568,28 +569,25 @@ async def test_a_frontend_that_the_budget_cuts_gets_its_drop_however_busy_those_
     )
     key = VipKey.parse("192.0.2.99/32", 6, 80)
     async with programmed(path, config) as (server, rig):
-        batches = 0
-        apply = rig.reconciler._apply
 
-        async def apply_and_come_again(names: list[str], **options: Any) -> object:
-            nonlocal batches
-            batches += 1
-            done = await apply(names, **options)
-            if batches < 200 and weights(server, key)["10.0.0.1"]:
-                for n in range(8):
-                    state = UP if rig.states.backends[f"x{n}"].state is DOWN else DOWN
-                    rig.backend(f"x{n}", state)
-                    if not busy_serve:
-                        rig.backend(f"y{n}", state)
-            return done
+        def change_busy() -> None:
+            if not weights(server, key)["10.0.0.1"]:
+                return
+            for n in range(8):
+                state = UP if rig.states.backends[f"x{n}"].state is DOWN else DOWN
+                rig.backend(f"x{n}", state)
+                if not busy_serve:
+                    rig.backend(f"y{n}", state)
 
-        monkeypatch.setattr(rig.reconciler, "_apply", apply_and_come_again)
+        Again(rig, change_busy, 200)
+        before = rig.reconciler.counters.batches
         rig.backend("a", DOWN)
         for n in range(8):
             rig.backend(f"x{n}", DOWN)
+        await eventually(lambda: weights(server, key)["10.0.0.1"] == 0)
+        assert rig.reconciler.counters.batches - before < 30
         await rig.settled()
         assert weights(server, key) == {"10.0.0.1": 0, "10.0.0.2": 1}
-        assert batches < 30
 
 
 async def test_a_restart_of_the_daemon_makes_no_write_whatever_is_still_unknown(path: Path) -> None:
@@ -838,7 +836,7 @@ async def test_what_was_known_of_a_vpp_is_set_beside_what_it_holds_in_slices(
 ) -> None:
     async with programmed(path, several(3)) as (server, rig):
         turns: list[int] = []
-        lost, turn = rig.reconciler._lost, 0
+        turn = 0
 
         async def ticking() -> None:
             nonlocal turn
@@ -854,8 +852,8 @@ async def test_what_was_known_of_a_vpp_is_set_beside_what_it_holds_in_slices(
             return call
 
         monkeypatch.setattr("maglev.base.pace.SLICE_NS", 0)
-        monkeypatch.setattr(lost, "lose", at(lost.lose))
-        monkeypatch.setattr(rig.reconciler, "_note_drift", at(rig.reconciler._note_drift))
+        monkeypatch.setattr(LostWeights, "lose", at(LostWeights.lose))
+        monkeypatch.setattr("maglev.vpp.drift.vip_drift", at(vip_drift))
         ticker = asyncio.create_task(ticking())
         connects = rig.client.connects
         if restarted:
@@ -886,7 +884,7 @@ async def test_weights_that_are_kept_come_back_with_a_vip_that_somebody_deleted(
         server.hanging = False
         await rig.settled()
         assert weights(server) == held
-        assert not rig.reconciler._lost._weights
+        assert not rig.reconciler.lost
 
 
 async def test_a_vpp_that_is_started_while_a_read_waits_for_its_turn_has_lost_what_the_one_before_had(
@@ -1119,14 +1117,15 @@ async def test_a_verdict_that_comes_with_the_reply_to_a_read_is_not_behind_the_n
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with programmed(path, several(10)) as (server, rig):
-        read = rig.reconciler._read_ases
+        dump = rig.client.dump
 
-        async def read_and_fail(keys: Iterable[VipKey]) -> None:
-            await read(keys)
+        async def dump_and_fail(name: str, payload: bytes) -> list[bytes]:
+            bodies = await dump(name, payload)
             if len(server.journal.calls("lb_as_v2_dump")) == 3:
                 rig.backend("s1", DOWN)
+            return bodies
 
-        monkeypatch.setattr(rig.reconciler, "_read_ases", read_and_fail)
+        monkeypatch.setattr(rig.client, "dump", dump_and_fail)
         server.journal.clear()
         await rig.reconciler.sync_all()
         await rig.settled()
@@ -1819,6 +1818,9 @@ async def test_a_connection_that_is_made_anew_while_a_batch_reads_ends_the_batch
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with programmed(path) as (server, rig):
+        server.faults.refusals.append(Refusal("lb_as_set_weight", -73, times=1))
+        rig.drain("b")
+        await rig.settled()  # a refused call: the VIP is read before the next batch writes to it
         turn, broken = rig.reconciler.pacer.turn, 0
 
         async def turn_that_takes_long() -> None:
@@ -1830,7 +1832,7 @@ async def test_a_connection_that_is_made_anew_while_a_batch_reads_ends_the_batch
             await turn()
 
         monkeypatch.setattr(rig.reconciler.pacer, "turn", turn_that_takes_long)
-        rig.reconciler._stale.add(WWW)
+        rig.drain("b", False)
         rig.backend("a", DOWN)
         await eventually(lambda: broken > 0)
         await rig.settled()
@@ -1840,19 +1842,23 @@ async def test_a_connection_that_is_made_anew_while_a_batch_reads_ends_the_batch
 
 async def test_a_connection_that_is_lost_while_a_read_back_waits_for_its_turn_ends_nothing(path: Path) -> None:
     async with programmed(path) as (server, rig):
-        reconciler = rig.reconciler
-        async with reconciler._work:
-            reconciler._unverified[WWW] = None
-            reconciler._wake.set()
-            await eventually(lambda: not reconciler._wake.is_set())
-            connects = rig.client.connects
-            server.drop_connections()
-            await eventually(lambda: rig.client.connects > connects)
-            assert not reconciler._unverified
-        await rig.settled()
+        connects = rig.client.connects
+        server.faults.delays["lb_vip_dump"] = 1.0
+        written = server.journal.next(lambda entry: entry.message == "lb_as_set_weight")
         rig.backend("a", DOWN)
+        await written
+        refreshing = asyncio.create_task(rig.reconciler.refresh())  # comes between the batch and the read back
+        await server.journal.next(lambda entry: entry.message == "lb_conf_get")
+        server.faults.clear()
+        server.drop_connections()
+        with pytest.raises(Unavailable):
+            await refreshing
+        assert not server.journal.calls("lb_as_v2_dump")
+        await eventually(lambda: rig.client.connects > connects)
         await rig.settled()
-        assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 0}
+        rig.backend("b", DOWN)
+        await rig.settled()
+        assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 0, "10.0.0.3": 1}
 
 
 async def test_what_somebody_else_changes_right_behind_us_is_found_when_it_is_read_back(path: Path) -> None:

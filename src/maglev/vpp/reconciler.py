@@ -295,6 +295,11 @@ class Reconciler:
         return self._multiples
 
     @property
+    def lost(self) -> LostWeights:
+        """Weights that VPP had and shows no longer."""
+        return self._lost
+
+    @property
     def pacer(self) -> Pacer:
         """The pace, with its calibration."""
         return self._pacer
