@@ -24,7 +24,7 @@ from maglev.metrics.metrics import (
     labelled,
     single,
 )
-from maglev.vpp.reconciler import Counters
+from maglev.vpp.counters import Counters
 from tests.helpers.checker import FakeClock, config
 from tests.unit.test_checker_verbs import Rig
 

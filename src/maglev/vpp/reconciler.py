@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, deque
-from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from maglev.base import logs
 from maglev.base.clock import Clock
@@ -23,12 +24,14 @@ from maglev.base.events import BackendEvent, ConfigEvent, DrainEvent, Event, Eve
 from maglev.base.pace import Pace, let_go
 from maglev.base.states import State
 from maglev.config.model import Config, Frontend
-from maglev.judgement.weights import BackendView, StateSource, flush_owed, frontend_weights
+from maglev.judgement.weights import StateSource, flush_owed, frontend_weights
+from maglev.vpp.announced import Announced, Before, outdated
 from maglev.vpp.buckets import differing
 from maglev.vpp.client import Refused, VppClient
+from maglev.vpp.configured import Transition
+from maglev.vpp.counters import Counters
 from maglev.vpp.debts import Debts
 from maglev.vpp.desired import DesiredVip, desired_vips
-from maglev.vpp.drift import KINDS as DRIFT_KINDS
 from maglev.vpp.drift import Drift, ases_drift, conf_drift, drift, vip_drift
 from maglev.vpp.executor import Executor, Outcome, Pacer, RefusalKey
 from maglev.vpp.lost import LostWeights
@@ -89,66 +92,6 @@ ADOPTION_PATIENCE_NS = 5 * 1_000_000_000
 KEEP_SECONDS = 3.0
 """How long a flush is owed before it is written down for the case of a restart."""
 
-RELOAD_PATIENCE_NS = 10 * 1_000_000_000
-"""How long a configuration that is in force may stay unannounced (a reload between its first and its last step)."""
-
-
-class _Use(NamedTuple):
-    """A backend in a frontend: what an event about it needs, worked out once for each configuration."""
-
-    frontend: str
-    flush: FlushKey
-    flush_on_down: bool
-
-
-@dataclass(slots=True)
-class _Index:
-    """What is looked up in a configuration.
-
-    ``uses``: by backend; ``keys``: by frontend; ``flushes``: every AS there should be; ``joined``: uses that the
-    configuration before had not; ``inherited``: backends that are new, or new at their address, in a frontend whose VIP
-    sends traffic to that address, or may do so while VPP has not been read: a server that only got another name.
-    """
-
-    uses: dict[str, list[_Use]] = field(default_factory=dict)
-    keys: dict[str, VipKey] = field(default_factory=dict)
-    flushes: set[FlushKey] = field(default_factory=set)
-    joined: list[tuple[str, _Use]] = field(default_factory=list)
-    held: dict[str, dict[bytes, int]] = field(default_factory=dict)
-    rescaled: list[VipKey] = field(default_factory=list)
-    inherited: set[str] = field(default_factory=set)
-
-
-class _Before:
-    """The states of now under the configuration before a reload that is still under way.
-
-    Verdicts are programmed meanwhile, by the old configuration. A frontend with a backend that the reload takes away or
-    gives another address must wait: the state of that backend is no longer, or not yet, that of the AS in VPP.
-    """
-
-    def __init__(self, config: Config, now: StateSource) -> None:
-        self._config = config
-        self._now = now
-
-    def config(self) -> Config:
-        return self._config
-
-    def backend_state(self, name: str) -> BackendView:
-        return self._now.backend_state(name)
-
-    def weight_override(self, frontend: str, pool: str, backend: str) -> int | None:
-        return self._now.weight_override(frontend, pool, backend)
-
-    def waits(self, frontend: Frontend) -> bool:
-        """Whether this frontend (of the old configuration) has to wait for the end of the reload."""
-        new = self._now.config().backends
-        return any(
-            (backend := new.get(member.backend)) is None
-            or backend.address != self._config.backends[member.backend].address
-            for pool in frontend.pools
-            for member in pool.members
-        )
-
 
 class Presumption(Protocol):
     """Who is told which backends VPP already sends traffic to; the checker."""
@@ -156,24 +99,6 @@ class Presumption(Protocol):
     def settle(self, names: Iterable[str]) -> None:
         """Only these are presumed good from now on. Called once."""
         ...
-
-
-@dataclass(slots=True)
-class Counters:
-    """What the reconciler counts. ``lbsync`` by (scope ``all`` or ``one``, kind); ``drift`` by kind.
-
-    ``bucket_mismatches``: VIPs that were read back with other bucket counts than their weights give.
-    """
-
-    lbsync: Counter[tuple[str, str]] = field(default_factory=Counter)
-    # Every kind from the beginning: to an alert, an increase from no series at all is none.
-    drift: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(DRIFT_KINDS, 0)))
-    batches: int = 0
-    full_syncs: int = 0
-    failed_syncs: int = 0
-    suppressed: int = 0
-    recreations_given_up: int = 0
-    bucket_mismatches: int = 0
 
 
 @dataclass(slots=True)
@@ -216,20 +141,12 @@ class Reconciler:
         self.unmanaged: tuple[VipKey, ...] = ()
         self.last_full_sync_at_ns = 0
         self.last_full_sync_changes = 0
-        self._states = states
+        self._announced = Announced(states, clock)
         self._clock = clock
         self._started_ns = clock.monotonic_ns() if started_ns is None else started_ns
         self._presumption = presumption
         self._store = store or MemoryStore()
         self._owned: set[VipKey] = set(vips_from_json(self._store.get(VIPS)))
-        self._config: Config | None = None
-        self._unannounced_since = 0
-        self._announcement = asyncio.Event()
-        self._news = asyncio.Event()
-        self._uses: Mapping[str, Sequence[_Use]] = {}
-        self._keys: Mapping[str, VipKey] = {}
-        self._names: Mapping[VipKey, str] = {}
-        self._configured: frozenset[VipKey] = frozenset()
         self._warmup = WarmUp(clock, min_delay_ns=0, max_delay_ns=0, started_ns=self._started_ns)
         self._reader = StateReader(client)
         self._pacer = Pacer(clock, max_stall_ns=5_000_000, max_duty=0.5)
@@ -312,14 +229,10 @@ class Reconciler:
     @property
     def quiet(self) -> bool:
         """Whether nothing is in flight, and nothing waits that could be programmed now."""
-        waits = self._wake.is_set() or self._full_due.is_set() or self._syncing or not self._taken_over
+        waits = self._wake.is_set() or self._full_due.is_set() or self._syncing
+        waits = waits or self._announced.news.is_set() or self._announced.reloading
         locked = self._work.locked() or self._full.locked()
         return not waits and not locked and not self._unverified and not self._takeable()
-
-    @property
-    def _taken_over(self) -> bool:
-        """Whether no reload is under way."""
-        return not self._news.is_set() and (self._config is None or self._states.config() is self._config)
 
     async def settled(self) -> None:
         """Wait until ``quiet``."""
@@ -334,8 +247,9 @@ class Reconciler:
         for key, vip in list(self._actual.vips.items()) if self._actual is not None else ():
             await pace.breathe()
             # Looked up each time: the configuration may be another since the last.
-            frontend = self._states.config().frontends.get(self._names.get(key, ""))
-            if vip.serves or (frontend is not None and frontend_weights(frontend, self._states).usable):
+            name = self._announced.current.names.get(key, "")
+            frontend = self._announced.in_force.frontends.get(name)
+            if vip.serves or (frontend is not None and frontend_weights(frontend, self._announced.states).usable):
                 serving.add(key)
         return frozenset(serving)
 
@@ -356,7 +270,7 @@ class Reconciler:
         unresolved = self._warmup.unresolved
         return desired_vips(
             names,
-            source or self._states,
+            source or self._announced.states,
             unresolved=unresolved | new if new else unresolved,
             found=self._actual.vips if self._actual is not None else None,
             lost=self._lost,
@@ -378,29 +292,28 @@ class Reconciler:
         ``unscaled``: VIPs whose adopted scale is to be given up, as a sync on request does. ``first``: frontends that
         come before all others.
         """
-        config = config or self._states.config()
-        configured = self._configured
-        if config is not self._config:
-            configured = frozenset(vip_key(frontend) for frontend in config.frontends.values())
+        config = config or self._announced.in_force
+        keys = self._announced.current.keys
         return Policy(
             full=full,
             prune_rest=prune_rest,
             force=force,
             lb=config.lb,
-            configured=configured,
+            configured=self._announced.vips_of(config),
             owned=self._owned,
             frozen=frozenset(self._frozen),
             stuck=self._stuck,
             multiples={key: multiple for key, multiple in self._multiples.items() if key not in unscaled},
             lost=self._lost,
-            first={self._keys[name]: place for place, name in enumerate(first) if name in self._keys},
+            first={keys[name]: place for place, name in enumerate(first) if name in keys},
             cost=self.cost(),
         )
 
     def released(self, name: str) -> bool:
         """Whether the warm-up lets this frontend be written to."""
-        frontend = (self._config or self._states.config()).frontends.get(name)
-        return frontend is not None and self._warmup.released(frontend, self._state_of)
+        config = self._announced.current.config if self._announced.begun else self._announced.in_force
+        frontend = config.frontends.get(name)
+        return frontend is not None and self._warmup.released(frontend, self._announced.state_of)
 
     # -------------------------------------------------------------------------------------------------------- events
 
@@ -410,19 +323,18 @@ class Reconciler:
             self._backend_changed(event)
         elif isinstance(event, WeightEvent):
             self._mark(event.frontend)
-            if event.flush and self._config is not None:
-                frontend = self._config.frontends.get(event.frontend)
-                backend = self._config.backends.get(event.backend)
-                if frontend is not None and backend is not None:
-                    self._debts.owe(FlushKey(vip_key(frontend), backend.address.packed), Cause.OPERATOR)
+            backend = self._announced.current.config.backends.get(event.backend)
+            key = self._announced.current.keys.get(event.frontend)
+            if event.flush and key is not None and backend is not None:
+                self._debts.owe(FlushKey(key, backend.address.packed), Cause.OPERATOR)
         elif isinstance(event, DrainEvent):
-            for use in self._uses.get(event.name, ()):
+            for use in self._announced.current.uses.get(event.name, ()):
                 self._mark(use.frontend)
         elif isinstance(event, ConfigEvent):
-            if self._config is None:
-                self._configure()
+            if self._announced.begun:
+                self._announced.news.set()
             else:
-                self._news.set()
+                self._configure()
         else:
             return
         self._wake.set()
@@ -437,7 +349,7 @@ class Reconciler:
             event.to_state is not State.UNKNOWN and self._warmup.resolved(event.name) and event.to_state is State.DOWN
         )
         to = event.to_state
-        for use in self._uses.get(event.name, ()):
+        for use in self._announced.current.uses.get(event.name, ()):
             self._mark(use.frontend)
             # What is removed is deleted with a flush.
             if not first and to is not State.REMOVED and flush_owed(to, flush_on_down=use.flush_on_down):
@@ -446,92 +358,47 @@ class Reconciler:
     def _mark(self, name: str) -> None:
         self._dirty[name] = None
         self._parked.pop(name, None)
-        if self._refused and (key := self._keys.get(name)) is not None:
+        if self._refused and (key := self._announced.current.keys.get(name)) is not None:
             self._refused.pop(key, None)
 
     def _configure(self) -> None:
         """A configuration took effect: take it over in one go."""
-        index, new = _Index(), self._states.config()
-        for _ in self._indexed(index, self._config, new):
-            pass
-        self._take_over(new, index)
+        self._take_over(self._announced.step(self._serves_at))
 
     async def _configurations(self) -> None:
         """Take over reloads, prepared in slices: verdicts are programmed by the old configuration meanwhile."""
         while True:
-            await self._news.wait()
-            self._news.clear()
-            new = self._states.config()
-            if new is not self._config:
-                await self._reconfigure(new)
+            await self._announced.news.wait()
+            self._announced.news.clear()
+            if self._announced.reloading:
+                await self._reconfigure()
             else:
                 self._request_full("reload")
                 self._progress.set()
 
-    async def _reconfigure(self, new: Config) -> None:
-        index = _Index()
-        pace = Pace()
-        for _ in self._indexed(index, self._config, new):
-            if pace.due():
-                await pace.rest()
-        old = self._config or Config()
-        outdated: list[object] = [*self._uses.values(), *old.backends.values(), *old.frontends.values()]
-        outdated += [self._uses, old]
-        del old
-        await pace.rest()
-        if new is not self._states.config():
-            return  # The next reload has begun; its event will come.
-        self._take_over(new, index)
+    async def _reconfigure(self) -> None:
+        step = await self._announced.step_in_slices(self._serves_at)
+        if step is None:
+            return
+        self._take_over(step)
         self._progress.set()
-        await let_go(outdated)
+        left = outdated(step)
+        del step
+        await let_go(left)
 
-    def _indexed(self, index: _Index, old: Config | None, new: Config) -> Iterator[None]:
-        """Fill ``index``, member by member: a generator, so that it can be done in slices.
+    def _serves_at(self, key: VipKey, address: bytes) -> bool:
+        """Whether VPP sends traffic to this address in this VIP, or may do so: it has not been read."""
+        if self._actual is None:
+            return True
+        found = self._actual.vips.get(key)
+        have = found.ases.get(address) if found is not None else None
+        return have is not None and have.weight > 0
 
-        An old address of a backend that got a new one is held: it may be all that serves for a while.
-        """
-        until = self._clock.monotonic_ns() + new.lb.startup_max_delay
-        for name, frontend in new.frontends.items():
-            key = index.keys[name] = vip_key(frontend)
-            before = old.frontends.get(name) if old is not None else None
-            members = {member.backend for pool in before.pools for member in pool.members} if before else set()
-            kept = dict(self._held.get(name, {}))
-            found = self._actual.vips.get(key) if self._actual is not None else None
-            for pool in frontend.pools:
-                for member in pool.members:
-                    address = new.backends[member.backend].address
-                    flush = FlushKey(key, address.packed)
-                    index.uses.setdefault(member.backend, []).append(_Use(name, flush, frontend.flush_on_down))
-                    index.flushes.add(flush)
-                    was = old.backends.get(member.backend) if old is not None else None
-                    if was is not None and was.address != address and member.backend in members:
-                        kept[was.address.packed] = until
-                    if (
-                        old is not None
-                        and (member.backend not in members or self._keys.get(name) != key)
-                        and all(use.flush != flush for use in self._uses.get(member.backend, ()))
-                    ):
-                        index.joined.append((member.backend, index.uses[member.backend][-1]))
-                    if old is not None and (was is None or was.address != address):
-                        have = found.ases.get(address.packed) if found is not None else None
-                        if self._actual is None or (have is not None and have.weight > 0):
-                            index.inherited.add(member.backend)
-                    yield
-            if kept:
-                index.held[name] = kept
-            if before is not None and (before.weight_unit, before.pools) != (frontend.weight_unit, frontend.pools):
-                index.rescaled.append(key)
-
-    def _take_over(self, new: Config, index: _Index) -> None:
-        first = self._config is None
-        self._config = new
-        self._unannounced_since = 0
-        self._announcement.set()
-        self._uses = index.uses
-        self._keys = index.keys
-        self._names = {key: name for name, key in self._keys.items()}
-        self._configured = frozenset(self._names)
-        self._own(self._configured)
+    def _take_over(self, step: Transition) -> None:
+        first = step.before is None
+        self._announced.take(step)
+        new = step.after.config
+        self._own(step.after.vips)
         lb = new.lb
         self._pacer.max_stall_ns, self._pacer.max_duty = lb.max_stall, lb.max_duty
         if first:
@@ -541,26 +408,34 @@ class Reconciler:
                 max_delay_ns=lb.startup_max_delay,
                 started_ns=self._started_ns,
             )
-            self._warmup.begin(new.backends, self._state_of)
+            self._warmup.begin(new.backends, self._announced.state_of)
             self._hold_again(new)
         else:
             self._warmup.forget(new.backends)
-            self._warmup.inherit(index.inherited, self._state_of)
-            self._held = index.held
-            self._keep_held()
-            for key in index.rescaled:
+            self._warmup.inherit(step.inherited, self._announced.state_of)
+            self._hold(step.moved, new)
+            for key in step.rescaled:
                 self._multiples.pop(key, None)
-        self._debts.forget_but(index.flushes)
-        for backend, use in index.joined:
+        self._debts.forget_but(step.flushes)
+        for backend, use in step.joined:
             # Its AS may be there since an earlier reload, with flows: what was owed to it left the file with it.
-            if flush_owed(state := self._state_of(backend), flush_on_down=use.flush_on_down):
+            if flush_owed(state := self._announced.state_of(backend), flush_on_down=use.flush_on_down):
                 self._debts.owe(use.flush, Cause.DOWN if state is State.DOWN else Cause.OPERATOR)
-        self._lost.forget_but(self._configured)
+        self._lost.forget_but(step.after.vips)
         self._unpark()
         self._dirty = {name: None for name in self._dirty if name in new.frontends}
         self._cut = {name: None for name in self._cut if name in new.frontends}
         self._forget_refusals()
         self._request_full("start" if first else "reload")
+
+    def _hold(self, moved: Mapping[str, AbstractSet[bytes]], new: Config) -> None:
+        """Old addresses of backends that got new ones: one of them may be all that serves for a while."""
+        until = self._clock.monotonic_ns() + new.lb.startup_max_delay
+        held = {name: of_frontend for name, of_frontend in self._held.items() if name in new.frontends}
+        for name, addresses in moved.items():
+            held[name] = {**held.get(name, {}), **dict.fromkeys(addresses, until)}
+        self._held = held
+        self._keep_held()
 
     def _held_of(self, name: str) -> Iterable[bytes]:
         held = self._held.get(name)
@@ -568,9 +443,6 @@ class Reconciler:
             return ()
         now = self._clock.monotonic_ns()
         return [address for address, until in held.items() if until > now]
-
-    def _state_of(self, name: str) -> State:
-        return self._states.backend_state(name).state
 
     def _connected(self) -> None:
         self._forget()
@@ -596,7 +468,7 @@ class Reconciler:
 
     async def run(self) -> None:
         """Keep VPP in sync until cancelled. The client's own ``run`` is another task."""
-        if self._config is None and self._states.config().frontends:
+        if not self._announced.begun and self._announced.in_force.frontends:
             self._configure()
         try:
             async with asyncio.TaskGroup() as group:
@@ -612,6 +484,7 @@ class Reconciler:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            self._heed_reload()
             while self._takeable():
                 async with self._work:
                     whole = await self._guarded(self._batch())
@@ -645,7 +518,7 @@ class Reconciler:
         if ases_drift(written, found.ases):
             # At once, but once: two controllers that take turns must not keep VPP busy. Then the periodic sync does it.
             now = self._clock.monotonic_ns()
-            name = self._names.get(key)
+            name = self._announced.current.names.get(key)
             if name is not None and now >= self._contested.get(key, now):
                 self._contested[key] = now + DRIFT_WINDOW_NS
                 self._mark(name)
@@ -680,40 +553,28 @@ class Reconciler:
             return False
         return True
 
-    def _announced(self) -> bool:
-        """Whether the configuration in force is the one whose event has come: a reload is not seen half done."""
-        if self._config is not None and self._states.config() is self._config:
-            self._unannounced_since = 0
-            return True
-        now = self._clock.monotonic_ns()
-        if self._unannounced_since == 0:
-            self._unannounced_since = now
-        if self._config is None or now - self._unannounced_since < RELOAD_PATIENCE_NS:
-            return False
-        log.warning("vpp-config-unannounced", "a configuration is in force that was not announced; it is used now")
-        self._configure()
-        return True
+    def _heed_reload(self) -> None:
+        """Use a configuration that is in force and whose announcement is overdue."""
+        if self._announced.watch():
+            log.warning("vpp-config-unannounced", "a configuration is in force that was not announced; it is used now")
+            self._configure()
 
-    async def _announced_at_last(self) -> None:
-        """Wait for the end of a reload that is under way; no longer than such a one may take."""
-        while self._config is not None and not self._announced():
-            self._announcement.clear()
-            await self._wait_for(self._announcement, 0.1)
+    async def _reloaded(self) -> None:
+        """Wait for the end of a reload that is under way; no longer than a reload may take."""
+        self._heed_reload()
+        while self._announced.reloading:
+            self._announced.taken.clear()
+            await self._wait_for(self._announced.taken, 0.1)
+            self._heed_reload()
 
     def _writable(self) -> bool:
         return (
             self.client.usable
             and self._actual is not None
             and self._primed
-            and self._config is not None
+            and self._announced.begun
             and self._warmup.phase is not Phase.SILENT
         )
-
-    def _source(self) -> StateSource:
-        """What to program by: the checker, or while a reload is under way its states under the old configuration."""
-        if self._config is None or self._announced():
-            return self._states
-        return _Before(self._config, self._states)
 
     def _takeable(self, first: Iterable[str] = ()) -> list[str]:
         """Dirty frontends that may be programmed now, no more than one batch plans for.
@@ -725,14 +586,14 @@ class Reconciler:
         """
         if not self._dirty or not self._writable():
             return []
-        source = self._source()
+        source = self._announced.source
         frontends = source.config().frontends
         names: dict[str, None] = {}
         members = 0
         for name in (*first, *self._dirty):
             if name in names or name not in self._dirty:
                 continue
-            if isinstance(source, _Before) and (name not in frontends or source.waits(frontends[name])):
+            if isinstance(source, Before) and (name not in frontends or source.waits(frontends[name])):
                 continue
             if not self.released(name):
                 self._parked[name] = None
@@ -760,7 +621,7 @@ class Reconciler:
 
     def _serves(self, name: str) -> bool:
         """Whether somebody serves this frontend in VPP."""
-        key = self._keys.get(name)
+        key = self._announced.current.keys.get(name)
         found = self._actual.vips.get(key) if self._actual is not None and key is not None else None
         return found is not None and found.serves
 
@@ -790,7 +651,7 @@ class Reconciler:
     async def _refresh_stale(self, names: Iterable[str]) -> None:
         if not self._stale:
             return
-        config = self._states.config()
+        config = self._announced.in_force
         keys = [vip_key(config.frontends[name]) for name in names if name in config.frontends]
         stale = [key for key in keys if key in self._stale]
         if stale:
@@ -815,8 +676,8 @@ class Reconciler:
         """
         # Not for granted: a connection may be lost and made again while something is read that leads here.
         actual = self._demand()
-        source = self._source()
-        if isinstance(source, _Before):
+        source = self._announced.source
+        if isinstance(source, Before):
             # Between the choice of the names and now a reload may have begun.
             frontends = source.config().frontends
             late = [name for name in names if name in frontends and source.waits(frontends[name])]
@@ -873,7 +734,7 @@ class Reconciler:
         self._refused.setdefault(vip, set()).add(refused)
         if op is Op.DELETE_VIP and vip is not None:
             self._stuck.add(vip)
-            if vip in self._configured:
+            if vip in self._announced.current.vips:
                 self._count_recreation(vip)
 
     def _forget_refusals(self) -> None:
@@ -883,7 +744,7 @@ class Reconciler:
 
     def _note_lost(self, vip: ActualVip) -> None:
         """VPP had this and has it no longer: it was restarted, or somebody else has deleted the VIP."""
-        if vip.key in self._configured:
+        if vip.key in self._announced.current.vips:
             self._lost.lose(vip.key, self._weights_of(vip))
 
     def _weights_of(self, vip: ActualVip) -> dict[bytes, int]:
@@ -969,7 +830,7 @@ class Reconciler:
             self._vips_changed = True
             self._listed.pop(step.vip, None)
             self._multiples.pop(step.vip, None)
-            if step.vip in self._configured:
+            if step.vip in self._announced.current.vips:
                 self._note_recreation(step.vip, step.reason)
             elif step.vip in self._owned:
                 self._owned.discard(step.vip)
@@ -987,19 +848,22 @@ class Reconciler:
             asked = self._full_due.is_set()
             self._full_due.clear()
             self._syncing = True
-            if self._config is not None and self._patience_ns() == 0:
+            if self._announced.begun and self._patience_ns() == 0:
                 # Backends of a VPP that has not been seen by now are presumed nothing.
                 self._settle(())
             changed, phase = self._warmup.phase is not phase, self._warmup.phase
             now = self._clock.monotonic_ns()
-            periodic = self._config is not None and now - last >= self._config.lb.sync_interval
+            interval = self._announced.current.config.lb.sync_interval
+            periodic = self._announced.begun and now - last >= interval
             if periodic:
                 last = now
             self._expire_held()
             if changed:
                 self._unpark()
             reason = self._full_reason if asked else ("warm-up" if changed else "periodic")
-            if (asked or changed or periodic) and self.client.usable and self._announced():
+            self._heed_reload()
+            announced = self._announced.begun and not self._announced.reloading
+            if (asked or changed or periodic) and self.client.usable and announced:
                 await self._guarded(self._full_sync(reason))
             self._syncing = False
             self._wake.set()
@@ -1012,7 +876,7 @@ class Reconciler:
 
     def _next_due(self, last: int) -> int:
         now = self._clock.monotonic_ns()
-        interval = self._config.lb.sync_interval if self._config is not None else 1_000_000_000
+        interval = self._announced.current.config.lb.sync_interval if self._announced.begun else 1_000_000_000
         due = [max(0, last + interval - now)]
         if self._warmup.phase is not Phase.DONE:
             due.append(self._warmup.next_change_ns)
@@ -1072,11 +936,11 @@ class Reconciler:
         self._stale.clear()
         self._forget_refusals()
         presumed: set[str] = set()
-        config = self._states.config()
+        config = self._announced.in_force
         pace = Pace()
         for name in config.frontends:
             await pace.breathe()
-            for wanted in desired_vips([name], self._states):
+            for wanted in desired_vips([name], self._announced.states):
                 found = actual.vips.get(wanted.key)
                 if found is None:
                     self._multiples.pop(wanted.key, None)
@@ -1170,7 +1034,7 @@ class Reconciler:
             # The settings come first: without a source address what is created next would tunnel from nowhere.
             await self._until_done([], result, force=force, fresh=True, prune=False)
             self._primed = True
-            config = self._states.config()
+            config = self._announced.in_force
             for piece in await self.pieces((name for name in config.frontends if self.released(name)), config):
                 await self._until_done(piece, result, force=force, fresh=fresh, prune=False)
             if complete:
@@ -1201,13 +1065,13 @@ class Reconciler:
         """One piece of a full sync: read it back, and apply until nothing of it is left over."""
         first = True
         while True:
-            await self._announced_at_last()
+            await self._reloaded()
             if first and not fresh:
                 await self._read_by_turns(self._keys_to_read(names, prune))
             await self._give_way()
             async with self._work:
                 self._demand()
-                live = [name for name in names if name in self._states.config().frontends]
+                live = [name for name in names if name in self._announced.in_force.frontends]
                 plan, outcome = await self._apply(
                     live, full=True, scope="all", prune_rest=prune, force=force, first=self._cut
                 )
@@ -1226,14 +1090,14 @@ class Reconciler:
 
     def _keys_to_read(self, names: Sequence[str], prune: bool) -> list[VipKey]:
         actual = self._demand()
-        config = self._states.config()
+        config = self._announced.in_force
         keys = [vip_key(config.frontends[name]) for name in names if name in config.frontends]
         if prune:
             policy = self.policy(full=True, prune_rest=True, force=False)
-            keys += [key for key in actual.vips if key not in self._configured and policy.may_remove(key)]
+            keys += [key for key in actual.vips if key not in self._announced.current.vips and policy.may_remove(key)]
         else:
             prefixes = {key.prefix for key in keys}
-            keys += [key for key in actual.vips.keys() - self._configured if key.prefix in prefixes]
+            keys += [key for key in actual.vips.keys() - self._announced.current.vips if key.prefix in prefixes]
         return [key for key in dict.fromkeys(keys) if key in actual.vips]
 
     async def pieces(self, names: Iterable[str], config: Config) -> list[list[str]]:
@@ -1360,7 +1224,7 @@ class Reconciler:
 
     def frontend(self, name: str) -> Frontend:
         """The configured frontend of that name. Raises ``UnknownName``."""
-        frontend = self._states.config().frontends.get(name)
+        frontend = self._announced.in_force.frontends.get(name)
         if frontend is None:
             raise UnknownName("frontend", name)
         return frontend
@@ -1384,7 +1248,7 @@ class Reconciler:
         """
         frontend = self.frontend(name)
         self._demand()
-        if not self._warmup.released(frontend, self._state_of):
+        if not self._warmup.released(frontend, self._announced.state_of):
             raise NotAllowed(f"frontend {name} is not released by the warm-up yet")
         log.info("vpp-sync-requested", f"sync of frontend {name} requested", by=by, frontend=name)
         return await self._checked(self._sync_one(frontend, force))
@@ -1395,7 +1259,7 @@ class Reconciler:
         self._multiples.pop(key, None)
         self._mark(frontend.name)
         while True:
-            await self._announced_at_last()
+            await self._reloaded()
             async with self._work:
                 await self._read_list()
                 await self._read_ases([key])
@@ -1418,7 +1282,7 @@ class Reconciler:
         async with self._work:
             await self._read_list(conf=True)
         actual = self._demand()
-        config = self._states.config()
+        config = self._announced.in_force
         keys = (
             sorted(actual.vips, key=lambda key: key.sort_key)
             if names is None
