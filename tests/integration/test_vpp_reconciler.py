@@ -511,7 +511,7 @@ def with_idle(count: int, *, lb: LbConfig = AT_ONCE) -> Config:
 async def test_a_waiting_frontend_is_overtaken_by_one_batch_of_vips_that_serve_nobody_at_most(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maglev.vpp.reconciler.MOST_MEMBERS", 2)
+    monkeypatch.setattr("maglev.vpp.agenda.MOST_MEMBERS", 2)
     async with programmed(path, with_idle(2)) as (server, rig):
         rig.backend("s1", DOWN)
         rig.backend("s2", DOWN)
@@ -1564,7 +1564,7 @@ async def test_a_plan_for_many_vips_is_made_in_slices_and_says_what_one_in_one_p
         by_cli(server, "conf timeout 77", "vip 198.51.100.1/32 protocol tcp port 443 encap gre4 new_len 64")
         config = replace(apart(several(5)), lb=replace(AT_ONCE, flow_timeout=50 * SECOND, prune=Prune.ALL))
         whole = await rig.dataplane.plan(None, force=False, config=config)
-        monkeypatch.setattr("maglev.vpp.reconciler.PIECE_MEMBERS", 1)
+        monkeypatch.setattr("maglev.vpp.fullsync.PIECE_MEMBERS", 1)
         monkeypatch.setattr("maglev.base.pace.SLICE_NS", 0)
         turns = 0
 

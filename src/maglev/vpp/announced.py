@@ -15,7 +15,8 @@ import asyncio
 from collections.abc import Callable
 
 from maglev.base.clock import Clock
-from maglev.base.pace import Pace
+from maglev.base.errors import UnknownName
+from maglev.base.pace import in_slices
 from maglev.base.states import State
 from maglev.config.model import Config, Frontend
 from maglev.judgement.weights import BackendView, StateSource
@@ -101,8 +102,11 @@ class Announced:
         return frozenset(vip_key(frontend) for frontend in config.frontends.values())
 
     def state_of(self, name: str) -> State:
-        """The state of a backend of the configuration in force."""
-        return self.states.backend_state(name).state
+        """The state of a backend; unknown where a reload that is under way has taken it away already."""
+        try:
+            return self.states.backend_state(name).state
+        except UnknownName:
+            return State.UNKNOWN
 
     def watch(self) -> bool:
         """Note since when a reload is under way; returns whether its announcement is overdue.
@@ -127,17 +131,8 @@ class Announced:
         None where the next reload has begun meanwhile: its announcement is still to come.
         """
         new = self.in_force
-        steps = transition(self.current if self.begun else None, new, serves)
-        pace = Pace()
-        while True:
-            try:
-                next(steps)
-            except StopIteration as done:
-                result: Transition = done.value
-                break
-            if pace.due():
-                await pace.rest()
-        await pace.rest()
+        result = await in_slices(transition(self.current if self.begun else None, new, serves))
+        await asyncio.sleep(0)
         return result if new is self.in_force else None
 
     def take(self, step: Transition) -> None:

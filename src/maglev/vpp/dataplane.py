@@ -22,7 +22,8 @@ from maglev.vpp.client import VppClient
 from maglev.vpp.desired import DesiredAs, DesiredVip
 from maglev.vpp.messages import Encap, LbConf, VipKey, address_text, source_text
 from maglev.vpp.model import DEFAULT_TABLE_LENGTH, Actual, ActualAs, ActualVip, address_order, vip_key
-from maglev.vpp.reconciler import Reconciler, SyncResult
+from maglev.vpp.programmer import SyncResult
+from maglev.vpp.reconciler import Reconciler
 from maglev.vpp.stats import StatsPoller, VipCounters
 from maglev.vpp.sync import FlushKey, Op, Plan, Policy, Step, acknowledge, diff, scaled
 
