@@ -30,9 +30,12 @@ from maglev.config.model import Backend, Config, Frontend, LbConfig, Pool, PoolM
 from maglev.daemon.daemon import settle_collector
 from maglev.vpp.client import VppClient
 from maglev.vpp.desired import desired_vips
+from maglev.vpp.diff import diff
+from maglev.vpp.lost import NOTHING_LOST
 from maglev.vpp.model import Actual
+from maglev.vpp.plan import Plan, acknowledge
+from maglev.vpp.policy import Policy
 from maglev.vpp.reconciler import Reconciler
-from maglev.vpp.sync import Plan, Policy, acknowledge, diff
 from maglev.vpp.transport import Reply, Request
 from tests.helpers.checker import FakeClock, FakeEngine, FakeTransition, check
 from tests.helpers.vpp import FakeStates
@@ -215,11 +218,11 @@ def plan_of_failure(config: Config, failed: Iterable[str]) -> Plan:
     """What is sent when these backends go down in a VPP where all are up, with its costs by the formula."""
     states, actual = FakeStates(config), Actual(None, {})
     policy = Policy(full=True, prune_rest=False)
-    for step in diff(desired_vips(config.frontends, states), actual, {}, policy).steps:
+    for step in diff(desired_vips(config.frontends, states), actual, {}, policy, lost=NOTHING_LOST).steps:
         acknowledge(actual, step)
     for name in failed:
         states.backends[name].state = State.DOWN
-    return diff(desired_vips(config.frontends, states), actual, {}, replace(policy, full=False))
+    return diff(desired_vips(config.frontends, states), actual, {}, replace(policy, full=False), lost=NOTHING_LOST)
 
 
 class Writes:

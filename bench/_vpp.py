@@ -12,8 +12,8 @@ from bench._rig import cpu_ns
 from maglev.base.clock import SystemClock
 from maglev.vpp.client import VppClient
 from maglev.vpp.executor import Executor, Pacer
+from maglev.vpp.plan import Step
 from maglev.vpp.state import StateReader
-from maglev.vpp.sync import Step
 
 SOCKET = os.environ.get("VPP_SOCKET", "")
 

@@ -17,10 +17,14 @@ from bench._vpp import SOCKET, connected
 from bench.harness import Figure
 from maglev.base.states import State
 from maglev.config.model import Config
+from maglev.vpp.cost import CostModel
 from maglev.vpp.desired import DesiredVip, desired_vips
+from maglev.vpp.diff import diff
+from maglev.vpp.lost import NOTHING_LOST
 from maglev.vpp.messages import VipKey
 from maglev.vpp.model import Actual, vip_key
-from maglev.vpp.sync import CostModel, Op, Policy, Step, acknowledge, diff
+from maglev.vpp.plan import Op, Step, acknowledge
+from maglev.vpp.policy import Policy
 from tests.helpers.vpp import FakeStates
 
 QUESTION = "1,000 ASes configured 100 fail over to another 1,000: time of VPP's main thread"
@@ -51,7 +55,8 @@ class Scheme:
             self._states.backends[member.backend].state = State.UP if first_pool_up else State.DOWN
         (wanted,) = desired_vips(["f0"], self._states)
         present = self.actual.vips.get(self.key)
-        steps: Sequence[Step] = diff([wanted], self.actual, {}, Policy(full=present is None, prune_rest=False)).steps
+        policy = Policy(full=present is None, prune_rest=False)
+        steps: Sequence[Step] = diff([wanted], self.actual, {}, policy, lost=NOTHING_LOST).steps
         if self._naive and present is not None:
             steps = self._in_numeric_order(wanted)
         for step in steps:
@@ -60,7 +65,7 @@ class Scheme:
 
     def removal(self) -> Sequence[Step]:
         """What takes the VIP away again."""
-        return diff([], self.actual, {}, Policy(owned={self.key})).steps
+        return diff([], self.actual, {}, Policy(owned=frozenset({self.key})), lost=NOTHING_LOST).steps
 
     def _in_numeric_order(self, wanted: DesiredVip) -> Sequence[Step]:
         weights = {address: have.weight for address, have in self.actual.vips[self.key].ases.items()}

@@ -11,7 +11,7 @@ from maglev.base.states import State
 from maglev.config.model import Backend, Config, Frontend, LbConfig, Pool, PoolMember, Protocol
 from maglev.vpp.messages import Encap, LbConf, VipKey
 from maglev.vpp.model import Actual, ActualAs, ActualVip
-from maglev.vpp.sync import Op, Step
+from maglev.vpp.plan import Op, Step
 
 UNSET_CONF = LbConf(b"\xff" * 4, b"\xff" * 16, 1024, 40)
 

@@ -20,13 +20,13 @@ from maglev.base.states import State
 from maglev.config.model import SECOND, Config, LbConfig, OnAllDown, Prune
 from maglev.rpc.services import DataplaneApi
 from maglev.vpp.client import Timing
+from maglev.vpp.cost import CostModel
 from maglev.vpp.dataplane import Dataplane
 from maglev.vpp.drift import vip_drift
 from maglev.vpp.lost import LostWeights
 from maglev.vpp.messages import MESSAGES, VipKey, pack_handshake_reply, pack_set_weight
 from maglev.vpp.model import Actual
 from maglev.vpp.store import MemoryStore
-from maglev.vpp.sync import CostModel
 from maglev.vpp.transport import Reply, Request
 from maglev.vppsim.faults import Refusal
 from maglev.vppsim.journal import Entry

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maglev.config.diff import diff_configs
-from maglev.config.durations import format_duration, parse_duration
+from maglev.config.keys import ROOT
 from maglev.config.load import LoadResult, load_text
 from maglev.config.rows import pack, unpack
-from maglev.config.schema import ROOT, Listed, Named, Section, Variants
+from maglev.schema.durations import format_duration, parse_duration
+from maglev.schema.section import Listed, Named, Section, Variants
 
 # Any tree, and trees along the schema with anything in places: the former finds holes in the walk, the latter in
 # the rules behind it.

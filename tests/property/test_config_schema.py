@@ -8,8 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maglev.config.keys import ROOT
 from maglev.config.load import load_text
-from maglev.config.schema import ROOT, Key, Listed, Named, Section, Variants
+from maglev.schema.section import Key, Listed, Named, Section, Variants
 from tests.helpers.configschema import errors
 
 # Values of every kind, and at every border; most of them are wrong in most places.

@@ -12,9 +12,12 @@ from maglev.base.states import State
 from maglev.config.model import Backend, Config, Frontend, LbConfig, OnAllDown, Pool, PoolMember, Protocol, Prune
 from maglev.judgement.weights import flush_owed
 from maglev.vpp.desired import DesiredVip, desired_vips
+from maglev.vpp.diff import diff
+from maglev.vpp.lost import NOTHING_LOST
 from maglev.vpp.messages import Encap, VipKey
 from maglev.vpp.model import Actual, ActualAs, ActualVip, vip_key
-from maglev.vpp.sync import Cause, FlushKey, Op, Owed, Plan, Policy, acknowledge, diff
+from maglev.vpp.plan import Cause, FlushKey, Op, Owed, Plan, acknowledge
+from maglev.vpp.policy import Policy
 from tests.helpers.vpp import UNSET_CONF, FakeBackend, FakeStates, ModelVpp
 
 ADDRESSES = [f"10.0.0.{n}" for n in range(1, 5)]
@@ -36,7 +39,7 @@ class Scene:
         return desired_vips(self.states.config().frontends, self.states)
 
     def plan(self, actual: Actual, owed: dict[FlushKey, Owed] | None = None) -> Plan:
-        return diff(self.wanted(), actual, self.owed if owed is None else owed, self.policy)
+        return diff(self.wanted(), actual, self.owed if owed is None else owed, self.policy, lost=NOTHING_LOST)
 
 
 def copy_of(actual: Actual) -> Actual:

@@ -33,7 +33,7 @@ from maglev.vpp.client import Timing, VppClient
 from maglev.vpp.executor import Executor, Outcome, Pacer
 from maglev.vpp.messages import VipKey, address_text
 from maglev.vpp.model import vip_key
-from maglev.vpp.sync import FlushKey, Op, Step
+from maglev.vpp.plan import FlushKey, Op, Step
 from maglev.vpp.warmup import Phase
 from maglev.vppsim.faults import Refusal
 from maglev.vppsim.model import Vip, embed, extract

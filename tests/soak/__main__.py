@@ -27,9 +27,9 @@ import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
 from maglev.base.states import State
-from maglev.config.durations import format_duration, parse_duration
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb import maglev_pb2_grpc as pb_grpc
+from maglev.schema.durations import format_duration, parse_duration
 from maglev.vpp.messages import address_text
 from maglev.vpp.model import vip_key
 from maglev.vppsim.inspect import Client

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from maglev.base.states import CheckType
-from maglev.config import schema
+from maglev.config import keys
 from maglev.config.model import (
     Backend,
     Config,
@@ -23,21 +23,22 @@ from maglev.config.model import (
     TcpParams,
     TlsParams,
 )
-from maglev.config.problems import ProblemKind, Report
-from maglev.config.schema import Key, Listed, Named, Section, Variants
+from maglev.kinds.registry import SECTIONS as SECTIONS_OF_KINDS
+from maglev.schema.problems import ProblemKind, Report
+from maglev.schema.section import Key, Listed, Named, Section, Variants
 
 SECTIONS: list[tuple[Section, tuple[type[Any], ...]]] = [
-    (schema.HEALTHCHECKER, (Config,)),
-    (schema.LB, (LbConfig,)),
-    (schema.HEALTHCHECK, (HealthCheck,)),
-    (schema.BACKEND, (Backend,)),
-    (schema.FRONTEND, (Frontend,)),
-    (schema.POOL, (Pool,)),
-    (schema.MEMBER, (PoolMember,)),
-    (schema.PARAMS[CheckType.ICMP], (IcmpParams,)),
-    (schema.PARAMS[CheckType.TCP], (TcpParams, TlsParams)),
-    (schema.PARAMS[CheckType.HTTP], (HttpParams,)),
-    (schema.PARAMS[CheckType.HTTPS], (HttpParams, TlsParams)),
+    (keys.HEALTHCHECKER, (Config,)),
+    (keys.LB, (LbConfig,)),
+    (keys.HEALTHCHECK, (HealthCheck,)),
+    (keys.BACKEND, (Backend,)),
+    (keys.FRONTEND, (Frontend,)),
+    (keys.POOL, (Pool,)),
+    (keys.MEMBER, (PoolMember,)),
+    (SECTIONS_OF_KINDS[CheckType.ICMP], (IcmpParams,)),
+    (SECTIONS_OF_KINDS[CheckType.TCP], (TcpParams, TlsParams)),
+    (SECTIONS_OF_KINDS[CheckType.HTTP], (HttpParams,)),
+    (SECTIONS_OF_KINDS[CheckType.HTTPS], (HttpParams, TlsParams)),
 ]
 
 # tls is true or false in the file, and the parameters of the handshake or None in the model.

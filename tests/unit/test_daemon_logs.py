@@ -16,7 +16,7 @@ from maglev.base import logs
 from maglev.base.events import Bus, Event, LogEvent
 from maglev.base.states import Code, State
 from maglev.vpp.messages import VipKey
-from maglev.vpp.sync import Op, Step
+from maglev.vpp.plan import Op, Step
 
 
 @pytest.fixture

@@ -50,18 +50,18 @@ def test_filters_of_states_and_levels_come_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "kind"),
+    ("check_type", "params", "kind"),
     [
-        (model.IcmpParams(size=0), "icmp"),
-        (model.TcpParams(), "tcp"),
-        (model.TcpParams(model.TcpMode.CONNECT, model.TlsParams("x")), "tcp"),
-        (model.HttpParams(response_codes=((200, 299), (304, 304)), response_regexp="^ok"), "http"),
+        (CheckType.ICMP, model.IcmpParams(size=0), "icmp"),
+        (CheckType.TCP, model.TcpParams(), "tcp"),
+        (CheckType.TCP, model.TcpParams(model.TcpMode.CONNECT, model.TlsParams("x")), "tcp"),
+        (CheckType.HTTP, model.HttpParams(response_codes=((200, 299), (304, 304)), response_regexp="^ok"), "http"),
     ],
 )
 def test_parameters_of_a_check_say_of_which_type_they_are(
-    params: model.IcmpParams | model.TcpParams | model.HttpParams, kind: str
+    check_type: CheckType, params: model.Params, kind: str
 ) -> None:
-    info = convert.healthcheck(model.HealthCheck("c", CheckType.ICMP, params), 3)
+    info = convert.healthcheck(model.HealthCheck("c", check_type, params), 3)
 
     assert info.WhichOneof("params") == kind
     assert info.backends == 3

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from maglev.vpp.agenda import MOST_MEMBERS, Admission, Agenda, Choice
 from maglev.vpp.messages import VipKey
-from maglev.vpp.sync import Op
+from maglev.vpp.plan import Op
 
 WWW = VipKey.parse("192.0.2.1/32", 6, 80)
 API = VipKey.parse("192.0.2.1/32", 6, 443)

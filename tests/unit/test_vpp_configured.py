@@ -15,7 +15,7 @@ from maglev.vpp.announced import PATIENCE_NS, Announced, Before, outdated
 from maglev.vpp.configured import Configured, Transition, finished, transition
 from maglev.vpp.messages import VipKey
 from maglev.vpp.model import vip_key
-from maglev.vpp.sync import FlushKey
+from maglev.vpp.plan import FlushKey
 from tests.helpers.checker import FakeClock
 from tests.helpers.vpp import FakeStates, make_config
 

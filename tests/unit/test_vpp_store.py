@@ -9,6 +9,7 @@ import pytest
 
 from maglev.vpp.debts import Debts
 from maglev.vpp.messages import VipKey
+from maglev.vpp.plan import Cause, FlushKey, Op, Owed, Plan, Step
 from maglev.vpp.store import (
     held_from_json,
     held_to_json,
@@ -17,7 +18,6 @@ from maglev.vpp.store import (
     vips_from_json,
     vips_to_json,
 )
-from maglev.vpp.sync import Cause, FlushKey, Op, Owed, Plan, Step
 
 WWW = VipKey.parse("192.0.2.1/32", 6, 80)
 API = VipKey.parse("2001:db8::1/128")

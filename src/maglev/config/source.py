@@ -14,7 +14,8 @@ from contextlib import contextmanager
 
 import yaml
 
-from maglev.config.problems import Path, Problem, ProblemKind, Report, abbreviate, format_path, segments
+from maglev.schema.problems import Path, Problem, ProblemKind, Report, abbreviate, format_path, segments
+from maglev.schema.types import Number
 
 MAX_BYTES = 64 << 20
 MAX_DEPTH = 32  # a valid file is 10 deep at most
@@ -22,12 +23,6 @@ MAX_VALUES = (
     4_000_000  # of a YAML file; each takes half a kilobyte while it is read, 50,000 backends have half a million
 )
 MAX_ALIASED = 1_000_000  # values that aliases may stand for, all together
-
-
-class Number(str):
-    """A number of a JSON file, as it was written: it is the schema that decides what to make of it."""
-
-    __slots__ = ()
 
 
 class _TooMuch(Exception):

@@ -15,9 +15,9 @@ from maglev.config.child import check_in_child, load_in_child
 from maglev.config.diff import ConfigChange, diff_configs
 from maglev.config.load import CheckResult, LoadResult
 from maglev.config.model import Config
-from maglev.config.problems import Problem
 from maglev.config.source import collector_at_rest
 from maglev.daemon.sdnotify import Notifier
+from maglev.schema.problems import Problem
 
 log = logs.get(__name__)
 

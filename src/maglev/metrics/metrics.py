@@ -22,6 +22,7 @@ from maglev.base.listen import parse_listen
 from maglev.base.states import Code
 from maglev.checker import PASSES, Checker, LiveBackend
 from maglev.checker.engine import BLOCKED_SINCE_NS, CODES, COUNTER, RECORD, RTT_COUNT, RTT_SUM_NS, TARGET
+from maglev.kinds.registry import counter_help
 
 log = logs.get(__name__)
 
@@ -267,10 +268,7 @@ class EngineView(Protocol):
 
 
 ENGINE_COUNTERS: Mapping[str, str] = {
-    "sent_icmp": "ICMP echo requests sent.",
-    "sent_syn": "SYN probes sent.",
-    "sent_connect": "Connections begun for probes that connect and do not speak HTTP.",
-    "sent_http": "Connections begun for HTTP probes, over TLS too.",
+    **counter_help(),
     "passed": "Probes that passed.",
     "failed": "Probes that failed.",
     "late_sends": "Probes sent later than they should have been.",

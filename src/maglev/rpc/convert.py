@@ -15,6 +15,8 @@ from maglev.base.pace import Pace
 from maglev.base.states import CheckType, Code, FrontendState, State
 from maglev.config import model
 from maglev.judgement.weights import FrontendWeights, MemberWeight
+from maglev.kinds import wire
+from maglev.kinds.registry import kind_of
 from maglev.pb import maglev_pb2 as pb
 from maglev.rpc import services
 
@@ -35,10 +37,7 @@ CODES: Mapping[Code, pb.CheckCode.ValueType] = {
     code: pb.CheckCode.Value("CHECK_CODE_" + ("UNSPECIFIED" if code is Code.NONE else code.name)) for code in Code
 }
 CHECK_TYPES: Mapping[CheckType, pb.CheckType.ValueType] = {
-    CheckType.ICMP: pb.CHECK_TYPE_ICMP,
-    CheckType.TCP: pb.CHECK_TYPE_TCP,
-    CheckType.HTTP: pb.CHECK_TYPE_HTTP,
-    CheckType.HTTPS: pb.CHECK_TYPE_HTTPS,
+    check_type: pb.CheckType.Value(f"CHECK_TYPE_{check_type.name}") for check_type in CheckType
 }
 PROTOCOLS: Mapping[str, pb.Protocol.ValueType] = {
     "any": pb.PROTOCOL_ANY,
@@ -256,21 +255,11 @@ def frontend(
     return info
 
 
-def _tls(params: model.TlsParams | None) -> pb.TlsCheck | None:
-    if params is None:
-        return None
-    return pb.TlsCheck(
-        server_name=params.server_name or "",
-        insecure_skip_verify=params.insecure_skip_verify,
-        ca_file=params.ca_file or "",
-    )
-
-
 def healthcheck(check: model.HealthCheck, backends: int) -> pb.HealthCheckInfo:
     """A health check, and how many backends use it."""
     info = pb.HealthCheckInfo(
         name=check.name,
-        type=CHECK_TYPES[check.type],
+        type=CHECK_TYPES.get(check.type, pb.CHECK_TYPE_UNSPECIFIED),
         port=check.port,
         interval_ns=check.interval,
         fast_interval_ns=check.fast_interval,
@@ -283,25 +272,9 @@ def healthcheck(check: model.HealthCheck, backends: int) -> pb.HealthCheckInfo:
         netns=check.netns or "",
         backends=backends,
     )
-    match check.params:
-        case model.IcmpParams() as icmp:
-            info.icmp.size = icmp.size
-            info.icmp.SetInParent()
-        case model.TcpParams() as tcp:
-            info.tcp.CopyFrom(
-                pb.TcpCheck(connect=tcp.mode is model.TcpMode.CONNECT or tcp.tls is not None, tls=_tls(tcp.tls))
-            )
-        case model.HttpParams() as http:
-            info.http.CopyFrom(
-                pb.HttpCheck(
-                    path=http.path,
-                    method=http.method,
-                    host=http.host or "",
-                    response_codes=[pb.CodeRange(low=low, high=high) for low, high in http.response_codes],
-                    response_regexp=http.response_regexp or "",
-                    tls=_tls(http.tls),
-                )
-            )
+    message = kind_of(check.type).message
+    if message in info.DESCRIPTOR.fields_by_name:
+        wire.fill(getattr(info, message), check.params)
     return info
 
 

@@ -23,7 +23,7 @@ from maglev.vpp.desired import desired_vips
 from maglev.vpp.lost import LostWeights
 from maglev.vpp.messages import VipKey
 from maglev.vpp.model import ActualVip
-from maglev.vpp.sync import common_multiple, scaled
+from maglev.vpp.scale import common_multiple, scaled
 from maglev.vpp.warmup import Phase, WarmUp
 
 LEAST_PATIENCE_NS = 5 * 1_000_000_000

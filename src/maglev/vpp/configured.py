@@ -14,7 +14,7 @@ from typing import NamedTuple
 from maglev.config.model import Config, Frontend
 from maglev.vpp.messages import VipKey
 from maglev.vpp.model import vip_key
-from maglev.vpp.sync import FlushKey
+from maglev.vpp.plan import FlushKey
 
 
 class Use(NamedTuple):

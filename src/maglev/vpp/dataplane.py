@@ -20,12 +20,15 @@ from maglev.vpp.buckets import padded
 from maglev.vpp.buckets import predicted as predicted_buckets
 from maglev.vpp.client import VppClient
 from maglev.vpp.desired import DesiredAs, DesiredVip
+from maglev.vpp.diff import diff
 from maglev.vpp.messages import Encap, LbConf, VipKey, address_text, source_text
 from maglev.vpp.model import DEFAULT_TABLE_LENGTH, Actual, ActualAs, ActualVip, address_order, vip_key
+from maglev.vpp.plan import FlushKey, Op, Plan, Step, acknowledge
+from maglev.vpp.policy import Policy
 from maglev.vpp.programmer import SyncResult
 from maglev.vpp.reconciler import Reconciler
+from maglev.vpp.scale import scaled
 from maglev.vpp.stats import StatsPoller, VipCounters
-from maglev.vpp.sync import FlushKey, Op, Plan, Policy, Step, acknowledge, diff, scaled
 
 SECOND = 1_000_000_000
 
@@ -340,18 +343,18 @@ class Dataplane:
         )
         # Piece by piece as a full sync does it: the settings, the VIPs, and what is to be removed. Verdicts go on.
         pace = Pace()
-        owed = self.reconciler.owed
-        plan = diff([], actual, owed, policy)
+        owed, lost = self.reconciler.owed, self.reconciler.lost
+        plan = diff([], actual, owed, policy, lost=lost)
         backends: dict[tuple[VipKey, bytes], str] = {}
         for piece in await self.reconciler.pieces(names, after_it):
             wanted = self.reconciler.desired(piece, source, new=new)
-            plan.join(diff(wanted, Actual(None, actual.vips), owed, policy))
+            plan.join(diff(wanted, Actual(None, actual.vips), owed, policy, lost=lost))
             backends.update({(vip.key, one.address): one.backend for vip in wanted for one in vip.ases})
             await pace.breathe()
         if frontend is None:
             removed = {step.vip for step in plan.steps if step.op is Op.DELETE_VIP}
             left = {key: vip for key, vip in actual.vips.items() if key not in removed}
-            plan.join(diff([], Actual(None, left), owed, replace(policy, prune_rest=True)))
+            plan.join(diff([], Actual(None, left), owed, replace(policy, prune_rest=True), lost=lost))
         if config is None and (held := [name for name in names if not self.reconciler.released(name)]):
             seconds = self.reconciler.warmup_state.remaining_ns / 1e9
             plan.notes.append(
@@ -398,7 +401,7 @@ class Dataplane:
         in_sync = False
         if wanted is not None:
             actual = Actual(None, {} if found is None else {key: found})
-            plan = diff([wanted], actual, reconciler.owed, policy)
+            plan = diff([wanted], actual, reconciler.owed, policy, lost=reconciler.lost)
             in_sync = not plan.steps and not plan.notes
             notes += plan.notes
             if (multiple := reconciler.multiples.get(key)) is not None:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Collection, Iterable, Mapping
 
 from maglev.vpp.messages import VipKey
-from maglev.vpp.sync import Cause, FlushKey, Op, Owed, Plan, Step
+from maglev.vpp.plan import Cause, FlushKey, Op, Owed, Plan, Step
 
 
 class Debts:

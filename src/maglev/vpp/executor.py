@@ -27,7 +27,7 @@ from maglev.vpp.messages import (
     retval_text,
     unpack_vip_details,
 )
-from maglev.vpp.sync import Op, Step
+from maglev.vpp.plan import Op, Step
 from maglev.vpp.transport import WINDOW, Request, set_weight
 
 log = logs.get(__name__)

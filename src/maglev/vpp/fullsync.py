@@ -21,9 +21,9 @@ from maglev.base.pace import in_slices
 from maglev.config.model import Config, Frontend
 from maglev.vpp.messages import VipKey
 from maglev.vpp.model import vip_key
+from maglev.vpp.plan import Op
 from maglev.vpp.programmer import Extent, Programmer, Rooms, SyncResult
 from maglev.vpp.readback import Readback
-from maglev.vpp.sync import Op
 
 log = logs.get(__name__)
 

@@ -23,8 +23,8 @@ from maglev.base.errors import Unavailable
 from maglev.vpp.drift import Drift, ases_drift, conf_drift, drift, vip_drift
 from maglev.vpp.messages import AsDetails, LbConf, VipDetails, VipKey
 from maglev.vpp.model import Actual, ActualVip
+from maglev.vpp.plan import Op, Step, acknowledge
 from maglev.vpp.state import VerboseVip, describe, fill, new_vip, table_length
-from maglev.vpp.sync import Op, Step, acknowledge
 
 
 class Link(Protocol):

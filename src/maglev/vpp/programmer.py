@@ -21,15 +21,18 @@ from maglev.judgement.weights import StateSource
 from maglev.vpp.adoption import Adoption
 from maglev.vpp.agenda import Agenda
 from maglev.vpp.announced import Announced, Before
+from maglev.vpp.cost import CostModel
 from maglev.vpp.counters import Counters
 from maglev.vpp.debts import Debts
 from maglev.vpp.desired import DesiredVip, desired_vips
+from maglev.vpp.diff import diff
 from maglev.vpp.executor import Executor, Outcome
 from maglev.vpp.messages import VipKey
 from maglev.vpp.mirror import Mirror
 from maglev.vpp.ownership import Ownership
+from maglev.vpp.plan import COUNTED, FlushKey, Op, Plan, Step
+from maglev.vpp.policy import Policy
 from maglev.vpp.recreations import Recreations
-from maglev.vpp.sync import COUNTED, CostModel, FlushKey, Op, Plan, Policy, Step, diff
 from maglev.vpp.verification import Verification
 
 log = logs.get(__name__)
@@ -138,7 +141,6 @@ class Programmer:
             frozen=rooms.recreations.frozen,
             stuck=rooms.recreations.stuck,
             multiples=multiples,
-            lost=rooms.adoption.lost,
             first={keys[name]: place for place, name in enumerate(first) if name in keys},
             cost=self._cost(),
         )
@@ -176,7 +178,8 @@ class Programmer:
         if isinstance(source, Before):
             names, extent = self._put_off(names, source), Extent(extent.scope, force=extent.force)
         wanted = self.desired(names, source)
-        plan = diff(wanted, actual, rooms.debts.owed, self.policy(extent, source.config(), first=first))
+        policy = self.policy(extent, source.config(), first=first)
+        plan = diff(wanted, actual, rooms.debts.owed, policy, lost=rooms.adoption.lost)
         rooms.debts.note(plan)
         rooms.recreations.note(wanted)
         rooms.agenda.planned(vip.frontend for vip in wanted)

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from maglev.vpp.client import VppClient
+from maglev.vpp.cost import CostModel
 from maglev.vpp.executor import Pacer
 from maglev.vpp.messages import AsDetails, VipKey
 from maglev.vpp.mirror import Fact, Mirror
 from maglev.vpp.model import Actual, ActualVip
 from maglev.vpp.state import StateReader, describe, fill, new_vip
-from maglev.vpp.sync import CostModel
 
 
 class Readback:

@@ -42,6 +42,7 @@ from maglev.vpp.announced import Announced, Before, outdated
 from maglev.vpp.buckets import differing
 from maglev.vpp.client import Refused, VppClient
 from maglev.vpp.configured import Transition
+from maglev.vpp.cost import CostModel
 from maglev.vpp.counters import Counters
 from maglev.vpp.debts import Debts
 from maglev.vpp.desired import DesiredVip
@@ -54,11 +55,12 @@ from maglev.vpp.messages import ProtocolError, VipKey, address_text
 from maglev.vpp.mirror import Fact, Mirror
 from maglev.vpp.model import Actual, ActualVip, vip_key
 from maglev.vpp.ownership import Ownership
+from maglev.vpp.plan import Cause, FlushKey, Owed
+from maglev.vpp.policy import Policy
 from maglev.vpp.programmer import Extent, Programmer, Rooms, SyncResult
 from maglev.vpp.readback import Readback
 from maglev.vpp.recreations import Recreations
 from maglev.vpp.store import FLUSHES, MemoryStore, Store, owed_from_json
-from maglev.vpp.sync import Cause, CostModel, FlushKey, Owed, Policy
 from maglev.vpp.verification import Verification
 from maglev.vpp.warmup import WarmUp
 

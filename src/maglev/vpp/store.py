@@ -13,7 +13,7 @@ from typing import Protocol
 from maglev.base import logs
 from maglev.vpp.messages import VipKey, address_text
 from maglev.vpp.model import parse_vip_key
-from maglev.vpp.sync import Cause, FlushKey, Owed
+from maglev.vpp.plan import Cause, FlushKey, Owed
 
 log = logs.get(__name__)
 

@@ -12,11 +12,15 @@ import pytest
 
 from maglev.base.states import State
 from maglev.config.model import Backend, Config, Frontend, LbConfig, OnAllDown, Pool, PoolMember, Protocol, Prune
+from maglev.vpp.cost import CostModel
 from maglev.vpp.desired import desired_vips
+from maglev.vpp.diff import diff
 from maglev.vpp.lost import NOTHING_LOST, LostWeights
 from maglev.vpp.messages import Encap, LbConf, VipKey
 from maglev.vpp.model import Actual, ActualAs, ActualVip, parse_vip_key, vip_key
-from maglev.vpp.sync import Cause, CostModel, FlushKey, Op, Owed, Plan, Policy, acknowledge, common_multiple, diff
+from maglev.vpp.plan import Cause, FlushKey, Op, Owed, Plan, acknowledge
+from maglev.vpp.policy import Policy
+from maglev.vpp.scale import common_multiple
 from tests.helpers.vpp import UNSET_CONF, FakeStates, ModelVpp, make_config
 
 WWW = VipKey.parse("192.0.2.1/32", 6, 80)
@@ -61,7 +65,7 @@ def plan_of(
             debt._replace(serial=serial) if isinstance(debt, Owed) else Owed(debt, serial=serial)
         )
     configured = frozenset(vip_key(frontend) for frontend in config.frontends.values())
-    options = Policy(lb=config.lb, configured=configured, owned=configured, lost=lost)
+    options = Policy(lb=config.lb, configured=configured, owned=configured)
     options = replace(options, **policy)  # type: ignore[arg-type]
     wanted = desired_vips(
         config.frontends,
@@ -71,7 +75,7 @@ def plan_of(
         lost=lost,
         held=lambda _: [packed(t) for t in held],
     )
-    return diff(wanted, have, debts, options)
+    return diff(wanted, have, debts, options, lost=lost)
 
 
 def lines(plan: Plan) -> list[str]:
