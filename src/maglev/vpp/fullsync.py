@@ -13,17 +13,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from maglev.base import logs
 from maglev.base.clock import Clock
-from maglev.base.pace import in_slices
+from maglev.base.pace import Pace, in_slices
 from maglev.config.model import Config, Frontend
+from maglev.vpp.adoption import look_at
+from maglev.vpp.client import VppClient
 from maglev.vpp.messages import VipKey
 from maglev.vpp.model import vip_key
 from maglev.vpp.plan import Op
-from maglev.vpp.programmer import Extent, Programmer, Rooms, SyncResult
+from maglev.vpp.programmer import Extent, Programmer, SyncResult
 from maglev.vpp.readback import Readback
+from maglev.vpp.reloads import Reloads
+from maglev.vpp.report import Reporter
+from maglev.vpp.rooms import Rooms
 
 log = logs.get(__name__)
 
@@ -64,39 +69,6 @@ def pieces(
     return made
 
 
-class Timetable:
-    """When a full sync is due: asked for, at a phase of the warm-up, or every sync interval. Pure.
-
-    Changed by the task of the full syncs, but for ``ask``. All times are of the monotonic clock, in nanoseconds.
-    """
-
-    def __init__(self, now_ns: int) -> None:
-        self.asked = asyncio.Event()
-        """A full sync was asked for, and none has begun since."""
-        self._reason = ""
-        self._last_ns = now_ns
-
-    def ask(self, reason: str) -> None:
-        """A full sync is due at once; ``reason`` is for the log."""
-        self._reason = reason
-        self.asked.set()
-
-    def due_in(self, now_ns: int, interval_ns: int) -> int:
-        """Until the next periodic sync."""
-        return max(0, self._last_ns + interval_ns - now_ns)
-
-    def take(self, now_ns: int, interval_ns: int, *, phase_changed: bool) -> str:
-        """What a full sync would be for now, in a word; empty: none is due. It is due no longer then."""
-        asked = self.asked.is_set()
-        self.asked.clear()
-        periodic = now_ns - self._last_ns >= interval_ns
-        if periodic:
-            self._last_ns = now_ns
-        if asked:
-            return self._reason
-        return "warm-up" if phase_changed else ("periodic" if periodic else "")
-
-
 class FullSync:
     """Carries out full syncs, one at a time.
 
@@ -106,33 +78,43 @@ class FullSync:
 
     def __init__(
         self,
+        client: VppClient,
         rooms: Rooms,
         programmer: Programmer,
         readback: Readback,
-        timetable: Timetable,
-        lock: asyncio.Lock,
+        reporter: Reporter,
+        reloads: Reloads,
         clock: Clock,
-        reloaded: Callable[[], Awaitable[None]],
-        wake: Callable[[], None],
     ) -> None:
-        """``lock``: of the dataplane. ``reloaded`` waits for the end of a reload, ``wake`` wakes the batches' task."""
         self.unmanaged: tuple[VipKey, ...] = ()
         self.at_ns = 0
         self.changes = 0
+        self._client = client
         self._rooms = rooms
         self._programmer = programmer
         self._readback = readback
-        self._timetable = timetable
-        self._lock = lock
+        self._reporter = reporter
+        self._reloads = reloads
         self._clock = clock
-        self._reloaded = reloaded
-        self._wake = wake
         self._running = asyncio.Lock()
 
     @property
     def running(self) -> bool:
         """Whether one is under way."""
         return self._running.locked()
+
+    async def due(self, reason: str) -> None:
+        """A full sync that the timetable asks for. A VPP that has not been read is read and adopted first."""
+        rooms = self._rooms
+        fresh = rooms.mirror.actual is None
+        if fresh:
+            async with rooms.signals.lock:
+                await self._first_read()
+        if rooms.adoption.silent:
+            rooms.counters.suppressed += 1
+            log.debug("vpp-sync-suppressed", f"full sync ({reason}) suppressed by the warm-up", reason=reason)
+            return
+        await self.run(fresh=fresh, explicit=False, force=False, reason=reason)
 
     async def run(self, *, fresh: bool, explicit: bool, force: bool, reason: str) -> SyncResult:
         """Bring all of VPP to the desired state. Raises ``Unavailable`` where VPP is away, or goes away.
@@ -145,7 +127,7 @@ class FullSync:
             result = SyncResult()
             self._begin(explicit=explicit, force=force)
             if not fresh:
-                async with self._lock:
+                async with self._rooms.signals.lock:
                     await self._readback.settings()
                     await self._readback.vips()
             complete = rooms.adoption.done
@@ -165,7 +147,36 @@ class FullSync:
     async def pieces(self, names: Iterable[str], config: Config) -> list[list[str]]:
         """Frontends of ``config`` in the pieces of a full sync, as of the function of that name."""
         self._rooms.mirror.demand()
-        return await in_slices(pieces(names, config, self._serves))
+        return await in_slices(pieces(names, config, self._rooms.mirror.serves))
+
+    async def _first_read(self) -> None:
+        """Read everything after connecting, and adopt what is there."""
+        rooms, client = self._rooms, self._client
+        connects = client.connects
+        read = await self._readback.everything()
+        client.still_connected(connects)
+        info = client.info()
+        assert info is not None
+        compared = rooms.mirror.compare(read, started_ns=info.started_ns, connected_ns=info.connected_ns)
+        if compared.known is not None and compared.anew:
+            rooms.adoption.lost.restarted()
+        pace = Pace()
+        for fact in compared.facts():
+            self._reporter.take(fact)
+            await pace.breathe()
+        rooms.agenda.forget_refusals()
+        rooms.recreations.retry()
+        found = await in_slices(look_at(read.vips, rooms.announced.states))
+        # What was read of a connection that is gone is no mirror of the VPP behind the next.
+        client.still_connected(connects)
+        rooms.mirror.install(read)
+        for key, multiple in rooms.adoption.adopt(found).items():
+            log.info(
+                "vpp-scale-adopted",
+                f"the weights of VIP {key} in VPP are {multiple} times ours; they stay so until a sync is asked for",
+                vip=str(key),
+            )
+        rooms.signals.wake.set()
 
     # ---------------------------------------------------------------------------------------------------- begin and end
 
@@ -188,10 +199,9 @@ class FullSync:
         """Read what only the CLI tells, if VIPs came or went; one that turns out to be another needs one more sync."""
         if not self._rooms.mirror.reshuffled:
             return
-        async with self._lock:
+        async with self._rooms.signals.lock:
             if await self._readback.verbose():
-                self._timetable.ask("drift")
-                self._wake()
+                self._rooms.request_full_sync("drift")
 
     def _end(self, result: SyncResult, reason: str) -> None:
         self._rooms.counters.full_syncs += 1
@@ -219,23 +229,23 @@ class FullSync:
     async def _until_done(self, names: Sequence[str], result: SyncResult, extent: Extent, *, fresh: bool) -> None:
         """Read one piece back, and apply until nothing of it is left over."""
         rooms = self._rooms
-        await self._reloaded()
+        await self._reloads.over()
         if not fresh:
             await self.read_by_turns(self._keys_to_read(names, extent))
         while True:
             await self._let_batches_go_first()
-            async with self._lock:
+            async with self._rooms.signals.lock:
                 rooms.mirror.demand()
                 # A reload may have taken frontends away since the pieces were made.
                 live = [name for name in names if name in rooms.announced.in_force.frontends]
                 plan, outcome = await self._programmer.apply(live, extent, first=rooms.agenda.cut)
             if outcome.done:
-                self._wake()  # to read it back
+                rooms.signals.wake.set()  # to read it back
             result.add(plan, outcome)
             if not outcome.rest:
                 return
             await asyncio.sleep(0)
-            await self._reloaded()
+            await self._reloads.over()
 
     def _keys_to_read(self, names: Sequence[str], extent: Extent) -> list[VipKey]:
         """The VIPs that a plan for these frontends may be about, as far as VPP has them."""
@@ -255,7 +265,7 @@ class FullSync:
         """Read the ASes of many VIPs into the mirror; between two of them batches get their turn."""
         for key in keys:
             await self._let_batches_go_first()
-            async with self._lock:
+            async with self._rooms.signals.lock:
                 await self._readback.ases([key])
 
     async def _let_batches_go_first(self) -> None:
@@ -266,7 +276,3 @@ class FullSync:
         """
         if self._rooms.agenda.waiting:
             await asyncio.sleep(0)
-
-    def _serves(self, key: VipKey) -> bool:
-        found = self._rooms.mirror.find(key)
-        return found is not None and found.serves

@@ -102,6 +102,11 @@ class Mirror:
         """One VIP as VPP has it; None: it has none, or that is not known."""
         return self.actual.vips.get(key) if self.actual is not None and key is not None else None
 
+    def serves(self, key: VipKey | None) -> bool:
+        """Whether VPP sends new flows to any AS of this VIP."""
+        found = self.find(key)
+        return found is not None and found.serves
+
     def may_serve(self, key: VipKey, address: bytes) -> bool:
         """Whether VPP sends traffic to this address in this VIP, or may do so: VPP has not been read."""
         if self.actual is None:

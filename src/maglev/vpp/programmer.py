@@ -18,22 +18,15 @@ from maglev.base import logs
 from maglev.base.clock import Clock
 from maglev.config.model import Config
 from maglev.judgement.weights import StateSource
-from maglev.vpp.adoption import Adoption
-from maglev.vpp.agenda import Agenda
-from maglev.vpp.announced import Announced, Before
+from maglev.vpp.announced import Before
 from maglev.vpp.cost import CostModel
-from maglev.vpp.counters import Counters
-from maglev.vpp.debts import Debts
 from maglev.vpp.desired import DesiredVip, desired_vips
 from maglev.vpp.diff import diff
 from maglev.vpp.executor import Executor, Outcome
 from maglev.vpp.messages import VipKey
-from maglev.vpp.mirror import Mirror
-from maglev.vpp.ownership import Ownership
 from maglev.vpp.plan import COUNTED, FlushKey, Op, Plan, Step
 from maglev.vpp.policy import Policy
-from maglev.vpp.recreations import Recreations
-from maglev.vpp.verification import Verification
+from maglev.vpp.rooms import Rooms
 
 log = logs.get(__name__)
 
@@ -70,21 +63,6 @@ class SyncResult:
         self.plan.unmanaged = plan.unmanaged or self.plan.unmanaged
         self.done.extend(outcome.done)
         self.failures.extend(outcome.failures)
-
-
-@dataclass(frozen=True, slots=True)
-class Rooms:
-    """The rooms whose state a plan is made of, and that an outcome changes. Each is described where it is defined."""
-
-    announced: Announced
-    agenda: Agenda
-    mirror: Mirror
-    debts: Debts
-    adoption: Adoption
-    recreations: Recreations
-    ownership: Ownership
-    verification: Verification
-    counters: Counters
 
 
 class Programmer:
