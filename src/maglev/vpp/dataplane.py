@@ -15,7 +15,7 @@ from maglev.base.errors import Unavailable, UnknownName
 from maglev.base.pace import Pace
 from maglev.base.states import State
 from maglev.config.model import Config, Protocol
-from maglev.judgement.weights import BackendView, StateSource
+from maglev.judgement.weights import StateSource, TargetState
 from maglev.views.dataplane import (
     AsState,
     ConfState,
@@ -54,7 +54,7 @@ class _Standing:
     drained: bool = False
 
 
-class _After:
+class _After(StateSource):
     """The state source as it would be after a reload to another configuration."""
 
     def __init__(self, now: StateSource, config: Config) -> None:
@@ -64,7 +64,7 @@ class _After:
     def config(self) -> Config:
         return self._config
 
-    def backend_state(self, name: str) -> BackendView:
+    def backend_state(self, name: str) -> TargetState:
         backend = self._config.backends.get(name)
         if backend is None:
             raise UnknownName("backend", name)
