@@ -1,7 +1,7 @@
 """The weight rule: active pool, effective weight, units, frontend state, over C arrays.
 
-``maglev.judgement.weights`` is the face that the rest of the program imports. Weights are plain integers 0..100; a *unit* is
-what an effective weight is divided by before VPP gets it. Nothing here knows VPP, time or sockets.
+``maglev.judgement.weights`` is the face that the rest of the program imports. Weights are plain integers 0..100; an
+effective weight is divided by a *unit* before VPP gets it. Nothing here knows VPP, time or sockets.
 """
 
 cimport cython
