@@ -146,7 +146,7 @@ test-debug: deps debug ## the cores' and the engine's tests against the debug bu
 # libFuzzer's main program and one object made of the engine's own parsers. Nothing calls Python, so nothing links it.
 build/fuzz/parsers: tests/fuzz/parsers.pyx $(EXT_SOURCES) $(VENV)/requirements.stamp
 	@mkdir -p build/fuzz/corpus
-	$(PY) -m cython -3 -X cdivision=True -X wraparound=False -X boundscheck=False -I ext/probe -o build/fuzz/parsers.c $<
+	$(PY) -m cython -3 -X cdivision=True -X wraparound=False -X boundscheck=False -I ext -o build/fuzz/parsers.c $<
 	clang -D_GNU_SOURCE -O1 -g -w -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -no-pie \
 	    -I$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))') build/fuzz/parsers.c \
 	    -Wl,--unresolved-symbols=ignore-all -o $@

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from maglev.checker.overrides import Override, OverrideKind, OverrideStore, from_json, to_json
+from maglev.checker.overrides import OverrideStore, from_json, to_json
 from maglev.daemon.statefile import BadStateFile, NotSaved, StateFile, decode, encode
+from maglev.views.backends import Override, OverrideKind
 from tests.helpers.checker import FakeClock
 
 
