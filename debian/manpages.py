@@ -49,10 +49,11 @@ def commands() -> str:
 def keys() -> str:
     """The keys of the configuration, section by section, under the headings of the configuration guide."""
     guide = (DOCS / "config-guide.md").read_text(encoding="utf-8")
+    sections = docs.sections()
     entries = []
-    for heading, name in re.findall(r"^#+ ([^\n]+)\n+<!-- keys: ([a-z]+) -->", guide, re.MULTILINE):
+    for heading, name in re.findall(r"^#+ ([^\n]+)\n+<!-- keys: ([a-z0-9-]+) -->", guide, re.MULTILINE):
         entries.append(f".SS {roff(heading)}\n")
-        for key in docs.SECTIONS[name].keys:
+        for key in sections[name].keys:
             rule = docs.rule(key)
             needed = "Required. " if key.required else f"Default: {key.default}. " if key.default is not None else ""
             entries.append(_entry(key.name, f"{rule[0].upper()}{rule[1:]}. {needed}{key.help}"))

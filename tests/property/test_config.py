@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maglev.config.diff import diff_configs
-from maglev.config.durations import format_duration, parse_duration
+from maglev.config.keys import ROOT
 from maglev.config.load import LoadResult, load_text
 from maglev.config.rows import pack, unpack
-from maglev.config.schema import ROOT, Listed, Named, Section, Variants
+from maglev.schema.durations import format_duration, parse_duration
+from maglev.schema.section import Listed, Named, Section, Variants
 
 # Any tree, and trees along the schema with anything in places: the former finds holes in the walk, the latter in
 # the rules behind it.
@@ -39,7 +40,7 @@ def along(kind: object) -> st.SearchStrategy[Any]:
     if isinstance(kind, Listed):
         return st.lists(along(kind.section), max_size=3)
     if isinstance(kind, Variants):
-        return st.one_of([along(section) for section in kind.sections.values()])
+        return st.one_of([along(variant.section) for variant in kind.variants.values()])
     return st.sampled_from(LEAVES)
 
 

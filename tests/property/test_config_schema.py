@@ -8,8 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from maglev.config.keys import ROOT
 from maglev.config.load import load_text
-from maglev.config.schema import ROOT, Key, Listed, Named, Section, Variants
+from maglev.schema.section import Key, Listed, Named, Section, Variants
 from tests.helpers.configschema import errors
 
 # Values of every kind, and at every border; most of them are wrong in most places.
@@ -62,7 +63,7 @@ def values(key: Key) -> st.SearchStrategy[Any]:
     if isinstance(kind, Listed):
         return st.lists(section(kind.section), max_size=2)
     if isinstance(kind, Variants):
-        return st.one_of([section(variant) for variant in kind.sections.values()])
+        return st.one_of([section(variant.section) for variant in kind.variants.values()])
     return st.integers(0, 15).flatmap(lambda choice: st.sampled_from(fitting(key) if choice else ODD))
 
 

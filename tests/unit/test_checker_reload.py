@@ -321,8 +321,8 @@ async def test_operator_state_survives_a_restart() -> None:
     rig.checker.disable("a", by="op", reason="disk", duration_ns=60 * SECOND)
     rig.checker.drain("b", by="op")
     rig.checker.set_weight("www", "pool1", "b", 20, by="op")
-    records = [from_json(to_json(o)) for o in rig.checker.override_records()]
-    assert records == rig.checker.override_records()
+    records = [from_json(to_json(o)) for o in rig.checker.overrides()]
+    assert records == rig.checker.overrides()
 
     again = Rig()
     again.clock.now = rig.clock.now + 30 * SECOND
@@ -344,7 +344,7 @@ async def test_restored_override_ends_when_the_file_changed_meanwhile() -> None:
     rig.checker.drain("a", by="op")
     rig.checker.set_weight("www", "pool1", "b", 20, by="op")
     again = Rig()
-    again.checker.restore(rig.checker.override_records())
+    again.checker.restore(rig.checker.overrides())
     await again.checker.apply(config({"a": C, "b": B}, {"www": [{"a": 100}, {"b": 60}]}), by="start")
     assert again.checker.overrides() == []
     assert not again.checker.backend_state("a").drained

@@ -118,7 +118,7 @@ def test_the_man_pages_have_every_flag_command_key_and_exit_status() -> None:
     bold = {name: re.findall(r"^\.B (.+)$", text, re.MULTILINE) for name, text in pages.items()}
     assert {f"--{flag.name}" for flag in FLAGS} <= {term.split()[0] for term in bold["maglevd.8"]}
     assert {syntax for syntax, _ in usage()} <= set(bold["maglevc.1"])
-    for section in docs.SECTIONS.values():
+    for section in docs.sections().values():
         assert {key.name for key in section.keys} <= set(bold["maglev.yaml.5"])
     for page, statuses in (("maglevd.8", ["0", "1", "2", "64"]), ("maglevc.1", ["0", "1", "2", "3", "130"])):
         told = pages[page].partition(".SH EXIT STATUS\n")[2].partition(".SH ")[0]

@@ -71,8 +71,8 @@ async def run(
 ) -> tuple[Outcome, list[Step]]:
     told: list[Step] = []
     pacer = Pacer(Clock(), max_stall_ns=max_stall_ns, max_duty=1.0)
-    executor = Executor(cast(VppClient, client), pacer, told.append)
-    outcome = await executor.run(steps, budget_ns=budget_ns, skip=skip)
+    executor = Executor(cast(VppClient, client), pacer)
+    outcome = await executor.run(steps, budget_ns=budget_ns, on_done=told.append, skip=skip)
     assert told == outcome.done
     return outcome, told
 

@@ -1,32 +1,23 @@
 """The semantic rules: what must hold between the values of a configuration. Pure: a model in, problems out.
 
-What concerns a single value (its range, its form) was checked when it was read (``maglev.config.types``).
+Rules for a single value (its range, its form) were checked when it was read (``maglev.schema.types``); rules between
+the parameters of a probe kind are the kind's own (``maglev.kinds``). Every function here is given a ``Report``, which
+collects: a broken rule is recorded there and checking continues, so that one run finds all problems. The place of a
+problem is looked up only when one is recorded, and nothing is joined on the way up.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import ssl
 from collections.abc import Iterable
 
-import re2
-
 from maglev._weights import programmed_weight, weight_unit
-from maglev.base.states import CheckType
-from maglev.config.durations import format_duration
-from maglev.config.model import (
-    Config,
-    Frontend,
-    HealthCheck,
-    HttpParams,
-    LbConfig,
-    Pool,
-    Protocol,
-    TcpParams,
-    TlsParams,
-)
-from maglev.config.problems import Path, Report, make_path, quote
+from maglev.config.model import Config, Frontend, HealthCheck, LbConfig, Pool, Protocol
+from maglev.kinds.kind import PortRule
+from maglev.kinds.params import Files, Site
+from maglev.kinds.registry import kind_of
+from maglev.schema.durations import format_duration
+from maglev.schema.problems import Path, Report, make_path, quote
 
 DEFAULT_TABLE_LENGTH = 16384
 # Replicas above this share of the table's buckets: weights lose their proportions, and other flows move with every
@@ -40,11 +31,11 @@ _FRONTENDS: Path = make_path("maglev", "frontends")
 
 
 def check(config: Config, report: Report) -> None:
-    """Report every rule that ``config`` breaks, and what is allowed but looks like a mistake."""
+    """Report every rule that ``config`` breaks, and as warnings the valid parts that look like mistakes."""
     _check_lb(config.lb, report)
-    authorities = _Authorities(report)
+    files = Files()
     for healthcheck in config.healthchecks.values():
-        _check_healthcheck(healthcheck, authorities, report)
+        _check_healthcheck(healthcheck, files, report)
     _check_backends(config, report)
     for frontend in config.frontends.values():
         _check_frontend(frontend, config, report)
@@ -60,81 +51,21 @@ def _check_lb(lb: LbConfig, report: Report) -> None:
         )
 
 
-def _check_healthcheck(healthcheck: HealthCheck, authorities: _Authorities, report: Report) -> None:
+def _check_healthcheck(healthcheck: HealthCheck, files: Files, report: Report) -> None:
     path: Path = (_HEALTHCHECKS, healthcheck.name)
-    if healthcheck.type is CheckType.ICMP:
+    kind = kind_of(healthcheck.type)
+    if kind.port is PortRule.REFUSED:
         if healthcheck.port:
-            report.semantic((path, "port"), "an icmp check has no port")
+            report.semantic((path, "port"), f"{kind.a_check} has no port")
     elif not healthcheck.port:
-        report.semantic(path, f"{_article(healthcheck.type)} check needs a port", at_key=True)
+        report.semantic(path, f"{kind.a_check} needs a port", at_key=True)
     if healthcheck.timeout > healthcheck.interval:
         report.warn(
             (path, "timeout"),
             f"the timeout ({format_duration(healthcheck.timeout)}) is longer than the interval "
             f"({format_duration(healthcheck.interval)}); a probe ends with its interval",
         )
-    params = healthcheck.params
-    place: Path = (path, "params")
-    tls: TlsParams | None = None
-    if isinstance(params, HttpParams):
-        tls = params.tls
-        if params.response_regexp is not None:
-            if params.method == "HEAD":
-                report.semantic(
-                    (place, "response-regexp"), "the answer to HEAD has no body; response-regexp needs method GET"
-                )
-            _check_regexp(params.response_regexp, (place, "response-regexp"), report)
-    elif isinstance(params, TcpParams):
-        tls = params.tls
-    if tls is not None and tls.ca_file is not None:
-        authorities.check(tls.ca_file, (place, "ca-file"))
-
-
-def _article(kind: CheckType) -> str:
-    return f"an {kind}" if kind in (CheckType.HTTP, CheckType.HTTPS, CheckType.ICMP) else f"a {kind}"
-
-
-def _check_regexp(pattern: str, path: Path, report: Report) -> None:
-    options = re2.Options()
-    options.log_errors = False
-    try:
-        re2.compile(pattern, options)
-    except (re2.error, UnicodeEncodeError) as error:
-        text = error.args[0] if error.args else error
-        message = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
-        report.semantic(path, f"not a regular expression of RE2: {message}")
-
-
-class _Authorities:
-    """Checks CA files, each once however many checks name it."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-        self._known: dict[str, str | None] = {}
-
-    def check(self, name: str, path: Path) -> None:
-        if not name.startswith("/"):
-            return  # which has been reported; and it would be looked for in whatever directory this is
-        if name not in self._known:
-            self._known[name] = _unusable(name)
-        why = self._known[name]
-        if why is not None:
-            self._report.semantic(path, f"{quote(name)} cannot be used: {why}")
-
-
-def _unusable(name: str) -> str | None:
-    # Anything but a regular file could block the one who reads it (a pipe) or never end (a device).
-    if "\0" in name:
-        return "not a file name"
-    try:
-        if os.path.exists(name) and not os.path.isfile(name):
-            return "not a regular file"
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=name)
-    except ssl.SSLError:
-        return "no certificates in PEM form in it"
-    except (OSError, ValueError) as error:
-        return getattr(error, "strerror", None) or str(error)
-    return None
+    kind.check(healthcheck.params, Site((path, "params"), report, files))
 
 
 def _check_backends(config: Config, report: Report) -> None:

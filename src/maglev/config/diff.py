@@ -1,22 +1,20 @@
-"""What a reload would change: two configurations in, a list of changes in the words of the file out."""
+"""The changes that a reload would make: two configurations in, a list of changes in the words of the file out."""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from maglev.base.states import CheckType
-from maglev.config import schema
-from maglev.config.durations import format_duration
-from maglev.config.model import Config, Frontend, HealthCheck, Pool, Protocol, TlsParams
-from maglev.config.types import Duration, Percent
+from maglev.config import keys
+from maglev.config.model import Config, Frontend, HealthCheck, Pool
+from maglev.kinds.registry import kind_of
+from maglev.schema.section import Key, Section
 
 
 class ChangeKind(enum.Enum):
-    """What happened to a value."""
+    """Whether a value is new, gone or another one."""
 
     ADDED = "added"
     REMOVED = "removed"
@@ -47,14 +45,14 @@ def diff_configs(old: Config, new: Config) -> list[ConfigChange]:
     They come in the order of the file: what was changed or added in the order of the new one, each section's
     removals at its end. A changed order of frontends, backends or checks changes lists only, and is reported as one.
     """
-    changes = [*_values("maglev.healthchecker", schema.HEALTHCHECKER, old, new)]
-    changes += _values("maglev.vpp.lb", schema.LB, old.lb, new.lb)
+    changes = [*_values("maglev.healthchecker", keys.HEALTHCHECKER, old, new)]
+    changes += _values("maglev.vpp.lb", keys.LB, old.lb, new.lb)
     changes += _named("maglev.healthchecks", old.healthchecks, new.healthchecks, _healthcheck, _healthcheck_text)
     changes += _named(
         "maglev.backends",
         old.backends,
         new.backends,
-        lambda path, was, now: _values(path, schema.BACKEND, was, now),
+        lambda path, was, now: _values(path, keys.BACKEND, was, now),
         lambda backend: str(backend.address),
     )
     changes += _named("maglev.frontends", old.frontends, new.frontends, _frontend, _frontend_text)
@@ -87,11 +85,15 @@ def _order(path: str, old: list[str], new: list[str]) -> Iterator[ConfigChange]:
             return
 
 
-def _values(path: str, section: schema.Section, old: Any, new: Any) -> Iterator[ConfigChange]:
+def _values(path: str, section: Section, old: Any, new: Any) -> Iterator[ConfigChange]:
     for key in section.keys:
-        was, now = getattr(old, key.attribute), getattr(new, key.attribute)
-        if was != now:
-            yield _change(f"{path}.{key.name}", _text(key, was), _text(key, now))
+        yield from _value(path, key, old, new)
+
+
+def _value(path: str, key: Key, old: Any, new: Any) -> Iterator[ConfigChange]:
+    was, now = getattr(old, key.attribute), getattr(new, key.attribute)
+    if was != now:
+        yield _change(f"{path}.{key.name}", _text(key, was), _text(key, now))
 
 
 def _change(path: str, was: str, now: str) -> ConfigChange:
@@ -102,27 +104,9 @@ def _change(path: str, was: str, now: str) -> ConfigChange:
     return ConfigChange(path, ChangeKind.CHANGED, was, now)
 
 
-def _text(key: schema.Key, value: Any) -> str:
+def _text(key: Key, value: Any) -> str:
     """``value`` as the file would have it; empty for a value that is not set."""
-    if value is None:
-        return "auto" if key.attribute == "weight_unit" else ""
-    if isinstance(key.type, Duration):
-        return format_duration(value)
-    if isinstance(key.type, Percent):
-        return f"{value * 100:g}%"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, IPv4Address | IPv6Address):
-        return str(value)
-    if key.attribute == "response_codes":
-        return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in value)
-    if value is Protocol.ANY or (key.attribute == "port" and not value):
-        return ""
-    if isinstance(value, enum.IntEnum):
-        return str(value)
-    if isinstance(value, enum.Enum):
-        return str(value.value)
-    return str(value)
+    return "" if key.attribute == "port" and not value else key.write(value)
 
 
 def _healthcheck_text(check: HealthCheck) -> str:
@@ -130,33 +114,15 @@ def _healthcheck_text(check: HealthCheck) -> str:
 
 
 def _healthcheck(path: str, old: HealthCheck, new: HealthCheck) -> Iterator[ConfigChange]:
-    for key in schema.HEALTHCHECK.keys:
+    for key in keys.HEALTHCHECK.keys:
         if key.name != "params":
-            was, now = getattr(old, key.attribute), getattr(new, key.attribute)
-            if was != now:
-                yield _change(f"{path}.{key.name}", _text(key, was), _text(key, now))
+            yield from _value(path, key, old, new)
         else:
-            was_params, now_params = _params(old), _params(new)
+            was_params, now_params = (kind_of(check.type).written(check.params) for check in (old, new))
             for name in now_params | was_params:
                 was, now = was_params.get(name, ""), now_params.get(name, "")
                 if was != now:
                     yield _change(f"{path}.params.{name}", was, now)
-
-
-def _params(check: HealthCheck) -> dict[str, str]:
-    """The parameters of a check as the file would have them, by key; those of its TLS part beside the others."""
-    tls: TlsParams | None = getattr(check.params, "tls", None)
-    found: dict[str, str] = {}
-    for key in schema.PARAMS[check.type].keys:
-        if key.name == "tls":
-            found[key.name] = "true" if tls is not None else "false"
-        elif hasattr(check.params, key.attribute):
-            found[key.name] = _text(key, getattr(check.params, key.attribute))
-        elif tls is not None:
-            found[key.name] = _text(key, getattr(tls, key.attribute))
-    if check.type is CheckType.TCP and tls is not None:
-        del found["mode"]  # implied
-    return found
 
 
 def _frontend_text(frontend: Frontend) -> str:
@@ -165,11 +131,9 @@ def _frontend_text(frontend: Frontend) -> str:
 
 
 def _frontend(path: str, old: Frontend, new: Frontend) -> Iterator[ConfigChange]:
-    for key in schema.FRONTEND.keys:
+    for key in keys.FRONTEND.keys:
         if key.name != "pools":
-            was, now = getattr(old, key.attribute), getattr(new, key.attribute)
-            if was != now:
-                yield _change(f"{path}.{key.name}", _text(key, was), _text(key, now))
+            yield from _value(path, key, old, new)
     was_pools = {pool.name: pool for pool in old.pools}
     now_pools = {pool.name: pool for pool in new.pools}
     if list(was_pools) != list(now_pools):

@@ -1,7 +1,7 @@
-"""What is written about the configuration and made from its table of keys: tables of the guide, and the JSON schema.
+"""The parts of the books that are made from the table of keys: tables of the configuration guide, and the JSON schema.
 
-``python -m maglev.config.docs DIRECTORY`` rewrites ``config-guide.md`` (what stands between its marks) and
-``maglev.schema.json`` there. A test holds both to the table, so neither can go stale.
+``python -m maglev.config.docs DIRECTORY`` rewrites ``maglev.schema.json`` there, and between their marks the texts of
+``config-guide.md`` and ``user-guide.md``. A test compares all three with the tables, so that none can go stale.
 """
 
 from __future__ import annotations
@@ -13,26 +13,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from maglev.base.states import CheckType
-from maglev.config import schema
-from maglev.config.schema import Key, Listed, Named, Section, Variants
+from maglev.config import keys
+from maglev.kinds.registry import KINDS, counter_help
+from maglev.schema.section import Key, Listed, Named, Section, Variants
 
-# The guide's marks: <!-- keys: NAME --> and <!-- end -->; what is between them is the table of that section.
-SECTIONS: dict[str, Section] = {
-    "maglev": schema.MAGLEV,
-    "healthchecker": schema.HEALTHCHECKER,
-    "lb": schema.LB,
-    "healthcheck": schema.HEALTHCHECK,
-    "icmp": schema.PARAMS[CheckType.ICMP],
-    "tcp": schema.PARAMS[CheckType.TCP],
-    "http": schema.PARAMS[CheckType.HTTP],
-    "https": schema.PARAMS[CheckType.HTTPS],
-    "backend": schema.BACKEND,
-    "frontend": schema.FRONTEND,
-    "pool": schema.POOL,
-    "member": schema.MEMBER,
-}
-_MARK = re.compile(r"(<!-- keys: ([a-z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+# The guide's marks: between <!-- keys: NAME --> and <!-- end --> is the table of that section, and between
+# <!-- kinds --> and <!-- end kinds --> a heading, a table and notes for every probe kind.
+_KEYS = re.compile(r"(<!-- keys: ([a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_KINDS = re.compile(r"(<!-- kinds -->\n).*?(<!-- end kinds -->)", re.DOTALL)
+# The user guide's mark: the engine's counters of probes, which are part of a row of a table.
+_COUNTERS = re.compile(r"(<!-- counters -->).*?(<!-- end counters -->)")
+
+
+def sections() -> dict[str, Section]:
+    """The sections by the names of the guide's marks; those of the probe kinds' parameters by the kinds' names."""
+    return {
+        "maglev": keys.MAGLEV,
+        "healthchecker": keys.HEALTHCHECKER,
+        "lb": keys.LB,
+        "healthcheck": keys.HEALTHCHECK,
+        "backend": keys.BACKEND,
+        "frontend": keys.FRONTEND,
+        "pool": keys.POOL,
+        "member": keys.MEMBER,
+    } | {kind.name: kind.section for kind in KINDS.values()}
 
 
 def table(section: Section) -> str:
@@ -46,7 +50,7 @@ def table(section: Section) -> str:
 
 
 def rule(key: Key) -> str:
-    """What may stand behind a key, in words."""
+    """The values that a key permits, in words."""
     if isinstance(key.type, Section | Variants):
         return "a mapping"
     if isinstance(key.type, Named):
@@ -56,20 +60,37 @@ def rule(key: Key) -> str:
     return key.type.rule()
 
 
+def kinds() -> str:
+    """The chapter of the guide about the parameters of every probe kind; its tables are still empty."""
+    parts = []
+    for kind in KINDS.values():
+        notes = f"\n{kind.notes}\n" if kind.notes else ""
+        parts.append(f"### Parameters of `type: {kind.name}`\n\n<!-- keys: {kind.name} -->\n<!-- end -->\n{notes}")
+    return "\n" + "\n".join(parts) + "\n"
+
+
 def guide(text: str) -> str:
-    """The guide with every table between its marks made anew. Raises KeyError for a mark of no section."""
-    return _MARK.sub(lambda match: f"{match[1]}{table(SECTIONS[match[2]])}{match[3]}", text)
+    """The guide with every text between its marks replaced. Raises KeyError for a mark of no section."""
+    known = sections()
+    text = _KINDS.sub(lambda match: f"{match[1]}{kinds()}{match[2]}", text)
+    return _KEYS.sub(lambda match: f"{match[1]}{table(known[match[2]])}{match[3]}", text)
+
+
+def user_guide(text: str) -> str:
+    """The user guide with the names of the probes' counters between its marks replaced."""
+    names = ", ".join(f"`maglev_engine_{counter}_total`" for counter in counter_help())
+    return _COUNTERS.sub(lambda match: f"{match[1]}{names}{match[2]}", text)
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of the whole file.
 
-    It knows what concerns one value or one section. What holds between values only the loader can say.
+    It has the rules for single values and single sections. Only the loader knows the rules between values.
     """
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "vpp-maglev configuration",
-        **_section(schema.ROOT),
+        **_section(keys.ROOT),
     }
 
 
@@ -85,15 +106,19 @@ def _section(section: Section) -> dict[str, Any]:
         if isinstance(key.type, Variants):
             properties[key.name] = {"description": key.help}
             found["allOf"] = [
-                {
-                    "if": {"properties": {key.type.selector: {"const": str(value)}}, "required": [key.type.selector]},
-                    "then": {"properties": {key.name: _section(variant)}},
-                }
-                for value, variant in key.type.sections.items()
+                _when(key.type.selector, word, key.name, variant.section) for word, variant in key.type.variants.items()
             ]
         else:
             properties[key.name] = {"description": key.help} | _type(key)
     return found
+
+
+def _when(selector: str, word: str, name: str, section: Section) -> dict[str, Any]:
+    """The schema of the section ``name`` where the key ``selector`` beside it has the value ``word``."""
+    then: dict[str, Any] = {"properties": {name: _section(section)}}
+    if section.required:
+        then["required"] = [name]
+    return {"if": {"properties": {selector: {"const": word}}, "required": [selector]}, "then": then}
 
 
 def _type(key: Key) -> dict[str, Any]:
@@ -117,11 +142,15 @@ def schema_text() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Rewrite the guide's tables and the schema in the directory named by the one argument."""
+    """Rewrite the guides' tables and the schema in the directory named by the one argument."""
     if len(arguments) != 1:
         print("usage: python -m maglev.config.docs DIRECTORY", file=sys.stderr)
         return 2
-    made: dict[str, Callable[[str], str]] = {"config-guide.md": guide, "maglev.schema.json": lambda _: schema_text()}
+    made: dict[str, Callable[[str], str]] = {
+        "config-guide.md": guide,
+        "user-guide.md": user_guide,
+        "maglev.schema.json": lambda _: schema_text(),
+    }
     for name, make in made.items():
         path = Path(arguments[0]) / name
         old = path.read_text(encoding="utf-8") if path.exists() else ""

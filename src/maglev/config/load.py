@@ -13,26 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
-from maglev.base.states import CheckType
 from maglev.config import source
 from maglev.config.check import check
-from maglev.config.model import (
-    Backend,
-    Config,
-    Frontend,
-    HealthCheck,
-    HttpParams,
-    IcmpParams,
-    LbConfig,
-    Pool,
-    PoolMember,
-    TcpMode,
-    TcpParams,
-    TlsParams,
-)
-from maglev.config.problems import Path, Problem, ProblemKind, Report, make_path
-from maglev.config.schema import ROOT
-from maglev.config.types import Bad
+from maglev.config.keys import ROOT
+from maglev.config.model import Backend, Config, Frontend, HealthCheck, LbConfig, Pool, PoolMember
+from maglev.kinds.kind import Kind
+from maglev.schema.problems import Path, Problem, ProblemKind, Report, make_path
+from maglev.schema.types import Bad
 
 __all__ = [
     "CheckResult",
@@ -47,7 +34,7 @@ Values = dict[str, Any]  # a section as the schema read it: attribute -> value
 
 
 class _ByKind:
-    """The problems of a file, told apart."""
+    """The problems of a file by their class."""
 
     __slots__ = ()
     problems: tuple[Problem, ...]
@@ -57,30 +44,30 @@ class _ByKind:
 
     @property
     def parse_errors(self) -> tuple[Problem, ...]:
-        """Why the file could not be read, or not be understood."""
+        """The reasons why it could not be read or understood."""
         return self._of(ProblemKind.PARSE)
 
     @property
     def semantic_errors(self) -> tuple[Problem, ...]:
-        """Which rules it breaks."""
+        """The rules that it breaks."""
         return self._of(ProblemKind.SEMANTIC)
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
-        """What is allowed, but looks like a mistake."""
+        """Valid parts that look like mistakes."""
         return self._of(ProblemKind.WARNING)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult(_ByKind):
-    """What is wrong with a file."""
+    """The problems of a file."""
 
     problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class LoadResult(_ByKind):
-    """A configuration, or what is wrong with it. ``config`` is None exactly when there is an error."""
+    """A configuration, or the errors in it. ``config`` is None exactly when there is an error."""
 
     config: Config | None
     problems: tuple[Problem, ...] = ()
@@ -148,38 +135,11 @@ def _build(values: Any, report: Report) -> Config:
 def _healthcheck(name: str, values: Values, path: Path, report: Report) -> HealthCheck:
     interval = values.get("interval", HealthCheck.__dataclass_fields__["interval"].default)
     filled = {"fast_interval": interval, "down_interval": interval, "timeout": interval} | values
-    kind: CheckType = values["type"]
-    params = values.get("params", {})
-    made: IcmpParams | TcpParams | HttpParams
-    if kind is CheckType.ICMP:
-        made = IcmpParams(**params)
-    elif kind is CheckType.TCP:
-        made = _tcp_params(params, (path, "params"), report)
-    else:
-        made = _http_params(params, kind)
-    return HealthCheck(name=name, **filled | {"params": made})
-
-
-_TLS_KEYS = {"server_name": "server-name", "insecure_skip_verify": "insecure-skip-verify", "ca_file": "ca-file"}
-
-
-def _tcp_params(params: Values, path: Path, report: Report) -> TcpParams:
-    if params.get("tls", False):
-        if params.get("mode") is TcpMode.SYN:
-            report.semantic((path, "mode"), "a TLS handshake needs mode connect, which tls: true implies")
-        tls = TlsParams(**{key: value for key, value in params.items() if key in _TLS_KEYS})
-        return TcpParams(mode=TcpMode.CONNECT, tls=tls)
-    for attribute, key in _TLS_KEYS.items():
-        if attribute in params:
-            report.semantic((path, key), f"{key} needs tls: true", at_key=True)
-    return TcpParams(mode=params.get("mode", TcpMode.SYN))
-
-
-def _http_params(params: Values, kind: CheckType) -> HttpParams:
-    rest = {key: value for key, value in params.items() if key not in _TLS_KEYS}
-    if kind is CheckType.HTTP:
-        return HttpParams(**rest)
-    return HttpParams(**rest, tls=TlsParams(**{key: value for key, value in params.items() if key in _TLS_KEYS}))
+    kind: Kind[Any] = values["type"]
+    if kind.default_port:
+        filled = {"port": kind.default_port} | filled
+    params = kind.build(values.get("params", {}), (path, "params"), report)
+    return HealthCheck(name=name, **filled | {"type": kind.check_type, "params": params})
 
 
 def _frontend(name: str, values: Values) -> Frontend:

@@ -1,8 +1,8 @@
-"""The configuration as frozen dataclasses: what is left when a file was read, checked and completed with defaults.
+"""The configuration as frozen dataclasses: a file that was read, checked and completed with defaults.
 
 Durations are integers in nanoseconds. Mappings keep the order of the file. A ``Config`` is immutable and may be
-shared between tasks; a reload makes a new one. Equal parts of two configurations compare equal, which is how a
-reload finds out what changed.
+shared between tasks; a reload makes a new one. Equal parts of two configurations compare equal: by that a
+reload finds the changes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,35 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
 from maglev.base.states import CheckType
+from maglev.kinds.http import HttpParams
+from maglev.kinds.icmp import IcmpParams
+from maglev.kinds.params import Params
+from maglev.kinds.tcp import TcpMode, TcpParams
+from maglev.kinds.tls import TlsParams
+from maglev.schema.types import IPAddress
 
-IPAddress = IPv4Address | IPv6Address
+# The parameters of a check are the kinds' own classes; they are part of a configuration and so have names here too.
+__all__ = [
+    "MS",
+    "SECOND",
+    "Backend",
+    "Config",
+    "Frontend",
+    "HealthCheck",
+    "HttpParams",
+    "IPAddress",
+    "IcmpParams",
+    "LbConfig",
+    "OnAllDown",
+    "Params",
+    "Pool",
+    "PoolMember",
+    "Protocol",
+    "Prune",
+    "TcpMode",
+    "TcpParams",
+    "TlsParams",
+]
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -32,7 +59,7 @@ class Protocol(enum.IntEnum):
 
 
 class OnAllDown(enum.Enum):
-    """What a frontend does while none of its backends is usable."""
+    """The weights of a frontend in VPP while none of its backends is usable."""
 
     DRAIN = "drain"
     KEEP = "keep"
@@ -46,60 +73,13 @@ class Prune(enum.Enum):
     NONE = "none"
 
 
-class TcpMode(enum.Enum):
-    """How a TCP check finds out whether the port listens."""
-
-    SYN = "syn"
-    CONNECT = "connect"
-
-
-@dataclass(frozen=True, slots=True)
-class IcmpParams:
-    """Parameters of an ICMP check: payload size in bytes."""
-
-    size: int = 56
-
-
-@dataclass(frozen=True, slots=True)
-class TlsParams:
-    """How a TLS handshake is done and verified. ``server_name`` None: the HTTP host, else the address."""
-
-    server_name: str | None = None
-    insecure_skip_verify: bool = False
-    ca_file: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TcpParams:
-    """Parameters of a TCP check; ``tls`` implies ``CONNECT``."""
-
-    mode: TcpMode = TcpMode.SYN
-    tls: TlsParams | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class HttpParams:
-    """Parameters of an HTTP or HTTPS check.
-
-    ``response_codes`` are inclusive (low, high) ranges within 100..599; ``host`` None is the backend's address;
-    ``response_regexp`` is RE2, searched in the first 64 KiB of the body; ``tls`` is set for HTTPS only.
-    """
-
-    path: str = "/"
-    method: str = "GET"
-    host: str | None = None
-    response_codes: tuple[tuple[int, int], ...] = ((200, 200),)
-    response_regexp: str | None = None
-    tls: TlsParams | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class HealthCheck:
     """One health check. All times in nanoseconds, with the defaults already filled in."""
 
     name: str
     type: CheckType
-    params: IcmpParams | TcpParams | HttpParams
+    params: Params
     port: int = 0
     interval: int = 2 * SECOND
     fast_interval: int = 2 * SECOND

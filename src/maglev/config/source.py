@@ -1,8 +1,8 @@
 """From bytes to a tree of dict, list and text, for YAML and JSON alike, with the place of every value.
 
 Nothing here knows what the keys mean. YAML is only composed, never constructed: scalars stay text, so that ``no``,
-``on`` and ``12`` are names and no tag can make an object. What a hostile file can cost is bounded: its size, its
-depth, and how much its aliases expand to.
+``on`` and ``12`` are names and no tag can make an object. The cost of a hostile file is bounded: its size, its
+depth, and the number of values that its aliases stand for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from contextlib import contextmanager
 
 import yaml
 
-from maglev.config.problems import Path, Problem, ProblemKind, Report, abbreviate, format_path, segments
+from maglev.schema.problems import Path, Problem, ProblemKind, Report, abbreviate, format_path, segments
+from maglev.schema.types import Number
 
 MAX_BYTES = 64 << 20
 MAX_DEPTH = 32  # a valid file is 10 deep at most
@@ -22,12 +23,6 @@ MAX_VALUES = (
     4_000_000  # of a YAML file; each takes half a kilobyte while it is read, 50,000 backends have half a million
 )
 MAX_ALIASED = 1_000_000  # values that aliases may stand for, all together
-
-
-class Number(str):
-    """A number of a JSON file, as it was written: it is the schema that decides what to make of it."""
-
-    __slots__ = ()
 
 
 class _TooMuch(Exception):

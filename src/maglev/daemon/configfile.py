@@ -15,9 +15,9 @@ from maglev.config.child import check_in_child, load_in_child
 from maglev.config.diff import ConfigChange, diff_configs
 from maglev.config.load import CheckResult, LoadResult
 from maglev.config.model import Config
-from maglev.config.problems import Problem
 from maglev.config.source import collector_at_rest
 from maglev.daemon.sdnotify import Notifier
+from maglev.schema.problems import Problem
 
 log = logs.get(__name__)
 
@@ -25,7 +25,10 @@ OUTCOMES = ("ok", "parse_error", "semantic_error", "refused")
 
 
 class ConfigFile:
-    """Loads outside the process, so that verdicts go on meanwhile. ``outcomes`` counts reloads by how they ended."""
+    """Loads outside the process, so that verdicts go on meanwhile. ``outcomes`` counts reloads by how they ended.
+
+    ``before`` looks at a configuration before it takes effect, and may raise; its second argument is True at the start.
+    """
 
     def __init__(
         self,
@@ -34,7 +37,7 @@ class ConfigFile:
         notifier: Notifier,
         clock: Clock,
         *,
-        before: Callable[[Config], Awaitable[None]] | None = None,
+        before: Callable[[Config, bool], Awaitable[None]] | None = None,
     ) -> None:
         self._path = path
         self._checker = checker
@@ -128,7 +131,7 @@ class ConfigFile:
             )
             return result
         if self._before is not None:
-            await self._before(result.config)
+            await self._before(result.config, self._loaded_at_ns == 0)
         try:
             await self._checker.apply(result.config, by=by, force=force)
         except NotAllowed as error:

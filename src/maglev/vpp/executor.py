@@ -176,17 +176,20 @@ class _Run:
 
 
 class Executor:
-    """Sends steps. ``on_done`` is called with each step as VPP acknowledges it, in order."""
+    """Sends steps."""
 
-    def __init__(self, client: VppClient, pacer: Pacer, on_done: Callable[[Step], None]) -> None:
+    def __init__(self, client: VppClient, pacer: Pacer) -> None:
         self.refusals = 0
         self.calls = 0
         self._client = client
         self._pacer = pacer
-        self._on_done = on_done
 
-    async def run(self, steps: Sequence[Step], *, budget_ns: int, skip: Refusals = NO_REFUSALS) -> Outcome:
+    async def run(
+        self, steps: Sequence[Step], *, budget_ns: int, on_done: Callable[[Step], None], skip: Refusals = NO_REFUSALS
+    ) -> Outcome:
         """Send ``steps`` in order until about ``budget_ns`` of estimated work is done.
+
+        ``on_done`` is called with each step as VPP acknowledges it, in order.
 
         ``skip``: steps that VPP has refused lately; they are not sent again now. A refusal is logged and counted, and
         does not stop the steps after it. A lost connection raises ``Unavailable``, even if the client has a new one by
@@ -206,7 +209,7 @@ class Executor:
             for step, reply in zip(chunk, await self._send(chunk, cost), strict=True):
                 if reply.retval == 0:
                     run.accepted(step)
-                    self._on_done(step)
+                    on_done(step)
                 else:
                     run.refused(step, self._refusal(step, reply.retval))
         run.outcome.rest = run.left

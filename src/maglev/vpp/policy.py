@@ -26,8 +26,8 @@ class Policy:
     written too, and frozen VIPs are created again.
 
     ``configured``: VIPs of the configuration, also those that the plan is not about. ``owned``: VIPs that this daemon
-    has created, or has had configured before. ``frozen``: VIPs whose recreation was given up. ``stuck``: VIPs that VPP
-    has refused to delete since the last full sync began.
+    has created, or has had configured before, and that are configured no longer. ``frozen``: VIPs whose recreation was
+    given up. ``stuck``: VIPs that VPP has refused to delete since the last full sync began.
 
     ``multiples``: the scales of VIPs that keep the one found in VPP. ``first``: VIPs whose steps come before all
     others, with their places: VIPs whose steps were deferred by the budget of an earlier batch.

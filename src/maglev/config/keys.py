@@ -1,230 +1,20 @@
-"""Every key of the configuration in one table: its type, its default, what it is for.
+"""Every key of the configuration in one table: its type, its default, its purpose.
 
 The loader walks the file along this table; the configuration guide and the JSON schema for editors are made from it.
-``attribute`` is the field of ``maglev.config.model`` that the value ends up in, and that field's default is the
-key's: ``default`` only says it in the words of the file (a test holds the two together).
+``attribute`` is the field of ``maglev.config.model`` that receives the value. The default of that field is the default
+of the key: ``default`` repeats it in the words of the file, and a test compares the two. The keys that depend on the
+type of a health check are in ``maglev.kinds``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-from maglev.base.states import CheckType
-from maglev.config import types
-from maglev.config.model import MS, SECOND, OnAllDown, Protocol, Prune, TcpMode
-from maglev.config.problems import Path, Report, quote
-from maglev.config.types import BAD, Bad, Type
+from maglev.config.model import MS, SECOND, OnAllDown, Protocol, Prune
+from maglev.kinds.registry import KINDS, KindName, port_help
+from maglev.schema import types
+from maglev.schema.section import Key, Listed, Named, Section, Variants
 
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One key of a section. ``default`` and ``example`` are in the words of the file; None: there is none."""
-
-    name: str
-    attribute: str
-    type: Type | Section | Named | Listed | Variants
-    help: str
-    default: str | None = None
-    required: bool = False
-    example: str | None = None
-
-
-@dataclass(frozen=True)
-class Section:
-    """A mapping with known keys. Reads into a dict of those that are there, by attribute."""
-
-    what: str
-    keys: tuple[Key, ...]
-    by_name: dict[str, Key] = field(init=False, repr=False, compare=False)
-    required: tuple[Key, ...] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "by_name", {key.name: key for key in self.keys})
-        object.__setattr__(self, "required", tuple(key for key in self.keys if key.required))
-
-    def read(self, value: object, path: Path, report: Report) -> dict[str, object] | Bad:
-        """The section's values by attribute. An empty section may also be left empty."""
-        if value is None:
-            value = {}
-        elif not isinstance(value, dict):
-            report.parse(path, f"expected a mapping ({self.what}), got {quote(value)}")
-            return BAD
-        found: dict[str, object] = {}
-        later: list[Key] = []
-        by_name = self.by_name
-        for name, item in value.items():
-            key = by_name.get(name)
-            if key is None:
-                report.parse((path, name), f"unknown key in {self.what}{report.suggest(name, by_name)}", at_key=True)
-                continue
-            if isinstance(key.type, Variants):
-                later.append(key)
-                continue
-            read = key.type.read(item, (path, name), report)
-            if read is not BAD:
-                found[key.attribute] = read
-        for key in later:
-            assert isinstance(key.type, Variants)
-            section = key.type.sections.get(found.get(key.type.selector))
-            # Without a selector, which is an error already, nobody can say what belongs here.
-            if section is not None:
-                read = section.read(value[key.name], (path, key.name), report)
-                if read is not BAD:
-                    found[key.attribute] = read
-        for key in self.required:
-            if key.name not in value:
-                report.parse(path, f"{self.what} needs the key {key.name}", at_key=True)
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A mapping from names, which the operator chooses, to sections of one kind."""
-
-    what: str
-    section: Section
-
-    def read(self, value: object, path: Path, report: Report) -> dict[str, dict[str, object]] | Bad:
-        """The sections by name, in the order of the file."""
-        if value is None:
-            return {}
-        if not isinstance(value, dict):
-            report.parse(path, f"expected a mapping from names ({self.what}), got {quote(value)}")
-            return BAD
-        found: dict[str, dict[str, object]] = {}
-        for name, item in value.items():
-            place = (path, name)
-            types.check_name(name, place, report)
-            read = self.section.read(item, place, report)
-            if not isinstance(read, Bad):
-                found[name] = read
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A list of sections of one kind."""
-
-    what: str
-    section: Section
-
-    def read(self, value: object, path: Path, report: Report) -> list[dict[str, object]] | Bad:
-        """The sections, in order. One that could not be read is left out; its error is in the report."""
-        if value is None:
-            return []
-        if not isinstance(value, list):
-            report.parse(path, f"expected a list ({self.what}), got {quote(value)}")
-            return BAD
-        read = (self.section.read(item, (path, index), report) for index, item in enumerate(value))
-        return [values for values in read if not isinstance(values, Bad)]
-
-
-@dataclass(frozen=True, slots=True)
-class Variants:
-    """A section whose keys depend on the value of another key beside it, the one with attribute ``selector``."""
-
-    selector: str
-    sections: Mapping[object, Section]
-
-
-_SERVER_NAME = types.Text(253, r"[A-Za-z0-9_.:-]+", "a host name")
-_CA_FILE = types.Text(4095, "/.+", "an absolute path")
-
-_TLS = (
-    Key(
-        "server-name",
-        "server_name",
-        _SERVER_NAME,
-        "Server name sent in the handshake (SNI), and the name that the certificate is verified against. "
-        "An address is verified as one and not sent. Default: `host`, else the backend's address.",
-        example="www.example.org",
-    ),
-    Key(
-        "insecure-skip-verify",
-        "insecure_skip_verify",
-        types.Boolean(),
-        "Accept any certificate: the check then tests the handshake, not the identity.",
-        default="false",
-        example="true",
-    ),
-    Key(
-        "ca-file",
-        "ca_file",
-        _CA_FILE,
-        "PEM file with the certificate authorities to trust, in place of the system's.",
-        example="/etc/vpp-maglev/ca.pem",
-    ),
-)
-
-_HTTP = (
-    Key(
-        "path",
-        "path",
-        types.Text(2048, "/[!-~]*", "a path: printable ASCII without spaces, beginning with /"),
-        "What is requested, with its query.",
-        default="/",
-        example="/healthz",
-    ),
-    Key(
-        "method",
-        "method",
-        types.Choice({"GET": "GET", "HEAD": "HEAD"}),
-        "Request method. HEAD gets no body, so response-regexp cannot go with it.",
-        default="GET",
-        example="HEAD",
-    ),
-    Key(
-        "host",
-        "host",
-        types.Text(259, r"[A-Za-z0-9_.:\[\]-]+", "a host name or address, with a port if need be"),
-        "The Host header. Default: the backend's address.",
-        example="www.example.org",
-    ),
-    Key(
-        "response-code",
-        "response_codes",
-        types.ResponseCodes(),
-        "Status codes that pass.",
-        default="200",
-        example='"200-299,304"',
-    ),
-    Key(
-        "response-regexp",
-        "response_regexp",
-        types.Text(1024, None, "a regular expression (RE2)"),
-        "Must be found in the first 64 KiB of the body.",
-        example='"^ok"',
-    ),
-)
-
-_ICMP = (
-    Key("size", "size", types.Integer(16, 1452), "Bytes of payload of the echo request.", default="56", example="1400"),
-)
-
-_TCP = (
-    Key(
-        "mode",
-        "mode",
-        types.Choice({mode.value: mode for mode in TcpMode}),
-        "`syn` is half-open, by raw socket: it tests that the port listens, not that the server accepts. "
-        "`connect` completes the handshake.",
-        default="syn",
-        example="connect",
-    ),
-    Key("tls", "tls", types.Boolean(), "Do a TLS handshake too. Implies connect.", default="false", example="true"),
-    *_TLS,
-)
-
-PARAMS: Mapping[object, Section] = {
-    CheckType.ICMP: Section("the parameters of an icmp check", _ICMP),
-    CheckType.TCP: Section("the parameters of a tcp check", _TCP),
-    CheckType.HTTP: Section("the parameters of an http check", _HTTP),
-    CheckType.HTTPS: Section("the parameters of an https check", _HTTP + _TLS),
-}
 
 _INTERVAL = types.Duration(10 * MS, HOUR)
 
@@ -234,7 +24,7 @@ HEALTHCHECK = Section(
         Key(
             "type",
             "type",
-            types.Choice({str(kind): kind for kind in CheckType}),
+            KindName(KINDS),
             "What the check speaks.",
             required=True,
             example="http",
@@ -243,10 +33,10 @@ HEALTHCHECK = Section(
             "port",
             "port",
             types.Integer(1, 65535),
-            "Port that is probed. Required for tcp, http and https; icmp has none.",
+            port_help(),
             example="80",
         ),
-        Key("params", "params", Variants("type", PARAMS), "What depends on the type."),
+        Key("params", "params", Variants("type", KINDS), "What depends on the type."),
         Key(
             "interval",
             "interval",

@@ -1,8 +1,8 @@
 """The types of the configuration's values: text in, value out, with a message for the operator if it does not fit.
 
-A value of the wrong type is a parse error; one of the right type that is out of its range is a semantic error, and
-is returned all the same, so that what refers to it can still be checked. Every type can describe itself, which is
-where the configuration guide and the JSON schema come from.
+A value of the wrong type is a parse error, and reading returns ``BAD``. A value of the right type that is out of its
+range is a semantic error; reading returns it nevertheless, so that rules which refer to it can still be checked. Every
+type describes itself: the configuration guide and the JSON schema are made from these descriptions.
 """
 
 from __future__ import annotations
@@ -15,10 +15,16 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final, Protocol
 
-from maglev.config.durations import format_duration, parse_duration
-from maglev.config.model import IPAddress
-from maglev.config.problems import Path, Report, quote
-from maglev.config.source import Number
+from maglev.schema.durations import format_duration, parse_duration
+from maglev.schema.problems import Path, Report, quote
+
+IPAddress = IPv4Address | IPv6Address
+
+
+class Number(str):
+    """A number of a JSON file, as it was written: the type of the key decides what to make of it."""
+
+    __slots__ = ()
 
 
 class Bad(enum.Enum):
@@ -33,16 +39,23 @@ BAD: Final = Bad.BAD
 class Type(Protocol):
     """One type of value."""
 
+    # ``write`` is the inverse of ``read``: the guide's defaults and the changes that a reload would make are shown in
+    # the words of the file. Its argument is Any because a table of keys holds types of every kind of value.
+
     def read(self, value: object, path: Path, report: Report) -> Any:
         """The typed value, or BAD when a parse error was reported."""
         ...
 
+    def write(self, value: Any) -> str:
+        """``value`` as a file has it; empty for a value that means "not set"."""
+        ...
+
     def rule(self) -> str:
-        """What may stand there, for people."""
+        """The permitted values, in words."""
         ...
 
     def json_schema(self) -> dict[str, object]:
-        """What may stand there, as JSON schema."""
+        """The permitted values, as JSON schema."""
         ...
 
 
@@ -82,12 +95,16 @@ class Text:
             report.semantic(path, f"{quote(value)} is not {self.what}")
         return value
 
+    def write(self, value: str) -> str:
+        """``value`` as a file has it."""
+        return value
+
     def rule(self) -> str:
-        """What may stand there, for people."""
+        """The permitted values, in words."""
         return f"{self.what}, at most {self.longest} characters"
 
     def json_schema(self) -> dict[str, object]:
-        """What may stand there, as JSON schema."""
+        """The permitted values, as JSON schema."""
         schema: dict[str, object] = {"type": "string", "maxLength": self.longest}
         if self.pattern is not None:
             schema["pattern"] = f"^(?:{self.pattern})$"
@@ -96,7 +113,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """The name of something; ``of`` says of what, for messages. Whether it exists is checked later."""
+    """The name of an object; ``of`` names its class, for messages. A later check looks the object up."""
 
     of: str
 
@@ -109,12 +126,16 @@ class Name:
             report.semantic(path, f"{quote(value)} is no name: 1 to 63 letters, digits, dots, underscores and dashes")
         return value
 
+    def write(self, value: str) -> str:
+        """``value`` as a file has it."""
+        return value
+
     def rule(self) -> str:
-        """What may stand there, for people."""
+        """The permitted values, in words."""
         return f"name of a {self.of}"
 
     def json_schema(self) -> dict[str, object]:
-        """What may stand there, as JSON schema."""
+        """The permitted values, as JSON schema."""
         return {"type": "string", "pattern": f"^{_NAME.pattern}$"}
 
 
@@ -140,12 +161,16 @@ class Integer:
             report.semantic(path, f"{number} is not {self.rule()}")
         return number
 
+    def write(self, value: int) -> str:
+        """``value`` as a file has it."""
+        return str(value)
+
     def rule(self) -> str:
-        """What may stand there, for people."""
+        """The permitted values, in words."""
         return f"a {'power of two' if self.power_of_two else 'whole number'} from {self.low} to {self.high}"
 
     def json_schema(self) -> dict[str, object]:
-        """What may stand there, as JSON schema."""
+        """The permitted values, as JSON schema."""
         if self.power_of_two:
             return {"enum": [1 << n for n in range(self.high.bit_length()) if self.low <= 1 << n <= self.high]}
         return {"type": "integer", "minimum": self.low, "maximum": self.high}
@@ -166,12 +191,16 @@ class Boolean:
         report.parse(path, f"expected true or false, got {quote(value)}")
         return BAD
 
+    def write(self, value: bool) -> str:
+        """``value`` as a file has it."""
+        return "true" if value else "false"
+
     def rule(self) -> str:
-        """What may stand there, for people."""
+        """The permitted values, in words."""
         return "`true` or `false`"
 
     def json_schema(self) -> dict[str, object]:
-        """What may stand there, as JSON schema."""
+        """The permitted values, as JSON schema."""
         return {"type": "boolean"}
 
 
@@ -200,13 +229,17 @@ class Duration:
             report.semantic(path, f"{value} is not {self.rule()}")
         return duration
 
+    def write(self, value: int) -> str:
+        """``value`` as a file has it."""
+        return format_duration(value)
+
     def rule(self) -> str:
-        """What may stand there, for people."""
+        """The permitted values, in words."""
         what = "a duration" if self.step == 1 else f"a multiple of {format_duration(self.step)}"
         return f"{what} from {_short(self.low)} to {_short(self.high)}"
 
     def json_schema(self) -> dict[str, object]:
-        """What may stand there, as JSON schema."""
+        """The permitted values, as JSON schema."""
         return {"type": "string", "pattern": r"^(?:0|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h))+$"}
 
 
@@ -247,12 +280,16 @@ class Address:
             report.semantic(path, f"{address} is the unspecified address")
         return address
 
+    def write(self, value: IPAddress) -> str:
+        """``value`` as a file has it."""
+        return str(value)
+
     def rule(self) -> str:
-        """What may stand there, for people."""
+        """The permitted values, in words."""
         return f"an IPv{self.family} address" if self.family else "an IPv4 or IPv6 address"
 
     def json_schema(self) -> dict[str, object]:
-        """What may stand there, as JSON schema."""
+        """The permitted values, as JSON schema."""
         if self.family:
             return {"type": "string", "format": f"ipv{self.family}"}
         return {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}
@@ -278,7 +315,7 @@ class Choice:
     words: Mapping[str, object]
 
     def read(self, value: object, path: Path, report: Report) -> Any:
-        """What the word means."""
+        """The meaning of the word."""
         if type(value) is str and value in self.words:
             return self.words[value]
         report.parse(path, f"expected {self._listed()}, got {quote(value)}")
@@ -288,12 +325,16 @@ class Choice:
         words = list(self.words)
         return f"{', '.join(words[:-1])} or {words[-1]}"
 
+    def write(self, value: object) -> str:
+        """The word that means ``value``; empty for a meaning without one (a frontend for any protocol)."""
+        return next((word for word, meaning in self.words.items() if meaning == value), "")
+
     def rule(self) -> str:
-        """What may stand there, for people."""
+        """The permitted values, in words."""
         return ", ".join(f"`{word}`" for word in self.words)
 
     def json_schema(self) -> dict[str, object]:
-        """What may stand there, as JSON schema."""
+        """The permitted values, as JSON schema."""
         return {"enum": list(self.words)}
 
 
@@ -318,12 +359,16 @@ class Percent:
             report.semantic(path, f"{value} is not {self.rule()}")
         return share / 100
 
+    def write(self, value: float) -> str:
+        """``value`` as a file has it."""
+        return f"{value * 100:g}%"
+
     def rule(self) -> str:
-        """What may stand there, for people."""
+        """The permitted values, in words."""
         return f"a share from {self.low}% to {self.high}%"
 
     def json_schema(self) -> dict[str, object]:
-        """What may stand there, as JSON schema."""
+        """The permitted values, as JSON schema."""
         return {"type": "string", "pattern": f"^{_PERCENT.pattern}$"}
 
 
@@ -340,51 +385,14 @@ class WeightUnit:
             return BAD
         return Integer(1, 100).read(value, path, report)
 
+    def write(self, value: int | None) -> str:
+        """``value`` as a file has it."""
+        return "auto" if value is None else str(value)
+
     def rule(self) -> str:
-        """What may stand there, for people."""
+        """The permitted values, in words."""
         return "`auto` or a whole number from 1 to 100"
 
     def json_schema(self) -> dict[str, object]:
-        """What may stand there, as JSON schema."""
+        """The permitted values, as JSON schema."""
         return {"anyOf": [{"const": "auto"}, Integer(1, 100).json_schema()]}
-
-
-_RANGE = re.compile(r"\s*([0-9]{3})(?:\s*-\s*([0-9]{3}))?\s*")
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseCodes:
-    """HTTP status codes and ranges of them, separated by commas, within 100..599."""
-
-    def read(self, value: object, path: Path, report: Report) -> tuple[tuple[int, int], ...] | Bad:
-        """Inclusive (low, high) ranges, as written."""
-        if not isinstance(value, str):
-            report.parse(path, f"expected status codes such as 200-299,304, got {quote(value)}")
-            return BAD
-        ranges: list[tuple[int, int]] = []
-        for part in value.split(",", 600)[:600]:
-            match = _RANGE.fullmatch(part)
-            if match is None:
-                report.parse(path, f"{quote(part)} is no status code or range; write them as 200-299,304")
-                return BAD
-            low, high = int(match[1]), int(match[2] or match[1])
-            if low > high:
-                report.semantic(path, f"the range {low}-{high} is empty")
-            elif low < 100 or high > 599:
-                report.semantic(path, f"the status codes {part.strip()} are not within 100 to 599")
-            ranges.append((low, high))
-        return tuple(ranges)
-
-    def rule(self) -> str:
-        """What may stand there, for people."""
-        return "status codes and ranges, such as `200-299,304`"
-
-    def json_schema(self) -> dict[str, object]:
-        """What may stand there, as JSON schema."""
-        one = r"\s*[1-5][0-9][0-9](?:\s*-\s*[1-5][0-9][0-9])?\s*"
-        return {
-            "anyOf": [
-                {"type": "string", "pattern": f"^{one}(?:,{one})*$"},
-                {"type": "integer", "minimum": 100, "maximum": 599},
-            ]
-        }
