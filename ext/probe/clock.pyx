@@ -1,4 +1,4 @@
-# The engine thread's time: clocks, jitter, and when a slot is looked at next.
+# The engine thread's time: clocks, stalls, and when a slot is looked at next.
 
 
 # Between two readings there is never much work; a large gap is time in which this thread was not let run.

@@ -1,4 +1,5 @@
-# The words for what the engine keeps as two numbers.
+# Texts for what the engine keeps as two numbers. Python's thread.
+
 
 _ICMP4 = {
     (3, 0): "network unreachable",

@@ -1,4 +1,6 @@
-# Half-open TCP: a SYN from a raw socket. The kernel, which knows of no such connection, resets what the answer opens.
+# Half-open TCP, on the engine thread: a SYN from a raw socket. The kernel knows of no such connection; so when the
+# SYN-ACK comes, it answers with an RST by itself, and the server's backlog is free again. That is also why the source
+# ports are bound (opener.pyx): an RST is sent only where no listening or connected socket has the port.
 
 
 # Ports change by turns: in each a target has one, and has it again when all others had theirs, which takes a minute.
