@@ -25,7 +25,7 @@ class Vpp:
         self.version = version
         self.reader = StateReader(client)
         self._pid = pid
-        self._executor = Executor(client, Pacer(SystemClock(), max_stall_ns=10**12, max_duty=1.0), lambda step: None)
+        self._executor = Executor(client, Pacer(SystemClock(), max_stall_ns=10**12, max_duty=1.0))
 
     def cpu_ns(self) -> int:
         """CPU time of its process so far; without workers that is the main thread's."""
@@ -34,7 +34,9 @@ class Vpp:
     async def send(self, steps: Sequence[Step]) -> float:
         """Send them, as many in flight as go; seconds of VPP's CPU. RuntimeError where VPP refuses one."""
         before = self.cpu_ns()
-        outcome = await self._executor.run([step._replace(cost_ns=0) for step in steps], budget_ns=1)
+        outcome = await self._executor.run(
+            [step._replace(cost_ns=0) for step in steps], budget_ns=1, on_done=lambda step: None
+        )
         if outcome.failures:
             raise RuntimeError(outcome.failures[0])
         return (self.cpu_ns() - before) / 1e9

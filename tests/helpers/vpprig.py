@@ -16,6 +16,7 @@ from maglev.base.states import Code, State
 from maglev.config.model import Config, LbConfig
 from maglev.vpp.client import Timing, VppClient
 from maglev.vpp.dataplane import Dataplane
+from maglev.vpp.executor import Executor, Pacer
 from maglev.vpp.messages import VipKey, address_text
 from maglev.vpp.reconciler import Reconciler
 from maglev.vpp.store import MemoryStore
@@ -73,6 +74,7 @@ class Rig:
         timing: Timing = HASTY,
         store: MemoryStore | None = None,
         state: State = State.UP,
+        executor: Callable[[VppClient, Pacer], Executor] = Executor,
     ) -> None:
         self.clock = clock or SystemClock()
         self.bus = Bus()
@@ -83,7 +85,13 @@ class Rig:
         self.presumed = Presumed()
         self.client = VppClient(str(path), SystemClock(), timing=timing, chance=random.Random(1))
         self.reconciler = Reconciler(
-            self.client, self.bus, self.states, self.clock, presumption=self.presumed, store=self.store
+            self.client,
+            self.bus,
+            self.states,
+            self.clock,
+            presumption=self.presumed,
+            store=self.store,
+            executor=executor,
         )
         self.dataplane = Dataplane(self.client, self.reconciler, self.states, self.clock)
 

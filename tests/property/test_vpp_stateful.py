@@ -14,7 +14,7 @@ import asyncio
 import math
 import shutil
 import tempfile
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from ipaddress import IPv4Address
@@ -29,7 +29,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from maglev.base.errors import Unavailable
 from maglev.base.states import State
 from maglev.config.model import SECOND, Backend, Config, Frontend, LbConfig, OnAllDown, Pool, PoolMember, Protocol
-from maglev.vpp.client import Timing
+from maglev.vpp.client import Timing, VppClient
+from maglev.vpp.executor import Executor, Outcome, Pacer
 from maglev.vpp.messages import VipKey, address_text
 from maglev.vpp.model import vip_key
 from maglev.vpp.plan import FlushKey, Op, Step
@@ -105,6 +106,18 @@ configs = st.builds(
 )
 
 
+class JudgedExecutor(Executor):
+    """Shows every plan to ``judge`` before it carries it out."""
+
+    def __init__(self, client: VppClient, pacer: Pacer, judge: Callable[[Sequence[Step]], None]) -> None:
+        super().__init__(client, pacer)
+        self._judge = judge
+
+    async def run(self, steps: Sequence[Step], **options: Any) -> Outcome:
+        self._judge(steps)
+        return await super().run(steps, **options)
+
+
 class Dataplane(RuleBasedStateMachine):
     """One life of a daemon and its VPP."""
 
@@ -116,7 +129,7 @@ class Dataplane(RuleBasedStateMachine):
         self.run(self.server.start())
         config = config_of()
         self.wrong: list[str] = []
-        self.run(self._start(Rig(self.directory / "api.sock", config, clock=PacedClock(), timing=IMPATIENT)))
+        self.run(self._start(self._rig(config)))
         self.unannounced = False
         # Servers whose first verdict since a restart was down.
         self.forgotten: set[str] = set()
@@ -136,10 +149,15 @@ class Dataplane(RuleBasedStateMachine):
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
 
+    def _rig(self, config: Config, **options: Any) -> Rig:
+        def executor(client: VppClient, pacer: Pacer) -> Executor:
+            return JudgedExecutor(client, pacer, self._judge)
+
+        path = self.directory / "api.sock"
+        return Rig(path, config, clock=PacedClock(), timing=IMPATIENT, executor=executor, **options)
+
     async def _start(self, rig: Rig) -> None:
         self.rig = rig
-        executor = rig.reconciler._executor
-        executor.run = self._judged(executor.run)  # type: ignore[method-assign]
         rig.load()
         self.running = rig.running()
         await self.running.__aenter__()
@@ -215,28 +233,23 @@ class Dataplane(RuleBasedStateMachine):
         for name in ("set_weight", "delete_ases", "add_ases", "delete_vip"):
             watched(name)
 
-    def _judged(self, real: Any) -> Any:
+    def _judge(self, steps: Sequence[Step]) -> None:
         """Every plan, as it is carried out."""
-
-        def run(steps: Sequence[Step], **options: Any) -> Any:
-            weights: dict[tuple[VipKey, bytes], list[int]] = {}
-            for step in steps:
-                if step.vip is None or step.op not in (Op.SET_WEIGHT, Op.ADD_AS):
-                    continue
-                if step.op is Op.SET_WEIGHT:
-                    written = weights.setdefault((step.vip, step.address), [step.old_weight])
-                    written.append(step.weight)
-                    if step.weight == step.old_weight and not step.flush:
-                        self.wrong.append(f"no effect: {step}")
-                if step.flush and not self._may_flush(step):
-                    self.wrong.append(f"no reason to flush: {step}")
-            for key, written in weights.items():
-                passes = [sorted(pair) for pair in pairwise(written)]
-                if len(passes) > 1 and (len(passes) > 7 or any(most > 2 * least > 0 for least, most in passes)):
-                    self.wrong.append(f"{key} is written again and again: {written}")
-            return real(steps, **options)
-
-        return run
+        weights: dict[tuple[VipKey, bytes], list[int]] = {}
+        for step in steps:
+            if step.vip is None or step.op not in (Op.SET_WEIGHT, Op.ADD_AS):
+                continue
+            if step.op is Op.SET_WEIGHT:
+                written = weights.setdefault((step.vip, step.address), [step.old_weight])
+                written.append(step.weight)
+                if step.weight == step.old_weight and not step.flush:
+                    self.wrong.append(f"no effect: {step}")
+            if step.flush and not self._may_flush(step):
+                self.wrong.append(f"no reason to flush: {step}")
+        for key, written in weights.items():
+            passes = [sorted(pair) for pair in pairwise(written)]
+            if len(passes) > 1 and (len(passes) > 7 or any(most > 2 * least > 0 for least, most in passes)):
+                self.wrong.append(f"{key} is written again and again: {written}")
 
     def _may_flush(self, step: Step) -> bool:
         """A flush has a debt, or repairs what gave weight to a server that is down or disabled."""
@@ -441,7 +454,7 @@ class Dataplane(RuleBasedStateMachine):
         await self.running.__aexit__(None, None, None)
         self.server.journal.clear()
         config = replace(old.states.config(), lb=lb)
-        rig = Rig(self.directory / "api.sock", config, clock=PacedClock(), timing=IMPATIENT, store=old.store)
+        rig = self._rig(config, store=old.store)
         rig.states.overrides = dict(old.states.overrides)
         verdicts: dict[str, State] = {}
         for name, backend in rig.states.backends.items():

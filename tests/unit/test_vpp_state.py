@@ -160,6 +160,10 @@ def test_a_frontend_is_released_when_none_of_its_backends_is_unknown_and_stays_s
     states["b"] = State.DOWN
     assert warmup.released(www, states.__getitem__)
     states["b"] = State.UNKNOWN
+    assert not warmup.released(www, states.__getitem__), "asking changes nothing"
+    states["b"] = State.DOWN
+    warmup.release("www")
+    states["b"] = State.UNKNOWN
     assert warmup.released(www, states.__getitem__)
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Generator
+from typing import TypeVar
+
+T = TypeVar("T")
 
 # How long may be worked before the loop runs: a verdict passes through several turns of the loop on its way to VPP, and
 # may be late by this at each of them, for each that works. A turn of the loop costs some 10 us.
@@ -45,5 +49,21 @@ async def let_go(objects: list[object]) -> None:
     pace = Pace()
     while objects:
         objects.pop()
+        if pace.due():
+            await pace.rest()
+
+
+async def in_slices(steps: Generator[None, None, T]) -> T:
+    """Drive a generator to its end, let the loop run between slices of its steps, and return its result.
+
+    So pure code need not be a coroutine to take its time: it yields where it may be interrupted.
+    """
+    pace = Pace()
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            result: T = done.value
+            return result
         if pace.due():
             await pace.rest()

@@ -38,7 +38,8 @@ from maglev.vpp.messages import Encap, LbConf, VipKey, address_text, source_text
 from maglev.vpp.model import DEFAULT_TABLE_LENGTH, Actual, ActualAs, ActualVip, address_order, vip_key
 from maglev.vpp.plan import FlushKey, Op, Plan, Step, acknowledge
 from maglev.vpp.policy import Policy
-from maglev.vpp.reconciler import Reconciler, SyncResult
+from maglev.vpp.programmer import SyncResult
+from maglev.vpp.reconciler import Reconciler
 from maglev.vpp.scale import scaled
 from maglev.vpp.stats import StatsPoller, VipCounters
 

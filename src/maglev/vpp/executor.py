@@ -98,18 +98,20 @@ class Outcome:
 
 
 class Executor:
-    """Sends steps. ``on_done`` is called with each step as VPP acknowledges it, in order."""
+    """Sends steps."""
 
-    def __init__(self, client: VppClient, pacer: Pacer, on_done: Callable[[Step], None]) -> None:
+    def __init__(self, client: VppClient, pacer: Pacer) -> None:
         self.refusals = 0
         self.calls = 0
         self._client = client
         self._pacer = pacer
-        self._on_done = on_done
 
-    async def run(self, steps: Sequence[Step], *, budget_ns: int, skip: Refusals = NO_REFUSALS) -> Outcome:
+    async def run(
+        self, steps: Sequence[Step], *, budget_ns: int, on_done: Callable[[Step], None], skip: Refusals = NO_REFUSALS
+    ) -> Outcome:
         """Send ``steps`` in order until about ``budget_ns`` of estimated work is done.
 
+        ``on_done`` is called with each step as VPP acknowledges it, in order.
         ``skip``: what was refused lately and is not to be tried again now. A refusal is logged, counted, and does not
         stop the rest; a lost connection raises ``Unavailable``, also if there is another one by then: what was planned
         for one VPP is not sent to the next.
@@ -154,7 +156,7 @@ class Executor:
             spent += cost
             await self._pacer.turn()
             self._client.still_connected(connects)
-            await self._send(chunk, cost, outcome)
+            await self._send(chunk, cost, outcome, on_done)
             for step in chunk:
                 if refusal_key(step) not in outcome.refused:
                     accepted.add(step.vip)
@@ -162,7 +164,7 @@ class Executor:
                         raised.add(step.vip)
         return outcome
 
-    async def _send(self, chunk: Sequence[Step], cost: int, outcome: Outcome) -> None:
+    async def _send(self, chunk: Sequence[Step], cost: int, outcome: Outcome, on_done: Callable[[Step], None]) -> None:
         requests = [_request(step) for step in chunk]
         began = self._pacer.start(cost)
         replies = await self._client.send(requests)
@@ -171,7 +173,7 @@ class Executor:
         for step, reply in zip(chunk, replies, strict=True):
             if reply.retval == 0:
                 outcome.done.append(step)
-                self._on_done(step)
+                on_done(step)
                 continue
             self.refusals += 1
             why = f"{step}: {retval_text(reply.retval)}"

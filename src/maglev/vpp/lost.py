@@ -18,6 +18,10 @@ class LostWeights:
         self._weights: dict[VipKey, dict[bytes, int]] = {}
         self._recreated: set[VipKey] = set()
 
+    def __len__(self) -> int:
+        """How many VIPs there is something of."""
+        return len(self._weights)
+
     @property
     def recreated(self) -> Collection[VipKey]:
         """VIPs that are being taken down, to be created again. What VPP shows of them is not what it had."""

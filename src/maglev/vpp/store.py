@@ -6,7 +6,7 @@ is owed, by VIP and address, and why: ``down`` or ``operator``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from ipaddress import ip_address
 from typing import Protocol
 
@@ -80,7 +80,9 @@ def held_from_json(value: object) -> Iterator[tuple[str, bytes]]:
                 _unreadable(error)
 
 
-def owed_to_json(items: Iterable[tuple[FlushKey, Owed]], into: dict[str, dict[str, str]]) -> Iterator[None]:
+def owed_to_json(
+    items: Iterable[tuple[FlushKey, Owed]], into: dict[str, dict[str, str]]
+) -> Generator[None, None, None]:
     """Fill ``into`` for ``owed_from_json``, flush by flush: a generator, so that it can be done in slices."""
     vips: dict[VipKey, dict[str, str]] = {}
     for key, debt in items:

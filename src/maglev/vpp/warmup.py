@@ -87,13 +87,13 @@ class WarmUp:
         return True
 
     def forget(self, configured: Container[str]) -> None:
-        """After a reload: what is configured no longer needs no verdict."""
+        """Forget backends that are no longer configured, after a reload."""
         gone = [name for name in self._unresolved if name not in configured]
         self._unresolved.difference_update(gone)
         self._inherited.difference_update(gone)
 
     def released(self, frontend: Frontend, state_of: Callable[[str], State]) -> bool:
-        """Whether this frontend may be written to. Once it may, it stays so."""
+        """Whether this frontend may be written to."""
         phase = self.phase
         if phase is Phase.DONE or frontend.name in self._released:
             return True
@@ -103,5 +103,9 @@ class WarmUp:
             for member in pool.members:
                 if state_of(member.backend) is State.UNKNOWN:
                     return False
-        self._released.add(frontend.name)
         return True
+
+    def release(self, name: str) -> None:
+        """A frontend is being written to. From now on it may be, whatever is unknown later."""
+        if self.phase is not Phase.DONE:
+            self._released.add(name)

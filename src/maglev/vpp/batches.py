@@ -1,0 +1,187 @@
+"""The task that brings verdicts to VPP: it programs what is dirty, and reads back what was written while nothing is.
+
+One batch: choose (``agenda``), take, read again what is in doubt (``readback``), program (``programmer``). It holds the
+lock of the dataplane from the first to the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from maglev.base import logs
+from maglev.base.clock import Clock
+from maglev.base.pace import Pace
+from maglev.vpp.agenda import MOST_MEMBERS, Admission, Choice
+from maglev.vpp.announced import Before
+from maglev.vpp.buckets import differing
+from maglev.vpp.client import VppClient
+from maglev.vpp.drift import ases_drift
+from maglev.vpp.guard import Guard
+from maglev.vpp.messages import address_text
+from maglev.vpp.model import ActualVip
+from maglev.vpp.programmer import Extent, Programmer
+from maglev.vpp.readback import Readback
+from maglev.vpp.reloads import Reloads
+from maglev.vpp.rooms import Rooms
+
+log = logs.get(__name__)
+
+NOTHING = Choice((), ())
+ONE = Extent()
+
+
+class Batches:
+    """Programs what is dirty."""
+
+    def __init__(
+        self,
+        client: VppClient,
+        rooms: Rooms,
+        programmer: Programmer,
+        readback: Readback,
+        reloads: Reloads,
+        guard: Guard,
+        clock: Clock,
+    ) -> None:
+        self._client = client
+        self._rooms = rooms
+        self._programmer = programmer
+        self._readback = readback
+        self._reloads = reloads
+        self._guard = guard
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Program what is dirty, whenever something wakes this task, until cancelled."""
+        signals, verification = self._rooms.signals, self._rooms.verification
+        while True:
+            await signals.wake.wait()
+            signals.wake.clear()
+            self._reloads.heed()
+            while self._take_stock():
+                async with signals.lock:
+                    whole = await self._guard.whole(self._batch())
+                if not whole:
+                    break
+            while verification.due and not self.choice().names:
+                async with signals.lock:
+                    whole = await self._guard.whole(self._verify())
+                if not whole:
+                    break
+            signals.progress.set()
+
+    # -------------------------------------------------------------------------------------------------- what comes next
+
+    def choice(self, urgent: Iterable[str] = ()) -> Choice:
+        """What a batch would program now, ``urgent`` first. Changes nothing."""
+        rooms = self._rooms
+        if not rooms.agenda.waiting or not self._writable:
+            return NOTHING
+        source = rooms.announced.source
+        frontends = source.config().frontends
+        before = source if isinstance(source, Before) else None
+
+        def admission(name: str) -> Admission:
+            if before is not None and (name not in frontends or before.waits(frontends[name])):
+                return Admission.LATER
+            return Admission.ADMITTED if self.released(name) else Admission.HELD
+
+        def members(name: str) -> int:
+            return sum(len(pool.members) for pool in frontends[name].pools)
+
+        return rooms.agenda.choose(urgent, admission, members)
+
+    def released(self, name: str) -> bool:
+        """Whether the warm-up lets this frontend be written to."""
+        announced = self._rooms.announced
+        config = announced.current.config if announced.begun else announced.in_force
+        frontend = config.frontends.get(name)
+        return frontend is not None and self._rooms.adoption.warmup.released(frontend, announced.state_of)
+
+    @property
+    def _writable(self) -> bool:
+        """Whether VPP may be written to at all. Its settings come first: see ``fullsync``."""
+        mirror = self._rooms.mirror
+        known = self._client.usable and mirror.actual is not None and mirror.primed
+        return known and self._rooms.announced.begun and not self._rooms.adoption.silent
+
+    def _take_stock(self) -> bool:
+        """Set aside what the warm-up holds; returns whether anything can be programmed now."""
+        choice = self.choice()
+        if choice.held:
+            self._rooms.agenda.park(choice.held)
+            self._rooms.counters.suppressed += len(choice.held)
+        for name in choice.held:
+            log.debug("vpp-sync-suppressed", f"sync of frontend {name} suppressed by the warm-up", frontend=name)
+        return bool(choice.names)
+
+    async def _serving_nobody(self) -> list[str]:
+        """Dirty frontends that no AS in VPP serves, as many as a batch may hold, as far as they may overtake."""
+        rooms, pace = self._rooms, Pace()
+        names: list[str] = []
+        for name in rooms.agenda.overtaking():
+            await pace.breathe()
+            if not rooms.mirror.serves(rooms.announced.current.keys.get(name)):
+                names.append(name)
+                if len(names) == MOST_MEMBERS:
+                    break
+        return names
+
+    # ----------------------------------------------------------------------------------------------------------- work
+
+    async def _batch(self) -> None:
+        """Program the newest state of what is dirty, or as much of it as one batch may hold."""
+        rooms = self._rooms
+        urgent = await self._serving_nobody()
+        names = self.choice(urgent).names
+        if not names:
+            return
+        batch = rooms.agenda.take(names, urgent)
+        try:
+            for name in names:
+                rooms.adoption.warmup.release(name)
+            keys = rooms.announced.current.keys
+            await self._readback.stale(keys[name] for name in names if name in keys)
+            rooms.counters.batches += 1
+            await self._programmer.apply(names, ONE, first=() if urgent else rooms.agenda.cut)
+        except BaseException:
+            rooms.agenda.again(names)
+            raise
+        rooms.agenda.done(batch)
+
+    async def _verify(self) -> None:
+        """Read one VIP back that was written."""
+        rooms = self._rooms
+        rooms.mirror.demand()
+        key = rooms.verification.take()
+        found = rooms.mirror.find(key)
+        if key is None or found is None:
+            return  # The connection was lost and made again while this waited for its turn, or the VIP is gone.
+        written = found.ases
+        await self._readback.ases([key])
+        rooms.mirror.demand()
+        found = rooms.mirror.find(key)
+        if found is None:
+            return
+        if not ases_drift(written, found.ases):
+            self._check_buckets(found)
+            return
+        name = rooms.announced.current.names.get(key)
+        if name is not None and rooms.verification.contest(key, self._clock.monotonic_ns()):
+            rooms.agenda.mark(name, key)
+            rooms.signals.wake.set()
+
+    def _check_buckets(self, vip: ActualVip) -> None:
+        """Compare the buckets of a VIP that reads back as it was written with what its weights give."""
+        wrong = differing(vip)
+        if not wrong:
+            return
+        self._rooms.counters.bucket_mismatches += 1
+        address, (has, should) = next(iter(wrong.items()))
+        log.error(
+            "vpp-buckets-differ",
+            f"VIP {vip.key}: {len(wrong)} ASes have other buckets than their weights give, {address_text(address)}"
+            f" {has} instead of {should}: forecasts for this VPP cannot be trusted",
+            vip=str(vip.key),
+            ases=len(wrong),
+        )
