@@ -109,7 +109,7 @@ async def test_verdict_of_a_removed_backend_is_dropped_even_when_its_slot_is_use
     assert rig.engine.probed(B).id == 0
     rig.checker.read_engine()
     assert rig.state("b") is State.UNKNOWN
-    assert rig.checker.counters.stale == 1
+    assert rig.checker.stale_verdicts == 1
 
 
 async def test_changed_check_goes_on_up_with_the_counter_at_the_new_maximum() -> None:
@@ -147,7 +147,7 @@ async def test_result_of_the_old_check_does_not_count_after_the_change() -> None
     await rig.checker.apply(config({"a": A}, checks=[check(interval=5 * SECOND)]), by="signal")
     rig.checker.read_engine()
     assert rig.state("a") is State.UP
-    assert rig.checker.counters.stale == 1
+    assert rig.checker.stale_verdicts == 1
 
 
 async def test_changed_check_of_a_paused_backend_is_used_when_it_resumes() -> None:

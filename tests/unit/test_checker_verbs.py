@@ -214,7 +214,7 @@ async def test_a_verdict_from_before_a_disable_is_dropped(rig: Rig) -> None:
     rig.checker.enable("a", by="op")
     rig.checker.read_engine()
     assert rig.state("a") is State.UNKNOWN
-    assert rig.checker.counters.stale == 1
+    assert rig.checker.stale_verdicts == 1
 
 
 async def test_drain_takes_the_weight_and_leaves_the_state(rig: Rig) -> None:

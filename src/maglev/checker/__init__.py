@@ -5,7 +5,8 @@ a probe engine. What the checker shows of them are the values of ``maglev.views.
 """
 
 from maglev.checker.backend import LiveBackend
-from maglev.checker.checker import PASSES, Checker
+from maglev.checker.checker import Checker
 from maglev.checker.engine import ProbeEngine
+from maglev.checker.status import PASSES
 
 __all__ = ["PASSES", "Checker", "LiveBackend", "ProbeEngine"]

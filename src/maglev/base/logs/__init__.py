@@ -11,10 +11,10 @@
 
 Threads
     Any thread of Python may log; nearly all records come from the event loop. The native engine has no interpreter and
-    never logs. A logger hands a record to each sink at once, on the thread that logs. The writer's sink only queues it;
-    the writer's thread makes and writes the lines. So a stalled reader of standard error never holds the event loop, and
-    formatting is deferred until VPP is programmed. The bus's sink publishes on the event loop's thread; records of other
-    threads reach it by ``call_soon_threadsafe``.
+    never logs. A logger hands a record to each sink at once, on the thread that logs. The writer's sink only queues
+    it; the writer's thread makes and writes the lines. So a stalled reader of standard error never holds the event
+    loop, and formatting is deferred until VPP is programmed. The bus's sink publishes on the event loop's thread;
+    records of other threads reach it by ``call_soon_threadsafe``.
 
     Because the lines are made later, messages and fields must be values that do not change any more.
 
