@@ -16,7 +16,7 @@ from maglev.base.errors import Unavailable
 from maglev.vpp.client import Refused, SocketLock, Timing, VppClient
 from maglev.vpp.messages import ProtocolError, VipKey, WeightCall, pack_as_add, pack_vip_add, pack_vip_dump
 from maglev.vpp.state import StateReader
-from maglev.vpp.transport import ConnectionLost, set_weight
+from maglev.vpp.transport import MOST_REPLY, ConnectionLost, set_weight
 from maglev.vppsim.api import Identity
 from maglev.vppsim.server import StandIn
 from tests.helpers.vpprig import HASTY, eventually, weights
@@ -240,3 +240,53 @@ def test_a_daemon_that_could_not_make_its_lock_beside_the_socket_still_keeps_oth
         unprivileged.release()
         root.release()
         os.unlink(fallback)
+
+
+def says(server: StandIn, command: str, output: str) -> None:
+    """The stand-in's CLI answers one command with something else."""
+    honest = server.api.cli.execute
+
+    def execute(line: str) -> tuple[int, str]:
+        return (0, output) if line == command else honest(line)
+
+    server.api.cli.execute = execute  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("seconds", ["9" * 400, "1" * 6000, "9000000001", "99999999999.5"])
+async def test_a_clock_that_makes_no_sense_is_a_protocol_error_and_a_new_connection(path: Path, seconds: str) -> None:
+    async with stand_in(path) as server:
+        honest = server.api.cli.execute
+        says(server, "show clock", f"Time now {seconds}, reftime 1.0")
+        async with running(path, connected=False) as client:
+            await eventually(lambda: "show clock: the number" in client.problem)
+            server.api.cli.execute = honest  # type: ignore[method-assign]
+            assert await client.event() == "connected"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        " ip4-gre4 [{huge}] 192.0.2.1/32\r\n",
+        " ip4-gre4 [1] 192.0.2.1/32\r\n  new_size:16\r\n  protocol:6 port:{huge}\r\n",
+        " ip4-gre4 [1] 192.0.2.1/32\r\n  new_size:16\r\n  protocol:{huge} port:80\r\n",
+        " ip4-gre4 [1] 192.0.2.1/32\r\n  new_size:16\r\n  protocol:6 port:65536\r\n",
+        " ip4-gre4 [4294967296] 192.0.2.1/32\r\n",
+    ],
+)
+async def test_numbers_that_no_vip_has_end_the_connection_and_nothing_else(path: Path, lines: str) -> None:
+    async with stand_in(path) as server, running(path) as client:
+        says(server, "show lb vips verbose", lines.format(huge="7" * 6000))
+        with pytest.raises(ProtocolError, match=r"the number .* makes sense"):
+            await StateReader(client).verbose()
+        assert "VPP sent nonsense: the number" in await client.event()
+        assert await client.event() == "connected"
+
+
+async def test_a_cli_output_without_bound_is_refused_before_it_is_read(path: Path) -> None:
+    async with stand_in(path) as server, running(path) as client:
+        says(server, "show lb vips verbose", "x" * (MOST_REPLY + 1))
+        with pytest.raises(ConnectionLost, match="announces a message of"):
+            await StateReader(client).verbose()
+        assert client.api_total["?", "received", "malformed"] == 1
+        assert "announces a message of" in await client.event()
+        assert await client.event() == "connected"

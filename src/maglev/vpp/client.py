@@ -26,6 +26,7 @@ from maglev.vpp.messages import (
     MESSAGES,
     WEIGHT_MESSAGES,
     ProtocolError,
+    number_of,
     pack_cli,
     retval_text,
     unpack_cli_reply,
@@ -38,6 +39,10 @@ log = logs.get(__name__)
 
 BASE_MESSAGES = ("control_ping", "show_version", "cli_inband")
 LB_MESSAGES = (*WEIGHT_MESSAGES, "lb_add_del_vip_v2", "lb_vip_dump", "lb_vip_details", "lb_conf", "lb_flush_vip")
+
+
+MOST_UPTIME = 9_000_000_000
+"""Longest uptime of a VPP that is believed, seconds: in nanoseconds it still fits into 64 bits."""
 
 
 class Refused(Exception):
@@ -237,8 +242,13 @@ class VppClient:
         return await self._connected().dump(name, payload)
 
     async def cli(self, command: str) -> str:
-        """Output of a CLI command (``cli_inband``)."""
-        retval, text = unpack_cli_reply(await self.call("cli_inband", pack_cli(command)))
+        """Output of a CLI command (``cli_inband``). An answer that is none drops the connection (ProtocolError)."""
+        payload = await self.call("cli_inband", pack_cli(command))
+        try:
+            retval, text = unpack_cli_reply(payload)
+        except ProtocolError as error:
+            self.drop(f"VPP sent nonsense: {error}")
+            raise
         if retval < 0:
             raise Refused("cli_inband", retval)
         return text
@@ -396,12 +406,21 @@ class VppClient:
         )
 
     async def _uptime(self, connection: Connection) -> int:
-        """Nanoseconds since VPP started, which no API message tells; 0 where the CLI does not say."""
+        """Nanoseconds since VPP started, which no API message tells; 0 where the CLI does not say.
+
+        Raises ProtocolError for a time that no VPP can have run.
+        """
         (reply,) = await connection.send([Request("cli_inband", pack_cli("show clock"))])
         if reply.retval != 0:
             return 0
-        found = re.match(r"Time now ([0-9]+(?:\.[0-9]+)?)", unpack_cli_reply(reply.payload)[1])
-        return int(float(found[1]) * 1e9) if found else 0
+        found = re.match(r"Time now ([0-9]+)(?:\.([0-9]{1,9}))?", unpack_cli_reply(reply.payload)[1])
+        if found is None:
+            return 0
+        try:
+            seconds = number_of(found[1], MOST_UPTIME)
+        except ProtocolError as error:
+            raise ProtocolError(f"show clock: {error}") from error
+        return seconds * 1_000_000_000 + int((found[2] or "").ljust(9, "0"))
 
     def _problem(self, connection: Connection) -> str:
         missing = [name for name in LB_MESSAGES if not connection.supports(name)]
