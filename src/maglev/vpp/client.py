@@ -7,17 +7,12 @@ an operator sees what is there, and ``usable`` is False. One daemon drives one V
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
-import hashlib
 import os
 import random
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from maglev.base import logs
 from maglev.base.clock import Clock
@@ -33,6 +28,7 @@ from maglev.vpp.messages import (
     unpack_threads,
     unpack_version,
 )
+from maglev.vpp.socketlock import SocketLock
 from maglev.vpp.transport import WINDOW, Connection, ConnectionLost, Reply, Request
 
 log = logs.get(__name__)
@@ -81,78 +77,6 @@ class Timing:
     ping: float = 2.0
     backoff: float = 0.1
     backoff_most: float = 5.0
-
-
-class SocketLock:
-    """One daemon per VPP: advisory locks on files named after the socket, free again when their holder dies.
-
-    The file beside the socket is the one that counts, where it can be opened. A daemon that may not make it there falls
-    back to a common directory; so every one also takes the locks that are there, and those of different users meet.
-    """
-
-    def __init__(self, socket: str) -> None:
-        self._socket = socket
-        self._held: dict[str, int] = {}
-
-    @property
-    def paths(self) -> list[str]:
-        """The files that are locked."""
-        return list(self._held)
-
-    def acquire(self) -> str:
-        """Take or keep the lock; returns why not, or an empty string. Never waits."""
-        if self._held and all(self._is_there(path, fd) for path, fd in self._held.items()):
-            return ""
-        # The directory was made anew (VPP's /run/vpp is, at its start): our lock is on a file nobody sees.
-        self.release()
-        for path in self._candidates():
-            fd = _open_lock(path, make=not self._held)
-            if fd < 0:
-                continue
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
-                os.close(fd)
-                self.release()
-                return f"another daemon (pid {holder or 'unknown'}) drives this VPP: it holds {path}"
-            with contextlib.suppress(OSError):
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-            self._held[path] = fd
-        return "" if self._held else f"no lock file for {self._socket} can be opened"
-
-    def release(self) -> None:
-        """Let go. The files stay: removing one would let two daemons hold two files of one name."""
-        for fd in self._held.values():
-            os.close(fd)
-        self._held.clear()
-
-    @staticmethod
-    def _is_there(path: str, fd: int) -> bool:
-        try:
-            ours, there = os.fstat(fd), os.stat(path)
-        except OSError:
-            return False
-        return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
-
-    def _candidates(self) -> list[str]:
-        real = os.path.realpath(self._socket)
-        name = f"maglevd-{hashlib.sha256(real.encode()).hexdigest()[:16]}.lock"
-        return [
-            f"{real}.maglevd-lock",
-            *(str(Path(directory) / name) for directory in ("/run/lock", tempfile.gettempdir())),
-        ]
-
-
-def _open_lock(path: str, *, make: bool) -> int:
-    """A descriptor of the lock file; -1 where there is none. Reading is enough to lock."""
-    if make:
-        with contextlib.suppress(OSError):
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    with contextlib.suppress(OSError):
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    return -1
 
 
 class VppClient:
