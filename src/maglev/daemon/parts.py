@@ -91,9 +91,14 @@ def _vpp_parts(
 def _kept_overrides(state_file: StateFile) -> list[Override]:
     kept = state_file.get("overrides")
     records: list[Override] = []
+    if kept is not None and not isinstance(kept, list):
+        log.error("override-unreadable", "state file: the overrides are not a list")
+        state_file.distrust()
     for item in kept if isinstance(kept, list) else []:
         try:
             records.append(from_json(item))
         except ValueError as error:
             log.error("override-unreadable", f"state file: {error}")
+            # It is not in the next file: the whole of this one is kept for whoever understands it.
+            state_file.distrust()
     return records
