@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+from maglev.base.clock import SystemClock
 from maglev.checker.overrides import OverrideStore, from_json, to_json
 from maglev.cli.client import CALL_SECONDS
 from maglev.daemon.statefile import WRITE_SECONDS, BadStateFile, NotSaved, StateFile, decode, encode
@@ -372,3 +374,75 @@ def test_store_keeps_one_override_a_thing() -> None:
     assert store.drop(WEIGHT.key) is None
     assert store.weight("www", "p", "a") is None
     assert len(store) == 1
+
+
+async def test_a_second_daemon_says_who_has_the_file_and_neither_reads_nor_writes_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "state.json"
+    first, second = StateFile(path, FakeClock()), StateFile(path, FakeClock())
+    await first.claim()
+    first.set("section", "first")
+    await first.saved()
+    await second.claim(0)
+    who = f"another maglevd (pid {os.getpid()})"
+    assert f"state file {path} is that of {who}: it is neither read nor written here" in caplog.text
+    second.load()
+    assert second.get("section") is None
+    second.set("section", "second")
+    with pytest.raises(NotSaved, match=r"state\.json: it is that of another maglevd \(pid [0-9]+\)"):
+        await second.saved()
+    assert (second.get("section"), second.failures) == ("second", 1)
+    first.set("section", "first again")
+    await first.saved()
+    assert loaded(path).get("section") == "first again"
+
+
+async def test_a_daemon_that_is_ending_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    code = (
+        "import sys; from maglev.base.lockfile import lock; lock(sys.argv[1], make=True);"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, f"{path}.lock", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert child.stdout is not None
+    assert await child.stdout.readline() == b"held\n"
+    file = StateFile(path, SystemClock())
+    claiming = asyncio.ensure_future(file.claim(20))
+    await asyncio.sleep(0.3)
+    assert not claiming.done()
+    child.kill()
+    await child.wait()
+    async with asyncio.timeout(10):
+        await claiming
+    assert file.taken_by == ""
+
+
+async def test_a_claim_removes_what_broken_writes_left_and_locks_no_device(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "state.json"
+    for name in (".state.json.12ab.new", ".state.json.prev.12ab.new", ".other.new"):
+        (tmp_path / name).write_bytes(b"")
+    await StateFile(path, FakeClock()).claim()
+    assert sorted(os.listdir(tmp_path)) == [".other.new", "state.json.lock"]
+    device = tmp_path / "device"
+    device.symlink_to("/dev/null")
+    file = StateFile(device, FakeClock())
+    await file.claim()
+    assert "is not a regular file" in caplog.text
+    assert not (tmp_path / "device.lock").exists()
+
+
+async def test_a_state_file_where_strangers_can_write_is_used_without_a_lock(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.chmod(tmp_path, 0o1777)
+    file = StateFile(tmp_path / "state.json", FakeClock())
+    await file.claim()
+    assert f"{tmp_path}: strangers can write to it" in caplog.text
+    file.set("section", 1)
+    await file.saved()
+    assert loaded(tmp_path / "state.json").get("section") == 1

@@ -53,14 +53,21 @@ class Parts:
     vpp: VppParts | None
 
 
-def make_parts(options: Options, control: logs.LogControl, clock: Clock, notifier: Notifier, started_ns: int) -> Parts:
+def make_parts(
+    options: Options,
+    control: logs.LogControl,
+    clock: Clock,
+    notifier: Notifier,
+    state_file: StateFile,
+    started_ns: int,
+) -> Parts:
     """Make and connect all parts, on the event loop's thread. Reads the state file, and nothing else.
 
+    ``state_file``: claimed and not read yet.
     ``started_ns``: the start of the daemon by the monotonic clock, from which the warm-up counts.
     """
     bus = Bus()
     control.tap(bus, asyncio.get_running_loop())
-    state_file = StateFile(options.state_file, clock)
     state_file.load()
     engine = Engine(user_agent=user_agent())
 

@@ -6,7 +6,13 @@ synced, then renamed over the old one, whose content goes to ``<path>.prev`` fir
 replaced by the previous copy: a server under maintenance does not come back because a disk was full.
 
 What cannot be understood is never overwritten without a copy: a file of a newer version is kept as
-``<path>.v<version>``, any other as ``<path>.bad``. What is no regular file is neither read nor replaced: ``/dev/null`` stays a device.
+``<path>.v<version>``, any other as ``<path>.bad``. What is no regular file is neither read nor replaced: ``/dev/null``
+stays a device.
+
+One daemon a file: ``claim`` locks ``<path>.lock`` for as long as the process lives. A daemon that finds the lock held
+runs without a state file. It must not end, since its VPP would keep sending traffic to dead servers. It must not write,
+since it would undo what operators set at the other. It does not read either: a server that operators took out at the
+other daemon would lose its traffic here, and VIPs that are the other's would be deleted from this VPP as its own.
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ from typing import NamedTuple
 
 import orjson
 
-from maglev.base import background, logs
+from maglev.base import background, lockfile, logs
 from maglev.base.clock import Clock
 from maglev.base.errors import MaglevError
 
@@ -37,6 +43,12 @@ WRITE_SECONDS = 3.0
 
 It is less than ``maglevc`` waits for an answer: a change that is in force must not look like one that failed."""
 
+
+CLAIM_SECONDS = 3.0
+"""How long a start waits for the lock: a daemon that was told to end has ended by then."""
+
+TAKEN_SECONDS = 300.0
+"""How often a daemon that may not write its state file says so again."""
 
 Identity = tuple[int, int, int, int]
 """Tells one file from another of the same name: device, inode, size, time of its last change."""
@@ -96,7 +108,7 @@ class StateFile:
     """Named sections of JSON values, kept in a file (``path`` None: in memory only).
 
     ``fallbacks`` counts starts for which the previous copy had to be used, ``unreadable`` those for which no copy
-    could be, ``failures`` writes that failed.
+    could be, ``failures`` writes that failed. ``taken_by``: pid of the daemon whose file it is; empty: it is ours.
     """
 
     def __init__(self, path: Path | None, clock: Clock, *, patience: float = WRITE_SECONDS) -> None:
@@ -110,6 +122,8 @@ class StateFile:
         self._writing: asyncio.Future[Written] | None = None
         self._ours: Identity | None = None
         self._suspect = False
+        self._lock = -1
+        self.taken_by = ""
         self._wake = asyncio.Event()
         self.fallbacks = 0
         self.unreadable = 0
@@ -121,9 +135,34 @@ class StateFile:
         """Where the copy before the last is kept."""
         return self.path.with_name(self.path.name + ".prev") if self.path is not None else None
 
+    async def claim(self, seconds: float = CLAIM_SECONDS) -> None:
+        """Lock the file, before it is loaded; waits at most ``seconds`` for another daemon to end. Never raises."""
+        if self.path is None:
+            return
+        path = self.path
+        end = self._clock.monotonic_ns() + int(seconds * 1e9)
+        while True:
+            try:
+                self._lock = await background.start("state-file-lock", lambda: _claim(path))
+                return
+            except lockfile.Held as held:
+                if self._clock.monotonic_ns() >= end:
+                    self.taken_by = held.pid
+                    log.error(
+                        "state-file-taken",
+                        f"state file {path} is that of another maglevd (pid {held.pid}): it is neither read nor written"
+                        " here, and nothing survives a restart of this one; give each its own --state-file",
+                        pid=held.pid,
+                    )
+                    return
+            except (OSError, lockfile.NoPlace) as error:
+                log.warning("state-file-unlocked", f"nothing keeps a second daemon off the state file {path}: {error}")
+                return
+            await self._clock.sleep(0.1)
+
     def load(self) -> None:
         """Read the file, or its previous copy. Never raises: a state that cannot be read is logged and counted."""
-        if self.path is None or self.previous is None:
+        if self.path is None or self.previous is None or self.taken_by:
             return
         try:
             self._state = decode(_read(self.path))
@@ -166,6 +205,9 @@ class StateFile:
     async def saved(self) -> None:
         """Wait until all that was set before is on the disk. Raises ``NotSaved``; callers share one write."""
         wanted = self._changed
+        if self.taken_by and wanted:
+            self.failures += 1
+            raise NotSaved(f"state file {self.path}: it is that of another maglevd (pid {self.taken_by})")
         try:
             async with asyncio.timeout(self._patience):
                 while self.path is not None and self._written < wanted:
@@ -211,7 +253,20 @@ class StateFile:
             except NotSaved as error:
                 log.error("state-file-not-written", str(error), failures=self.failures)
                 self._wake.set()
-                await self._clock.sleep(RETRY_SECONDS)
+                await self._clock.sleep(TAKEN_SECONDS if self.taken_by else RETRY_SECONDS)
+
+
+def _claim(path: Path) -> int:
+    """Lock the file for this process; returns the descriptor that holds the lock. Removes what broken writes left."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+    # No lock beside what is never written: /dev/null.lock would be a surprise.
+    _refuse_special(path)
+    descriptor = lockfile.lock(f"{path}.lock", make=True)
+    for other in path.parent.iterdir():
+        if other.name.startswith(f".{path.name}.") and other.name.endswith(".new"):
+            with contextlib.suppress(OSError):
+                other.unlink()
+    return descriptor
 
 
 def _read(path: Path) -> bytes:
