@@ -26,9 +26,11 @@ from maglev.pb import maglev_pb2 as pb
 from maglev.pb.maglev_pb2_grpc import MaglevStub
 from maglev.rpc import server
 from maglev.rpc.access import OPERATOR_CALLS, Role
-from maglev.rpc.server import CannotListen, RpcServer, ServerOptions
-from maglev.rpc.service import MaglevService, Shared, Turnstile
-from maglev.rpc.watch import TooMany
+from maglev.rpc.listeners import CannotListen
+from maglev.rpc.server import RpcServer, ServerOptions
+from maglev.rpc.service import MaglevService
+from maglev.rpc.status import TooMany
+from maglev.rpc.turns import Shared, Turnstile
 from maglev.schema.problems import Problem, ProblemKind
 from maglev.views.backends import Override, OverrideKind
 from tests.helpers.rpc import (
@@ -824,8 +826,7 @@ async def test_a_watch_ends_with_its_caller(start: Start) -> None:
 
 
 async def test_watchers_beyond_the_limit_are_refused_and_counted(start: Start) -> None:
-    running = await start()
-    running.server.watchers._most = 2
+    running = await start(watchers=2)
     stub = running.unix()
     calls = [stub.WatchEvents(pb.WatchEventsRequest()) for _ in range(2)]
     for call in calls:
@@ -1037,7 +1038,7 @@ async def test_a_watcher_that_does_not_read_is_dropped(start: Start) -> None:
     small = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536)]
     channel = grpc.aio.insecure_channel(f"unix:{running.socket}", options=small)
     running.channels.append(channel)
-    logger, heard = logging.getLogger("maglev.rpc.server"), Heard()
+    logger, heard = logging.getLogger("maglev.rpc.gate"), Heard()
     logger.addHandler(heard)
     try:
         call: Any = MaglevStub(channel).WatchEvents(pb.WatchEventsRequest())

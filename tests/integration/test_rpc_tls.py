@@ -15,7 +15,8 @@ import pytest
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb.maglev_pb2_grpc import MaglevStub
 from maglev.rpc.access import Role
-from maglev.rpc.server import CannotListen, RpcServer, ServerOptions
+from maglev.rpc.listeners import CannotListen
+from maglev.rpc.server import RpcServer, ServerOptions
 from maglev.rpc.tls import TlsFiles
 from tests.helpers.certs import Authority, Pair
 from tests.helpers.daemon import DaemonProcess, Watcher, reserved_port

@@ -26,7 +26,7 @@ from maglev.base import logs
 from maglev.base.clock import Clock
 from maglev.base.errors import BadValue, NotAllowed, UnknownName
 from maglev.base.events import Bus, ConfigEvent, WeightEvent
-from maglev.base.limits import check_duration, check_reason
+from maglev.base.limits import check_duration, check_reason, check_weight
 from maglev.base.pace import Pace, let_go
 from maglev.base.states import FrontendState, State
 from maglev.checker import reload
@@ -365,8 +365,8 @@ class Checker:
         if configured is None:
             raise UnknownName("backend", backend, f"pool {pool!r} of frontend {frontend!r}")
         request = _request(by, reason, duration_ns)
-        if weight is not None and not 0 <= weight <= 100:
-            raise BadValue(f"weight {weight} is not within 0..100")
+        if weight is not None:
+            check_weight(weight)
         live = self._operand(backend)
         unit = weight_unit(conf)
         before = self._settings.weight(frontend, pool, backend)

@@ -36,7 +36,8 @@ from maglev.metrics.engine import EngineFamilies
 from maglev.metrics.exposition import Exposition
 from maglev.metrics.server import MetricsServer
 from maglev.rpc.access import Role
-from maglev.rpc.server import CannotListen, RpcServer, ServerOptions
+from maglev.rpc.listeners import CannotListen
+from maglev.rpc.server import RpcServer, ServerOptions
 from maglev.rpc.services import Identity, Services
 from maglev.rpc.tls import TlsFiles
 

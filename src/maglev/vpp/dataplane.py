@@ -1,102 +1,54 @@
-"""The dataplane as the rest of the daemon sees it: state, plans, syncs and counters, in plain values.
+"""The dataplane as the rest of the daemon sees it: state, plans, syncs and counters, as values of ``maglev.views``.
 
-What VPP holds is set beside what is wanted here, with the bucket counts that VPP's own algorithm gives.
+Nothing here decides or remembers anything. The reconciler is asked through ``reconciler_api``; ``comparison`` sets VPP
+beside what is wanted, ``forecast`` shows a plan and its buckets, ``whatif`` is the state after a reload.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
-from maglev._flowtable import moved_share
 from maglev.base import logs
 from maglev.base.clock import Clock
 from maglev.base.errors import Unavailable, UnknownName
 from maglev.base.pace import Pace
-from maglev.base.states import State
-from maglev.config.model import Config, Protocol
-from maglev.judgement.weights import StateSource, TargetState
+from maglev.config.model import Config
+from maglev.judgement.weights import StateSource
 from maglev.views.dataplane import (
-    AsState,
-    ConfState,
     ConnectionInfo,
     DataplaneFigures,
     DataplaneInfo,
     LbState,
     TrafficReport,
-    VipState,
     VipTraffic,
     WarmupInfo,
 )
-from maglev.views.plans import AsForecast, PlanReport, PlanStep, SyncReport, VipForecast
-from maglev.vpp.buckets import padded
-from maglev.vpp.buckets import predicted as predicted_buckets
+from maglev.views.plans import PlanReport, SyncReport
 from maglev.vpp.client import VppClient
-from maglev.vpp.desired import DesiredAs, DesiredVip
+from maglev.vpp.comparison import Comparison, conf_state, protocol_name
+from maglev.vpp.desired import DesiredVip
 from maglev.vpp.diff import diff
-from maglev.vpp.messages import Encap, LbConf, VipKey, address_text, source_text
-from maglev.vpp.model import DEFAULT_TABLE_LENGTH, Actual, ActualAs, ActualVip, address_order, vip_key
-from maglev.vpp.plan import FlushKey, Op, Plan, Step, acknowledge
-from maglev.vpp.policy import Policy
-from maglev.vpp.programmer import SyncResult
-from maglev.vpp.reconciler import Reconciler
-from maglev.vpp.scale import scaled
+from maglev.vpp.forecast import forecast, plan_report
+from maglev.vpp.messages import VipKey
+from maglev.vpp.model import Actual, vip_key
+from maglev.vpp.plan import Op
+from maglev.vpp.reconciler_api import ReconcilerApi
 from maglev.vpp.stats import StatsPoller, VipCounters
-
-SECOND = 1_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Standing:
-    """A backend that a new configuration brings: nothing is known of it."""
-
-    state: State = State.UNKNOWN
-    drained: bool = False
-
-
-class _After(StateSource):
-    """The state source as it would be after a reload to another configuration."""
-
-    def __init__(self, now: StateSource, config: Config) -> None:
-        self._now = now
-        self._config = config
-
-    def config(self) -> Config:
-        return self._config
-
-    def backend_state(self, name: str) -> TargetState:
-        backend = self._config.backends.get(name)
-        if backend is None:
-            raise UnknownName("backend", name)
-        before = self._now.config().backends.get(name)
-        if before is not None and before.address == backend.address:
-            return self._now.backend_state(name)
-        if not backend.enabled:
-            return _Standing(State.DISABLED)
-        return _Standing(State.UP if backend.healthcheck is None else State.UNKNOWN)
-
-    def weight_override(self, frontend: str, pool: str, backend: str) -> int | None:
-        return self._now.weight_override(frontend, pool, backend)
-
-    def new(self) -> frozenset[str]:
-        """Backends that it brings, or moves to another address: what VPP sends there already goes on."""
-        before = self._now.config().backends
-        return frozenset(
-            name
-            for name, backend in self._config.backends.items()
-            if (was := before.get(name)) is None or was.address != backend.address
-        )
+from maglev.vpp.whatif import AfterReload
 
 
 class Dataplane:
-    """VPP, for the API and the metrics. Everything but ``connection`` and ``warmup`` raises ``Unavailable`` while VPP
-    is away; an unknown frontend raises ``UnknownName``.
+    """VPP, for the API and the metrics.
+
+    While VPP is away ``connection``, ``warmup``, ``figures`` and ``traffic`` answer; all others raise ``Unavailable``.
+    An unknown frontend raises ``UnknownName``.
     """
 
     def __init__(
         self,
         client: VppClient,
-        reconciler: Reconciler,
+        reconciler: ReconcilerApi,
         states: StateSource,
         clock: Clock,
         stats: StatsPoller | None = None,
@@ -118,14 +70,14 @@ class Dataplane:
         return WarmupInfo(warmup.phase.value, warmup.remaining_ns)
 
     def info(self) -> DataplaneInfo:
-        """Who is at the other end."""
+        """The VPP at the other end."""
         info = self._info()
         if info is None:
             raise Unavailable(self.client.excuse)
         return info
 
     def _info(self) -> DataplaneInfo | None:
-        """Who is at the other end; None while VPP is away."""
+        """The VPP at the other end; None while it is away."""
         info = self.client.info()
         if info is None:
             return None
@@ -149,7 +101,7 @@ class Dataplane:
         )
 
     def figures(self) -> DataplaneFigures:
-        """What is counted of VPP and of the calls to it. Answers from memory, also while VPP is away."""
+        """Counters of VPP and of the calls to it. Answers from memory, also while VPP is away."""
         reconciler, counters = self.reconciler, self.reconciler.counters
         return DataplaneFigures(
             vpp=self._info(),
@@ -170,7 +122,7 @@ class Dataplane:
         )
 
     def traffic(self) -> Iterator[VipTraffic]:
-        """Packet counters of every VIP as last read, one by one; nothing while VPP is away or nobody reads them."""
+        """Packet counters of every VIP as last read, one by one; none while VPP is away or counters are turned off."""
         if self.stats is None or self.client.info() is None:
             return
         names = self._frontends_by_key(self._states.config().frontends)
@@ -181,7 +133,7 @@ class Dataplane:
         """Read VPP, paced, and set it beside what is wanted: VIPs in the order of the file, then what is not wanted."""
         names = self._names(frontend)
         actual = await self.reconciler.refresh(None if frontend is None else names)
-        # A thousand VIPs take their time: verdicts go on between two of them.
+        # Comparing a thousand VIPs takes long. Verdicts are programmed between two of them.
         pace = Pace()
         wanted: dict[VipKey, DesiredVip] = {}
         for name in names:
@@ -189,20 +141,19 @@ class Dataplane:
                 wanted.update((vip.key, vip) for vip in self.reconciler.desired([name]))
             await pace.breathe()
         rest = () if frontend is not None else sorted(set(actual.vips) - set(wanted), key=lambda key: key.sort_key)
-        policy = self.reconciler.policy(full=True, prune_rest=False, force=False)
-        pruning = self.reconciler.policy(full=True, prune_rest=True, force=False)
+        compare = Comparison(self.reconciler)
         vips = []
         for key in (*wanted, *rest):
-            vips.append(self._vip_state(key, wanted.get(key), actual.vips.get(key), policy, pruning))
+            vips.append(compare.vip(key, wanted.get(key), actual.vips.get(key)))
             await pace.breathe()
-        return LbState(_conf_state(actual.conf), vips, self._clock.time_ns())
+        return LbState(conf_state(actual.conf), vips, self._clock.time_ns())
 
     async def plan(self, frontend: str | None, *, force: bool, config: Config | None = None) -> PlanReport:
-        """What a sync would do now; with ``config`` what it would do after a reload to it. Writes nothing."""
+        """The plan of a sync, now or after a reload to ``config``. Writes nothing."""
         source: StateSource = self._states
         new: frozenset[str] = frozenset()
         if config is not None:
-            source = after = _After(self._states, config)
+            source = after = AfterReload(self._states, config)
             new = after.new()
         if frontend is not None and frontend not in source.config().frontends:
             raise UnknownName("frontend", frontend)
@@ -216,7 +167,7 @@ class Dataplane:
             config=after_it,
             unscaled=frozenset(vip_key(after_it.frontends[name]) for name in names) if config is None else frozenset(),
         )
-        # Piece by piece as a full sync does it: the settings, the VIPs, and what is to be removed. Verdicts go on.
+        # Piece by piece as a full sync does it: the settings, the VIPs, the removals. Verdicts go on between two.
         pace = Pace()
         owed, lost = self.reconciler.owed, self.reconciler.lost
         plan = diff([], actual, owed, policy, lost=lost)
@@ -235,12 +186,12 @@ class Dataplane:
             plan.notes.append(
                 f"the warm-up holds {logs.counted(len(held), 'frontend')} for {seconds:.1f} s more at most"
             )
-        return await _report(plan, await _forecasts(plan, actual, backends))
+        return await plan_report(plan, await forecast(plan, actual, backends))
 
     async def sync(self, frontend: str | None, *, force: bool, by: str) -> SyncReport:
         """Bring VPP to the desired state. Raises ``NotAllowed`` during the warm-up."""
-        result: SyncResult = await self.reconciler.sync(frontend, force=force, by=by)
-        return SyncReport(await _report(result.plan, ()), tuple(result.failures))
+        result = await self.reconciler.sync(frontend, force=force, by=by)
+        return SyncReport(await plan_report(result.plan, ()), tuple(result.failures))
 
     async def counters(self, frontend: str | None) -> TrafficReport:
         """Packet counters, as read within the last seconds."""
@@ -268,175 +219,12 @@ class Dataplane:
         frontends = self._states.config().frontends
         return {vip_key(frontends[name]): name for name in names}
 
-    def _vip_state(
-        self, key: VipKey, wanted: DesiredVip | None, found: ActualVip | None, policy: Policy, pruning: Policy
-    ) -> VipState:
-        reconciler = self.reconciler
-        notes: list[str] = []
-        in_sync = False
-        if wanted is not None:
-            actual = Actual(None, {} if found is None else {key: found})
-            plan = diff([wanted], actual, reconciler.owed, policy, lost=reconciler.lost)
-            in_sync = not plan.steps and not plan.notes
-            notes += plan.notes
-            if (multiple := reconciler.multiples.get(key)) is not None:
-                notes.append(f"weights are {multiple} times ours, as they were found; a sync changes them to ours")
-            if wanted.held and found is not None and any(address in wanted.held for address in found.ases):
-                notes.append("an old address stays until something else serves")
-        elif not pruning.may_remove(key):
-            notes.append("not configured, and left alone")
-        length = _length(wanted, found)
-        return VipState(
-            frontend=wanted.frontend if wanted is not None else "",
-            prefix=str(key.prefix),
-            protocol=_protocol(key),
-            port=key.port,
-            encap=_encap(found.encap if found is not None else (wanted.encap if wanted is not None else 0)),
-            new_flows_table_length=length,
-            src_ip_sticky=bool(found.sticky) if found is not None else (wanted is not None and wanted.sticky),
-            index=found.index if found is not None else None,
-            present=found is not None,
-            wanted=wanted is not None,
-            in_sync=in_sync,
-            held=wanted is not None and not reconciler.released(wanted.frontend),
-            unit=wanted.unit if wanted is not None else 0,
-            lingering=found.lingering if found is not None else 0,
-            notes=notes,
-            ases=self._as_states(key, wanted, found, length),
-        )
-
-    def _as_states(self, key: VipKey, wanted: DesiredVip | None, found: ActualVip | None, length: int) -> list[AsState]:
-        ours: Mapping[bytes, DesiredAs] = {} if wanted is None else {one.address: one for one in wanted.ases}
-        present: Mapping[bytes, ActualAs] = {} if found is None else found.ases
-        predicted = predicted_buckets({address: have.weight for address, have in present.items()}, length)
-        multiple = self.reconciler.multiples.get(key)
-        states: list[AsState] = []
-        for address in sorted(set(ours) | set(present), key=address_order):
-            one, have = ours.get(address), present.get(address)
-            weight = one.weight if one is not None else 0
-            if weight is None:
-                weight = have.weight if have is not None else 0
-            elif multiple is not None:
-                weight = scaled(weight, multiple)
-            states.append(
-                AsState(
-                    address=address_text(address),
-                    backend=one.backend if one is not None else "",
-                    pool=one.pool if one is not None else "",
-                    programmed_weight=weight,
-                    vpp_weight=have.weight if have is not None else None,
-                    buckets=have.buckets if have is not None else 0,
-                    predicted_buckets=predicted.get(address, 0),
-                    live=have is not None,
-                    flush_owed=FlushKey(key, address) in self.reconciler.owed,
-                )
-            )
-        return states
-
-
-async def _forecasts(plan: Plan, actual: Actual, backends: Mapping[tuple[VipKey, bytes], str]) -> list[VipForecast]:
-    """Buckets before and after, for each VIP that the plan touches."""
-    steps: dict[VipKey, list[Step]] = {}
-    for step in plan.steps:
-        if step.vip is not None:
-            steps.setdefault(step.vip, []).append(step)
-    forecasts: list[VipForecast] = []
-    pace = Pace()
-    for key, of_vip in steps.items():
-        found = actual.vips.get(key)
-        scratch = Actual(None, {})
-        if found is not None:
-            scratch.vips[key] = ActualVip(key, found.encap, found.length, ases=dict(found.ases))
-        for step in of_vip:
-            acknowledge(scratch, step)
-        after = scratch.vips.get(key)
-        before_weights = {} if found is None else {a: have.weight for a, have in found.ases.items()}
-        after_weights = {} if after is None else {a: have.weight for a, have in after.ases.items()}
-        before_length = found.length if found is not None else DEFAULT_TABLE_LENGTH
-        after_length = after.length if after is not None else before_length
-        before, then = predicted_buckets(before_weights, before_length), predicted_buckets(after_weights, after_length)
-        moved = 0.0
-        if any(before_weights.values()) and any(after_weights.values()):
-            moved = 1.0
-            if before_length == after_length:
-                moved = moved_share(padded(before_weights), padded(after_weights), after_length)
-        forecasts.append(
-            VipForecast(
-                frontend=next((step.frontend for step in of_vip if step.frontend), ""),
-                vip=str(key),
-                moved_share=moved,
-                stall_ns=sum(step.cost_ns for step in of_vip),
-                ases=[
-                    AsForecast(address_text(a), backends.get((key, a), ""), before.get(a, 0), then.get(a, 0))
-                    for a in sorted(set(before_weights) | set(after_weights), key=address_order)
-                ],
-            )
-        )
-        await pace.breathe()
-    return forecasts
-
-
-def _length(wanted: DesiredVip | None, found: ActualVip | None) -> int:
-    if found is not None:
-        return found.length
-    if wanted is not None and wanted.length is not None:
-        return wanted.length
-    return DEFAULT_TABLE_LENGTH
-
-
-def _protocol(key: VipKey) -> str:
-    try:
-        return str(Protocol(key.protocol))
-    except ValueError:
-        return str(key.protocol)
-
-
-def _encap(encap: int) -> str:
-    try:
-        return str(Encap(encap))
-    except ValueError:
-        return str(encap)
-
-
-def _conf_state(conf: LbConf | None) -> ConfState:
-    if conf is None:
-        return ConfState("", "", 0, 0)
-    return ConfState(
-        ipv4_src_address=source_text(conf.ip4_src_address),
-        ipv6_src_address=source_text(conf.ip6_src_address),
-        sticky_buckets_per_core=conf.sticky_buckets_per_core,
-        flow_timeout_ns=conf.flow_timeout * SECOND,
-    )
-
-
-async def _report(plan: Plan, forecasts: Sequence[VipForecast]) -> PlanReport:
-    pace = Pace()
-    steps: list[PlanStep] = []
-    for step in plan.steps:
-        steps.append(
-            PlanStep(
-                kind=step.op.value,
-                frontend=step.frontend,
-                vip=str(step.vip or ""),
-                backend=step.backend,
-                address=address_text(step.address) if step.address else "",
-                old_weight=step.old_weight,
-                new_weight=step.weight,
-                flush=step.flush,
-                stall_ns=step.cost_ns,
-                text=str(step),
-            )
-        )
-        await pace.breathe()
-    notes = [*plan.notes, *(f"VIP {key} is not configured, and left alone" for key in plan.unmanaged)]
-    return PlanReport(steps, forecasts, plan.stall_ns, notes)
-
 
 def _traffic(frontend: str, counters: VipCounters) -> VipTraffic:
     return VipTraffic(
         frontend=frontend,
         prefix=str(counters.key.prefix),
-        protocol=_protocol(counters.key),
+        protocol=protocol_name(counters.key),
         port=counters.key.port,
         existing_session=counters.existing_session,
         first_session=counters.first_session,
