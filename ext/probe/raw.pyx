@@ -263,21 +263,15 @@ cdef void raw_await(State* e) noexcept nogil:
     e.raw.departed_count = 0
 
 
-# Send a batch. What the kernel refuses is a local error of that target alone; what does not fit waits for a tick.
-cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
-    cdef uint32_t count = origin.batch_count[kind]
+# Build the packets of a batch, each with a serial and a cookie of its own. Returns how many are ready to be sent; their
+# slots stand at the beginning of the batch.
+cdef uint32_t raw_build(State* e, Origin* origin, int kind, const RawSocket* raw) noexcept nogil:
     cdef uint32_t* batch = origin.batch[kind]
     cdef uint32_t ready = 0
-    cdef uint32_t done = 0
     cdef uint32_t i
-    cdef int sent, error
-    cdef int64_t before, after, step
     cdef Slot* slot
-    cdef const Check* check
-    cdef RawSocket* raw = &origin.tcp if kind else &origin.icmp
-    origin.batch_count[kind] = 0
-    for i in range(count):
-        if raw.fd < 0:      # lost since these were queued, perhaps with the one before
+    for i in range(origin.batch_count[kind]):
+        if raw.fd < 0:      # lost since these were queued, perhaps with the packet before
             block(e, batch[i], origin.failure.kind, origin.failure.error)
             continue
         slot = &e.slots[batch[i]]
@@ -286,6 +280,21 @@ cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
         if (syn_build(e, origin, ready, batch[i]) if kind else icmp_build(e, origin, ready, batch[i])):
             batch[ready] = batch[i]
             ready += 1
+    origin.batch_count[kind] = 0
+    return ready
+
+
+# Send a batch. What the kernel refuses is a local error of that target alone; what does not fit waits for a tick.
+cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
+    cdef uint32_t* batch = origin.batch[kind]
+    cdef RawSocket* raw = &origin.tcp if kind else &origin.icmp
+    cdef uint32_t ready = raw_build(e, origin, kind, raw)
+    cdef uint32_t done = 0
+    cdef uint32_t i
+    cdef int sent, error
+    cdef int64_t before, after, step
+    cdef Slot* slot
+    cdef const Check* check
     if raw.fd < 0:
         for i in range(ready):
             block(e, batch[i], origin.failure.kind, origin.failure.error)
