@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from fractions import Fraction
 
+from maglev.base.pace import at_once
 from maglev.base.states import State
 from maglev.config.model import SECOND, LbConfig
 from maglev.vpp.adoption import LEAST_PATIENCE_NS, Adoption, Found, look_at
@@ -35,13 +36,7 @@ def vip(weights: dict[bytes, int], key: VipKey = WWW) -> ActualVip:
 
 def look(vips: dict[VipKey, ActualVip]) -> Found:
     """What a VPP is found like where a, b and the standby c are configured, and their weights are 1 each."""
-    steps = look_at(vips, FakeStates(make_config({"p": {"a": 10, "b": 10}, "q": {"c": 10}})))
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            found: Found = done.value
-            return found
+    return at_once(look_at(vips, FakeStates(make_config({"p": {"a": 10, "b": 10}, "q": {"c": 10}}))))
 
 
 def test_backends_that_vpp_sends_traffic_to_are_found_serving() -> None:

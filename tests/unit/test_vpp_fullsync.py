@@ -8,6 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from maglev.base.pace import at_once
 from maglev.config.model import Config
 from maglev.vpp.fullsync import pieces
 from maglev.vpp.messages import VipKey
@@ -32,13 +33,7 @@ def config_of(**frontends: tuple[str, int, int]) -> Config:
 
 def made(config: Config, serving: Collection[str]) -> list[list[str]]:
     keys = {vip_key(config.frontends[name]) for name in serving}
-    steps = pieces(config.frontends, config, keys.__contains__)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            result: list[list[str]] = done.value
-            return result
+    return at_once(pieces(config.frontends, config, keys.__contains__))
 
 
 def test_what_serves_nobody_comes_first_and_then_by_number_whatever_the_order_of_the_file() -> None:

@@ -192,7 +192,7 @@ def connected_once(*vips: ActualVip) -> Mirror:
 def test_what_was_changed_while_the_connection_was_lost_is_drift() -> None:
     mirror = connected_once(vip(a=1), vip(API, a=1))
     compared = reread(mirror, Actual(OTHER_CONF, {WWW: vip(a=3)}))
-    assert not compared.anew
+    assert not compared.restarted
     assert told(compared) == {
         None: ["the global settings are others"],
         WWW: ["10.0.0.1 has weight 3 instead of 1"],
@@ -204,7 +204,7 @@ def test_what_was_changed_while_the_connection_was_lost_is_drift() -> None:
 def test_a_vpp_that_was_started_since_has_lost_everything_and_misses_nothing() -> None:
     mirror = connected_once(vip(a=1))
     compared = reread(mirror, Actual(OTHER_CONF, {}), started_ns=11)
-    assert compared.anew
+    assert compared.restarted
     assert told(compared) == {}
     assert lost(compared) == [WWW]
 

@@ -82,13 +82,13 @@ NO_REFUSALS: Refusals = {}
 
 
 def refusal_key(step: Step) -> RefusalKey:
-    """What names a step when it is asked whether VPP has refused it before."""
+    """The key by which a refused step is found again."""
     return (step.op, step.vip, step.address)
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a plan. ``rest``: steps that were not sent, since the budget was used up."""
+    """The outcome of a plan. ``rest``: steps that were not sent, since the budget was used up."""
 
     done: list[Step] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -137,7 +137,7 @@ class Executor:
                 ):
                     break
                 if step.guarded and step.vip not in raised:
-                    # Every raise before it was refused: this drop would leave nobody.
+                    # Every raise before it was refused: this drop would leave the VIP without a live AS.
                     outcome.skipped.append(step)
                     log.warning("vpp-drop-held", f"not sent, since nothing took over: {step}", vip=str(step.vip))
                     position += 1
