@@ -36,8 +36,8 @@ OUT := build/$(ARCH)
 PROGRAMS := $(OUT)/maglevd $(OUT)/maglevc
 EXT_SOURCES := $(shell find ext -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h')
 
-.PHONY: help deps build debug run test test-debug test-vpp test-asan fuzz fuzz-deps fuzz-install robot bench bench-deps lint \
-    alerts pkg-deps pkg-deb wheel test-pkg soak proto clean
+.PHONY: help deps build check debug run test test-debug test-vpp test-asan fuzz fuzz-deps fuzz-install robot bench \
+    bench-deps lint alerts pkg-deps pkg-deb wheel test-pkg soak proto clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -127,8 +127,11 @@ proto: build/stubs.stamp ## compile proto/maglev.proto into src/maglev/pb
 run: deps build ## the lab: a failover to watch (ONCE=1: check it and end; VPP=SOCKET: with a real VPP)
 	$(PY) -m tests.lab $(if $(ONCE),--once) $(if $(VPP),--vpp $(VPP))
 
-lint: build ## ruff, mypy, cython-lint and the import contracts
+lint: build ## ruff, mypy, cython-lint, the import contracts and the house rules
 	$(PY) -m tests.run lint
+
+check: build ## what to run before a commit: lint, unit and property tests; under a minute
+	$(PY) -m tests.run check
 
 test: pkg-deps build build/promtool ## all of it: lint, pytest, Robot, debug build, packages, a short soak; a summary at the end
 	$(PY) -m tests.run
@@ -143,7 +146,7 @@ test-debug: deps debug ## the cores' and the engine's tests against the debug bu
 # libFuzzer's main program and one object made of the engine's own parsers. Nothing calls Python, so nothing links it.
 build/fuzz/parsers: tests/fuzz/parsers.pyx $(EXT_SOURCES) $(VENV)/requirements.stamp
 	@mkdir -p build/fuzz/corpus
-	$(PY) -m cython -3 -X cdivision=True -X wraparound=False -X boundscheck=False -I ext/probe -o build/fuzz/parsers.c $<
+	$(PY) -m cython -3 -X cdivision=True -X wraparound=False -X boundscheck=False -I ext -o build/fuzz/parsers.c $<
 	clang -D_GNU_SOURCE -O1 -g -w -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -no-pie \
 	    -I$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))') build/fuzz/parsers.c \
 	    -Wl,--unresolved-symbols=ignore-all -o $@

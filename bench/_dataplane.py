@@ -21,13 +21,14 @@ from pathlib import Path
 import uvloop
 
 from bench.harness import Figure
+from maglev._probe import Transition
 from maglev.base.clock import SystemClock
 from maglev.base.events import Bus
 from maglev.base.logs import LogControl
 from maglev.base.states import Code, State
 from maglev.checker import Checker
 from maglev.config.model import Backend, Config, Frontend, LbConfig, Pool, PoolMember, Protocol
-from maglev.daemon.daemon import settle_collector
+from maglev.daemon.process import settle_collector
 from maglev.vpp.client import VppClient
 from maglev.vpp.desired import desired_vips
 from maglev.vpp.diff import diff
@@ -37,7 +38,7 @@ from maglev.vpp.plan import Plan, acknowledge
 from maglev.vpp.policy import Policy
 from maglev.vpp.reconciler import Reconciler
 from maglev.vpp.transport import Reply, Request
-from tests.helpers.checker import FakeClock, FakeEngine, FakeTransition, check
+from tests.helpers.checker import FakeClock, FakeEngine, check
 from tests.helpers.vpp import FakeStates
 
 PATIENCE = 120.0
@@ -74,12 +75,12 @@ class Verdicts(FakeEngine):
         for number in targets:
             target = self.targets[number]
             self._transitions.append(
-                FakeTransition(target.id, target.generation, target.state, state, code, "", now, target.counter)
+                Transition(target.id, target.generation, target.state, state, code, "", now, target.counter)
             )
             target.state = state
         os.eventfd_write(self._fd, 1)
 
-    def transitions(self, most: int = 4096) -> list[FakeTransition]:
+    def transitions(self, most: int = 4096) -> list[Transition]:
         taken = super().transitions(most)
         if not self._transitions:
             with contextlib.suppress(BlockingIOError):

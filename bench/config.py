@@ -15,7 +15,7 @@ import yaml
 from bench.harness import ROUNDS, Figure, cpu_ms
 from maglev.config.child import load_in_child
 from maglev.config.load import LoadResult, load_text
-from maglev.daemon.daemon import settle_collector
+from maglev.daemon.process import settle_collector
 
 QUESTION = "How long does a configuration of 50,000 backends take?"
 

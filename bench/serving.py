@@ -40,9 +40,12 @@ from maglev.base.states import State
 from maglev.checker import Checker
 from maglev.config.model import LbConfig
 from maglev.daemon.configfile import ConfigFile
-from maglev.daemon.daemon import settle_collector
+from maglev.daemon.process import settle_collector
 from maglev.daemon.sdnotify import Notifier
-from maglev.metrics.metrics import CheckerFamilies, EngineFamilies, Exposition, MetricsServer
+from maglev.metrics.checker import CheckerFamilies
+from maglev.metrics.engine import EngineFamilies
+from maglev.metrics.exposition import Exposition
+from maglev.metrics.server import MetricsServer
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb.maglev_pb2_grpc import MaglevStub
 from maglev.rpc.server import RpcServer, ServerOptions

@@ -122,6 +122,26 @@ def bucket_counts(ases, long length):
     return counts
 
 
+cdef Py_ssize_t place(
+    Server* servers, Py_ssize_t count, uint32_t weight_max, uint32_t mask, Replica* replicas, Py_ssize_t limit
+) noexcept nogil:
+    # Gives each replica its first bucket and its skip. Returns how many replicas there are, `limit` at most.
+    # VPP's order: first replica 0 of every AS, then replica 1 of those with a weight above 1, and so on.
+    cdef Py_ssize_t i
+    cdef Py_ssize_t used = 0
+    cdef uint32_t level
+    cdef uint64_t seed
+    for level in range(weight_max):
+        for i in range(count):
+            if servers[i].weight > level and used < limit:
+                seed = xxhash(servers[i].word ^ level)
+                replicas[used].position = <uint32_t> (seed >> 32) & mask
+                replicas[used].skip = (<uint32_t> seed | 1) & mask
+                replicas[used].server = <int32_t> servers[i].index
+                used += 1
+    return used
+
+
 cdef void fill(
     int32_t* table, uint64_t* occupied, uint32_t length, Replica* replicas, Py_ssize_t count
 ) noexcept nogil:
@@ -160,10 +180,7 @@ def build(ases, long length):
     cdef uint64_t* occupied = NULL
     cdef Py_ssize_t count, i, used
     cdef uint32_t weight_max = 0
-    cdef uint32_t level
-    cdef uint32_t mask
     cdef uint64_t halves[2]
-    cdef uint64_t seed
     cdef Py_ssize_t total = 0
     cdef list counts
     check_length(length)
@@ -176,7 +193,6 @@ def build(ases, long length):
     counts = [0] * len(ases)
     if count == 0:
         return counts, table
-    mask = <uint32_t> length - 1
     try:
         servers = <Server*> PyMem_Malloc(count * sizeof(Server))
         if servers == NULL:
@@ -196,15 +212,7 @@ def build(ases, long length):
         if replicas == NULL or occupied == NULL:
             raise MemoryError
         with nogil:
-            used = 0
-            for level in range(weight_max):
-                for i in range(count):
-                    if servers[i].weight > level and used < total:
-                        seed = xxhash(servers[i].word ^ level)
-                        replicas[used].position = <uint32_t> (seed >> 32) & mask
-                        replicas[used].skip = (<uint32_t> seed | 1) & mask
-                        replicas[used].server = <int32_t> servers[i].index
-                        used += 1
+            used = place(servers, count, weight_max, <uint32_t> length - 1, replicas, total)
             fill(buckets, occupied, <uint32_t> length, replicas, used)
         for i in range(used):
             # Each replica has length // used buckets, and the first length % used ones one more.

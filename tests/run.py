@@ -1,9 +1,9 @@
 """Runs the whole suite, or the steps named on the command line, and prints what ran and how long it took.
 
-``python -m tests.run [lint | fuzz | alerts | pytest | debug | robot | package | soak | STEP ...]``: every step runs,
-also when an earlier one failed, its output goes to the terminal as it comes, and the exit status is 1 if any failed.
-The last line is ``N passed, N failed``: tests of pytest and Robot, and each other step as one. Reports are left in
-``build/reports``.
+``python -m tests.run [GROUP | STEP ...]``, where a group is one of check, lint, fuzz, alerts, pytest, debug, robot,
+package and soak. Every step runs, even after a failed one, and prints to the terminal. The exit status is 1 if any step
+failed. The last line is ``N passed, N failed``, which counts the tests of pytest and Robot, and each other step as one.
+Reports go to ``build/reports``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ROOT / "build" / "reports"
 BIN = Path(sys.executable).parent
 
-PYTEST_XML = REPORTS / "pytest.xml"
+UNIT_XML = REPORTS / "unit.xml"
+INTEGRATION_XML = REPORTS / "integration.xml"
 ROBOT_OUT = REPORTS / "robot"
 DEBUG_XML = REPORTS / "debug.xml"
 PACKAGE_XML = REPORTS / "package.xml"
@@ -40,17 +41,20 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One command of the suite. ``counts`` reads its report; without it the step counts as one test."""
+    """One command of the suite and the groups that it belongs to.
+
+    ``counts`` reads the step's report; without it the step counts as one test.
+    """
 
     name: str
-    group: str
+    groups: tuple[str, ...]
     command: tuple[str, ...]
     counts: Callable[[], Counts] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a step ended; ``seconds`` by the wall, ``cpu`` those of all its processes."""
+    """The result of a step: exit status, wall-clock ``seconds``, and ``cpu`` seconds of all its processes."""
 
     step: Step
     status: int
@@ -59,8 +63,8 @@ class Outcome:
     counts: Counts
 
 
-def count_pytest(report: Path = PYTEST_XML) -> Counts:
-    """Read a JUnit report of pytest's. A skipped test has not passed: it counts as failed."""
+def count_pytest(report: Path) -> Counts:
+    """Read a JUnit report of pytest. A skipped test did not pass: it counts as failed."""
     passed = failed = 0
     for suite in ET.parse(report).getroot().iter("testsuite"):
         bad = sum(int(suite.get(key, "0")) for key in ("failures", "errors", "skipped"))
@@ -70,7 +74,7 @@ def count_pytest(report: Path = PYTEST_XML) -> Counts:
 
 
 def count_robot() -> Counts:
-    """Read the totals of Robot's report. A skipped test has not passed: it counts as failed."""
+    """Read the totals of Robot's report. A skipped test did not pass: it counts as failed."""
     total = ET.parse(ROBOT_OUT / "output.xml").getroot().find("statistics/total/stat")
     if total is None:
         return Counts(0, 1)
@@ -78,39 +82,59 @@ def count_robot() -> Counts:
 
 
 def make(*words: str) -> tuple[str, ...]:
-    """The command of a make verb."""
+    """The command line of a make verb."""
     return ("make", "--no-print-directory", *words)
 
 
 def pytest(report: Path, *words: str) -> tuple[str, ...]:
-    """The command of tests that leave a report."""
+    """The command line of tests that write a report."""
     return (sys.executable, "-m", "pytest", f"--junitxml={report}", *words)
 
 
+LINT = ("lint", "check")
+"""Groups of a step that judges the source without running it."""
+
+# Unit and property tests own their clocks, sockets and temporary directories, so they may run in parallel. A file stays
+# on one worker, which builds its fixtures once. The integration tests run one at a time: they measure real time, and
+# share the network namespaces and the ports of the machine.
+PARALLEL = ("--numprocesses", "auto", "--maxprocesses", "4", "--dist", "loadfile")
+
 STEPS = (
-    Step("ruff check", "lint", (str(BIN / "ruff"), "check", ".")),
-    Step("ruff format", "lint", (str(BIN / "ruff"), "format", "--check", ".")),
-    Step("mypy", "lint", (str(BIN / "mypy"),)),
-    Step("cython-lint", "lint", (str(BIN / "cython-lint"), "ext")),
-    Step("import contracts", "lint", (str(BIN / "lint-imports"), "--no-logo")),
-    Step("fuzz the parsers", "fuzz", make("fuzz", "FUZZ_SECONDS=10")),
-    Step("alerts", "alerts", make("alerts")),
-    Step("pytest", "pytest", pytest(PYTEST_XML), count_pytest),
-    Step("debug build", "debug", make("test-debug"), lambda: count_pytest(DEBUG_XML)),
+    Step("ruff check", LINT, (str(BIN / "ruff"), "check", ".")),
+    Step("ruff format", LINT, (str(BIN / "ruff"), "format", "--check", ".")),
+    Step("mypy", LINT, (str(BIN / "mypy"),)),
+    Step("cython-lint", LINT, (str(BIN / "cython-lint"), "ext")),
+    Step("import contracts", LINT, (str(BIN / "lint-imports"), "--no-logo")),
+    Step("house rules", LINT, (sys.executable, "-m", "tests.house")),
+    Step("fuzz the parsers", ("fuzz",), make("fuzz", "FUZZ_SECONDS=10")),
+    Step("alerts", ("alerts",), make("alerts")),
+    Step(
+        "unit, property",
+        ("pytest", "check"),
+        pytest(UNIT_XML, "-q", *PARALLEL, "tests/unit", "tests/property"),
+        lambda: count_pytest(UNIT_XML),
+    ),
+    Step(
+        "integration",
+        ("pytest",),
+        pytest(INTEGRATION_XML, "tests/integration"),
+        lambda: count_pytest(INTEGRATION_XML),
+    ),
+    Step("debug build", ("debug",), make("test-debug"), lambda: count_pytest(DEBUG_XML)),
     Step(
         "robot",
-        "robot",
+        ("robot",),
         (sys.executable, "-m", "robot", "--consolewidth", "100", "--outputdir", str(ROBOT_OUT), "tests/01-maglevd"),
         count_robot,
     ),
-    Step("build packages", "package", make("pkg-deb", "wheel")),
+    Step("build packages", ("package",), make("pkg-deb", "wheel")),
     Step(
         "install test",
-        "package",
+        ("package",),
         pytest(PACKAGE_XML, "--durations=8", "tests/package"),
         lambda: count_pytest(PACKAGE_XML),
     ),
-    Step("short soak", "soak", (sys.executable, "-m", "tests.soak", "--seconds", "120")),
+    Step("short soak", ("soak",), (sys.executable, "-m", "tests.soak", "--seconds", "120")),
 )
 
 
@@ -124,7 +148,7 @@ def run(step: Step) -> Outcome:
     """Run one step with its output on the terminal."""
     print(f"\n== {step.name}: {Path(step.command[0]).name} {' '.join(step.command[1:])}", flush=True)
     began, before = time.monotonic(), cpu_seconds()
-    # cython-lint looks for pycodestyle on the path.
+    # cython-lint runs pycodestyle, which it looks up on the path.
     environment = {**os.environ, "PATH": os.pathsep.join([str(BIN), os.environ.get("PATH", "")])}
     status = subprocess.run(step.command, cwd=ROOT, env=environment, check=False).returncode
     seconds, cpu = time.monotonic() - began, cpu_seconds() - before
@@ -138,13 +162,13 @@ def run(step: Step) -> Outcome:
             print(f"{step.name} left no report: {error}", flush=True)
             counts = Counts(0, 1)
         if status != 0 and counts.failed == 0:
-            # A collection error, a crash behind the last test, an empty run: red, whatever the report counts.
+            # A collection error, a crash after the last test or an empty run fails the step, whatever the report says.
             counts = Counts(counts.passed, 1)
     return Outcome(step, status, seconds, cpu, counts)
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """The table behind a run, with its closing line."""
+    """The table that ends a run, with its closing line."""
     lines = ["", f"{'step':<18} {'result':<7} {'passed':>7} {'failed':>7} {'seconds':>8} {'CPU':>8}"]
     for outcome in outcomes:
         result = "ok" if outcome.status == 0 else "FAILED"
@@ -163,14 +187,16 @@ def summary(outcomes: Sequence[Outcome]) -> str:
 
 def main(names: Sequence[str]) -> int:
     """Run the steps (or groups of steps) in ``names``, all of them if it is empty."""
-    known = {step.name for step in STEPS} | {step.group for step in STEPS}
+    known = {name for step in STEPS for name in (step.name, *step.groups)}
     unknown = [name for name in names if name not in known]
     if unknown:
         print(f"no step {unknown[0]!r}; there are: {', '.join(sorted(known))}", file=sys.stderr)
         return 2
-    shutil.rmtree(REPORTS, ignore_errors=True)
-    REPORTS.mkdir(parents=True)
-    wanted = [step for step in STEPS if not names or step.name in names or step.group in names]
+    wanted = [step for step in STEPS if not names or {step.name, *step.groups} & set(names)]
+    if any(step.counts is not None for step in wanted):
+        # No step may count the report of an earlier run. A run of linters alone keeps what is there.
+        shutil.rmtree(REPORTS, ignore_errors=True)
+        REPORTS.mkdir(parents=True)
     outcomes = [run(step) for step in wanted]
     print(summary(outcomes), flush=True)
     return int(any(outcome.status != 0 for outcome in outcomes))

@@ -68,10 +68,10 @@ def source_port(uint32_t count, uint32_t target, int64_t now, int64_t sent):
     if count < MIN_PORTS:
         raise ValueError(f"count must be {MIN_PORTS} at least")
     memset(&origin, 0, sizeof(origin))
-    origin.port_count = count
-    origin.port_turn = port_turn(count)
+    origin.ports.count = count
+    origin.ports.turn_length = port_turn(count)
     turn_ports(&origin, now)
-    return None if sent >= origin.turn_at else port_at(&origin, target)
+    return None if sent >= origin.ports.turn_at else port_at(&origin, target)
 
 
 cdef object _packet(const Packet* packet, bint v6):
@@ -108,7 +108,7 @@ def read_tcp(const uint8_t[::1] data, bint v6, bytes source=bytes(16)):
 
 
 cdef class HttpParser:
-    """An HTTP response parser: ``feed`` bytes as they come, ``eof`` when the server closes. See ``_probe.pyi``."""
+    """An HTTP response parser: ``feed`` bytes as they come, ``eof`` when the server closes. See ``_probecore.pyi``."""
     cdef Http http
     cdef uint64_t codes[10]
 
@@ -142,7 +142,7 @@ cdef class HttpParser:
 
     @property
     def fault(self):
-        return _HTTP.get(self.http.fault, "")
+        return HTTP_FAULTS.get(self.http.fault, "")
 
     @property
     def body(self):
@@ -188,3 +188,71 @@ cdef class TimingWheel:
         """Everything up to millisecond ``until``, in no order within one."""
         cdef uint32_t count = wheel_take(&self.wheel, until, self.out)
         return [self.out[i] for i in range(count)]
+
+
+# The fields of event number `number`: every byte of it depends on the number, so that a stale or torn one shows.
+cdef void event_numbered(Event* event, uint32_t number) noexcept nogil:
+    cdef uint64_t mixed = number * <uint64_t>0x9e3779b97f4a7c15
+    memset(event, <uint8_t>(mixed >> 56), sizeof(Event))
+    event.slot = number
+    event.generation = ~number
+    event.detail_value = <uint32_t>(mixed >> 32)
+    event.at = <int64_t>mixed
+    event.rtt = <int64_t>~mixed
+
+
+cdef class EventRing:
+    """A ring of events, for one thread that produces and one that consumes. See ``_probecore.pyi``."""
+    cdef Ring ring
+
+    def __cinit__(self, uint32_t size):
+        if not 1 <= size <= 1 << 24 or size & (size - 1):
+            raise ValueError(f"size must be a power of two up to 2**24, not {size}")
+        if not ring_init(&self.ring, size, sizeof(Event)):
+            raise MemoryError
+
+    def __dealloc__(self):
+        ring_free(&self.ring)
+
+    def produce(self, uint32_t count, double seconds):
+        """Push the events 0 .. count-1 as there is room; returns how many were pushed within ``seconds``."""
+        cdef Event event
+        cdef uint32_t number = 0
+        cdef uint32_t idle = 0
+        cdef int64_t until = clock_ns(CLOCK_MONOTONIC) + <int64_t>(seconds * SECOND)
+        with nogil:
+            while number < count:
+                event_numbered(&event, number)
+                while not ring_push(&self.ring, &event):
+                    idle += 1
+                    if idle & 1023 == 0:
+                        if clock_ns(CLOCK_MONOTONIC) > until:
+                            break
+                        sched_yield()
+                else:
+                    number += 1
+                    continue
+                break
+        return number
+
+    def consume(self, uint32_t count, double seconds):
+        """Take ``count`` events as they come; returns how many of those taken were not what they must be, and how many
+        came within ``seconds``."""
+        cdef Event event, expected
+        cdef uint32_t number = 0
+        cdef uint32_t idle = 0
+        cdef uint32_t wrong = 0
+        cdef int64_t until = clock_ns(CLOCK_MONOTONIC) + <int64_t>(seconds * SECOND)
+        with nogil:
+            while number < count:
+                if ring_take(&self.ring, &event):
+                    event_numbered(&expected, number)
+                    wrong += memcmp(&event, &expected, sizeof(Event)) != 0
+                    number += 1
+                    continue
+                idle += 1
+                if idle & 1023 == 0:
+                    if clock_ns(CLOCK_MONOTONIC) > until:
+                        break
+                    sched_yield()
+        return wrong, number

@@ -29,18 +29,6 @@ _ICMP6 = {
     (3, 1): "reassembly time exceeded",
 }
 
-_HTTP = {
-    FAULT_NOT_HTTP: "not an HTTP response",
-    FAULT_HEAD_TOO_LONG: "headers longer than 16 KiB",
-    FAULT_BAD_HEADER: "bad header",
-    FAULT_BAD_LENGTH: "bad content length",
-    FAULT_BAD_CHUNK: "bad chunk",
-    FAULT_CLOSED_EMPTY: "closed without a response",
-    FAULT_CLOSED_HEAD: "closed within the headers",
-    FAULT_CLOSED_BODY: "closed within the body",
-    FAULT_NO_MATCH: "body does not match",
-}
-
 _BLOCKS = {
     BLOCK_SEND: "cannot send",
     BLOCK_SOCKET: "cannot open a socket",
@@ -116,7 +104,7 @@ def render_detail(int kind, unsigned int value, name=None):
     if kind == DETAIL_STATUS:
         return str(value)
     if kind == DETAIL_HTTP:
-        return _HTTP.get(value, "")
+        return HTTP_FAULTS.get(value, "")
     if kind == DETAIL_TIMEOUT:
         return f"no answer within {_span(value)}"
     if kind == DETAIL_TLS_VERIFY:

@@ -1,5 +1,7 @@
 # An HTTP/1.x response, byte by byte.
 
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
 cdef enum:
     HTTP_LINE = 192             # bytes of a line that are kept: the rest of it cannot matter
     HTTP_MAX_HEAD = 16384       # bytes of all headers, interim responses included

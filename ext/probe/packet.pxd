@@ -1,9 +1,10 @@
 # Packets as bytes: what a probe looks like on the wire and what may come back for it.
 
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
 cdef enum:
     INDEX_BITS = 20             # of a cookie: which slot ...
     SERIAL_BITS = 12            # ... and which of its probes
-    INDEX_MASK = (1 << 20) - 1
     SERIAL_MASK = (1 << 12) - 1
 
     ICMP_HEAD = 24              # bytes of a probe that differ: ICMP header, magic, 64-bit cookie

@@ -10,14 +10,14 @@ cdef int64_t received_at(State* e, msghdr* header, const Slot* slot) noexcept no
     while control is not NULL:
         if control.cmsg_level == SOL_SOCKET and control.cmsg_type == SO_TIMESTAMPNS:
             memcpy(&stamp, CMSG_DATA(control), sizeof(stamp))
-            at = <int64_t>stamp.tv_sec * SECOND + stamp.tv_nsec - e.wall
+            at = <int64_t>stamp.tv_sec * SECOND + stamp.tv_nsec - e.clock.wall
         control = CMSG_NXTHDR(header, control)
-    if not slot.sent - 5 * MS <= at <= e.now + 5 * MS:
-        return e.now if e.now < slot.deadline else slot.deadline
+    if not slot.sent - 5 * MS <= at <= e.clock.now + 5 * MS:
+        return e.clock.now if e.clock.now < slot.deadline else slot.deadline
     # Within a batch the time of sending is interpolated, and may be a little too late.
     if at < slot.sent:
         return slot.sent
-    return at if at < e.now else e.now
+    return at if at < e.clock.now else e.clock.now
 
 
 # A reply that matched: was it in time? If so it decides, however late it was read.
@@ -26,7 +26,7 @@ cdef void raw_reply(
 ) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     if at > slot.deadline + stalled_since(e, slot):
-        e.stats[STAT_LATE_REPLIES] += 1
+        e.stats.counters[STAT_LATE_REPLIES] += 1
         return      # the wheel will call it a time-out in this very tick
     raw_landed(e, slot)
     if not passed and not failure_stands(e, index):
@@ -36,29 +36,30 @@ cdef void raw_reply(
 
 cdef inline void raw_landed(State* e, Slot* slot) noexcept nogil:
     slot.phase = PHASE_IDLE
-    e.flying -= 1
-    e.origins[slot.origin].flying -= 1
+    e.raw.flying -= 1
+    e.origins.table[slot.origin].flying -= 1
 
 
 # Something with a valid form and a cookie that is not that of a probe in flight.
 cdef void raw_unmatched(State* e, const Slot* slot, uint32_t serial) noexcept nogil:
     cdef uint32_t age
     if slot is NULL or not slot.flags & SLOT_ACTIVE:
-        e.stats[STAT_FORGED if slot is NULL else STAT_LATE_REPLIES] += 1
+        e.stats.counters[STAT_FORGED if slot is NULL else STAT_LATE_REPLIES] += 1
         return
     age = (slot.serial - serial) & SERIAL_MASK
     if age == 0:
-        e.stats[STAT_DUPLICATE] += 1
+        e.stats.counters[STAT_DUPLICATE] += 1
     elif age < 64:
-        e.stats[STAT_LATE_REPLIES] += 1
+        e.stats.counters[STAT_LATE_REPLIES] += 1
     else:
-        e.stats[STAT_FORGED] += 1
+        e.stats.counters[STAT_FORGED] += 1
 
 
 # One packet of a raw socket.
 cdef void raw_packet(State* e, Origin* origin, RawSocket* raw, mmsghdr* message, const uint8_t* source) noexcept nogil:
     cdef Packet packet
     cdef uint32_t plain, index
+    cdef uint64_t seal
     cdef Slot* slot = NULL
     cdef const Check* check
     cdef const uint8_t* data = <const uint8_t*>message.msg_hdr.msg_iov.iov_base
@@ -69,15 +70,15 @@ cdef void raw_packet(State* e, Origin* origin, RawSocket* raw, mmsghdr* message,
     else:
         parse_icmp(data, message.msg_len, origin.v6, source, &packet)
     if packet.kind == PACKET_MALFORMED:
-        e.stats[STAT_MALFORMED] += 1
+        e.stats.counters[STAT_MALFORMED] += 1
         return
     if packet.kind == PACKET_OTHER or (packet.kind == PACKET_ECHO and packet.magic != origin.magic):
-        e.stats[STAT_FOREIGN] += 1
+        e.stats.counters[STAT_FOREIGN] += 1
         return
-    plain = cookie_open(&e.key, packet.cookie)
+    plain = cookie_open(&e.settings.key, packet.cookie)
     index = plain >> SERIAL_BITS
     icmp = packet.kind == PACKET_ECHO or packet.kind == PACKET_ERROR_ICMP
-    if index < e.capacity:
+    if index < e.settings.capacity:
         slot = &e.slots[index]
     if slot is not NULL and (
         slot.type != (PROBE_ICMP if icmp else PROBE_SYN)
@@ -86,10 +87,12 @@ cdef void raw_packet(State* e, Origin* origin, RawSocket* raw, mmsghdr* message,
     ):
         slot = NULL
     if packet.kind == PACKET_ECHO and slot is not NULL:
-        if packet.seal != (slot.seal if packet.cookie == slot.cookie else cookie_seal64(&e.key, packet.cookie)):
+        # The seal of the probe in flight is at hand; that of an older one, whose answer is late, is worked out again.
+        seal = slot.seal if packet.cookie == slot.cookie else cookie_seal64(&e.settings.key, packet.cookie)
+        if packet.seal != seal:
             slot = NULL
     if slot is NULL and packet.kind == PACKET_ERROR_ICMP:
-        e.stats[STAT_FOREIGN] += 1      # somebody else on this host pings, too
+        e.stats.counters[STAT_FOREIGN] += 1      # somebody else on this host pings, too
         return
     if slot is not NULL and not icmp and slot.phase == PHASE_FLYING and slot.cookie == packet.cookie:
         check = e.checks[slot.check]
@@ -99,7 +102,7 @@ cdef void raw_packet(State* e, Origin* origin, RawSocket* raw, mmsghdr* message,
         if icmp or port_is_ours(origin, packet.own_port):
             raw_unmatched(e, slot, plain & SERIAL_MASK)
         else:
-            e.stats[STAT_FOREIGN] += 1      # of another socket's port between ours
+            e.stats.counters[STAT_FOREIGN] += 1      # of another socket's port between ours
         return
     at = received_at(e, &message.msg_hdr, slot)
     if packet.kind == PACKET_ECHO:
@@ -114,11 +117,11 @@ cdef void raw_packet(State* e, Origin* origin, RawSocket* raw, mmsghdr* message,
         if slot.too_big < TOO_BIG_TRIES:
             slot.too_big += 1
             raw_landed(e, slot)
-            repeat(e, index, e.now + TICK)
+            repeat(e, index, e.clock.now + TICK)
         else:
-            e.stats[STAT_ICMP_ERRORS] += 1
+            e.stats.counters[STAT_ICMP_ERRORS] += 1
     else:
-        e.stats[STAT_ICMP_ERRORS] += 1
+        e.stats.counters[STAT_ICMP_ERRORS] += 1
         raw_reply(
             e,
             index,
@@ -138,7 +141,7 @@ cdef void raw_drops(State* e, Origin* origin, RawSocket* raw) noexcept nogil:
     cdef uint32_t lost
     cdef bint crowded
     if getsockopt(raw.fd, SOL_SOCKET, SO_MEMINFO, info, &length) < 0:
-        e.stats[STAT_LOCAL_ERRORS] += 1
+        e.stats.counters[STAT_LOCAL_ERRORS] += 1
         return
     raw.space = info[SK_MEMINFO_RCVBUF]
     crowded = info[SK_MEMINFO_RMEM_ALLOC] >= raw.space // 2
@@ -146,11 +149,11 @@ cdef void raw_drops(State* e, Origin* origin, RawSocket* raw) noexcept nogil:
     if lost:
         raw.drops_seen = info[SK_MEMINFO_DROPS]
         if crowded or raw.crowded:
-            e.stats[STAT_RX_DROPS] += lost
-            e.stats[STAT_RX_BUFFER] = raw.space
+            e.stats.counters[STAT_RX_DROPS] += lost
+            e.stats.counters[STAT_RX_BUFFER] = raw.space
             origin.losses += 1
         else:
-            e.stats[STAT_MALFORMED] += lost
+            e.stats.counters[STAT_MALFORMED] += lost
     raw.crowded = crowded
 
 
@@ -168,7 +171,7 @@ cdef void receive_ready(ReceiveBuffers* r, int count, bint v6) noexcept nogil:
 
 # Read a raw socket until it is empty. False if it could not be emptied: then nothing of it may expire yet.
 cdef bint raw_receive(State* e, Origin* origin, RawSocket* raw) noexcept nogil:
-    cdef ReceiveBuffers* r = &e.receive
+    cdef ReceiveBuffers* r = &e.raw.receive
     cdef mmsghdr* message
     cdef uint32_t total = 0
     cdef int count, i
@@ -185,14 +188,14 @@ cdef bint raw_receive(State* e, Origin* origin, RawSocket* raw) noexcept nogil:
             if errno == EINTR:
                 continue
             if errno != EAGAIN:
-                e.stats[STAT_LOCAL_ERRORS] += 1
+                e.stats.counters[STAT_LOCAL_ERRORS] += 1
             return True
         refresh_clock(e)
         for i in range(count):
             message = &r.messages[i]
             raw_packet(e, origin, raw, message, <const uint8_t*>&r.names[i].sin6_addr)
         receive_ready(r, count, origin.v6)
-        e.quiet = 0
+        e.clock.quiet = 0
         total += <uint32_t>count
         if total >= raw.space // (2 * RECV_MEMORY):
             raw.crowded = True
@@ -204,21 +207,21 @@ cdef bint raw_receive(State* e, Origin* origin, RawSocket* raw) noexcept nogil:
 cdef void raw_buffers_init(State* e) noexcept nogil:
     cdef int i
     for i in range(RECV_BATCH):
-        e.receive.parts[i].iov_base = e.receive.data[i]
-        e.receive.parts[i].iov_len = RECV_BYTES
-        e.receive.messages[i].msg_hdr.msg_iov = &e.receive.parts[i]
-        e.receive.messages[i].msg_hdr.msg_iovlen = 1
-        e.receive.messages[i].msg_hdr.msg_control = e.receive.control[i]
-    receive_ready(&e.receive, RECV_BATCH, False)
+        e.raw.receive.parts[i].iov_base = e.raw.receive.data[i]
+        e.raw.receive.parts[i].iov_len = RECV_BYTES
+        e.raw.receive.messages[i].msg_hdr.msg_iov = &e.raw.receive.parts[i]
+        e.raw.receive.messages[i].msg_hdr.msg_iovlen = 1
+        e.raw.receive.messages[i].msg_hdr.msg_control = e.raw.receive.control[i]
+    receive_ready(&e.raw.receive, RECV_BATCH, False)
     for i in range(BATCH):
-        e.out.messages[i].msg_hdr.msg_name = &e.out.names[i]
-        e.out.messages[i].msg_hdr.msg_iov = &e.out.parts[2 * i]
+        e.raw.send.messages[i].msg_hdr.msg_name = &e.raw.send.names[i]
+        e.raw.send.messages[i].msg_hdr.msg_iov = &e.raw.send.parts[2 * i]
 
 
 # Put a probe that is due into its batch; a full batch goes out.
 cdef void raw_queue(State* e, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
-    cdef Origin* origin = e.origins[slot.origin]
+    cdef Origin* origin = e.origins.table[slot.origin]
     cdef int kind = 1 if slot.type == PROBE_SYN else 0
     origin.batch[kind][origin.batch_count[kind]] = index
     origin.batch_count[kind] += 1
@@ -228,22 +231,22 @@ cdef void raw_queue(State* e, uint32_t index) noexcept nogil:
 
 # A deadline goes into the wheel at the next tick only: most answers are there before it, and spare the wheel the work.
 cdef inline void raw_departed(State* e, uint32_t index) noexcept nogil:
-    if e.departed_count == DEPARTED:
+    if e.raw.departed_count == DEPARTED:
         plan(e, index, e.slots[index].deadline + GRACE)
     else:
-        e.departed[e.departed_count] = index
-        e.departed_count += 1
+        e.raw.departed[e.raw.departed_count] = index
+        e.raw.departed_count += 1
 
 
 # Those that the last tick sent and that have no answer yet; called when all that came since was read.
 cdef void raw_await(State* e) noexcept nogil:
     cdef uint32_t i
     cdef Slot* slot
-    for i in range(e.departed_count):
-        slot = &e.slots[e.departed[i]]
+    for i in range(e.raw.departed_count):
+        slot = &e.slots[e.raw.departed[i]]
         if slot.phase == PHASE_FLYING:
-            plan(e, e.departed[i], slot.deadline + GRACE)
-    e.departed_count = 0
+            plan(e, e.raw.departed[i], slot.deadline + GRACE)
+    e.raw.departed_count = 0
 
 
 # Send a batch. What the kernel refuses is a local error of that target alone; what does not fit waits for a tick.
@@ -261,37 +264,37 @@ cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
     origin.batch_count[kind] = 0
     for i in range(count):
         if raw.fd < 0:      # lost since these were queued, perhaps with the one before
-            block(e, batch[i], origin.failed_kind, origin.failed_errno)
+            block(e, batch[i], origin.failure.kind, origin.failure.error)
             continue
         slot = &e.slots[batch[i]]
         slot.serial = (slot.serial + 1) & SERIAL_MASK
-        slot.cookie = cookie_seal(&e.key, (batch[i] << SERIAL_BITS) | slot.serial)
+        slot.cookie = cookie_seal(&e.settings.key, (batch[i] << SERIAL_BITS) | slot.serial)
         if (syn_build(e, origin, ready, batch[i]) if kind else icmp_build(e, origin, ready, batch[i])):
             batch[ready] = batch[i]
             ready += 1
     if raw.fd < 0:
         for i in range(ready):
-            block(e, batch[i], origin.failed_kind, origin.failed_errno)
+            block(e, batch[i], origin.failure.kind, origin.failure.error)
         return
     refresh_clock(e)
     while done < ready:
-        before = e.now
-        sent = sendmmsg(raw.fd, e.out.messages + done, ready - done, MSG_DONTWAIT)
+        before = e.clock.now
+        sent = sendmmsg(raw.fd, e.raw.send.messages + done, ready - done, MSG_DONTWAIT)
         error = errno
         refresh_clock(e)
         if sent < 0:
             if error == EINTR:
                 continue
             if error == EAGAIN or error == ENOBUFS:
-                e.stats[STAT_ENOBUFS] += 1
+                e.stats.counters[STAT_ENOBUFS] += 1
                 for i in range(done, ready):
-                    put_off(e, batch[i], e.now + TICK)
+                    put_off(e, batch[i], e.clock.now + TICK)
                 break
             send_refused(e, batch[done], error)
             done += 1
             continue
         # The kernel answers for loopback within the call, so each packet has left about when its turn came.
-        after = e.now
+        after = e.clock.now
         step = (after - before) // sent
         for i in range(<uint32_t>sent):
             slot = &e.slots[batch[done + i]]
@@ -299,12 +302,12 @@ cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
             count_sent(e, slot, before + step * i)
             slot.deadline = after + limit_of(slot, check)
             slot.phase = PHASE_FLYING
-            e.flying += 1
+            e.raw.flying += 1
             origin.flying += 1
             raw_departed(e, batch[done + i])
             prefetch(&e.records[batch[done + i]])       # on a near network the answers are here already
         done += <uint32_t>sent
-    e.quiet = 0
+    e.clock.quiet = 0
     # Between two batches: what came in must not wait until the receive queue is full. Errors are few, and can.
     raw_receive(e, origin, raw)
 
@@ -314,7 +317,7 @@ cdef void send_refused(State* e, uint32_t index, int error) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     memset(slot.source, 0, 4)
     if error in (ENETUNREACH, EHOSTUNREACH, ECONNREFUSED) and failure_stands(e, index):
-        slot.sent = e.now
+        slot.sent = e.clock.now
         conclude(e, index, False, CODE_L3ERR if slot.type == PROBE_ICMP else CODE_L4CON, DETAIL_ERRNO, error, 0)
     elif slot.phase == PHASE_IDLE and e.wheel.places[index] == NIL:
         block(e, index, BLOCK_SEND, error)
@@ -323,7 +326,7 @@ cdef void send_refused(State* e, uint32_t index, int error) noexcept nogil:
 # A raw probe whose time is over, after the sockets were read.
 cdef void raw_expired(State* e, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
-    cdef Origin* origin = e.origins[slot.origin]
+    cdef Origin* origin = e.origins.table[slot.origin]
     cdef uint8_t source[4]
     raw_landed(e, slot)
     if slot.losses != origin.losses:

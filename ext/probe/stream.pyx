@@ -6,14 +6,14 @@
 
 cdef Stream* stream_take(State* e, uint32_t index) noexcept nogil:
     cdef Stream* stream
-    cdef uint32_t at = e.stream_free
+    cdef uint32_t at = e.streams.unused
     if at != NIL:
-        stream = &e.streams[at]
-        e.stream_free = stream.next
-    elif e.stream_top < e.stream_space:
-        at = e.stream_top
-        e.stream_top += 1
-        stream = &e.streams[at]
+        stream = &e.streams.table[at]
+        e.streams.unused = stream.next
+    elif e.streams.top < e.streams.space:
+        at = e.streams.top
+        e.streams.top += 1
+        stream = &e.streams.table[at]
         stream.tag = 0
     else:
         return NULL
@@ -27,7 +27,7 @@ cdef Stream* stream_take(State* e, uint32_t index) noexcept nogil:
     stream.used = True
     stream.tls = NULL
     stream.own = 0
-    e.streams_used += 1
+    e.streams.used += 1
     e.slots[index].stream = at
     return stream
 
@@ -37,66 +37,66 @@ cdef int stream_descriptor(State* e, Origin* origin) noexcept nogil:
     cdef Origin* other
     cdef uint32_t i
     cdef int fd
-    if origin.netns[0] and load32(&origin.stocking) == 2:
-        for i in range(origin.stock_count):
+    if origin.netns.name[0] and load32(&origin.stock.state) == STOCK_THERE:
+        for i in range(origin.stock.count):
             # The namespace may have been made anew since the origin was opened, or the origin since they were made.
-            if origin.stock_ino == origin.ns_ino and origin.stock_dev == origin.ns_dev:
-                e.open_sockets += 1
-                pool_put(e, origin, origin.stock[i])
+            if origin.stock.inode == origin.netns.inode and origin.stock.device == origin.netns.device:
+                e.streams.open_sockets += 1
+                pool_put(e, origin, origin.stock.fds[i])
             else:
-                close(origin.stock[i])
-        origin.stocking = 0
-        if origin.pool_count == 0 and origin.stock_errno:
-            errno_set(origin.stock_errno)
+                close(origin.stock.fds[i])
+        origin.stock.state = STOCK_NONE
+        if origin.pool.count == 0 and origin.stock.error:
+            errno_set(origin.stock.error)
             return -1
-    if origin.pool_count:
-        origin.pool_count -= 1
-        if origin.pool_count < origin.pool_idle:
-            origin.pool_idle = origin.pool_count
-        return origin.pool[origin.pool_count]
-    if e.open_sockets >= e.max_sockets:
+    if origin.pool.count:
+        origin.pool.count -= 1
+        if origin.pool.count < origin.pool.idle:
+            origin.pool.idle = origin.pool.count
+        return origin.pool.fds[origin.pool.count]
+    if e.streams.open_sockets >= e.settings.max_sockets:
         # Idle sockets of other origins are the only ones that may be had.
-        for i in range(e.origin_top):
-            other = e.origins[i]
-            if other is not NULL and other.pool_count:
-                other.pool_count -= 1
-                close(other.pool[other.pool_count])
-                e.open_sockets -= 1
+        for i in range(e.origins.top):
+            other = e.origins.table[i]
+            if other is not NULL and other.pool.count:
+                other.pool.count -= 1
+                close(other.pool.fds[other.pool.count])
+                e.streams.open_sockets -= 1
                 break
         else:
             errno_set(EMFILE)
             return -1
-    if origin.netns[0]:
-        if origin.stocking == 0 and not opener_full(e):
-            origin.stocking = 1
+    if origin.netns.name[0]:
+        if origin.stock.state == STOCK_NONE and not opener_full(e):
+            origin.stock.state = STOCK_ASKED
             opener_ask(e, origin)
         errno_set(EAGAIN)
         return -1
     fd = stream_socket(origin)
     if fd >= 0:
-        e.open_sockets += 1
+        e.streams.open_sockets += 1
     return fd
 
 
 cdef void pool_put(State* e, Origin* origin, int fd) noexcept nogil:
     cdef uint32_t space
     cdef int* grown
-    if origin.pool_count == origin.pool_space:
-        space = 64 if origin.pool_space == 0 else 2 * origin.pool_space
-        grown = <int*>realloc(origin.pool, space * sizeof(int))
+    if origin.pool.count == origin.pool.space:
+        space = 64 if origin.pool.space == 0 else 2 * origin.pool.space
+        grown = <int*>realloc(origin.pool.fds, space * sizeof(int))
         if grown is NULL:
             close(fd)
-            e.open_sockets -= 1
+            e.streams.open_sockets -= 1
             return
-        origin.pool = grown
-        origin.pool_space = space
-    origin.pool[origin.pool_count] = fd
-    origin.pool_count += 1
+        origin.pool.fds = grown
+        origin.pool.space = space
+    origin.pool.fds[origin.pool.count] = fd
+    origin.pool.count += 1
 
 
 # The slot is done with its connection. What a TLS thread still has in hand is closed when that lets go of it.
 cdef void stream_end(State* e, uint32_t at) noexcept nogil:
-    cdef Stream* stream = &e.streams[at]
+    cdef Stream* stream = &e.streams.table[at]
     e.slots[stream.slot].stream = NIL
     if stream.tls is NULL or tls_release(e, stream):
         stream_close(e, at, True)
@@ -106,32 +106,32 @@ cdef void stream_end(State* e, uint32_t at) noexcept nogil:
 cdef void pools_trim(State* e) noexcept nogil:
     cdef uint32_t i, count
     cdef Origin* origin
-    e.trimmed_at = e.now
-    for i in range(e.origin_top):
-        origin = e.origins[i]
+    e.streams.trimmed_at = e.clock.now
+    for i in range(e.origins.top):
+        origin = e.origins.table[i]
         if origin is NULL or load32(&origin.state) != ORIGIN_OPEN:
             continue
-        count = (origin.pool_idle + 1) // 2
-        if count > origin.pool_count:
-            count = origin.pool_count
+        count = (origin.pool.idle + 1) // 2
+        if count > origin.pool.count:
+            count = origin.pool.count
         if count > TRIM_STEP:
             count = TRIM_STEP
-        e.open_sockets -= count
+        e.streams.open_sockets -= count
         while count:
             count -= 1
-            origin.pool_count -= 1
-            close(origin.pool[origin.pool_count])
-        origin.pool_idle = origin.pool_count
+            origin.pool.count -= 1
+            close(origin.pool.fds[origin.pool.count])
+        origin.pool.idle = origin.pool.count
 
 
 # The connection has served its purpose: reset it, and keep the socket if that is possible; `reuse`: the slot still has
 # the origin that the socket came from.
 cdef void stream_close(State* e, uint32_t at, bint reuse) noexcept nogil:
-    cdef Stream* stream = &e.streams[at]
-    cdef Origin* origin = e.origins[e.slots[stream.slot].origin] if reuse else NULL
+    cdef Stream* stream = &e.streams.table[at]
+    cdef Origin* origin = e.origins.table[e.slots[stream.slot].origin] if reuse else NULL
     cdef sockaddr nowhere
     if stream.watched:
-        e.watched_count -= 1
+        e.streams.watched -= 1
     memset(&nowhere, 0, sizeof(nowhere))
     nowhere.sa_family = AF_UNSPEC
     if (
@@ -144,32 +144,31 @@ cdef void stream_close(State* e, uint32_t at, bint reuse) noexcept nogil:
         pool_put(e, origin, stream.fd)
     else:
         close(stream.fd)
-        e.open_sockets -= 1
+        e.streams.open_sockets -= 1
     free(stream.http.body)
     stream.http.body = NULL
     stream.fd = -1
     stream.used = False
-    e.streams_used -= 1
+    e.streams.used -= 1
     if not stream.fresh:        # else the walk over the fresh ones gives it back
-        stream.next = e.stream_free
-        e.stream_free = at
+        stream.next = e.streams.unused
+        e.streams.unused = at
 
 
 cdef void stream_freshen(State* e, uint32_t at) noexcept nogil:
-    cdef Stream* stream = &e.streams[at]
+    cdef Stream* stream = &e.streams.table[at]
     stream.looks = 0
     if not stream.fresh and not stream.watched:
         stream.fresh = True
-        stream.next = e.fresh
-        e.fresh = at
-        e.fresh_count += 1
+        stream.next = e.streams.fresh
+        e.streams.fresh = at
 
 
 # A probe that has to wait is counted once, however often it is tried.
 cdef void count_wait(State* e, Slot* slot, int counter) noexcept nogil:
     if not slot.flags & SLOT_WAITED:
         slot.flags |= SLOT_WAITED
-        e.stats[counter] += 1
+        e.stats.counters[counter] += 1
 
 
 cdef void fifo_put(State* e, uint32_t index) noexcept nogil:
@@ -179,39 +178,39 @@ cdef void fifo_put(State* e, uint32_t index) noexcept nogil:
         return
     slot.flags |= SLOT_IN_FIFO
     slot.fifo_next = NIL
-    if e.fifo_tail == NIL:
-        e.fifo_head = index
+    if e.waiting.tail == NIL:
+        e.waiting.head = index
     else:
-        e.slots[e.fifo_tail].fifo_next = index
-    e.fifo_tail = index
-    e.fifo_count += 1
+        e.slots[e.waiting.tail].fifo_next = index
+    e.waiting.tail = index
+    e.waiting.count += 1
 
 
 # Those that wait for a descriptor, in turn: each is tried once, and queues again if there is still none.
 cdef void fifo_walk(State* e) noexcept nogil:
-    cdef uint32_t left = e.fifo_count
+    cdef uint32_t left = e.waiting.count
     cdef uint32_t index
     cdef Slot* slot
     if left > FIFO_STEP:
         left = FIFO_STEP
-    while left and e.fifo_head != NIL:
+    while left and e.waiting.head != NIL:
         left -= 1
-        index = e.fifo_head
+        index = e.waiting.head
         slot = &e.slots[index]
-        e.fifo_head = slot.fifo_next
-        if e.fifo_head == NIL:
-            e.fifo_tail = NIL
-        e.fifo_count -= 1
+        e.waiting.head = slot.fifo_next
+        if e.waiting.head == NIL:
+            e.waiting.tail = NIL
+        e.waiting.count -= 1
         slot.flags &= ~SLOT_IN_FIFO
         if slot.phase != PHASE_WAITING:
             continue
         slot.phase = PHASE_IDLE
-        if not origin_ready(e, e.origins[slot.origin]):
-            plan(e, index, e.now)
+        if not origin_ready(e, e.origins.table[slot.origin]):
+            plan(e, index, e.clock.now)
             continue
         stream_start(e, index)
-        if slot.phase == PHASE_WAITING and e.now - slot.due > SECOND:
-            if e.checks[slot.check].tls is not NULL and e.tls_count >= TLS_MAX:
+        if slot.phase == PHASE_WAITING and e.clock.now - slot.due > SECOND:
+            if e.checks[slot.check].tls is not NULL and e.tls.count >= TLS_MAX:
                 mark_blocked(e, index, BLOCK_TLS, EBUSY)
             else:
                 mark_blocked(e, index, BLOCK_SOCKET, EMFILE)
@@ -220,12 +219,12 @@ cdef void fifo_walk(State* e) noexcept nogil:
 cdef void stream_start(State* e, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     cdef const Check* check = e.checks[slot.check]
-    cdef Origin* origin = e.origins[slot.origin]
+    cdef Origin* origin = e.origins.table[slot.origin]
     cdef Stream* stream
     cdef sockaddr_in6 name
     cdef socklen_t length
     cdef int error, fd
-    if check.tls is not NULL and e.tls_count >= TLS_MAX:
+    if check.tls is not NULL and e.tls.count >= TLS_MAX:
         count_wait(e, slot, STAT_LATE_TLS)
         fifo_put(e, index)
         return
@@ -254,8 +253,8 @@ cdef void stream_start(State* e, uint32_t index) noexcept nogil:
         stream_blocked(e, index, BLOCK_TLS, ENOMEM)
         return
     refresh_clock(e)
-    count_sent(e, slot, e.now)
-    slot.deadline = e.now + limit_of(slot, check)
+    count_sent(e, slot, e.clock.now)
+    slot.deadline = e.clock.now + limit_of(slot, check)
     slot.phase = PHASE_CONNECTING
     length = fill_name(&name, slot.v6, slot.address, check.port)
     if connect(fd, <sockaddr*>&name, length) < 0 and errno != EINPROGRESS:
@@ -266,7 +265,7 @@ cdef void stream_start(State* e, uint32_t index) noexcept nogil:
         else:
             stream_blocked(e, index, BLOCK_CONNECT, error)
         return
-    e.quiet = 0
+    e.clock.quiet = 0
     stream_freshen(e, slot.stream)
     plan(e, index, slot.deadline + GRACE)
 
@@ -277,9 +276,9 @@ cdef void stream_fail(State* e, uint32_t index, int code, int kind, uint32_t val
     cdef Slot* slot = &e.slots[index]
     cdef int64_t lost = stalled_since(e, slot)
     if kind != DETAIL_TIMEOUT:
-        lost += e.streams[slot.stream].own
+        lost += e.streams.table[slot.stream].own
     stream_end(e, slot.stream)
-    if lost * 4 > slot.deadline - slot.sent or slot.losses != e.origins[slot.origin].losses:
+    if lost * 4 > slot.deadline - slot.sent or slot.losses != e.origins.table[slot.origin].losses:
         repeat(e, index, soon(e))
     elif failure_stands(e, index):
         conclude(e, index, False, code, kind, value, span)
@@ -289,7 +288,7 @@ cdef void stream_fail(State* e, uint32_t index, int code, int kind, uint32_t val
 cdef void stream_refused(State* e, uint32_t index, int code, int kind, uint32_t value, int64_t span) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     stream_end(e, slot.stream)
-    if slot.losses != e.origins[slot.origin].losses:
+    if slot.losses != e.origins.table[slot.origin].losses:
         repeat(e, index, soon(e))
     elif failure_stands(e, index):
         conclude(e, index, False, code, kind, value, span)
@@ -304,7 +303,7 @@ cdef void stream_blocked(State* e, uint32_t index, int kind, int error) noexcept
 cdef int64_t seen_late(State* e, const Stream* stream, const Slot* slot) noexcept nogil:
     cdef tcp_info info
     cdef socklen_t length = sizeof(info)
-    cdef int64_t late = e.now - slot.sent - stalled_since(e, slot)
+    cdef int64_t late = e.clock.now - slot.sent - stalled_since(e, slot)
     if late <= LATE or getsockopt(stream.fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0:
         return 0
     if info.tcpi_rtt == 0 or info.tcpi_total_retrans:
@@ -316,7 +315,7 @@ cdef int64_t seen_late(State* e, const Stream* stream, const Slot* slot) noexcep
 # The socket failed: the connection while it was being made, or afterwards.
 cdef void stream_failed(State* e, uint32_t index, int error) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
-    cdef Stream* stream = &e.streams[slot.stream]
+    cdef Stream* stream = &e.streams.table[slot.stream]
     if error in (ENOBUFS, ENOMEM, ENETDOWN, EPERM, EADDRNOTAVAIL):
         stream_blocked(e, index, BLOCK_CONNECT, error)
     elif slot.phase != PHASE_CONNECTING:
@@ -334,7 +333,7 @@ cdef void stream_failed(State* e, uint32_t index, int error) noexcept nogil:
 cdef bint connected_to_itself(State* e, const Stream* stream, const Slot* slot, const Check* check) noexcept nogil:
     cdef sockaddr_in6 own
     cdef socklen_t length = sizeof(own)
-    if not e.ephemeral_low <= check.port <= e.ephemeral_high:
+    if not e.settings.ephemeral_low <= check.port <= e.settings.ephemeral_high:
         return False
     if getsockname(stream.fd, <sockaddr*>&own, &length) < 0 or ntohs(own.sin6_port) != check.port:
         return False
@@ -345,7 +344,7 @@ cdef bint connected_to_itself(State* e, const Stream* stream, const Slot* slot, 
 
 # Look what has become of a stream. True while it is still under way.
 cdef bint stream_look(State* e, uint32_t at) noexcept nogil:
-    cdef Stream* stream = &e.streams[at]
+    cdef Stream* stream = &e.streams.table[at]
     cdef uint32_t index = stream.slot
     cdef Slot* slot = &e.slots[index]
     cdef const Check* check = e.checks[slot.check]
@@ -370,7 +369,7 @@ cdef bint stream_look(State* e, uint32_t at) noexcept nogil:
             tls_hand_over(e, stream, slot)
             return True
         # How long the handshake took by the kernel's own measure; our looks are a tick apart.
-        rtt = e.now - slot.sent
+        rtt = e.clock.now - slot.sent
         length = sizeof(info)
         if getsockopt(stream.fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 and info.tcpi_rtt:
             if <int64_t>info.tcpi_rtt * 1000 < rtt:
@@ -406,7 +405,7 @@ cdef uint32_t request_text(const Slot* slot, const Check* check, char* text) noe
 # Send what is left of the request. False when the stream has ended. The connection's own outcome shows here too: EAGAIN
 # while it is not made, its error if it failed.
 cdef bint request_send(State* e, Stream* stream, Slot* slot, const Check* check) noexcept nogil:
-    cdef char* text = <char*>e.scratch
+    cdef char* text = <char*>e.streams.scratch
     cdef uint32_t length = request_text(slot, check, text)
     cdef ssize_t sent
     sent = send(stream.fd, text + stream.sent_bytes, length - stream.sent_bytes, MSG_DONTWAIT | MSG_NOSIGNAL)
@@ -427,16 +426,16 @@ cdef bint request_send(State* e, Stream* stream, Slot* slot, const Check* check)
 
 
 cdef bint response_receive(State* e, uint32_t at) noexcept nogil:
-    cdef Stream* stream = &e.streams[at]
+    cdef Stream* stream = &e.streams.table[at]
     cdef Slot* slot = &e.slots[stream.slot]
     cdef char control[RECV_CONTROL]
     cdef iovec part
     cdef msghdr header
     cdef ssize_t got
-    cdef int64_t when = e.now
+    cdef int64_t when = e.clock.now
     cdef int _turn
     memset(&header, 0, sizeof(header))
-    part.iov_base = e.scratch
+    part.iov_base = e.streams.scratch
     part.iov_len = SCRATCH
     header.msg_iov = &part
     header.msg_iovlen = 1
@@ -456,7 +455,7 @@ cdef bint response_receive(State* e, uint32_t at) noexcept nogil:
             http_eof(&stream.http)
         else:
             when = received_at(e, &header, slot)
-            http_feed(&stream.http, e.scratch, got)
+            http_feed(&stream.http, e.streams.scratch, got)
         if stream.http.state >= HTTP_COMPLETE:
             response_done(e, at, when)
             return False
@@ -467,7 +466,7 @@ cdef bint response_receive(State* e, uint32_t at) noexcept nogil:
 
 # The response is complete, or is none.
 cdef void response_done(State* e, uint32_t at, int64_t when) noexcept nogil:
-    cdef Stream* stream = &e.streams[at]
+    cdef Stream* stream = &e.streams.table[at]
     cdef uint32_t index = stream.slot
     cdef Slot* slot = &e.slots[index]
     cdef const Check* check = e.checks[slot.check]
@@ -493,14 +492,8 @@ cdef void response_done(State* e, uint32_t at, int64_t when) noexcept nogil:
 # Hand the body to the thread that runs regular expressions. The probe waits for its answer without a stream.
 cdef void judge_put(State* e, uint32_t index, Stream* stream, int64_t when) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
-    cdef Judgement* job
+    cdef Judgement job
     cdef uint64_t one = 1
-    cdef uint32_t tail = e.judge_tail
-    if tail - load32(&e.judge_head) >= JUDGE_RING:
-        stream_end(e, slot.stream)
-        repeat(e, index, soon(e))
-        return
-    job = &e.judge[tail % JUDGE_RING]
     job.slot = index
     job.generation = slot.generation
     job.serial = slot.serial
@@ -508,13 +501,16 @@ cdef void judge_put(State* e, uint32_t index, Stream* stream, int64_t when) noex
     job.status = stream.http.status
     job.body = stream.http.body
     job.body_bytes = stream.http.body_bytes
-    stream.http.body = NULL
-    store32(&e.judge_tail, tail + 1)
-    write(e.judge_notify, &one, sizeof(one))
+    if not ring_push(&e.judge.bodies, &job):
+        stream_end(e, slot.stream)
+        repeat(e, index, soon(e))
+        return
+    stream.http.body = NULL         # the other thread's, from here on
+    write(e.judge.notify, &one, sizeof(one))
     stream_end(e, slot.stream)
     slot.phase = PHASE_JUDGING
     slot.deadline = when        # from here on: when the response came
-    plan(e, index, e.now + JUDGE_LIMIT)
+    plan(e, index, e.clock.now + JUDGE_LIMIT)
 
 
 # Nothing came, or not enough, and the time is over.
@@ -530,43 +526,41 @@ cdef void stream_expired(State* e, uint32_t index) noexcept nogil:
 
 # Look at the fresh ones. Those that were looked at often enough are left to epoll.
 cdef void stream_walk(State* e) noexcept nogil:
-    cdef uint32_t at = e.fresh
+    cdef uint32_t at = e.streams.fresh
     cdef uint32_t following
     cdef uint32_t count = 0
     cdef Stream* stream
-    e.fresh = NIL
-    e.fresh_count = 0
+    e.streams.fresh = NIL
     while at != NIL:
-        stream = &e.streams[at]
+        stream = &e.streams.table[at]
         following = stream.next
         stream.fresh = False
         if count & 127 == 127:
             refresh_clock(e)
         count += 1
         if not stream.used:
-            stream.next = e.stream_free
-            e.stream_free = at
+            stream.next = e.streams.unused
+            e.streams.unused = at
         elif stream_look(e, at) and not stream.fresh and e.slots[stream.slot].phase != PHASE_TLS:
             stream.looks += 1
             if stream.looks < STREAM_LOOKS or not stream_watch(e, at, EPOLL_CTL_ADD):
                 stream.fresh = True
-                stream.next = e.fresh
-                e.fresh = at
-                e.fresh_count += 1
+                stream.next = e.streams.fresh
+                e.streams.fresh = at
         at = following
 
 
 cdef bint stream_watch(State* e, uint32_t at, int operation) noexcept nogil:
-    cdef Stream* stream = &e.streams[at]
+    cdef Stream* stream = &e.streams.table[at]
     cdef epoll_event event
     event.events = EPOLLONESHOT | (EPOLLIN if e.slots[stream.slot].phase == PHASE_RECEIVING else EPOLLOUT)
     event.data.u64 = (<uint64_t>stream.tag << 32) | at
-    if epoll_ctl(e.epoll, operation, stream.fd, &event) < 0:
-        e.stats[STAT_LOCAL_ERRORS] += 1
+    if epoll_ctl(e.streams.epoll, operation, stream.fd, &event) < 0:
+        e.stats.counters[STAT_LOCAL_ERRORS] += 1
         return False
     if not stream.watched:
         stream.watched = True
-        e.watched_count += 1
+        e.streams.watched += 1
     return True
 
 
@@ -576,17 +570,17 @@ cdef void stream_events(State* e) noexcept nogil:
     cdef uint32_t at
     cdef Stream* stream
     # Each has its turn once: a server that never stops talking does not keep the others from theirs.
-    cdef uint32_t rounds = e.watched_count // EVENTS + 1
+    cdef uint32_t rounds = e.streams.watched // EVENTS + 1
     while rounds and count == EVENTS:
         rounds -= 1
-        count = epoll_wait(e.epoll, e.events, EVENTS, 0)
+        count = epoll_wait(e.streams.epoll, e.streams.events, EVENTS, 0)
         if count > 0:
             refresh_clock(e)
-            e.quiet = 0
+            e.clock.quiet = 0
         for i in range(count):
-            at = <uint32_t>e.events[i].data.u64
-            stream = &e.streams[at]
-            if not stream.used or stream.tag != <uint32_t>(e.events[i].data.u64 >> 32):
+            at = <uint32_t>e.streams.events[i].data.u64
+            stream = &e.streams.table[at]
+            if not stream.used or stream.tag != <uint32_t>(e.streams.events[i].data.u64 >> 32):
                 continue
             if stream_look(e, at) and e.slots[stream.slot].phase != PHASE_TLS:
                 stream_watch(e, at, EPOLL_CTL_MOD)

@@ -41,6 +41,7 @@ cdef extern from "errno.h" nogil:
         ETIMEDOUT
 
 cdef extern from "stdlib.h" nogil:
+    char* getenv(const char*)
     void* aligned_alloc(size_t, size_t)
 
 cdef extern from "time.h" nogil:
@@ -92,6 +93,7 @@ cdef extern from "sys/stat.h" nogil:
 cdef extern from "sched.h" nogil:
     enum:
         CLONE_NEWNET
+    int sched_yield()
     int setns(int, int)
 
 cdef extern from "signal.h" nogil:
@@ -118,6 +120,8 @@ cdef extern from "pthread.h" nogil:
     int pthread_cond_destroy(pthread_cond_t*)
     int pthread_create(pthread_t*, void*, void* (*)(void*) noexcept nogil, void*)
     int pthread_join(pthread_t, void**)
+    pthread_t pthread_self()
+    int pthread_setname_np(pthread_t, const char*)
 
 cdef extern from "sys/resource.h" nogil:
     ctypedef unsigned long rlim_t
@@ -126,7 +130,9 @@ cdef extern from "sys/resource.h" nogil:
         rlim_t rlim_max
     enum:
         RLIMIT_NOFILE
+        PRIO_PROCESS
     int getrlimit(int, rlimit*)
+    int setpriority(int, unsigned int, int)
     int setrlimit(int, const rlimit*)
 
 cdef extern from "sys/eventfd.h" nogil:
@@ -352,3 +358,17 @@ cdef extern from *:
     void errno_set "mgl_errno_set"(int) noexcept nogil
     int ctz64 "mgl_ctz"(uint64_t) noexcept nogil
     void prefetch "mgl_prefetch"(const void*) noexcept nogil        # two cache lines
+
+
+# The name of the calling thread, as gdb and top show it; 15 bytes at most.
+cdef inline void thread_name(const char* name) noexcept nogil:
+    pthread_setname_np(pthread_self(), name)
+
+
+# The first call of a native thread. Signals are for Python's main thread: the kernel gives a signal to any thread that
+# does not block it, and interrupts the system call that the thread is in.
+cdef inline void thread_begin(const char* name) noexcept nogil:
+    cdef sigset_t every
+    sigfillset(&every)
+    pthread_sigmask(SIG_SETMASK, &every, NULL)
+    thread_name(name)

@@ -1,147 +1,10 @@
-# OpenSSL's declarations, and the structures of the TLS threads.
+# The structures of TLS. A TLS thread knows its pool, its own TlsWorker and the connections that were handed to it, and
+# nothing else of the engine.
 
-cdef extern from "openssl/ssl.h" nogil:
-    ctypedef struct SSL:
-        pass
-    ctypedef struct SSL_CTX:
-        pass
-    ctypedef struct SSL_METHOD:
-        pass
-    ctypedef struct SSL_SESSION:
-        pass
-    ctypedef struct BIO:
-        pass
-    ctypedef struct BIO_METHOD:
-        pass
-    ctypedef struct X509:
-        pass
-    ctypedef struct X509_STACK "STACK_OF(X509)":
-        pass
-    ctypedef struct X509_STORE:
-        pass
-    ctypedef struct X509_VERIFY_PARAM:
-        pass
-    ctypedef struct ASN1_TIME:
-        pass
-    enum:
-        SSL_ERROR_NONE
-        SSL_ERROR_SSL
-        SSL_ERROR_SYSCALL
-        SSL_ERROR_WANT_READ
-        SSL_ERROR_WANT_WRITE
-        SSL_ERROR_ZERO_RETURN
-        SSL_FILETYPE_PEM
-        SSL_MODE_RELEASE_BUFFERS
-        SSL_SESS_CACHE_CLIENT
-        SSL_SESS_CACHE_NO_INTERNAL
-        SSL_VERIFY_NONE
-        SSL_VERIFY_PEER
-        SSL_R_CERTIFICATE_VERIFY_FAILED
-        SSL_AD_REASON_OFFSET
-        TLS1_2_VERSION
-        TLS1_3_VERSION
-        ERR_LIB_SSL
-        ERR_R_MALLOC_FAILURE
-        X509_V_OK
-        X509_V_ERR_OUT_OF_MEM
-        X509_V_ERR_CERT_NOT_YET_VALID
-        X509_V_ERR_CERT_HAS_EXPIRED
-        X509_V_ERR_STORE_LOOKUP
-        X509_V_ERR_HOSTNAME_MISMATCH
-        X509_V_ERR_IP_ADDRESS_MISMATCH
-        BIO_TYPE_SOURCE_SINK
-        BIO_CTRL_FLUSH
-        BIO_CTRL_EOF
-        BIO_FLAGS_READ
-        BIO_FLAGS_RWS
-        BIO_FLAGS_SHOULD_RETRY
-    uint64_t SSL_OP_NO_RENEGOTIATION
-    uint64_t SSL_OP_IGNORE_UNEXPECTED_EOF
-
-    const SSL_METHOD* TLS_client_method()
-    SSL_CTX* SSL_CTX_new(const SSL_METHOD*)
-    void SSL_CTX_free(SSL_CTX*)
-    uint64_t SSL_CTX_set_options(SSL_CTX*, uint64_t)
-    long SSL_CTX_set_mode(SSL_CTX*, long)
-    int SSL_CTX_set_min_proto_version(SSL_CTX*, int)
-    int SSL_CTX_set_cipher_list(SSL_CTX*, const char*)
-    long SSL_CTX_set1_groups_list(SSL_CTX*, const char*)
-    void SSL_CTX_set_verify(SSL_CTX*, int, void*)
-    void SSL_CTX_set_verify_depth(SSL_CTX*, int)
-    void SSL_CTX_set1_cert_store(SSL_CTX*, X509_STORE*)
-    int SSL_CTX_set_alpn_protos(SSL_CTX*, const unsigned char*, unsigned int)
-    long SSL_CTX_set_session_cache_mode(SSL_CTX*, long)
-    long SSL_CTX_set_max_cert_list(SSL_CTX*, long)
-    void SSL_CTX_set_read_ahead(SSL_CTX*, int)
-    void SSL_CTX_sess_set_new_cb(SSL_CTX*, int (*)(SSL*, SSL_SESSION*) noexcept nogil)
-    SSL* SSL_new(SSL_CTX*)
-    void SSL_free(SSL*)
-    void SSL_set_bio(SSL*, BIO*, BIO*)
-    void SSL_set_connect_state(SSL*)
-    long SSL_set_tlsext_host_name(SSL*, const char*)
-    int SSL_set_ex_data(SSL*, int, void*)
-    void* SSL_get_ex_data(const SSL*, int)
-    X509_VERIFY_PARAM* SSL_get0_param(SSL*)
-    int SSL_set_session(SSL*, SSL_SESSION*)
-    int SSL_session_reused(const SSL*)
-    int SSL_version(const SSL*)
-    int SSL_do_handshake(SSL*)
-    int SSL_read(SSL*, void*, int)
-    int SSL_write(SSL*, const void*, int)
-    int SSL_shutdown(SSL*)
-    int SSL_get_error(const SSL*, int)
-    long SSL_get_verify_result(const SSL*)
-    X509_STACK* SSL_get0_verified_chain(const SSL*)
-    const char* SSL_alert_desc_string_long(int)
-    void SSL_SESSION_free(SSL_SESSION*)
-    int SSL_SESSION_is_resumable(const SSL_SESSION*)
-    int i2d_SSL_SESSION(const SSL_SESSION*, unsigned char**)
-    SSL_SESSION* d2i_SSL_SESSION(SSL_SESSION**, const unsigned char**, long)
-
-cdef extern from "openssl/bio.h" nogil:
-    int BIO_get_new_index()
-    BIO_METHOD* BIO_meth_new(int, const char*)
-    int BIO_meth_set_read(BIO_METHOD*, int (*)(BIO*, char*, int) noexcept nogil)
-    int BIO_meth_set_write(BIO_METHOD*, int (*)(BIO*, const char*, int) noexcept nogil)
-    int BIO_meth_set_ctrl(BIO_METHOD*, long (*)(BIO*, int, long, void*) noexcept nogil)
-    BIO* BIO_new(const BIO_METHOD*)
-    void BIO_set_data(BIO*, void*)
-    void* BIO_get_data(BIO*)
-    void BIO_set_init(BIO*, int)
-    void BIO_set_flags(BIO*, int)
-    void BIO_clear_flags(BIO*, int)
-
-cdef extern from "openssl/x509_vfy.h" nogil:
-    X509_STORE* X509_STORE_new()
-    void X509_STORE_free(X509_STORE*)
-    int X509_STORE_load_file(X509_STORE*, const char*)
-    int X509_STORE_set_default_paths(X509_STORE*)
-    const char* X509_get_default_cert_file()
-    const char* X509_get_default_cert_dir()
-    const char* X509_get_default_cert_file_env()
-    const char* X509_get_default_cert_dir_env()
-    int X509_VERIFY_PARAM_set1_host(X509_VERIFY_PARAM*, const char*, size_t)
-    int X509_VERIFY_PARAM_set1_ip(X509_VERIFY_PARAM*, const unsigned char*, size_t)
-    const char* X509_verify_cert_error_string(long)
-    const ASN1_TIME* X509_get0_notAfter(const X509*)
-    int ASN1_TIME_diff(int*, int*, const ASN1_TIME*, const ASN1_TIME*)
-    int sk_X509_num(const X509_STACK*)
-    X509* sk_X509_value(const X509_STACK*, int)
-
-cdef extern from "openssl/err.h" nogil:
-    void ERR_clear_error()
-    unsigned long ERR_get_error()
-    int ERR_GET_LIB(unsigned long)
-    int ERR_GET_REASON(unsigned long)
-    const char* ERR_reason_error_string(unsigned long)
-
-cdef extern from "sys/resource.h" nogil:
-    enum:
-        PRIO_PROCESS
-    int setpriority(int, unsigned int, int)
-
-cdef extern from "stdlib.h" nogil:
-    char* getenv(const char*)
+from probe.sys cimport *
+from probe.http cimport Http
+from probe.openssl cimport BIO, SSL, SSL_CTX, SSL_SESSION, X509_STORE
+from probe.ring cimport Ring
 
 cdef enum:
     TLS_MAX = 4096                  # handshakes and what follows them, under way at once: the rest waits its turn
@@ -157,13 +20,13 @@ cdef enum:
     TLS_SESSIONS_MAX = 64 << 20     # bytes of all sessions
     TLS_SESSION_LIFE = 60           # seconds after which a certificate is looked at again
 
-# What a worker is told.
+# What the engine asks of a worker.
 cdef enum:
     TLS_START = 0                   # the connection is made: shake hands
     TLS_EXPIRE = 1                  # the time is over: have a last look
-    TLS_DROP = 2                    # nobody asks any more
+    TLS_DROP = 2                    # the probe was given up
 
-# What a worker answers, one for each that it was told.
+# What a worker answers, one for each message.
 cdef enum:
     TLS_NOTHING = 0                 # to TLS_EXPIRE or TLS_DROP: it had ended, or goes on after all
     TLS_ENDED = 1                   # to TLS_START: `outcome` says how
@@ -196,23 +59,7 @@ cdef struct Session:
     int64_t until                   # wall clock, seconds: then the certificate is to be verified again
     uint8_t data[1]
 
-# The parameters of one check. Checks come and go while connections are under way, so these count their users.
-cdef struct TlsContext:
-    uint32_t users                  # the engine's: one for the check, one for each connection
-    bint verify
-    bint http
-    bint name_is_ip
-    uint8_t ip_bytes
-    uint8_t ip[16]
-    char* name                      # NULL: the target's address
-    char* ca_file                   # NULL: the system's
-    # Of the workers, guarded by `tls_lock`
-    SSL_CTX* ctx
-    Authorities* trusted
-    uint32_t authorities            # which reading `ctx` is of
-    TlsContext* next                # in the list of those to be freed
-
-# Authorities that were read, shared by all checks that name the same file. Guarded by `tls_lock`.
+# Authorities that were read, shared by all checks that name the same file. Guarded by the pool's lock.
 cdef struct Authorities:
     Authorities* next
     X509_STORE* store
@@ -224,73 +71,122 @@ cdef struct Authorities:
     int64_t size
     int64_t changed                 # ns
 
-# One connection. The engine makes and frees it; between TLS_START and TLS_ENDED it is the worker's, but for the first
-# few fields.
+# The parameters of one check. Checks come and go while connections are under way, so these count their users.
+cdef struct TlsContext:
+    uint32_t users                  # the engine's: one for the check, one for each connection
+    bint verify
+    bint http
+    bint name_is_ip
+    uint8_t ip_bytes
+    uint8_t ip[16]
+    char* name                      # NULL: the target's address
+    char* ca_file                   # NULL: the system's
+    # The workers', guarded by the pool's lock
+    SSL_CTX* ctx
+    Authorities* trusted
+    uint32_t authorities            # which reading `ctx` is of
+    TlsContext* next                # in the list of those to be freed
+
+# What a worker has to do. The engine writes it before TLS_START, and nobody afterwards.
+cdef struct TlsTask:
+    TlsContext* context
+    Http* http                      # the worker's from TLS_START to TLS_ENDED
+    uint64_t codes[10]
+    char* request
+    uint32_t request_bytes
+    int fd
+    bint v6
+    uint8_t address[16]
+    int64_t sent                    # monotonic: when the probe began
+    int64_t handed                  # monotonic: when the engine let go of it
+
+# The worker's: the socket as OpenSSL's BIO sees it.
+cdef struct TlsSocket:
+    int error                       # errno
+    bint eof
+    bint dry                        # the last read emptied it
+    int64_t arrived                 # monotonic: kernel time of what was read last
+    int64_t first                   # kernel time of what was read first in this step, 0 = nothing
+    uint32_t received
+    uint8_t* out                    # written by OpenSSL and not sent yet
+    uint32_t out_bytes
+    uint32_t out_space
+
+# How it ended: written by the worker before TLS_ENDED, read by the engine after it.
+cdef struct TlsOutcome:
+    uint8_t how                     # TLS_PASSED ...
+    uint8_t code
+    uint8_t kind
+    uint32_t value
+    bint resumed
+
+# One connection. The engine makes and frees it; between TLS_START and TLS_ENDED the worker has all but the first
+# fields.
+#
+# The ordering rule: the rings carry it. What the engine has written is seen by the worker that takes the message behind
+# it, and the other way round, as a ring orders its items. So there is one thread at a time, but for `own` and `until`.
+# Each message is answered once; the engine frees a connection when no answer is outstanding (`outstanding`), so that
+# neither side has a pointer to what the other has freed.
 cdef struct Tls:
     # The engine's, always
     uint32_t stream
     uint32_t worker
-    uint32_t told                   # messages that were not answered yet: freed when there is none
-    bint expiring                   # TLS_EXPIRE was told and not answered
+    uint32_t outstanding            # messages that were not answered yet
+    bint expiring                   # TLS_EXPIRE was sent and not answered
     bint over                       # TLS_ENDED has come
     bint orphan                     # its probe was given up
     # Both
     int64_t own                     # atomic: time that we took ourselves, which is not the server's
     int64_t until                   # with TLS_EXPIRE: how long the server has, monotonic
     # The worker's
-    TlsContext* context
+    TlsTask task
+    TlsSocket io
+    TlsOutcome outcome
     SSL* ssl
     BIO* bio
-    Http* http
-    uint64_t codes[10]
+    uint8_t state                   # TLS_NEW ... TLS_OVER
     Session* session                # to resume; after the end what to resume the next time
     SSL_SESSION* fresh              # the last session that the server gave
-    char* request
-    uint32_t request_bytes
-    uint32_t authorities
-    int fd
-    uint8_t state
-    uint8_t outcome
-    uint8_t code
-    uint8_t kind
-    bint v6
+    uint32_t authorities            # which reading it is verified by
     bint watched                    # in the worker's epoll
     bint expect_out                 # there also for what is left to be sent
-    bint eof
-    bint dry                        # the last read emptied the socket
-    bint resumed
     bint heard                      # something came after our side had finished
     bint head_seen                  # data came through the encryption
-    uint32_t value
-    int error                       # errno of the socket
-    uint8_t address[16]
-    int64_t sent                    # monotonic: when the probe began
-    int64_t handed                  # monotonic: when the engine let go of it
-    int64_t arrived                 # monotonic: kernel time of what was read last
     int64_t began                   # monotonic: this step
-    int64_t first                   # kernel time of what was read first in this step, 0 = nothing
-    uint32_t received
-    uint8_t* out
-    uint32_t out_bytes
-    uint32_t out_space
 
 cdef struct TlsMessage:
     Tls* tls
     uint32_t what
 
+cdef struct TlsPool
+
+# One TLS thread. All of it is the thread's own, but what says otherwise; the rings are shared as rings are.
 cdef struct TlsWorker:
-    void* engine                    # State
-    pthread_t thread
-    bint runs
-    int wake                        # eventfd
+    TlsPool* pool
+    pthread_t thread                # Python's, which starts and joins it
+    bint runs                       # Python's
+    int wake                        # eventfd: the engine writes to it
     int epoll
-    uint32_t busy                   # the engine's: connections that it has
-    uint32_t in_head                # atomic, the worker's
-    uint32_t in_tail                # atomic, the engine's
-    uint32_t out_head               # atomic, the engine's
-    uint32_t out_tail               # atomic, the worker's
-    bint told                       # the engine's: something is in `inbox` that it was not woken for
-    TlsMessage inbox[TLS_RING]
-    TlsMessage outbox[TLS_RING]
+    Ring inbox                      # TlsMessage, from the engine
+    Ring outbox                     # TlsMessage, to the engine
+    bint answered                   # something is in `outbox` that the engine was not woken for
+    bint unwoken                    # the engine's: something is in `inbox` that the thread was not woken for
     epoll_event events[TLS_EVENTS]
     uint8_t scratch[16384]
+
+# What the engine and its TLS threads share.
+cdef struct TlsPool:
+    # Written before the threads start
+    TlsWorker* workers[TLS_WORKERS]
+    uint32_t worker_count
+    int wake                        # the engine's eventfd: a worker writes to it
+    int64_t clock_floor             # wall clock, seconds: before this it is wrong
+    # The engine's
+    uint32_t next                   # worker
+    uint32_t count                  # connections, orphans too
+    # Both
+    uint32_t authorities            # atomic: raised by each reload, by the engine
+    uint32_t stopping               # atomic: Python stores it with release when the engine's thread has ended
+    pthread_mutex_t lock
+    Authorities* trusted            # guarded by `lock`
+    TlsContext* doomed              # guarded by `lock`; whether there is any may be looked at without it

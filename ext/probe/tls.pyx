@@ -6,243 +6,6 @@
 # do makes probes late, and never makes a server look slow.
 
 
-# ---- authorities and contexts, under `tls_lock`
-
-
-cdef BIO_METHOD* tls_method = NULL
-
-
-cdef int64_t wall_seconds() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_REALTIME, &now)
-    return now.tv_sec
-
-
-cdef void authorities_release(State* e, Authorities* one) noexcept nogil:
-    cdef Authorities** at = &e.trusted
-    if one is NULL:
-        return
-    one.users -= 1
-    if one.users:
-        return
-    while at[0] is not NULL:
-        if at[0] == one:
-            at[0] = one.next
-            break
-        at = &at[0].next
-    X509_STORE_free(one.store)
-    free(one.file)
-    free(one)
-
-
-# Is there anything at all to verify with, where the system keeps it? An empty machine is no verdict on a server.
-cdef bint system_has_authorities() noexcept nogil:
-    cdef stat_t found
-    cdef const char* file = getenv(X509_get_default_cert_file_env())
-    cdef const char* folder = getenv(X509_get_default_cert_dir_env())
-    if file is NULL:
-        file = X509_get_default_cert_file()
-    if folder is NULL:
-        folder = X509_get_default_cert_dir()
-    return stat(file, &found) == 0 or stat(folder, &found) == 0
-
-
-# The store of a file, read now; NULL with errno set. Anything but a regular file could make us wait.
-cdef X509_STORE* store_read(const char* file, stat_t* found) noexcept nogil:
-    cdef X509_STORE* store
-    cdef int fd
-    memset(found, 0, sizeof(stat_t))
-    if file is NULL:
-        if not system_has_authorities():
-            errno_set(ENOENT)
-            return NULL
-    else:
-        if stat(file, found) < 0:
-            return NULL
-        if not S_ISREG(found.st_mode):
-            errno_set(EINVAL)
-            return NULL
-        fd = open_fd(file, O_RDONLY | O_CLOEXEC)
-        if fd < 0:
-            return NULL
-        close(fd)
-    store = X509_STORE_new()
-    if store is NULL:
-        errno_set(ENOMEM)
-        return NULL
-    if (X509_STORE_set_default_paths(store) if file is NULL else X509_STORE_load_file(store, file)) != 1:
-        X509_STORE_free(store)
-        ERR_clear_error()
-        errno_set(EINVAL)
-        return NULL
-    return store
-
-
-cdef bint same_file(const char* a, const char* b) noexcept nogil:
-    if a is NULL or b is NULL:
-        return a == b
-    return strlen(a) == strlen(b) and memcmp(a, b, strlen(a)) == 0
-
-
-# The authorities of a context, as of reading number `reading`; a file that did not change is not read again, and one
-# that can no longer be read stays in force as it was.
-cdef Authorities* authorities_take(State* e, const char* file, uint32_t reading) noexcept nogil:
-    cdef Authorities* one = e.trusted
-    cdef Authorities* old = NULL
-    cdef X509_STORE* store
-    cdef stat_t found
-    cdef size_t length
-    while one is not NULL:
-        if same_file(one.file, file):
-            if one.authorities == reading:
-                one.users += 1
-                return one
-            if old is NULL:
-                old = one           # the newest: they are put in at the head
-        one = one.next
-    if old is not NULL and file is not NULL and stat(file, &found) == 0:
-        if (
-            found.st_dev == old.device
-            and found.st_ino == old.inode
-            and found.st_size == old.size
-            and <int64_t>found.st_mtim.tv_sec * SECOND + found.st_mtim.tv_nsec == old.changed
-        ):
-            old.authorities = reading
-            old.users += 1
-            return old
-    store = store_read(file, &found)
-    if store is NULL:
-        if old is not NULL:
-            old.authorities = reading
-            old.users += 1
-        return old
-    one = <Authorities*>calloc(1, sizeof(Authorities))
-    if one is not NULL and file is not NULL:
-        length = strlen(file) + 1
-        one.file = <char*>malloc(length)
-        if one.file is NULL:
-            free(one)
-            one = NULL
-        else:
-            memcpy(one.file, file, length)
-    if one is NULL:
-        X509_STORE_free(store)
-        errno_set(ENOMEM)
-        return NULL
-    one.store = store
-    one.users = 1
-    one.authorities = reading
-    one.device = found.st_dev
-    one.inode = found.st_ino
-    one.size = found.st_size
-    one.changed = <int64_t>found.st_mtim.tv_sec * SECOND + found.st_mtim.tv_nsec
-    one.next = e.trusted
-    e.trusted = one
-    return one
-
-
-# What a check asks of a connection. No DHE: a server may choose its group, and with that how long we calculate.
-cdef SSL_CTX* context_make(const TlsContext* context, X509_STORE* store) noexcept nogil:
-    cdef SSL_CTX* ctx = SSL_CTX_new(TLS_client_method())
-    if ctx is NULL:
-        return NULL
-    # OpenSSL's own settings of the system (openssl.cnf) stay in force but for what is set here.
-    if (
-        SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION) != 1
-        or SSL_CTX_set_cipher_list(ctx, b"DEFAULT:!kDHE") != 1
-        or SSL_CTX_set1_groups_list(ctx, b"X25519:P-256:P-384:P-521") != 1
-        or (context.http and SSL_CTX_set_alpn_protos(ctx, <const unsigned char*>b"\x08http/1.1", 9) != 0)
-    ):
-        SSL_CTX_free(ctx)
-        return NULL
-    SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_IGNORE_UNEXPECTED_EOF)
-    SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS)
-    SSL_CTX_set_read_ahead(ctx, 1)
-    SSL_CTX_set_max_cert_list(ctx, TLS_MAX_CHAIN)
-    SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL)
-    SSL_CTX_sess_set_new_cb(ctx, tls_session_came)
-    if store is not NULL:
-        SSL_CTX_set1_cert_store(ctx, store)
-        SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL)
-        SSL_CTX_set_verify_depth(ctx, TLS_MAX_DEPTH)
-    else:
-        SSL_CTX_set_verify(ctx, SSL_VERIFY_NONE, NULL)
-    return ctx
-
-
-# An SSL for a connection, of a context that is as new as the last reload. NULL with errno set.
-cdef SSL* context_ssl(State* e, TlsContext* context, uint32_t* reading_out) noexcept nogil:
-    cdef uint32_t reading = load32(&e.authorities)
-    cdef Authorities* trusted = NULL
-    cdef SSL_CTX* ctx
-    cdef SSL* ssl = NULL
-    cdef bint failed = False
-    cdef int error = ENOMEM
-    pthread_mutex_lock(&e.tls_lock)
-    if context.ctx is NULL or (context.verify and context.authorities != reading):
-        if context.verify:
-            trusted = authorities_take(e, context.ca_file, reading)
-            if trusted is NULL:
-                error = errno
-                failed = True
-        if not failed and (context.ctx is NULL or trusted != context.trusted):
-            ctx = context_make(context, trusted.store if trusted is not NULL else NULL)
-            if ctx is not NULL:
-                SSL_CTX_free(context.ctx)
-                authorities_release(e, context.trusted)
-                context.ctx = ctx
-                context.trusted = trusted
-                context.authorities = reading
-            else:
-                authorities_release(e, trusted)
-                failed = True
-        elif not failed:
-            authorities_release(e, trusted)
-            context.authorities = reading
-    if not failed:
-        ssl = SSL_new(context.ctx)
-    pthread_mutex_unlock(&e.tls_lock)
-    reading_out[0] = reading
-    if ssl is NULL:
-        ERR_clear_error()
-        errno_set(error)
-    return ssl
-
-
-cdef void context_free(State* e, TlsContext* context) noexcept nogil:
-    SSL_CTX_free(context.ctx)
-    authorities_release(e, context.trusted)
-    free(context.name)
-    free(context.ca_file)
-    free(context)
-
-
-# The engine's: one user less. A worker frees what nobody uses, since large stores take their time.
-cdef void context_release(State* e, TlsContext* context) noexcept nogil:
-    cdef uint64_t one = 1
-    if context is NULL:
-        return
-    context.users -= 1
-    if context.users:
-        return
-    pthread_mutex_lock(&e.tls_lock)
-    context.next = e.tls_doomed
-    e.tls_doomed = context
-    pthread_mutex_unlock(&e.tls_lock)
-    if e.worker_count:
-        write(e.workers[0].wake, &one, sizeof(one))
-
-
-cdef void contexts_bury(State* e) noexcept nogil:
-    cdef TlsContext* context
-    pthread_mutex_lock(&e.tls_lock)
-    while e.tls_doomed is not NULL:
-        context = e.tls_doomed
-        e.tls_doomed = context.next
-        context_free(e, context)
-    pthread_mutex_unlock(&e.tls_lock)
-
-
 # ---- sessions
 
 
@@ -323,16 +86,16 @@ cdef void tls_keep_session(Tls* tls) noexcept nogil:
     cdef unsigned char* data
     cdef int64_t until
     cdef int length
-    if tls.state < TLS_READING or tls.outcome not in (TLS_PASSED, TLS_RESPONSE):
+    if tls.state < TLS_READING or tls.outcome.how not in (TLS_PASSED, TLS_RESPONSE):
         free(tls.session)
         tls.session = NULL
         return
     if tls.fresh is NULL:
-        if not tls.resumed:
+        if not tls.outcome.resumed:
             free(tls.session)
             tls.session = NULL
         return
-    until = tls.session.until if tls.resumed and tls.session is not NULL else verified_until(tls.ssl)
+    until = tls.session.until if tls.outcome.resumed and tls.session is not NULL else verified_until(tls.ssl)
     if SSL_SESSION_is_resumable(tls.fresh):
         length = i2d_SSL_SESSION(tls.fresh, NULL)
         if 0 < length <= 65535:
@@ -352,21 +115,6 @@ cdef void tls_keep_session(Tls* tls) noexcept nogil:
     tls.session = made
 
 
-# The engine's. A slot has one session at most, and all together are bounded.
-cdef void session_put(State* e, Slot* slot, Session* session) noexcept nogil:
-    if slot.session is not NULL:
-        e.stats[STAT_TLS_SESSION_BYTES] -= sizeof(Session) + slot.session.length
-        free(slot.session)
-        slot.session = NULL
-    if session is NULL:
-        return
-    if e.stats[STAT_TLS_SESSION_BYTES] + <int64_t>(sizeof(Session) + session.length) > TLS_SESSIONS_MAX:
-        free(session)
-        return
-    e.stats[STAT_TLS_SESSION_BYTES] += sizeof(Session) + session.length
-    slot.session = session
-
-
 # ---- the socket, as OpenSSL sees it: time stamps kept, and all that is written sent at once
 
 
@@ -381,9 +129,9 @@ cdef int tls_bio_read(BIO* bio, char* data, int length) noexcept nogil:
     cdef int64_t now, wall
     cdef int64_t at = 0
     BIO_clear_flags(bio, BIO_FLAGS_RWS | BIO_FLAGS_SHOULD_RETRY)
-    if length <= 0 or tls.eof or tls.error:
-        return 0 if tls.eof else -1
-    if tls.dry or tls.received > TLS_MAX_IN:
+    if length <= 0 or tls.io.eof or tls.io.error:
+        return 0 if tls.io.eof else -1
+    if tls.io.dry or tls.io.received > TLS_MAX_IN:
         # Enough is enough, even within one SSL_read: it would go on as long as a server sends, say, key updates.
         BIO_set_flags(bio, BIO_FLAGS_READ | BIO_FLAGS_SHOULD_RETRY)
         return -1
@@ -394,19 +142,19 @@ cdef int tls_bio_read(BIO* bio, char* data, int length) noexcept nogil:
     header.msg_iovlen = 1
     header.msg_control = control
     header.msg_controllen = RECV_CONTROL
-    got = recvmsg(tls.fd, &header, MSG_DONTWAIT)
+    got = recvmsg(tls.task.fd, &header, MSG_DONTWAIT)
     if got < 0:
         if errno == EAGAIN or errno == EINTR:
-            tls.dry = True
+            tls.io.dry = True
             BIO_set_flags(bio, BIO_FLAGS_READ | BIO_FLAGS_SHOULD_RETRY)
         else:
-            tls.error = errno
+            tls.io.error = errno
         return -1
     if got == 0:
-        tls.eof = True
+        tls.io.eof = True
         return 0
     # Less than there was room for: the next one would find nothing. If it does come, epoll says so.
-    tls.dry = got < length
+    tls.io.dry = got < length
     now = clock_ns(CLOCK_MONOTONIC)
     wall = clock_ns(CLOCK_REALTIME) - now
     item = CMSG_FIRSTHDR(&header)
@@ -415,12 +163,12 @@ cdef int tls_bio_read(BIO* bio, char* data, int length) noexcept nogil:
             memcpy(&stamp, CMSG_DATA(item), sizeof(stamp))
             at = <int64_t>stamp.tv_sec * SECOND + stamp.tv_nsec - wall
         item = CMSG_NXTHDR(&header, item)
-    if at > now or at < tls.sent:
+    if at > now or at < tls.task.sent:
         at = now
-    tls.arrived = at
-    if tls.first == 0:
-        tls.first = at
-    tls.received += <uint32_t>got
+    tls.io.arrived = at
+    if tls.io.first == 0:
+        tls.io.first = at
+    tls.io.received += <uint32_t>got
     return <int>got
 
 
@@ -431,18 +179,18 @@ cdef int tls_bio_write(BIO* bio, const char* data, int length) noexcept nogil:
     BIO_clear_flags(bio, BIO_FLAGS_RWS | BIO_FLAGS_SHOULD_RETRY)
     if length <= 0:
         return 0
-    if tls.out_bytes + <uint32_t>length > tls.out_space:
-        space = tls.out_space if tls.out_space else 2048
-        while space < tls.out_bytes + <uint32_t>length:
+    if tls.io.out_bytes + <uint32_t>length > tls.io.out_space:
+        space = tls.io.out_space if tls.io.out_space else 2048
+        while space < tls.io.out_bytes + <uint32_t>length:
             space *= 2
-        grown = <uint8_t*>realloc(tls.out, space) if space <= TLS_MAX_OUT else NULL
+        grown = <uint8_t*>realloc(tls.io.out, space) if space <= TLS_MAX_OUT else NULL
         if grown is NULL:
-            tls.error = ENOBUFS
+            tls.io.error = ENOBUFS
             return -1
-        tls.out = grown
-        tls.out_space = space
-    memcpy(tls.out + tls.out_bytes, data, length)
-    tls.out_bytes += <uint32_t>length
+        tls.io.out = grown
+        tls.io.out_space = space
+    memcpy(tls.io.out + tls.io.out_bytes, data, length)
+    tls.io.out_bytes += <uint32_t>length
     return length
 
 
@@ -451,17 +199,17 @@ cdef long tls_bio_ctrl(BIO* bio, int command, long number, void* pointer) noexce
     if command == BIO_CTRL_FLUSH:
         return 1
     if command == BIO_CTRL_EOF:
-        return tls.eof
+        return tls.io.eof
     return 0
 
 
-# Made once, while Python's lock is held.
+cdef BIO_METHOD* tls_method = NULL
+
+
+# Once, when the module is imported.
 cdef int tls_prepare() except -1:
     global tls_method
-    cdef BIO_METHOD* method
-    if tls_method is not NULL:
-        return 0
-    method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, b"maglev")
+    cdef BIO_METHOD* method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, b"maglev")
     if method is NULL:
         raise MemoryError
     BIO_meth_set_read(method, tls_bio_read)
@@ -474,33 +222,34 @@ cdef int tls_prepare() except -1:
 # False when the socket has failed.
 cdef bint tls_flush(Tls* tls) noexcept nogil:
     cdef ssize_t sent
-    if tls.out_bytes == 0:
+    if tls.io.out_bytes == 0:
         return True
-    sent = send(tls.fd, tls.out, tls.out_bytes, MSG_DONTWAIT | MSG_NOSIGNAL)
+    sent = send(tls.task.fd, tls.io.out, tls.io.out_bytes, MSG_DONTWAIT | MSG_NOSIGNAL)
     if sent < 0:
         if errno == EAGAIN or errno == EINTR:
             return True
-        tls.error = errno
+        tls.io.error = errno
         return False
-    tls.out_bytes -= <uint32_t>sent
-    if tls.out_bytes:
-        memmove(tls.out, tls.out + sent, tls.out_bytes)
+    tls.io.out_bytes -= <uint32_t>sent
+    if tls.io.out_bytes:
+        memmove(tls.io.out, tls.io.out + sent, tls.io.out_bytes)
     return True
 
 
 # ---- the worker
 
 
-cdef void worker_say(TlsWorker* w, Tls* tls, int what) noexcept nogil:
-    cdef uint32_t tail = w.out_tail
-    w.outbox[tail % TLS_RING].tls = tls
-    w.outbox[tail % TLS_RING].what = what
-    store32(&w.out_tail, tail + 1)
+cdef void worker_answer(TlsWorker* w, Tls* tls, int what) noexcept nogil:
+    cdef TlsMessage message
+    message.tls = tls
+    message.what = what
+    ring_push(&w.outbox, &message)          # never full: see TLS_RING
+    w.answered = True
 
 
 # What this step took, and how long what it worked on had waited for us.
 cdef void tls_count_own(Tls* tls) noexcept nogil:
-    cdef int64_t since = tls.first if tls.first else tls.began
+    cdef int64_t since = tls.io.first if tls.io.first else tls.began
     store64(&tls.own, tls.own + clock_ns(CLOCK_MONOTONIC) - since)
 
 
@@ -508,14 +257,14 @@ cdef void tls_end(TlsWorker* w, Tls* tls, int outcome, int code=0, int kind=0, u
     cdef epoll_event event
     if tls.watched:
         event.events = 0
-        epoll_ctl(w.epoll, EPOLL_CTL_DEL, tls.fd, &event)
+        epoll_ctl(w.epoll, EPOLL_CTL_DEL, tls.task.fd, &event)
         tls.watched = False
-    if outcome == TLS_FAILED or (outcome == TLS_RESPONSE and tls.http.state == HTTP_FAILED):
+    if outcome == TLS_FAILED or (outcome == TLS_RESPONSE and tls.task.http.state == HTTP_FAILED):
         tls_count_own(tls)      # for a server that has closed, perhaps since we kept it waiting
-    tls.outcome = <uint8_t>outcome
-    tls.code = <uint8_t>code
-    tls.kind = <uint8_t>kind
-    tls.value = value
+    tls.outcome.how = <uint8_t>outcome
+    tls.outcome.code = <uint8_t>code
+    tls.outcome.kind = <uint8_t>kind
+    tls.outcome.value = value
     if tls.ssl is not NULL and outcome != TLS_DROPPED:
         tls_keep_session(tls)
     SSL_SESSION_free(tls.fresh)
@@ -524,22 +273,22 @@ cdef void tls_end(TlsWorker* w, Tls* tls, int outcome, int code=0, int kind=0, u
     tls.ssl = NULL
     ERR_clear_error()
     tls.state = TLS_OVER
-    worker_say(w, tls, TLS_ENDED)
+    worker_answer(w, tls, TLS_ENDED)
 
 
 # The socket failed, or the server closed it.
 cdef void tls_broken(TlsWorker* w, Tls* tls) noexcept nogil:
-    cdef int error = tls.error
+    cdef int error = tls.io.error
     cdef int code = CODE_L7RSP if tls.head_seen else CODE_L6RSP
     if error in (ENOBUFS, ENOMEM, ENETDOWN, EPERM):
         tls_end(w, tls, TLS_LOCAL, 0, BLOCK_CONNECT, error)
     elif tls.state == TLS_ACCEPTING:
         tls_end(w, tls, TLS_PASSED, CODE_L6OK)      # the handshake was done on both sides as far as we were told
     elif tls.state == TLS_READING:
-        if error and not (error == ECONNRESET and tls.http.state == HTTP_BODY):
+        if error and not (error == ECONNRESET and tls.task.http.state == HTTP_BODY):
             tls_end(w, tls, TLS_FAILED, CODE_L7RSP, DETAIL_ERRNO, error)
         else:
-            http_eof(tls.http)
+            http_eof(tls.task.http)
             tls_end(w, tls, TLS_RESPONSE)
     elif error:
         tls_end(w, tls, TLS_FAILED, code, DETAIL_ERRNO, error)
@@ -548,7 +297,7 @@ cdef void tls_broken(TlsWorker* w, Tls* tls) noexcept nogil:
 
 
 # OpenSSL says no. An alert that it sends with that goes out, so that the server's log says why.
-cdef void tls_refused(State* e, TlsWorker* w, Tls* tls) noexcept nogil:
+cdef void tls_refused(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
     cdef unsigned long error = ERR_get_error()
     cdef int reason = ERR_GET_REASON(error)
     cdef int code = CODE_L7RSP if tls.head_seen else CODE_L6RSP
@@ -570,7 +319,7 @@ cdef void tls_refused(State* e, TlsWorker* w, Tls* tls) noexcept nogil:
             tls_end(w, tls, TLS_LOCAL, 0, BLOCK_AUTHORITIES, EINVAL)
         elif (
             verdict in (X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED)
-            and wall_seconds() < e.clock_floor
+            and wall_seconds() < pool.clock_floor
         ):
             tls_end(w, tls, TLS_LOCAL, 0, BLOCK_CLOCK, EINVAL)
         else:
@@ -581,13 +330,13 @@ cdef void tls_refused(State* e, TlsWorker* w, Tls* tls) noexcept nogil:
         tls_end(w, tls, TLS_FAILED, code, DETAIL_TLS_ERROR, <uint32_t>error)
 
 
-cdef bint tls_open(State* e, Tls* tls) noexcept nogil:
-    cdef TlsContext* context = tls.context
+cdef bint tls_open(TlsPool* pool, Tls* tls) noexcept nogil:
+    cdef TlsContext* context = tls.task.context
     cdef X509_VERIFY_PARAM* rules
     cdef const unsigned char* data
     cdef SSL_SESSION* session = NULL
     cdef int ok = 1
-    tls.ssl = context_ssl(e, context, &tls.authorities)
+    tls.ssl = context_ssl(pool, context, &tls.authorities)
     if tls.ssl is NULL:
         return False
     tls.bio = BIO_new(tls_method)
@@ -609,7 +358,7 @@ cdef bint tls_open(State* e, Tls* tls) noexcept nogil:
         if context.name is not NULL:
             ok &= X509_VERIFY_PARAM_set1_ip(rules, context.ip, context.ip_bytes)
         else:
-            ok &= X509_VERIFY_PARAM_set1_ip(rules, tls.address, 16 if tls.v6 else 4)
+            ok &= X509_VERIFY_PARAM_set1_ip(rules, tls.task.address, 16 if tls.task.v6 else 4)
     if not ok:
         ERR_clear_error()
         errno_set(ENOMEM)
@@ -629,11 +378,11 @@ cdef bint tls_open(State* e, Tls* tls) noexcept nogil:
 
 
 # Our side of the handshake is finished. What is written now goes out with the Finished.
-cdef bint tls_shaken(TlsWorker* w, Tls* tls) noexcept nogil:
-    tls.resumed = SSL_session_reused(tls.ssl) != 0
-    if tls.context.http:
+cdef bint tls_finished(TlsWorker* w, Tls* tls) noexcept nogil:
+    tls.outcome.resumed = SSL_session_reused(tls.ssl) != 0
+    if tls.task.context.http:
         tls.state = TLS_READING
-        if SSL_write(tls.ssl, tls.request, <int>tls.request_bytes) != <int>tls.request_bytes:
+        if SSL_write(tls.ssl, tls.task.request, <int>tls.task.request_bytes) != <int>tls.task.request_bytes:
             return False
     elif SSL_version(tls.ssl) >= TLS1_3_VERSION:
         # In TLS 1.3 the server has not seen our Finished yet: it may still refuse us (a client certificate that it
@@ -647,17 +396,17 @@ cdef bint tls_shaken(TlsWorker* w, Tls* tls) noexcept nogil:
 
 
 # Go on with a connection as far as it goes without waiting. False when it has ended.
-cdef bint tls_work(State* e, TlsWorker* w, Tls* tls) noexcept nogil:
+cdef bint tls_work(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
     cdef int result, error
     cdef int turn = 0
-    tls.dry = False
+    tls.io.dry = False
     while True:
         ERR_clear_error()
         if tls.state == TLS_HANDSHAKE:
             result = SSL_do_handshake(tls.ssl)
             if result == 1:
-                if not tls_shaken(w, tls):
-                    tls_refused(e, w, tls)
+                if not tls_finished(w, tls):
+                    tls_refused(pool, w, tls)
                     return False
                 continue
         else:
@@ -665,7 +414,7 @@ cdef bint tls_work(State* e, TlsWorker* w, Tls* tls) noexcept nogil:
                 if not tls_flush(tls):
                     tls_broken(w, tls)
                     return False
-                if tls.heard and tls.out_bytes == 0:
+                if tls.heard and tls.io.out_bytes == 0:
                     tls_end(w, tls, TLS_PASSED, CODE_L6OK)
                     return False
             result = SSL_read(tls.ssl, w.scratch, sizeof(w.scratch))
@@ -674,8 +423,8 @@ cdef bint tls_work(State* e, TlsWorker* w, Tls* tls) noexcept nogil:
                 if tls.state == TLS_ACCEPTING:
                     tls.heard = True
                     continue
-                http_feed(tls.http, w.scratch, result)
-                if tls.http.state >= HTTP_COMPLETE:
+                http_feed(tls.task.http, w.scratch, result)
+                if tls.task.http.state >= HTTP_COMPLETE:
                     tls_end(w, tls, TLS_RESPONSE)
                     return False
                 turn += 1
@@ -683,20 +432,20 @@ cdef bint tls_work(State* e, TlsWorker* w, Tls* tls) noexcept nogil:
                     break
                 continue
         error = SSL_get_error(tls.ssl, result)
-        if tls.received > TLS_MAX_IN:
+        if tls.io.received > TLS_MAX_IN:
             tls_end(w, tls, TLS_FAILED, CODE_L7RSP if tls.head_seen else CODE_L6RSP, DETAIL_TLS_FAULT, TLS_FAULT_FLOOD)
             return False
-        if error == SSL_ERROR_WANT_READ and not tls.error:
+        if error == SSL_ERROR_WANT_READ and not tls.io.error:
             if tls.state == TLS_ACCEPTING and (tls.fresh is not NULL) and not tls.heard:
                 tls.heard = True
                 continue
-            if not tls.dry:
+            if not tls.io.dry:
                 turn += 1
                 if turn < TLS_TURNS:
                     continue
             break
-        if error == SSL_ERROR_SSL and not tls.error:
-            tls_refused(e, w, tls)
+        if error == SSL_ERROR_SSL and not tls.io.error:
+            tls_refused(pool, w, tls)
         else:
             tls_flush(tls)
             tls_broken(w, tls)
@@ -709,311 +458,83 @@ cdef bint tls_work(State* e, TlsWorker* w, Tls* tls) noexcept nogil:
 
 cdef bint tls_watch(TlsWorker* w, Tls* tls) noexcept nogil:
     cdef epoll_event event
-    event.events = EPOLLIN | (EPOLLOUT if tls.out_bytes else 0)
+    event.events = EPOLLIN | (EPOLLOUT if tls.io.out_bytes else 0)
     event.data.u64 = <uint64_t>tls
     # Only what is left to be sent changes what is waited for, and that is rare.
-    if tls.watched and not tls.out_bytes and not tls.expect_out:
+    if tls.watched and not tls.io.out_bytes and not tls.expect_out:
         return True
-    tls.expect_out = tls.out_bytes != 0
-    if epoll_ctl(w.epoll, EPOLL_CTL_MOD if tls.watched else EPOLL_CTL_ADD, tls.fd, &event) < 0:
+    tls.expect_out = tls.io.out_bytes != 0
+    if epoll_ctl(w.epoll, EPOLL_CTL_MOD if tls.watched else EPOLL_CTL_ADD, tls.task.fd, &event) < 0:
         return False
     tls.watched = True
     return True
 
 
 # One step of a connection, and what it took of our own time.
-cdef void tls_step(State* e, TlsWorker* w, Tls* tls) noexcept nogil:
+cdef void tls_step(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
     tls.began = clock_ns(CLOCK_MONOTONIC)
-    tls.first = 0
+    tls.io.first = 0
     if tls.state == TLS_NEW:
-        tls.began = tls.handed
+        tls.began = tls.task.handed
         tls.state = TLS_HANDSHAKE
-        if not tls_open(e, tls):
+        if not tls_open(pool, tls):
             # What cannot be read of the authorities has its own errno; memory is all that can lack besides.
             tls_end(w, tls, TLS_LOCAL, 0, BLOCK_TLS if errno == ENOMEM else BLOCK_AUTHORITIES, errno)
             return
-    if tls_work(e, w, tls):
+    if tls_work(pool, w, tls):
         tls_count_own(tls)
         if not tls_watch(w, tls):
             tls_end(w, tls, TLS_LOCAL, 0, BLOCK_TLS, errno)
 
 
-cdef void worker_obey(State* e, TlsWorker* w, Tls* tls, int what) noexcept nogil:
+cdef void worker_apply(TlsPool* pool, TlsWorker* w, Tls* tls, int what) noexcept nogil:
     cdef int64_t until
     if what == TLS_START:
-        tls_step(e, w, tls)
+        tls_step(pool, w, tls)
         return
     if tls.state != TLS_OVER:
         if what == TLS_DROP:
             tls_end(w, tls, TLS_DROPPED)
         else:
             # What has come waits behind others, perhaps: that took our time, not the server's.
-            tls_step(e, w, tls)
+            tls_step(pool, w, tls)
             until = tls.until + tls.own
             if tls.state != TLS_OVER and clock_ns(CLOCK_MONOTONIC) >= until:
                 if tls.state == TLS_ACCEPTING:
                     tls_end(w, tls, TLS_PASSED, CODE_L6OK)      # which it need not say anything to
                 else:
                     tls_end(w, tls, TLS_TIMED_OUT, CODE_L7TOUT if tls.state == TLS_READING else CODE_L6TOUT)
-    worker_say(w, tls, TLS_NOTHING)
+    worker_answer(w, tls, TLS_NOTHING)
 
 
 cdef void* worker_main(void* argument) noexcept nogil:
     cdef TlsWorker* w = <TlsWorker*>argument
-    cdef State* e = <State*>w.engine
-    cdef sigset_t all_signals
+    cdef TlsPool* pool = w.pool
     cdef uint64_t woken
     cdef uint64_t one = 1
-    cdef uint32_t said
     cdef TlsMessage message
     cdef int count, i
-    sigfillset(&all_signals)
-    pthread_sigmask(SIG_SETMASK, &all_signals, NULL)
+    thread_begin(b"maglev-tls")
     # On Linux this is of this thread: arithmetic gives way to those that keep time.
     setpriority(PRIO_PROCESS, 0, 5)
-    while not load32(&e.tls_stopping):
+    while not load32(&pool.stopping):
         count = epoll_wait(w.epoll, w.events, TLS_EVENTS, -1)
-        said = w.out_tail
+        w.answered = False
         for i in range(count):
             if w.events[i].data.u64 == 0:
                 read(w.wake, &woken, sizeof(woken))
             else:
-                tls_step(e, w, <Tls*>w.events[i].data.u64)
-            if load32(&e.tls_stopping):
+                tls_step(pool, w, <Tls*>w.events[i].data.u64)
+            if load32(&pool.stopping):
                 return NULL
         count = 0
-        while count < TLS_EVENTS and w.in_head != load32(&w.in_tail):
-            message = w.inbox[w.in_head % TLS_RING]
-            store32(&w.in_head, w.in_head + 1)
-            worker_obey(e, w, message.tls, message.what)
+        while count < TLS_EVENTS and ring_take(&w.inbox, &message):
+            worker_apply(pool, w, message.tls, message.what)
             count += 1
-        if w.in_head != load32(&w.in_tail):
+        if ring_front(&w.inbox) is not NULL:
             write(w.wake, &one, sizeof(one))
-        if e.tls_doomed is not NULL:
-            contexts_bury(e)
-        if w.out_tail != said:
-            write(e.wake, &one, sizeof(one))
+        if pool.doomed is not NULL:
+            contexts_sweep(pool)
+        if w.answered:
+            write(pool.wake, &one, sizeof(one))
     return NULL
-
-
-# ---- the engine's side
-
-
-cdef void tls_tell(State* e, Tls* tls, int what) noexcept nogil:
-    cdef TlsWorker* w = e.workers[tls.worker]
-    cdef uint32_t tail = w.in_tail
-    w.inbox[tail % TLS_RING].tls = tls
-    w.inbox[tail % TLS_RING].what = what
-    store32(&w.in_tail, tail + 1)
-    w.told = True
-    tls.told += 1
-
-
-# Wake the workers that were told something in this tick.
-cdef void tls_wake(State* e) noexcept nogil:
-    cdef uint64_t one = 1
-    cdef uint32_t i
-    for i in range(e.worker_count):
-        if e.workers[i].told:
-            e.workers[i].told = False
-            write(e.workers[i].wake, &one, sizeof(one))
-
-
-# A probe over TLS begins: what it needs, before it connects. False: no memory.
-cdef bint tls_begin(State* e, Stream* stream, const Slot* slot, const Check* check) noexcept nogil:
-    cdef Tls* tls = <Tls*>calloc(1, sizeof(Tls))
-    if tls is NULL:
-        return False
-    if check.type == PROBE_HTTP:
-        tls.request_bytes = request_text(slot, check, <char*>e.scratch)
-        tls.request = <char*>malloc(tls.request_bytes)
-        if tls.request is NULL:
-            free(tls)
-            return False
-        memcpy(tls.request, e.scratch, tls.request_bytes)
-    # The check may be gone before the worker lets go.
-    memcpy(tls.codes, check.codes, sizeof(tls.codes))
-    tls.context = check.tls
-    tls.context.users += 1
-    tls.stream = slot.stream
-    tls.fd = stream.fd
-    tls.v6 = slot.v6
-    memcpy(tls.address, slot.address, 16)
-    stream.http.codes = tls.codes
-    tls.http = &stream.http
-    stream.tls = tls
-    e.tls_count += 1
-    return True
-
-
-# The connection is made.
-cdef void tls_hand_over(State* e, Stream* stream, Slot* slot) noexcept nogil:
-    cdef Tls* tls = stream.tls
-    slot.phase = PHASE_TLS
-    tls.session = slot.session
-    if tls.session is not NULL:
-        e.stats[STAT_TLS_SESSION_BYTES] -= sizeof(Session) + tls.session.length
-        slot.session = NULL
-    tls.sent = slot.sent
-    tls.handed = e.now
-    tls.own = seen_late(e, stream, slot)
-    tls.worker = e.worker_next
-    e.worker_next = (e.worker_next + 1) % e.worker_count
-    tls_tell(e, tls, TLS_START)
-
-
-cdef void tls_free(State* e, Tls* tls) noexcept nogil:
-    SSL_SESSION_free(tls.fresh)
-    SSL_free(tls.ssl)
-    context_release(e, tls.context)
-    free(tls.session)
-    free(tls.request)
-    free(tls.out)
-    free(tls)
-    e.tls_count -= 1
-
-
-# The stream ends. True if its TLS has ended with it; False if a worker still has it, and with it the socket.
-cdef bint tls_release(State* e, Stream* stream) noexcept nogil:
-    cdef Tls* tls = stream.tls
-    if tls.told:
-        tls.orphan = True
-        tls_tell(e, tls, TLS_DROP)
-        return False
-    stream.tls = NULL
-    tls_free(e, tls)
-    return True
-
-
-# The time is over. What the worker took of it itself is given back to the server before it is asked for its last word.
-cdef void tls_expired(State* e, uint32_t index) noexcept nogil:
-    cdef Slot* slot = &e.slots[index]
-    cdef Tls* tls = e.streams[slot.stream].tls
-    cdef int64_t until = slot.deadline + stalled_since(e, slot) + GRACE
-    cdef int64_t extended = until + load64(&tls.own)
-    if e.tick_start < extended:
-        plan(e, index, extended)
-        return
-    if not tls.expiring:
-        tls.expiring = True
-        tls.until = until
-        tls_tell(e, tls, TLS_EXPIRE)
-    plan(e, index, e.now + SECOND)
-
-
-# The worker has let go of it.
-cdef void tls_ended(State* e, Tls* tls) noexcept nogil:
-    cdef uint32_t at = tls.stream
-    cdef Stream* stream = &e.streams[at]
-    cdef uint32_t index = stream.slot
-    cdef Slot* slot = &e.slots[index]
-    cdef int outcome = tls.outcome
-    cdef int code = tls.code
-    cdef int kind = tls.kind
-    cdef uint32_t value = tls.value
-    cdef int64_t when = tls.arrived if tls.arrived else e.now
-    if tls.orphan:
-        stream.tls = NULL
-        tls_free(e, tls)
-        stream_close(e, at, False)
-        return
-    stream.own = tls.own
-    session_put(e, slot, tls.session)
-    tls.session = NULL
-    if outcome in (TLS_PASSED, TLS_RESPONSE):
-        e.stats[STAT_TLS_RESUMED if tls.resumed else STAT_TLS_FULL] += 1
-    stream.tls = NULL
-    tls_free(e, tls)
-    if outcome == TLS_RESPONSE:
-        slot.phase = PHASE_RECEIVING
-        stream.http.codes = NULL
-        response_done(e, at, when)
-    elif outcome == TLS_LOCAL:
-        stream_blocked(e, index, kind, <int>value)
-    elif outcome == TLS_TIMED_OUT or when > slot.deadline + stalled_since(e, slot) + stream.own:
-        if outcome != TLS_TIMED_OUT:
-            code = CODE_L6TOUT
-        stream_fail(e, index, code, DETAIL_TIMEOUT, <uint32_t>((slot.deadline - slot.sent) // MS), 0)
-    elif outcome == TLS_PASSED:
-        stream_end(e, at)
-        conclude(e, index, True, code, DETAIL_NONE, 0, when - slot.sent)
-    elif kind == DETAIL_TLS_VERIFY or kind == DETAIL_TLS_ERROR:
-        stream_refused(e, index, code, kind, value, when - slot.sent)
-    else:
-        stream_fail(e, index, code, kind, value, when - slot.sent)
-
-
-# What the workers have answered since the last tick.
-cdef void tls_take(State* e) noexcept nogil:
-    cdef TlsWorker* w
-    cdef TlsMessage message
-    cdef Tls* tls
-    cdef Slot* slot
-    cdef uint32_t i
-    cdef uint32_t count = 0
-    for i in range(e.worker_count):
-        w = e.workers[i]
-        while w.out_head != load32(&w.out_tail):
-            message = w.outbox[w.out_head % TLS_RING]
-            store32(&w.out_head, w.out_head + 1)
-            tls = message.tls
-            if count & 127 == 127:
-                refresh_clock(e)
-            count += 1
-            tls.told -= 1
-            if message.what == TLS_ENDED:
-                tls.over = True
-            elif not tls.over and not tls.orphan:
-                # It goes on: what had come was waiting for us.
-                tls.expiring = False
-                slot = &e.slots[e.streams[tls.stream].slot]
-                plan(e, e.streams[tls.stream].slot, slot.deadline + stalled_since(e, slot) + GRACE + load64(&tls.own))
-            if tls.told == 0:
-                tls_ended(e, tls)
-
-
-cdef int tls_start_workers(State* e, uint32_t count) noexcept nogil:
-    cdef TlsWorker* w
-    cdef epoll_event event
-    while e.worker_count < count:
-        w = <TlsWorker*>calloc(1, sizeof(TlsWorker))
-        if w is NULL:
-            errno_set(ENOMEM)
-            return -1
-        w.engine = e
-        w.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-        w.epoll = epoll_create1(EPOLL_CLOEXEC)
-        e.workers[e.worker_count] = w
-        e.worker_count += 1
-        event.events = EPOLLIN
-        event.data.u64 = 0
-        if w.wake < 0 or w.epoll < 0 or epoll_ctl(w.epoll, EPOLL_CTL_ADD, w.wake, &event) < 0:
-            return -1
-        errno_set(pthread_create(&w.thread, NULL, worker_main, w))
-        if errno:
-            return -1
-        w.runs = True
-    return 0
-
-
-# After the engine's thread has ended.
-cdef void tls_stop_workers(State* e) noexcept nogil:
-    cdef uint64_t one = 1
-    cdef uint32_t i
-    store32(&e.tls_stopping, 1)
-    for i in range(e.worker_count):
-        if e.workers[i].runs:
-            write(e.workers[i].wake, &one, sizeof(one))
-            pthread_join(e.workers[i].thread, NULL)
-            e.workers[i].runs = False
-
-
-# After the workers have ended, too: what is left of all of it.
-cdef void tls_close(State* e) noexcept nogil:
-    cdef uint32_t i
-    for i in range(e.worker_count):
-        close_fd(&e.workers[i].wake)
-        close_fd(&e.workers[i].epoll)
-        free(e.workers[i])
-    e.worker_count = 0
-    contexts_bury(e)

@@ -2,6 +2,8 @@
 # that to take it out is to read a few lines from front to back, however its slots lie in memory. Only the first page of
 # a bucket may be partly empty, which bounds how many pages there can be.
 
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
 cdef enum:
     WHEEL_BUCKETS = 4096
     WHEEL_WORDS = 64

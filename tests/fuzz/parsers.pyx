@@ -3,12 +3,12 @@
 
 from libc.stdlib cimport abort
 
-include "sys.pxd"
-include "packet.pxd"
-include "http.pxd"
+from probe.http cimport *
+from probe.packet cimport *
+from probe.sys cimport *
 
-include "packet.pyx"
-include "http.pyx"
+include "probe/packet.pyx"
+include "probe/http.pyx"
 
 
 # An exact copy on the heap, so that a single byte read beyond the end is noticed.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from maglev._health import entry, step
-from maglev._probe import SNAPSHOT_FIELDS
+from maglev._probe import SNAPSHOT_FIELDS, Result, TargetInfo, Transition
 from maglev.base.events import Bus, Event
 from maglev.base.states import CheckType, Code, State
 from maglev.checker.engine import RECORD
@@ -55,45 +55,6 @@ class FakeClock:
                 future.set_result(None)
 
 
-@dataclass(frozen=True, slots=True)
-class FakeTransition:
-    target: int
-    generation: int
-    from_state: int
-    to_state: int
-    code: int
-    detail: str
-    at_ns: int
-    counter: int
-
-
-@dataclass(frozen=True, slots=True)
-class FakeResult:
-    target: int
-    generation: int
-    state: int
-    counter: int
-    passed: bool
-    code: int
-    detail: str
-    at_ns: int
-    rtt_ns: int
-
-
-@dataclass(slots=True)
-class FakeInfo:
-    counter: int
-    last_code: int
-    last_detail: str
-    last_at_ns: int
-    last_rtt_ns: int
-    rtt_sum_ns: int
-    rtt_count: int
-    blocked_since_ns: int
-    blocked_reason: str
-    codes: tuple[int, ...]
-
-
 @dataclass(slots=True)
 class FakeTarget:
     """A target as the fake engine keeps it."""
@@ -127,8 +88,8 @@ class FakeEngine:
         self._next_check = 0
         self._free: list[int] = []
         self._generations: dict[int, int] = {}
-        self._transitions: list[FakeTransition] = []
-        self._results: list[FakeResult] = []
+        self._transitions: list[Transition] = []
+        self._results: list[Result] = []
 
     def fileno(self) -> int:
         return -1
@@ -205,23 +166,25 @@ class FakeEngine:
     def trace(self, target: int, on: bool) -> None:
         self.targets[target].traced = on
 
-    def transitions(self, most: int = 4096) -> list[FakeTransition]:
+    def transitions(self, most: int = 4096) -> list[Transition]:
         taken, self._transitions = self._transitions[:most], self._transitions[most:]
         return taken
 
-    def results(self, most: int = 4096) -> list[FakeResult]:
+    def results(self, most: int = 4096) -> list[Result]:
         taken, self._results = self._results[:most], self._results[most:]
         return taken
 
     def generation(self, target: int) -> int:
         return self._generations[target]
 
-    def target_info(self, target: int) -> FakeInfo:
+    def target_info(self, target: int) -> TargetInfo:
         item = self.targets[target]
         codes = [0] * (int(Code.L7RSP) + 1)
         codes[Code.L3OK], codes[Code.L3TOUT] = item.passes, item.failures
         probed = item.passes + item.failures > 0
-        return FakeInfo(
+        return TargetInfo(
+            generation=self._generations[target],
+            state=State.PAUSED if item.paused else item.state,
             counter=item.counter,
             last_code=Code.L3OK if probed else Code.NONE,
             last_detail="",
@@ -238,7 +201,7 @@ class FakeEngine:
         records = []
         for target in sorted(self.targets):
             info = self.target_info(target)
-            known = {**asdict(info), "target": target, "generation": self._generations[target]}
+            known = {**info._asdict(), "target": target}
             fields = [int(known.get(name, 0)) for name in SNAPSHOT_FIELDS]
             records.append(RECORD.pack(*fields, *info.codes))
         return b"".join(records)
@@ -274,13 +237,11 @@ class FakeEngine:
         now = self.clock.time_ns()
         if target.traced:
             self._results.append(
-                FakeResult(
-                    target.id, target.generation, number, target.counter, passed, code, detail, now, 1000 * passed
-                )
+                Result(target.id, target.generation, number, target.counter, passed, code, detail, now, 1000 * passed)
             )
         if target.state is not before:
             self._transitions.append(
-                FakeTransition(target.id, target.generation, before, target.state, code, detail, now, target.counter)
+                Transition(target.id, target.generation, before, target.state, code, detail, now, target.counter)
             )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 from maglev.base.clock import Clock, SystemClock
 from maglev.base.errors import BadValue, NotAllowed, Unavailable, UnknownName
 from maglev.base.events import BackendEvent, Bus, DrainEvent, LogEvent, WeightEvent
 from maglev.base.states import CheckType, Code, FrontendState, State
+from maglev.config.diff import ChangeKind, ConfigChange
+from maglev.config.load import CheckResult, LoadResult
 from maglev.config.model import (
     Backend,
     Config,
@@ -25,64 +27,49 @@ from maglev.config.model import (
 )
 from maglev.judgement.weights import FrontendWeights, frontend_weights
 from maglev.rpc.services import Identity, Services
+from maglev.schema.problems import Problem, ProblemKind
+from maglev.views.backends import BackendStatus, Change, Override, OverrideKind, WeightChange
+from maglev.views.dataplane import (
+    AsState,
+    ConfState,
+    ConnectionInfo,
+    DataplaneInfo,
+    LbState,
+    TrafficReport,
+    VipState,
+    VipTraffic,
+    WarmupInfo,
+)
+from maglev.views.plans import AsForecast, PlanReport, PlanStep, SyncReport, VipForecast
 
 NOW = 1_800_000_000_000_000_000
+WARNING = Problem(ProblemKind.WARNING, "maglev.frontends.www", "the table is small", 3, 5)
 
 
-@dataclass
-class Transition:
-    from_state: State
-    to_state: State
-    code: Code
-    detail: str = ""
-    at_ns: int = NOW
-    by: str = ""
-    reason: str = ""
-
-
-@dataclass
-class Status:
-    address: str = ""
-    state: State = State.UNKNOWN
-    drained: bool = False
-    enabled: bool = True
-    counter: int = 1
-    rise: int = 2
-    fall: int = 3
-    last_code: Code = Code.NONE
-    last_detail: str = ""
-    last_rtt_ns: int | None = None
-    last_result_age_ns: int | None = None
-    state_since_ns: int = NOW
-    unprobed_since_ns: int = 0
-    unprobed_reason: str = ""
-    presumed: bool = False
-    probes_passed: int = 0
-    probes_failed: int = 0
-    transitions: list[Transition] = field(default_factory=list)
-
-
-@dataclass
-class Override:
-    kind: str
-    backend: str
-    frontend: str = ""
-    pool: str = ""
-    weight: int = 0
-    file_weight: int = 0
-    file_enabled: bool = True
-    address: str = ""
-    since_ns: int = NOW
-    until_ns: int = 0
-    by: str = ""
-    reason: str = ""
-
-
-@dataclass
-class Changed:
-    changed: bool = True
-    warnings: Sequence[str] = ()
-    previous: int = 0
+def status(backend: Backend) -> BackendStatus:
+    """A backend of which nothing is known yet."""
+    return BackendStatus(
+        name=backend.name,
+        address=str(backend.address),
+        state=State.UNKNOWN,
+        drained=False,
+        enabled=True,
+        healthcheck=backend.healthcheck or "",
+        counter=1,
+        rise=2,
+        fall=3,
+        last_code=Code.NONE,
+        last_detail="",
+        last_rtt_ns=None,
+        last_result_age_ns=None,
+        state_since_ns=NOW,
+        unprobed_since_ns=0,
+        unprobed_reason="",
+        presumed=False,
+        probes_passed=0,
+        probes_failed=0,
+        transitions=(),
+    )
 
 
 @dataclass
@@ -91,36 +78,42 @@ class FakeChecker:
 
     configured: Config
     bus: Bus
-    statuses: dict[str, Status] = field(default_factory=dict)
+    statuses: dict[str, BackendStatus] = field(default_factory=dict)
     set: list[Override] = field(default_factory=list)
     asked: list[tuple[str, str, str, str, int]] = field(default_factory=list)
     traced: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name, backend in self.configured.backends.items():
-            self.statuses.setdefault(name, Status(str(backend.address)))
+            self.statuses.setdefault(name, status(backend))
 
     def config(self) -> Config:
         return self.configured
 
-    def backend_status(self, name: str) -> Status:
+    def backend_status(self, name: str) -> BackendStatus:
         try:
             return self.statuses[name]
         except KeyError:
             raise UnknownName("backend", name) from None
 
-    def backend_state(self, name: str) -> Status:
+    def backend_state(self, name: str) -> BackendStatus:
         return self.backend_status(name)
+
+    def target_state(self, frontend: str, backend: str) -> BackendStatus:
+        return self.backend_status(backend)
 
     def weight_override(self, frontend: str, pool: str, backend: str) -> int | None:
         for one in self.set:
-            if (one.frontend, one.pool, one.backend, one.kind) == (frontend, pool, backend, "weight"):
+            if (one.frontend, one.pool, one.backend, one.kind) == (frontend, pool, backend, OverrideKind.WEIGHT):
                 return one.weight
         return None
 
+    def weights(self, frontend: Frontend) -> FrontendWeights:
+        return frontend_weights(frontend, self)
+
     def frontend_weights(self, name: str) -> FrontendWeights:
         try:
-            return frontend_weights(self.configured.frontends[name], self)
+            return self.weights(self.configured.frontends[name])
         except KeyError:
             raise UnknownName("frontend", name) from None
 
@@ -152,69 +145,56 @@ class FakeChecker:
     def move(self, name: str, to: State, code: Code, *, detail: str = "", by: str = "", reason: str = "") -> None:
         """A transition: state, history and event."""
         status = self.backend_status(name)
-        transition = Transition(status.state, to, code, detail, NOW, by, reason)
-        status.transitions.append(transition)
+        event = BackendEvent(name, status.address, status.state, to, code, detail, NOW, by, status.drained, reason)
+        status.transitions = (*status.transitions, event)
         status.state = to
-        self.bus.publish(
-            BackendEvent(
-                name,
-                str(self.configured.backends[name].address),
-                transition.from_state,
-                to,
-                code,
-                detail,
-                NOW,
-                by,
-                status.drained,
-                reason,
-            )
-        )
+        self.bus.publish(event)
 
-    def _verb(self, verb: str, name: str, by: str, reason: str, duration_ns: int) -> Status:
+    def _verb(self, verb: str, name: str, by: str, reason: str, duration_ns: int) -> BackendStatus:
         self.asked.append((verb, name, by, reason, duration_ns))
         return self.backend_status(name)
 
-    def pause(self, name: str, *, by: str, reason: str = "", duration_ns: int = 0) -> Changed:
+    def pause(self, name: str, *, by: str, reason: str = "", duration_ns: int = 0) -> Change:
         if self._verb("pause", name, by, reason, duration_ns).state is State.DISABLED:
             raise NotAllowed(f"backend {name!r} is disabled")
         self.move(name, State.PAUSED, Code.PAUSED, by=by, reason=reason)
-        return Changed()
+        return Change(True)
 
-    def resume(self, name: str, *, by: str, reason: str = "", duration_ns: int = 0) -> Changed:
+    def resume(self, name: str, *, by: str, reason: str = "", duration_ns: int = 0) -> Change:
         if self._verb("resume", name, by, reason, duration_ns).state is State.DISABLED:
             raise NotAllowed(f"backend {name!r} is disabled")
         self.move(name, State.UNKNOWN, Code.RESUMED, by=by, reason=reason)
-        return Changed()
+        return Change(True)
 
-    def enable(self, name: str, *, by: str, reason: str = "", duration_ns: int = 0) -> Changed:
+    def enable(self, name: str, *, by: str, reason: str = "", duration_ns: int = 0) -> Change:
         status = self._verb("enable", name, by, reason, duration_ns)
         if status.state is not State.DISABLED:
-            return Changed(changed=False)
+            return Change(False)
         status.enabled = True
         self.move(name, State.UNKNOWN, Code.ENABLED, by=by, reason=reason)
-        return Changed()
+        return Change(True)
 
-    def disable(self, name: str, *, by: str, reason: str = "", duration_ns: int = 0) -> Changed:
+    def disable(self, name: str, *, by: str, reason: str = "", duration_ns: int = 0) -> Change:
         status = self._verb("disable", name, by, reason, duration_ns)
         if status.state is State.DISABLED:
-            return Changed(changed=False)
+            return Change(False)
         status.enabled = False
         self.move(name, State.DISABLED, Code.DISABLED, by=by, reason=reason)
-        return Changed(warnings=("the state file could not be written",))
+        return Change(True)
 
-    def _drain(self, verb: str, name: str, by: str, reason: str, duration_ns: int) -> Changed:
+    def _drain(self, verb: str, name: str, by: str, reason: str, duration_ns: int) -> Change:
         status = self._verb(verb, name, by, reason, duration_ns)
         drained = verb == "drain"
         changed = status.drained is not drained
         status.drained = drained
         address = str(self.configured.backends[name].address)
         self.bus.publish(DrainEvent(name, address, status.state, drained, NOW, by, reason))
-        return Changed(changed=changed)
+        return Change(changed)
 
-    def drain(self, name: str, *, by: str, reason: str = "", duration_ns: int = 0) -> Changed:
+    def drain(self, name: str, *, by: str, reason: str = "", duration_ns: int = 0) -> Change:
         return self._drain("drain", name, by, reason, duration_ns)
 
-    def undrain(self, name: str, *, by: str, reason: str = "", duration_ns: int = 0) -> Changed:
+    def undrain(self, name: str, *, by: str, reason: str = "", duration_ns: int = 0) -> Change:
         return self._drain("undrain", name, by, reason, duration_ns)
 
     def set_weight(
@@ -228,8 +208,9 @@ class FakeChecker:
         by: str,
         reason: str = "",
         duration_ns: int = 0,
-    ) -> Changed:
-        for member in self.frontend_weights(frontend).members:
+    ) -> WeightChange:
+        weights = self.frontend_weights(frontend)
+        for member in weights.members:
             if (member.pool, member.backend) == (pool, backend):
                 break
         else:
@@ -239,13 +220,24 @@ class FakeChecker:
         self.set = [one for one in self.set if (one.frontend, one.pool, one.backend) != (frontend, pool, backend)]
         if weight is not None:
             self.set.append(
-                Override("weight", backend, frontend, pool, weight, member.configured, by=by, reason=reason)
+                Override(
+                    OverrideKind.WEIGHT,
+                    backend,
+                    str(self.configured.backends[backend].address),
+                    NOW,
+                    by=by,
+                    reason=reason,
+                    frontend=frontend,
+                    pool=pool,
+                    weight=weight,
+                    file_weight=member.configured,
+                )
             )
         new = member.configured if weight is None else weight
         self.bus.publish(
             WeightEvent(frontend, pool, backend, member.weight, new, flush, NOW, by, weight is None, reason)
         )
-        return Changed(changed=member.weight != new, previous=member.weight)
+        return WeightChange(member.weight != new, member.weight, new, weight, weights.unit)
 
     def trace(self, backend: str) -> Callable[[], None]:
         self.backend_status(backend)
@@ -254,32 +246,8 @@ class FakeChecker:
 
 
 @dataclass
-class Problem:
-    path: str
-    message: str
-    line: int = 0
-    column: int = 0
-
-
-@dataclass
-class Load:
-    config: Config | None
-    parse_errors: Sequence[Problem] = ()
-    semantic_errors: Sequence[Problem] = ()
-    warnings: Sequence[Problem] = ()
-
-
-@dataclass
-class ConfigChange:
-    path: str
-    kind: str
-    old: str
-    new: str
-
-
-@dataclass
 class FakeLoader:
-    result: Load
+    result: LoadResult
     file: str = "/etc/vpp-maglev/maglev.yaml"
     loaded_at_ns: int = NOW
     loaded_by: str = "start"
@@ -287,21 +255,21 @@ class FakeLoader:
     dangerous: bool = False
     reloads: list[tuple[bool, str]] = field(default_factory=list)
     # Stands in for a check that takes its time.
-    checks: Callable[[], Awaitable[Load]] | None = None
+    checks: Callable[[], Awaitable[LoadResult]] | None = None
 
-    async def check(self) -> Load:
-        return self.result if self.checks is None else await self.checks()
+    async def check(self) -> CheckResult:
+        return CheckResult((self.result if self.checks is None else await self.checks()).problems)
 
-    async def load(self) -> Load:
+    async def load(self) -> LoadResult:
         return self.result
 
     async def diff(self, new: Config) -> Sequence[ConfigChange]:
-        return [ConfigChange("maglev.backends.web0.address", "changed", "192.0.2.1", "192.0.2.2")]
+        return [ConfigChange("maglev.backends.web0.address", ChangeKind.CHANGED, "192.0.2.1", "192.0.2.2")]
 
     def needs_force(self, new: Config) -> bool:
         return self.dangerous
 
-    async def reload(self, *, force: bool, by: str) -> Load:
+    async def reload(self, *, force: bool, by: str) -> LoadResult:
         if self.dangerous and not force:
             raise NotAllowed("this reload would delete 4 of 5 VIPs")
         self.reloads.append((force, by))
@@ -324,185 +292,108 @@ class FakeLogs:
         return end
 
 
-@dataclass
-class Connection:
-    connected: bool = True
-    socket: str = "/run/vpp/api.sock"
-    since_ns: int = NOW
-    problem: str = ""
+VPP = DataplaneInfo(
+    version="26.10-rc0",
+    build_date="2026-08-21",
+    build_directory="/w",
+    pid=4711,
+    uptime_ns=3_600_000_000_000,
+    connected_ns=60_000_000_000,
+    lb_supported=True,
+    last_full_sync_at_ns=NOW,
+    last_full_sync_changes=3,
+    calls_failed=0,
+    cost_ns_per_bucket=17.0,
+    cost_ns_per_weight=125.0,
+    workers=2,
+)
+CONF = ConfState("192.0.2.1", "2001:db8::1", sticky_buckets_per_core=1024, flow_timeout_ns=40_000_000_000)
+STEP = PlanStep(
+    kind="as_weight",
+    frontend="www",
+    vip="192.0.2.80/32 tcp 80",
+    backend="web0",
+    address="10.0.0.1",
+    old_weight=10,
+    new_weight=0,
+    flush=True,
+    stall_ns=350_000,
+    text="weight 192.0.2.80/32 tcp 80 10.0.0.1 10 -> 0",
+)
+PLAN = PlanReport(
+    steps=(STEP,),
+    forecasts=(VipForecast("www", STEP.vip, 0.02, 350_000, (AsForecast("10.0.0.1", "web0", 8192, 0),)),),
+    stall_ns=350_000,
+    notes=("VIP 192.0.2.99/32 is not configured and left alone",),
+)
 
 
-@dataclass
-class Warmup:
-    phase: str = "done"
-    remaining_ns: int = 0
+def vip_state(frontend: Frontend, backends: Mapping[str, Backend]) -> VipState:
+    """A VIP that is in VPP as it is wanted."""
+    return VipState(
+        frontend=frontend.name,
+        prefix=f"{frontend.address}/{frontend.address.max_prefixlen}",
+        protocol=str(frontend.protocol),
+        port=frontend.port,
+        encap="gre4",
+        new_flows_table_length=16384,
+        src_ip_sticky=False,
+        index=1,
+        present=True,
+        wanted=True,
+        in_sync=True,
+        held=False,
+        unit=10,
+        lingering=0,
+        notes=(),
+        ases=[
+            AsState(str(backends[member.backend].address), member.backend, pool.name, 10, 10, 8192, 8192, True, False)
+            for pool in frontend.pools
+            for member in pool.members
+        ],
+    )
 
 
-@dataclass
-class Vpp:
-    version: str = "26.10-rc0"
-    build_date: str = "2026-08-21"
-    build_directory: str = "/w"
-    pid: int = 4711
-    uptime_ns: int = 3_600_000_000_000
-    connected_ns: int = 60_000_000_000
-    lb_supported: bool = True
-    last_full_sync_at_ns: int = NOW
-    last_full_sync_changes: int = 3
-    calls_failed: int = 0
-    cost_ns_per_bucket: float = 17.0
-    cost_ns_per_weight: float = 125.0
-    workers: int = 2
-
-
-@dataclass
-class LbConf:
-    ipv4_src_address: str = "192.0.2.1"
-    ipv6_src_address: str = "2001:db8::1"
-    sticky_buckets_per_core: int = 1024
-    flow_timeout_ns: int = 40_000_000_000
-
-
-@dataclass
-class AsState:
-    address: str
-    backend: str
-    pool: str = "primary"
-    programmed_weight: int = 10
-    vpp_weight: int | None = 10
-    buckets: int = 8192
-    predicted_buckets: int = 8192
-    live: bool = True
-    flush_owed: bool = False
-
-
-@dataclass
-class VipState:
-    frontend: str
-    prefix: str
-    protocol: str = "tcp"
-    port: int = 80
-    encap: str = "gre4"
-    new_flows_table_length: int = 16384
-    src_ip_sticky: bool = False
-    index: int | None = 1
-    present: bool = True
-    wanted: bool = True
-    in_sync: bool = True
-    held: bool = False
-    unit: int = 10
-    lingering: int = 0
-    notes: Sequence[str] = ()
-    ases: Sequence[AsState] = ()
-
-
-@dataclass
-class LbState:
-    vips: Sequence[VipState]
-    conf: LbConf = field(default_factory=LbConf)
-    read_at_ns: int = NOW
-
-
-@dataclass
-class Step:
-    kind: str = "as_weight"
-    frontend: str = "www"
-    vip: str = "192.0.2.80/32 tcp 80"
-    backend: str = "web0"
-    address: str = "10.0.0.1"
-    old_weight: int = 10
-    new_weight: int = 0
-    flush: bool = True
-    stall_ns: int = 350_000
-
-    def __str__(self) -> str:
-        return f"weight {self.vip} {self.address} {self.old_weight} -> {self.new_weight}"
-
-
-@dataclass
-class AsForecast:
-    address: str = "10.0.0.1"
-    backend: str = "web0"
-    buckets_before: int = 8192
-    buckets_after: int = 0
-
-
-@dataclass
-class VipForecast:
-    frontend: str = "www"
-    vip: str = "192.0.2.80/32 tcp 80"
-    moved_share: float = 0.02
-    stall_ns: int = 350_000
-    ases: Sequence[AsForecast] = (AsForecast(),)
-
-
-@dataclass
-class Plan:
-    steps: Sequence[Step] = (Step(),)
-    forecasts: Sequence[VipForecast] = (VipForecast(),)
-    stall_ns: int = 350_000
-    notes: Sequence[str] = ("VIP 192.0.2.99/32 is not configured and left alone",)
-
-
-@dataclass
-class Sync:
-    plan: Plan = field(default_factory=Plan)
-    failures: Sequence[str] = ()
-
-
-@dataclass
-class VipCounters:
-    frontend: str
-    prefix: str
-    protocol: str = "tcp"
-    port: int = 80
-    existing_session: int = 1000
-    first_session: int = 10
-    untracked: int = 1
-    no_server: int = 0
-    route_packets: int = 1011
-    route_bytes: int = 64000
-
-
-@dataclass
-class Counters:
-    vips: Sequence[VipCounters]
-    read_at_ns: int = NOW
+def traffic(vip: VipState) -> VipTraffic:
+    """Some packets of a VIP."""
+    return VipTraffic(vip.frontend, vip.prefix, "tcp", 80, 1000, 10, 1, 0, 1011, 64000)
 
 
 @dataclass
 class FakeDataplane:
-    link: Connection = field(default_factory=Connection)
+    link: ConnectionInfo = ConnectionInfo(True, "/run/vpp/api.sock", NOW, "")  # noqa: RUF009 (it is immutable)
     vips: list[VipState] = field(default_factory=list)
     readings: int = 0
     syncs: list[tuple[str | None, bool, str]] = field(default_factory=list)
 
-    def connection(self) -> Connection:
+    def lose(self, problem: str = "") -> None:
+        """VPP goes away."""
+        self.link = replace(self.link, connected=False, problem=problem)
+
+    def connection(self) -> ConnectionInfo:
         return self.link
 
-    def warmup(self) -> Warmup:
-        return Warmup()
+    def warmup(self) -> WarmupInfo:
+        return WarmupInfo("done", 0)
 
-    def info(self) -> Vpp:
-        return Vpp()
+    def info(self) -> DataplaneInfo:
+        return VPP
 
     async def lb_state(self, frontend: str | None) -> LbState:
         self.readings += 1
-        return LbState([vip for vip in self.vips if frontend in (None, vip.frontend)])
+        return LbState(CONF, [vip for vip in self.vips if frontend in (None, vip.frontend)], NOW)
 
-    async def plan(self, frontend: str | None, *, force: bool, config: Config | None = None) -> Plan:
-        return Plan()
+    async def plan(self, frontend: str | None, *, force: bool, config: Config | None = None) -> PlanReport:
+        return PLAN
 
-    async def sync(self, frontend: str | None, *, force: bool, by: str) -> Sync:
+    async def sync(self, frontend: str | None, *, force: bool, by: str) -> SyncReport:
         if not self.link.connected:
             raise Unavailable("VPP is away")
         self.syncs.append((frontend, force, by))
-        return Sync()
+        return SyncReport(PLAN, ())
 
-    async def counters(self, frontend: str | None) -> Counters:
-        return Counters(
-            [VipCounters(vip.frontend, vip.prefix) for vip in self.vips if frontend in (None, vip.frontend)]
-        )
+    async def counters(self, frontend: str | None) -> TrafficReport:
+        return TrafficReport([traffic(vip) for vip in self.vips if frontend in (None, vip.frontend)], NOW)
 
 
 @dataclass
@@ -564,29 +455,20 @@ def large_config(backends: int, frontends: int) -> Config:
     return Config(backends=servers, frontends=vips)
 
 
-def fake_daemon(config: Config | None = None, *, clock: Clock | None = None, vpp: bool = True) -> FakeDaemon:
+def fake_daemon(
+    config: Config | None = None,
+    *,
+    clock: Clock | None = None,
+    vpp: bool = True,
+    keep: Callable[[], Awaitable[None]] | None = None,
+) -> FakeDaemon:
     """A daemon with the small configuration and a VPP that holds its frontends, unless told otherwise."""
     config = config if config is not None else small_config()
     bus = Bus()
     checker = FakeChecker(config, bus)
-    loader = FakeLoader(Load(config, warnings=[Problem("maglev.frontends.www", "the table is small", 3, 5)]))
+    loader = FakeLoader(LoadResult(config, (WARNING,)))
     logs = FakeLogs()
-    dataplane = FakeDataplane(
-        vips=[
-            VipState(
-                name,
-                f"{frontend.address}/{frontend.address.max_prefixlen}",
-                str(frontend.protocol),
-                frontend.port,
-                ases=[
-                    AsState(str(config.backends[member.backend].address), member.backend, pool.name)
-                    for pool in frontend.pools
-                    for member in pool.members
-                ],
-            )
-            for name, frontend in config.frontends.items()
-        ]
-    )
+    dataplane = FakeDataplane(vips=[vip_state(frontend, config.backends) for frontend in config.frontends.values()])
     clock = clock if clock is not None else SystemClock()
     services = Services(
         identity=Identity("1.2.3", NOW, clock.monotonic_ns()),
@@ -597,6 +479,7 @@ def fake_daemon(config: Config | None = None, *, clock: Clock | None = None, vpp
         loader=loader,
         logs=logs,
         dataplane=dataplane if vpp else None,
+        keep=keep,
     )
     return FakeDaemon(checker, loader, logs, bus, services, dataplane)
 

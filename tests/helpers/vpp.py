@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from maglev.base.errors import UnknownName
 from maglev.base.states import State
 from maglev.config.model import Backend, Config, Frontend, LbConfig, Pool, PoolMember, Protocol
+from maglev.judgement.weights import StateSource
 from maglev.vpp.messages import Encap, LbConf, VipKey
 from maglev.vpp.model import Actual, ActualAs, ActualVip
 from maglev.vpp.plan import Op, Step
@@ -25,7 +26,7 @@ class FakeBackend:
 
 
 @dataclass
-class FakeStates:
+class FakeStates(StateSource):
     """A ``StateSource`` that a test sets by hand."""
 
     _config: Config
@@ -95,7 +96,7 @@ class ModelError(Exception):
 
 @dataclass
 class ModelVpp:
-    """What VPP does with the plan's calls, as ``vpp.md`` tells it; everything it would refuse raises ModelError.
+    """Applies the steps of a plan as VPP would. A step that VPP would refuse, or crash on, raises ModelError.
 
     ``flushed``: the ASes whose flows a call evicted, in order. ``history``: positive weights of each VIP after each
     step.
@@ -116,59 +117,72 @@ class ModelVpp:
             )
 
     def _step(self, step: Step) -> None:
-        vips = self.actual.vips
         if step.op is Op.SET_CONF:
-            assert step.conf is not None
-            have = self.actual.conf
-            assert have is not None
-            keep = 0xFFFFFFFF
-            self.actual.conf = LbConf(
-                step.conf.ip4_src_address,
-                step.conf.ip6_src_address,
-                have.sticky_buckets_per_core
-                if step.conf.sticky_buckets_per_core == keep
-                else step.conf.sticky_buckets_per_core,
-                have.flow_timeout if step.conf.flow_timeout == keep else step.conf.flow_timeout,
-            )
+            self._set_conf(step)
             return
         assert step.vip is not None
         if step.op is Op.CREATE_VIP:
-            if step.vip in vips:
-                raise ModelError(f"-81: {step}")
-            if step.length <= 0 or step.length & (step.length - 1):
-                raise ModelError(f"-70: {step}")
-            for other in vips.values():
-                if (other.key.address, other.key.prefix_length) == (step.vip.address, step.vip.prefix_length):
-                    if other.encap != step.encap:
-                        raise ModelError(f"-73: {step}")
-                    if (other.key.port == 0) != (step.vip.port == 0):
-                        raise ModelError(f"-81: {step}")
-            vips[step.vip] = ActualVip(step.vip, step.encap, step.length, step.sticky)
+            self._create_vip(step, step.vip)
             return
-        vip = vips.get(step.vip)
+        vip = self.actual.vips.get(step.vip)
         if vip is None:
             raise ModelError(f"-6: {step}")
         if step.op is Op.DELETE_VIP:
             if vip.ases:
                 raise ModelError(f"ghosts: {step}")
-            del vips[step.vip]
+            del self.actual.vips[step.vip]
         elif step.op is Op.FLUSH_VIP:
             self.flushed.extend((step.vip, address) for address in vip.ases)
         elif step.op is Op.ADD_AS:
-            if step.address in vip.ases:
-                raise ModelError(f"-81: {step}")
-            if (vip.encap == Encap.GRE4) != (len(step.address) == 4):
-                raise ModelError(f"-97: {step}")
-            vip.ases[step.address] = ActualAs(step.weight)
-        elif step.address not in vip.ases:
-            raise ModelError(f"-6: {step}")
+            self._add_as(step, vip)
         else:
-            if step.flush:
-                self.flushed.append((step.vip, step.address))
-            if step.op is Op.DELETE_AS:
-                del vip.ases[step.address]
-            else:
-                vip.ases[step.address] = ActualAs(step.weight)
+            self._change_as(step, vip)
+
+    def _set_conf(self, step: Step) -> None:
+        assert step.conf is not None
+        have = self.actual.conf
+        assert have is not None
+        keep = 0xFFFFFFFF  # VPP's mark for "leave this value as it is"
+        buckets, timeout = step.conf.sticky_buckets_per_core, step.conf.flow_timeout
+        self.actual.conf = LbConf(
+            step.conf.ip4_src_address,
+            step.conf.ip6_src_address,
+            have.sticky_buckets_per_core if buckets == keep else buckets,
+            have.flow_timeout if timeout == keep else timeout,
+        )
+
+    def _create_vip(self, step: Step, key: VipKey) -> None:
+        vips = self.actual.vips
+        if key in vips:
+            raise ModelError(f"-81: {step}")
+        if step.length <= 0 or step.length & (step.length - 1):
+            raise ModelError(f"-70: {step}")
+        # VIPs of one prefix share a route to the plugin: one encapsulation, and either all ports or single ones.
+        for other in vips.values():
+            if (other.key.address, other.key.prefix_length) == (key.address, key.prefix_length):
+                if other.encap != step.encap:
+                    raise ModelError(f"-73: {step}")
+                if (other.key.port == 0) != (key.port == 0):
+                    raise ModelError(f"-81: {step}")
+        vips[key] = ActualVip(key, step.encap, step.length, step.sticky)
+
+    @staticmethod
+    def _add_as(step: Step, vip: ActualVip) -> None:
+        if step.address in vip.ases:
+            raise ModelError(f"-81: {step}")
+        if (vip.encap == Encap.GRE4) != (len(step.address) == 4):
+            raise ModelError(f"-97: {step}")
+        vip.ases[step.address] = ActualAs(step.weight)
+
+    def _change_as(self, step: Step, vip: ActualVip) -> None:
+        if step.address not in vip.ases:
+            raise ModelError(f"-6: {step}")
+        if step.flush:
+            self.flushed.append((vip.key, step.address))
+        if step.op is Op.DELETE_AS:
+            del vip.ases[step.address]
+        else:
+            vip.ases[step.address] = ActualAs(step.weight)
 
     def weights(self, key: VipKey) -> dict[str, int]:
         """Address -> weight of the live ASes."""

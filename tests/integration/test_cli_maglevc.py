@@ -28,9 +28,11 @@ from maglev.base.states import Code, State
 from maglev.cli.client import Client
 from maglev.cli.docs import PRINTS
 from maglev.cli.errors import CommandError
+from maglev.config.load import LoadResult
 from maglev.pb import maglev_pb2 as pb
 from maglev.rpc.server import RpcServer, ServerOptions
-from tests.helpers.rpc import FakeDaemon, Load, Problem, fake_daemon, large_config, small_config
+from maglev.schema.problems import Problem, ProblemKind
+from tests.helpers.rpc import FakeDaemon, fake_daemon, large_config, small_config
 
 DEADLINE = 30.0
 COMMAND = [sys.executable, "-m", "maglev.cli.main"]
@@ -204,7 +206,7 @@ def test_a_viewer_is_refused(served: Served) -> None:
 
 
 def test_vpp_away_is_a_refusal_and_a_server_away_is_unreachable(served: Served) -> None:
-    served.daemon.dataplane.link.connected = False
+    served.daemon.dataplane.lose()
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         nobody = f"127.0.0.1:{closed.getsockname()[1]}"
@@ -239,10 +241,12 @@ def test_who_lacks_a_right_is_told_which_way_was_closed(served: Served) -> None:
 
 
 def test_a_broken_file_is_refused_with_all_its_errors(served: Served) -> None:
-    served.daemon.loader.result = Load(
+    served.daemon.loader.result = LoadResult(
         None,
-        parse_errors=[Problem("maglev.x", "unknown key", 2, 3)],
-        semantic_errors=[Problem("maglev.y", "no such backend")],
+        (
+            Problem(ProblemKind.PARSE, "maglev.x", "unknown key", 2, 3),
+            Problem(ProblemKind.SEMANTIC, "maglev.y", "no such backend"),
+        ),
     )
     for line in ("config check", "config diff", "config reload"):
         answer = served.run(line)
@@ -379,9 +383,13 @@ def test_a_terminal_breaks_no_word_that_fits_it(
     served: Served, terminal: Callable[..., Terminal], line: str, status: int
 ) -> None:
     warning = Problem(
-        "maglev.healthchecks.web", "its interval is less than a round trip through the network takes", 7, 5
+        ProblemKind.WARNING,
+        "maglev.healthchecks.web",
+        "its interval is less than a round trip through the network takes",
+        7,
+        5,
     )
-    served.daemon.loader.result = Load(small_config(), warnings=[warning])
+    served.daemon.loader.result = LoadResult(small_config(), (warning,))
     shown = terminal("--color=false", *line.split(), columns=36)
 
     assert shown.end() == status

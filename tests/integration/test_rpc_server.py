@@ -18,8 +18,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from maglev.base.errors import Unavailable
 from maglev.base.events import FrontendEvent
 from maglev.base.states import Code, FrontendState, State
+from maglev.config.load import LoadResult
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb.maglev_pb2_grpc import MaglevStub
 from maglev.rpc import server
@@ -27,12 +29,11 @@ from maglev.rpc.access import OPERATOR_CALLS, Role
 from maglev.rpc.server import CannotListen, RpcServer, ServerOptions
 from maglev.rpc.service import MaglevService, Shared, Turnstile
 from maglev.rpc.watch import TooMany
+from maglev.schema.problems import Problem, ProblemKind
+from maglev.views.backends import Override, OverrideKind
 from tests.helpers.rpc import (
     NOW,
     FakeDaemon,
-    Load,
-    Override,
-    Problem,
     fake_daemon,
     large_config,
     log_event,
@@ -175,7 +176,7 @@ async def test_backend_shows_history_overrides_and_its_frontends(start: Start) -
     running = await start()
     checker = running.daemon.checker
     checker.move("web0", State.DOWN, Code.L7STS, detail="HTTP status 503")
-    checker.set.append(Override("drain", "web0", by="unix", reason="disk"))
+    checker.set.append(Override(OverrideKind.DRAIN, "web0", "10.0.0.1", NOW, by="unix", reason="disk"))
     checker.statuses["web0"].last_rtt_ns = 0
     stub = running.unix()
 
@@ -226,15 +227,20 @@ async def test_unknown_names_are_not_found(start: Start) -> None:
 
 
 async def test_each_verb_reaches_the_checker_with_caller_reason_and_duration(start: Start) -> None:
-    running = await start()
+    async def keep() -> None:
+        if running.daemon.checker.asked[-1][0] == "disable":
+            raise Unavailable("the disk is full")
+
+    running = await start(fake_daemon(keep=keep))
     stub = running.unix()
 
+    lost = "the change is in force, but would not survive a restart: the disk is full"
     for verb in ("Pause", "Resume", "Disable", "Enable", "Drain", "Undrain"):
         lasts = verb in ("Pause", "Disable", "Drain")
         request = pb.ChangeBackendRequest(name="web0", reason="disk", duration_ns=5_000_000_000 if lasts else 0)
         answer = await getattr(stub, f"{verb}Backend")(request, timeout=DEADLINE)
         assert answer.changed
-        assert list(answer.warnings) == (["the state file could not be written"] if verb == "Disable" else [])
+        assert list(answer.warnings) == ([lost] if verb == "Disable" else [])
 
     assert running.daemon.checker.asked == [
         (verb, "web0", "unix", "disk", 5_000_000_000 if verb in ("pause", "disable", "drain") else 0)
@@ -314,10 +320,12 @@ async def test_a_broken_file_is_an_answer_with_its_errors_and_not_a_status(
 ) -> None:
     caplog.set_level(logging.INFO, "maglev.rpc")
     running = await start()
-    running.daemon.loader.result = Load(
+    running.daemon.loader.result = LoadResult(
         None,
-        parse_errors=[Problem("maglev.x", "unknown key", 2, 3)],
-        semantic_errors=[Problem("maglev.y", "no such backend\udcff")],
+        (
+            Problem(ProblemKind.PARSE, "maglev.x", "unknown key", 2, 3),
+            Problem(ProblemKind.SEMANTIC, "maglev.y", "no such backend\udcff"),
+        ),
     )
     stub = running.unix()
 
@@ -352,7 +360,7 @@ async def test_callers_who_compare_configurations_share_it_and_none_is_refused()
     begun, go = asyncio.Event(), asyncio.Event()
     loads = 0
 
-    async def load() -> Load:
+    async def load() -> LoadResult:
         nonlocal loads
         loads += 1
         begun.set()
@@ -403,7 +411,7 @@ async def test_checks_keep_no_operator_from_his_reload(start: Start) -> None:
     stub = running.unix()
     begun, go = asyncio.Event(), asyncio.Event()
 
-    async def check() -> Load:
+    async def check() -> LoadResult:
         begun.set()
         await go.wait()
         return loader.result
@@ -447,7 +455,7 @@ async def test_a_reload_goes_on_when_its_caller_goes_away(start: Start) -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
     done = asyncio.Event()
 
-    async def slow(*, force: bool, by: str) -> Load:
+    async def slow(*, force: bool, by: str) -> LoadResult:
         begun.set()
         await go_on.wait()
         done.set()
@@ -512,8 +520,7 @@ async def test_vpp_state_counters_and_plan(start: Start) -> None:
 
 async def test_vpp_away_is_unavailable_and_says_why(start: Start) -> None:
     running = await start()
-    running.daemon.dataplane.link.connected = False
-    running.daemon.dataplane.link.problem = "no such file"
+    running.daemon.dataplane.lose("no such file")
     stub = running.unix()
     without = (await start(fake_daemon(vpp=False))).unix()
 
@@ -785,7 +792,7 @@ async def test_a_slow_watcher_loses_with_a_count_and_slows_nobody(start: Start) 
 
     async with asyncio.timeout(DEADLINE):
         for at in range(flood):
-            checker.statuses["web0"].transitions.clear()
+            checker.statuses["web0"].transitions = ()
             checker.move("web0", State.UP if at % 2 else State.DOWN, Code.L7STS, detail=detail)
             if at % 500 == 0:
                 await asyncio.sleep(0)
@@ -856,7 +863,7 @@ async def test_shutdown_cuts_off_a_stream_that_nobody_reads(start: Start) -> Non
     call = running.unix().WatchEvents(pb.WatchEventsRequest(kinds=[pb.EVENT_KIND_BACKEND]))
     await state_of(call)
     for at in range(20_000):
-        running.daemon.checker.statuses["web0"].transitions.clear()
+        running.daemon.checker.statuses["web0"].transitions = ()
         running.daemon.checker.move("web0", State.UP if at % 2 else State.DOWN, Code.L7STS, detail="x" * 1000)
         if at % 500 == 0:
             await asyncio.sleep(0)

@@ -87,6 +87,25 @@ async def test_counters_by_kind_and_route_and_a_warning_when_servers_are_there_a
         assert "should have servers, but 93 packets found none and 0 were not tracked" in caplog.text
 
 
+async def test_figures_and_traffic_are_what_the_api_shows_and_end_with_the_connection(tmp_path: Path) -> None:
+    async with counting(tmp_path) as (server, rig, poller, dataplane):
+        await poller.read()
+        figures = dataplane.figures()
+        assert figures.vpp is not None
+        assert figures.vpp.version == dataplane.info().version
+        assert 0 <= figures.vpp.connected_ns <= figures.vpp.uptime_ns
+        assert (figures.connects, figures.refused_calls, figures.unmanaged_vips) == (1, 0, 0)
+        assert figures.lbsync == rig.reconciler.counters.lbsync
+        assert figures.api_total == rig.client.api_total
+        assert list(dataplane.traffic()) == (await dataplane.counters(None)).vips
+        await server.stop()
+        await eventually(lambda: not rig.client.connected)
+        away = dataplane.figures()
+        assert away.vpp is None
+        assert (away.connects, away.lbsync) == (1, figures.lbsync)
+        assert list(dataplane.traffic()) == []
+
+
 async def test_counters_of_a_vip_that_was_removed_are_gone_at_once(tmp_path: Path) -> None:
     async with counting(tmp_path) as (_, rig, poller, dataplane):
         await poller.read()

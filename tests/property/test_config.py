@@ -40,7 +40,7 @@ def along(kind: object) -> st.SearchStrategy[Any]:
     if isinstance(kind, Listed):
         return st.lists(along(kind.section), max_size=3)
     if isinstance(kind, Variants):
-        return st.one_of([along(section) for section in kind.sections.values()])
+        return st.one_of([along(variant.section) for variant in kind.variants.values()])
     return st.sampled_from(LEAVES)
 
 

@@ -63,7 +63,7 @@ def values(key: Key) -> st.SearchStrategy[Any]:
     if isinstance(kind, Listed):
         return st.lists(section(kind.section), max_size=2)
     if isinstance(kind, Variants):
-        return st.one_of([section(variant) for variant in kind.sections.values()])
+        return st.one_of([section(variant.section) for variant in kind.variants.values()])
     return st.integers(0, 15).flatmap(lambda choice: st.sampled_from(fitting(key) if choice else ODD))
 
 

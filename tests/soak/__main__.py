@@ -184,61 +184,32 @@ class Soak:
             raise
 
     async def _operate(self, verb: str) -> None:
-        model, stub = self.model, self.stub
+        model = self.model
         conf = model.config()
         frontend = self.chance.choice(sorted(conf.frontends))
         pool = self.chance.choice(conf.frontends[frontend].pools)
         name = self.chance.choice(pool.members).backend
-        set_of = {"resume": model.paused, "enable": model.disabled, "undrain": model.drained}.get(verb)
-        if set_of and self.chance.random() < 0.9:
-            # What was set is taken back: else nothing would be in service in the end.
-            name = self.chance.choice(sorted(set_of))
-        request = pb.ChangeBackendRequest(name=name, reason="soak")
+        changed = {"resume": model.paused, "enable": model.disabled, "undrain": model.drained}.get(verb)
+        if changed and self.chance.random() < 0.9:
+            # Mostly undo an earlier change: otherwise no backend would be in service in the end.
+            name = self.chance.choice(sorted(changed))
         try:
             match verb:
-                case "pause":
-                    await stub.PauseBackend(request, timeout=DEADLINE)
-                    model.paused.add(name)
-                case "resume":
-                    await stub.ResumeBackend(request, timeout=DEADLINE)
-                    model.paused.discard(name)
-                case "disable":
-                    await stub.DisableBackend(request, timeout=DEADLINE)
-                    model.disabled.add(name)
-                    model.paused.discard(name)
-                case "enable":
-                    await stub.EnableBackend(request, timeout=DEADLINE)
-                    if name in model.disabled:
-                        model.disabled.discard(name)
-                        model.paused.discard(name)
-                case "drain":
-                    await stub.DrainBackend(request, timeout=DEADLINE)
-                    model.drained.add(name)
-                case "undrain":
-                    await stub.UndrainBackend(request, timeout=DEADLINE)
-                    model.drained.discard(name)
                 case "weight":
-                    weight = self.chance.randint(0, 100)
-                    await stub.SetFrontendPoolBackendWeight(
-                        pb.SetWeightRequest(frontend=frontend, pool=pool.name, backend=name, weight=weight),
-                        timeout=DEADLINE,
-                    )
-                    model.set_weight(frontend, pool.name, name, weight)
+                    await self._set_weight(frontend, pool.name, name, self.chance.randint(0, 100))
                 case "weight default":
-                    await stub.SetFrontendPoolBackendWeight(
-                        pb.SetWeightRequest(frontend=frontend, pool=pool.name, backend=name, flush=True),
-                        timeout=DEADLINE,
-                    )
-                    model.set_weight(frontend, pool.name, name, None)
+                    await self._set_weight(frontend, pool.name, name, None)
                 case "sync":
-                    await stub.SyncVPPLBState(pb.SyncVPPLBStateRequest(frontend=frontend), timeout=DEADLINE)
+                    await self.stub.SyncVPPLBState(pb.SyncVPPLBStateRequest(frontend=frontend), timeout=DEADLINE)
+                case "lists":
+                    await self.stub.ListBackends(pb.ListBackendsRequest(page_size=1000), timeout=DEADLINE)
+                    await self.stub.GetVPPLBState(pb.GetVPPLBStateRequest(frontend=frontend), timeout=DEADLINE)
                 case _:
-                    await stub.ListBackends(pb.ListBackendsRequest(page_size=1000), timeout=DEADLINE)
-                    await stub.GetVPPLBState(pb.GetVPPLBStateRequest(frontend=frontend), timeout=DEADLINE)
+                    await self._change_backend(verb, name)
             self.counts[f"operator: {verb}"] += 1
         except grpc.aio.AioRpcError as error:
             expected = {
-                # Paused and resumed is what is not disabled.
+                # A disabled backend can be neither paused nor resumed.
                 grpc.StatusCode.FAILED_PRECONDITION: verb in ("pause", "resume") and name in model.disabled,
                 # VPP is away, or did not answer in time.
                 grpc.StatusCode.UNAVAILABLE: verb in ("sync", "lists"),
@@ -247,6 +218,41 @@ class Soak:
             if not expected.get(error.code(), False):
                 raise Failed(f"{verb} {name}: {error.code().name}: {error.details()}") from error
             self.counts[f"operator: {verb}, refused"] += 1
+
+    async def _change_backend(self, verb: str, name: str) -> None:
+        # The model follows only after the daemon has accepted: a refused call raises before the model changes.
+        model, stub = self.model, self.stub
+        request = pb.ChangeBackendRequest(name=name, reason="soak")
+        match verb:
+            case "pause":
+                await stub.PauseBackend(request, timeout=DEADLINE)
+                model.paused.add(name)
+            case "resume":
+                await stub.ResumeBackend(request, timeout=DEADLINE)
+                model.paused.discard(name)
+            case "disable":
+                await stub.DisableBackend(request, timeout=DEADLINE)
+                model.disabled.add(name)
+                model.paused.discard(name)
+            case "enable":
+                await stub.EnableBackend(request, timeout=DEADLINE)
+                if name in model.disabled:
+                    model.disabled.discard(name)
+                    model.paused.discard(name)
+            case "drain":
+                await stub.DrainBackend(request, timeout=DEADLINE)
+                model.drained.add(name)
+            case "undrain":
+                await stub.UndrainBackend(request, timeout=DEADLINE)
+                model.drained.discard(name)
+            case _:
+                raise ValueError(f"no verb {verb!r}")
+
+    async def _set_weight(self, frontend: str, pool: str, name: str, weight: int | None) -> None:
+        # None restores the weight of the file, and flushes.
+        request = pb.SetWeightRequest(frontend=frontend, pool=pool, backend=name, weight=weight, flush=weight is None)
+        await self.stub.SetFrontendPoolBackendWeight(request, timeout=DEADLINE)
+        self.model.set_weight(frontend, pool, name, weight)
 
     async def editor(self, pause: float) -> None:
         """Edits the file and reloads it."""
@@ -350,7 +356,7 @@ class Soak:
     # ---- the end
 
     async def said(self) -> tuple[dict[str, State], dict[str, dict[str, int]]]:
-        """What the daemon says: the state of every backend, and the effective weights of every frontend."""
+        """The daemon's view: the state of every backend, and the effective weights of every frontend."""
         states: dict[str, State] = {}
         request = pb.ListBackendsRequest(page_size=1000, omit_transitions=True)
         while True:
@@ -371,7 +377,7 @@ class Soak:
                 return states, weights
 
     def held(self) -> dict[str, dict[str, int]]:
-        """What the stand-in holds: weight by address, by VIP."""
+        """The stand-in's ASes: VIP -> address -> weight."""
         with Client(self.vpp, "soak") as client:
             vips, ases = client.vips(), client.ases()
         held: dict[str, dict[str, int]] = {str(vip.key): {} for vip in vips}

@@ -20,7 +20,7 @@ from maglev.config.load import load_text
 from maglev.daemon import exits
 from maglev.daemon.options import EX_USAGE, FLAGS, SWITCHES
 from maglev.daemon.options import parse as parse_daemon
-from maglev.metrics import metrics
+from maglev.metrics import server as metrics
 from maglev.rpc import server, watch
 from tests.helpers.books import BOOKS, ROOT, blocks
 

@@ -109,7 +109,7 @@ async def test_verdict_of_a_removed_backend_is_dropped_even_when_its_slot_is_use
     assert rig.engine.probed(B).id == 0
     rig.checker.read_engine()
     assert rig.state("b") is State.UNKNOWN
-    assert rig.checker.counters.stale == 1
+    assert rig.checker.stale_verdicts == 1
 
 
 async def test_changed_check_goes_on_up_with_the_counter_at_the_new_maximum() -> None:
@@ -147,7 +147,7 @@ async def test_result_of_the_old_check_does_not_count_after_the_change() -> None
     await rig.checker.apply(config({"a": A}, checks=[check(interval=5 * SECOND)]), by="signal")
     rig.checker.read_engine()
     assert rig.state("a") is State.UP
-    assert rig.checker.counters.stale == 1
+    assert rig.checker.stale_verdicts == 1
 
 
 async def test_changed_check_of_a_paused_backend_is_used_when_it_resumes() -> None:
@@ -321,8 +321,8 @@ async def test_operator_state_survives_a_restart() -> None:
     rig.checker.disable("a", by="op", reason="disk", duration_ns=60 * SECOND)
     rig.checker.drain("b", by="op")
     rig.checker.set_weight("www", "pool1", "b", 20, by="op")
-    records = [from_json(to_json(o)) for o in rig.checker.override_records()]
-    assert records == rig.checker.override_records()
+    records = [from_json(to_json(o)) for o in rig.checker.overrides()]
+    assert records == rig.checker.overrides()
 
     again = Rig()
     again.clock.now = rig.clock.now + 30 * SECOND
@@ -344,7 +344,7 @@ async def test_restored_override_ends_when_the_file_changed_meanwhile() -> None:
     rig.checker.drain("a", by="op")
     rig.checker.set_weight("www", "pool1", "b", 20, by="op")
     again = Rig()
-    again.checker.restore(rig.checker.override_records())
+    again.checker.restore(rig.checker.overrides())
     await again.checker.apply(config({"a": C, "b": B}, {"www": [{"a": 100}, {"b": 60}]}), by="start")
     assert again.checker.overrides() == []
     assert not again.checker.backend_state("a").drained

@@ -79,6 +79,7 @@ def test_frontend_prints_a_parseable_line_for_each_member() -> None:
     assert len(members) == 3
 
 
+# long: one message with every field, and the text of each
 def test_backend_prints_its_history() -> None:
     info = pb.BackendInfo(
         name="web0",

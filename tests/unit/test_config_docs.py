@@ -43,6 +43,12 @@ def test_guide_has_every_section() -> None:
     assert sorted(re.findall(r"<!-- keys: ([a-z0-9-]+) -->", GUIDE)) == sorted(docs.sections())
 
 
+def test_user_guide_has_the_present_counters() -> None:
+    text = (ROOT / "docs" / "user-guide.md").read_text()
+    assert "<!-- counters -->" in text
+    assert docs.user_guide(text) == text, "run: python -m maglev.config.docs docs"
+
+
 def test_schema_file_is_the_present_one() -> None:
     found = (ROOT / "docs" / "maglev.schema.json").read_text()
     assert found == docs.schema_text(), "run: python -m maglev.config.docs docs"
@@ -90,9 +96,11 @@ def test_schema_refuses_what_the_loader_refuses(text: str) -> None:
     assert errors(tree(text))
 
 
-def test_command_rewrites_both_files(tmp_path: Path) -> None:
+def test_command_rewrites_the_files(tmp_path: Path) -> None:
     (tmp_path / "config-guide.md").write_text("before\n<!-- keys: icmp -->\nold\n<!-- end -->\nafter\n")
+    (tmp_path / "user-guide.md").write_text("| <!-- counters -->old<!-- end counters --> | probes |\n")
     assert docs.main([str(tmp_path)]) == 0
+    assert (tmp_path / "user-guide.md").read_text().startswith("| <!-- counters -->`maglev_engine_sent_icmp_total`, ")
     text = (tmp_path / "config-guide.md").read_text()
     assert "old" not in text
     assert "| `size` |" in text

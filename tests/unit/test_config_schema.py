@@ -8,24 +8,31 @@ from typing import Any
 
 import pytest
 
-from maglev.base.states import CheckType
 from maglev.config import keys
 from maglev.config.model import (
     Backend,
     Config,
     Frontend,
     HealthCheck,
-    HttpParams,
-    IcmpParams,
     LbConfig,
     Pool,
     PoolMember,
-    TcpParams,
-    TlsParams,
 )
-from maglev.kinds.registry import SECTIONS as SECTIONS_OF_KINDS
+from maglev.kinds.kind import Kind, Presence
+from maglev.kinds.params import Block, specs
+from maglev.kinds.registry import KINDS
 from maglev.schema.problems import ProblemKind, Report
 from maglev.schema.section import Key, Listed, Named, Section, Variants
+
+
+def block_classes(kind: Kind[Any]) -> list[type[Any]]:
+    """The classes of the blocks that parameters of a kind may have."""
+    return [
+        spec.params
+        for name, spec in specs(kind.params).items()
+        if isinstance(spec, Block) and kind.blocks[name] is not Presence.NEVER
+    ]
+
 
 SECTIONS: list[tuple[Section, tuple[type[Any], ...]]] = [
     (keys.HEALTHCHECKER, (Config,)),
@@ -35,14 +42,11 @@ SECTIONS: list[tuple[Section, tuple[type[Any], ...]]] = [
     (keys.FRONTEND, (Frontend,)),
     (keys.POOL, (Pool,)),
     (keys.MEMBER, (PoolMember,)),
-    (SECTIONS_OF_KINDS[CheckType.ICMP], (IcmpParams,)),
-    (SECTIONS_OF_KINDS[CheckType.TCP], (TcpParams, TlsParams)),
-    (SECTIONS_OF_KINDS[CheckType.HTTP], (HttpParams,)),
-    (SECTIONS_OF_KINDS[CheckType.HTTPS], (HttpParams, TlsParams)),
+    *((kind.section, (kind.params, *block_classes(kind))) for kind in KINDS.values()),
 ]
 
-# tls is true or false in the file, and the parameters of the handshake or None in the model.
-DIFFERENT = {"tls"}
+# A block is true or false in the file, or not there at all, and parameters of its own or None in the model.
+DIFFERENT = {name for kind in KINDS.values() for name in kind.blocks}
 
 
 def scalar_keys() -> Iterator[tuple[Key, tuple[type[Any], ...]]]:
@@ -91,6 +95,4 @@ def test_every_field_of_the_model_has_a_key() -> None:
             named = {field.name for field in fields(model)}
             if model is Config:
                 named = {"transition_history", "netns"}
-            elif model is HttpParams:
-                named -= {"tls"}
-            assert named - attributes - {"name", "backend"} == set(), model.__name__
+            assert named - attributes - DIFFERENT - {"name", "backend"} == set(), model.__name__

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from maglev._probe import Histogram
 from maglev.config.model import Backend
-from maglev.metrics import metrics
-from maglev.metrics.metrics import (
-    CheckerFamilies,
-    EngineFamilies,
-    Exposition,
-    Family,
-    MetricsServer,
-    VppFamilies,
-    escape_label,
-    labelled,
-    single,
-)
-from maglev.vpp.counters import Counters
-from tests.helpers.checker import FakeClock, config
+from maglev.metrics import exposition as rendering
+from maglev.metrics import server as serving
+from maglev.metrics.checker import CheckerFamilies
+from maglev.metrics.dataplane import VppFamilies
+from maglev.metrics.engine import EngineFamilies
+from maglev.metrics.exposition import Exposition
+from maglev.metrics.server import MetricsServer
+from maglev.metrics.text import Family, escape_label, labelled, single
+from maglev.views.dataplane import DataplaneFigures, VipTraffic
+from tests.helpers.checker import config
+from tests.helpers.rpc import VPP
 from tests.unit.test_checker_verbs import Rig
 
 A = "192.0.2.1"
@@ -131,22 +129,15 @@ async def test_operators_settings_and_trouble_show(rig: Rig) -> None:
     assert values(found["maglev_backend_unprobed_since_seconds"], "backend") == {("b",): 1.5}
 
 
-@dataclass
-class View:
-    bounds: tuple[float, ...]
-    counts: tuple[int, ...]
-    sum_seconds: float
-
-
 class FakeStats:
     def stats(self) -> dict[str, int]:
         return {"targets": 2, "sent_icmp": 7}
 
-    def histograms(self) -> dict[tuple[str, str], View]:
-        return {("icmp", "pass"): View((0.001, 0.01), (3, 2, 1), 0.25)}
+    def histograms(self) -> dict[tuple[str, str], Histogram]:
+        return {("icmp", "pass"): Histogram((0.001, 0.01), (3, 2, 1), 0.25)}
 
-    def lateness(self) -> View:
-        return View((0.001,), (5, 0), 0.001)
+    def lateness(self) -> Histogram:
+        return Histogram((0.001,), (5, 0), 0.001)
 
 
 async def test_engine_families_and_cumulative_histograms() -> None:
@@ -165,63 +156,48 @@ async def test_engine_families_and_cumulative_histograms() -> None:
     assert found["maglev_engine_sent_icmp_total"][0].value == 7
 
 
-@dataclass
-class Info:
-    version: str = 'v1 "quoted"'
-    build_date: str = "today"
-    pid: int = 7
-    problem: str = ""
-    started_ns: int = 0
-    connected_ns: int = 0
+FIGURES = DataplaneFigures(
+    vpp=replace(VPP, version='v1 "quoted"', build_date="today", pid=7, uptime_ns=5_000_000_000),
+    connects=1,
+    api_total={("lb_as_set_weight", "request", "sent"): 3},
+    lbsync={},
+    drift={},
+    batches=0,
+    full_syncs=0,
+    failed_syncs=0,
+    suppressed_syncs=0,
+    recreations_given_up=0,
+    bucket_mismatches=0,
+    refused_calls=2,
+    unmanaged_vips=1,
+    cost_factor=1.5,
+    estimated_work_ns=2_000_000_000,
+)
 
 
-class FakeClient:
+class FakeDataplane:
+    """A dataplane with one VIP of ours and one that is not configured."""
+
     def __init__(self) -> None:
-        self.api_total = {("lb_as_set_weight", "request", "sent"): 3}
-        self.connects = 1
-        self.there: Info | None = Info()
+        self.now = FIGURES
 
-    def info(self) -> Info | None:
-        return self.there
+    def figures(self) -> DataplaneFigures:
+        return self.now
 
-
-@dataclass
-class Vip:
-    key: str
-    existing_session: int = 1
-    first_session: int = 2
-    untracked: int = 3
-    no_server: int = 4
-    route_packets: int = 5
-    route_bytes: int = 6
-
-
-class FakePacer:
-    factor = 1.5
-    spent_ns = 2_000_000_000
-
-
-class FakeReconciler:
-    counters = Counters()
-    refusals = 2
-    unmanaged = ("192.0.2.9/32",)
-    pacer = FakePacer()
-
-
-class FakePoller:
-    vips = (Vip("192.0.2.80/32 tcp 80"), Vip("192.0.2.81/32"))
+    def traffic(self) -> Iterator[VipTraffic]:
+        if self.now.vpp is not None:
+            yield VipTraffic("www", "192.0.2.80/32", "tcp", 80, 1, 2, 3, 4, 5, 6)
+            yield VipTraffic("", "192.0.2.81/32", "any", 0, 1, 2, 3, 4, 5, 6)
 
 
 async def test_what_describes_vpp_is_absent_while_it_is_away() -> None:
-    client, clock = FakeClient(), FakeClock()
-    families = VppFamilies(
-        client, FakeReconciler(), clock, FakePoller(), lambda: {"192.0.2.80/32 tcp 80": "www"}
-    ).families()
+    dataplane = FakeDataplane()
+    families = VppFamilies(dataplane).families()
     exposition = Exposition()
     exposition.add(families)
     found = parsed(await text_of(exposition))
     assert found["maglev_vpp_info"][0].labels == {"version": 'v1 "quoted"', "build_date": "today", "pid": "7"}
-    assert found["maglev_vpp_uptime_seconds"][0].value == clock.now / 1e9
+    assert found["maglev_vpp_uptime_seconds"][0].value == 5
     assert (
         values(found["maglev_vpp_vip_packets_total"], "frontend", "prefix", "protocol", "port", "kind")[
             "www", "192.0.2.80/32", "tcp", "80", "untracked"
@@ -237,9 +213,9 @@ async def test_what_describes_vpp_is_absent_while_it_is_away() -> None:
         ("lb_as_set_weight", "request", "sent"): 3
     }
     assert found["maglev_vpp_lb_supported"][0].value == 1
-    client.there = Info(problem="its lb plugin is not loaded; it is left alone")
+    dataplane.now = replace(FIGURES, vpp=replace(VPP, lb_supported=False))
     assert parsed(await text_of(exposition))["maglev_vpp_lb_supported"][0].value == 0
-    client.there = None
+    dataplane.now = replace(FIGURES, vpp=None)
     away = parsed(await text_of(exposition))
     assert away["maglev_vpp_connected"][0].value == 0
     assert {name for name in found if name.startswith("maglev_vpp_")} - set(away) == {
@@ -279,7 +255,7 @@ def test_two_families_of_one_name_are_a_mistake() -> None:
 
 @pytest.mark.parametrize("at", [1, 30, 180, 195, 198, 205, 250])
 async def test_a_scrape_gives_the_loop_its_turn_and_survives_a_reload(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    monkeypatch.setattr(metrics, "SLICE_NS", 0)
+    monkeypatch.setattr(rendering, "SLICE_NS", 0)
     rig = Rig()
     names = {f"b{i}": f"192.0.2.{i}" for i in range(1, 40)}
     frontends = {f"f{i}": [{"b1": 1, "b2": 2}] for i in range(40)}
@@ -380,7 +356,7 @@ async def test_what_is_no_request_for_metrics_gets_a_plain_answer(
 
 
 async def test_who_says_nothing_makes_room_for_who_asks(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(serving, "MAX_CONNECTIONS", 2)
     silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(3)]
     # The oldest has made room for the third, which asks while the second says nothing still.
     assert await answer_of(silent[0][0]) == b""
@@ -391,7 +367,7 @@ async def test_who_says_nothing_makes_room_for_who_asks(server: MetricsServer, m
 
 
 async def test_connections_that_ask_are_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(serving, "MAX_CONNECTIONS", 1)
     exposition = Exposition()
     exposition.add([Family("m", "gauge", "h", lambda: (f'm{{n="{i}"}} 1\n' for i in range(2_000_000)))])
     server = MetricsServer(exposition)
@@ -409,7 +385,7 @@ async def test_connections_that_ask_are_bounded_and_counted(monkeypatch: pytest.
 
 
 async def test_a_client_that_says_nothing_is_dropped(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "REQUEST_SECONDS", 0.01)
+    monkeypatch.setattr(serving, "REQUEST_SECONDS", 0.01)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     assert await answer_of(reader) == b""
     assert server.refused["slow"] == 1
@@ -417,7 +393,7 @@ async def test_a_client_that_says_nothing_is_dropped(server: MetricsServer, monk
 
 
 async def test_a_reader_that_stops_reading_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "SCRAPE_SECONDS", 0.05)
+    monkeypatch.setattr(serving, "SCRAPE_SECONDS", 0.05)
     exposition = Exposition()
     exposition.add([Family("m", "gauge", "h", lambda: (f'm{{n="{i}"}} 1\n' for i in range(2_000_000)))])
     server = MetricsServer(exposition)

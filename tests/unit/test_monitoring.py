@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from maglev._probe import Engine
-from maglev.metrics.metrics import ENGINE_COUNTERS, ENGINE_GAUGES
+from maglev.metrics.engine import ENGINE_COUNTERS, ENGINE_GAUGES
 from tests.helpers.metrics import ROOT, documented, families, used
 
 # What `promtool check metrics` complains about, in short.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -12,14 +13,19 @@ from maglev.base.events import BackendEvent, ConfigEvent, DrainEvent, Event, Fro
 from maglev.base.states import CheckType, Code, FrontendState, State
 from maglev.checker.checker import Checker
 from maglev.config import model
+from maglev.config.diff import ChangeKind
 from maglev.pb import maglev_pb2 as pb
 from maglev.rpc import convert, paging
 from maglev.rpc.access import OPERATOR_CALLS, SERVICE, Caller, Role, caller_of
 from maglev.rpc.server import CannotListen, prepare_socket, tcp_target
 from maglev.rpc.services import CheckerApi, DataplaneApi, Tracer
 from maglev.rpc.watch import Encoder, Filter
+from maglev.views.backends import OverrideKind
 from maglev.vpp.dataplane import Dataplane
-from tests.helpers.rpc import NOW, Plan, Step, fake_daemon, log_event, small_config
+from maglev.vpp.messages import Encap
+from maglev.vpp.plan import Op
+from maglev.vpp.warmup import Phase
+from tests.helpers.rpc import NOW, PLAN, STEP, fake_daemon, log_event, small_config
 
 
 def real_parts_fit(checker: Checker, dataplane: Dataplane) -> tuple[CheckerApi, Tracer, DataplaneApi]:
@@ -33,6 +39,11 @@ def test_every_word_of_ours_has_its_own_number_on_the_wire() -> None:
     assert set(convert.CODES) == set(Code)
     assert set(convert.CHECK_TYPES) == set(CheckType)
     assert set(convert.ON_ALL_DOWN) == set(model.OnAllDown)
+    assert set(convert.OVERRIDE_KINDS) == set(OverrideKind)
+    assert set(convert.CHANGE_KINDS) == set(ChangeKind)
+    assert set(convert.STEP_KINDS) == {op.value for op in Op}
+    assert set(convert.ENCAPS) == {str(encap) for encap in Encap}
+    assert set(convert.PHASES) == {phase.value for phase in Phase}
     assert set(convert.PROTOCOLS) == {str(protocol) for protocol in model.Protocol}
     for table in (convert.STATES, convert.FRONTEND_STATES, convert.CODES, convert.CHECK_TYPES, convert.STEP_KINDS):
         assert len(set(table.values())) == len(table)
@@ -73,7 +84,7 @@ def test_parameters_of_a_check_say_of_which_type_they_are(
 
 
 async def test_a_long_plan_is_cut_and_says_so() -> None:
-    message = await convert.plan(Plan(steps=[Step()] * (convert.MAX_STEPS + 5)))
+    message = await convert.plan(replace(PLAN, steps=[STEP] * (convert.MAX_STEPS + 5)))
 
     assert len(message.steps) == convert.MAX_STEPS
     assert message.steps_omitted == 5

@@ -705,3 +705,14 @@ def test_a_vip_key_is_read_back_from_its_words(text: str) -> None:
 def test_words_that_name_no_vip_are_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the message is ipaddress's own in most cases
         parse_vip_key(text)
+
+
+def test_a_policy_is_a_snapshot_that_later_changes_of_the_caller_do_not_reach() -> None:
+    multiples, first = {WWW: Fraction(10)}, {WWW: 0}
+    policy = Policy(multiples=multiples, first=first)
+    multiples.clear()
+    first.clear()
+    assert policy.multiples == {WWW: Fraction(10)}
+    assert policy.place(WWW) == 0
+    with pytest.raises(TypeError):
+        policy.first[WWW] = 1  # type: ignore[index]

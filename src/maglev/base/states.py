@@ -66,7 +66,7 @@ class Code(enum.IntEnum):
 
 
 class CheckType(enum.IntEnum):
-    """What a health check speaks."""
+    """The probe kinds by number, by which the engine counts durations. All else of a kind is in ``maglev.kinds``."""
 
     ICMP = 0
     TCP = 1

@@ -1,11 +1,9 @@
-"""A backend at run time, and what is shown of it."""
+"""A backend at run time, as the checker keeps it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from maglev.base.events import BackendEvent
-from maglev.base.states import Code, State
+from maglev.base.states import State
 from maglev.config.model import Backend, HealthCheck
 
 
@@ -73,73 +71,3 @@ class LiveBackend:
     def healthcheck(self) -> str:
         """Name of its health check; empty: static."""
         return self.conf.healthcheck or ""
-
-
-@dataclass(slots=True)  # and not frozen: lists make 50,000 of them, in half the time
-class BackendStatus:
-    """Everything that is known of one backend. Times in nanoseconds; None where there was no result yet.
-
-    ``unprobed_since_ns`` (wall clock) is 0 while it can be probed. ``rise`` and ``fall`` are 0 for a static backend.
-    """
-
-    name: str
-    address: str
-    state: State
-    drained: bool
-    enabled: bool
-    healthcheck: str
-    counter: int
-    rise: int
-    fall: int
-    last_code: Code
-    last_detail: str
-    last_rtt_ns: int | None
-    last_result_age_ns: int | None
-    state_since_ns: int
-    unprobed_since_ns: int
-    unprobed_reason: str
-    presumed: bool
-    probes_passed: int
-    probes_failed: int
-    transitions: tuple[BackendEvent, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class OverrideStatus:
-    """An override as it is shown; see ``maglev.checker.overrides.Override``."""
-
-    kind: str
-    backend: str
-    frontend: str
-    pool: str
-    weight: int
-    file_weight: int
-    file_enabled: bool
-    address: str
-    since_ns: int
-    until_ns: int
-    by: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What an operator's verb did: ``changed`` False means that it was like that already."""
-
-    changed: bool
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class WeightChange:
-    """What became of a run-time weight: ``weight`` is in force now, ``previous`` was before, ``requested`` was asked.
-
-    ``weight`` differs from ``requested`` where that is no multiple of the frontend's unit.
-    """
-
-    changed: bool
-    previous: int
-    weight: int
-    requested: int | None
-    unit: int
-    warnings: tuple[str, ...] = ()

@@ -6,72 +6,30 @@ Pure bookkeeping without clocks or sockets. The checker decides when a record co
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import orjson
 
-Key = tuple[str, str, str, str]
+from maglev.views.backends import Override, OverrideKey, OverrideKind
 
 
-class OverrideKind(enum.Enum):
-    """What was set. ``ENABLE`` exists where the file says ``enabled: false``."""
-
-    DRAIN = "drain"
-    DISABLE = "disable"
-    ENABLE = "enable"
-    PAUSE = "pause"
-    WEIGHT = "weight"
-
-
-@dataclass(frozen=True, slots=True)
-class Override:
-    """One thing that an operator set.
-
-    ``since_ns`` and ``until_ns`` are wall clock, nanoseconds since the epoch; ``until_ns`` 0 means without end.
-    ``address`` is the backend's at the time. ``file_enabled`` and ``file_weight`` are what the file said at the time:
-    the override ends when the file comes to say something else. ``frontend``, ``pool``, ``weight`` and
-    ``file_weight`` are used by ``WEIGHT`` only.
-    """
-
-    kind: OverrideKind
-    backend: str
-    address: str
-    since_ns: int
-    until_ns: int = 0
-    by: str = ""
-    reason: str = ""
-    frontend: str = ""
-    pool: str = ""
-    weight: int = 0
-    file_weight: int = 0
-    file_enabled: bool = True
-
-    @property
-    def key(self) -> Key:
-        """What is set; two overrides of one key cannot exist beside each other (disable and enable share one)."""
-        item = "enabled" if self.kind in (OverrideKind.DISABLE, OverrideKind.ENABLE) else self.kind.value
-        return item, self.backend, self.frontend, self.pool
-
-
-def enabled_key(backend: str) -> Key:
-    """Key of a disable or enable."""
+def enabled_key(backend: str) -> OverrideKey:
+    """OverrideKey of a disable or enable."""
     return "enabled", backend, "", ""
 
 
-def drain_key(backend: str) -> Key:
-    """Key of a drain."""
+def drain_key(backend: str) -> OverrideKey:
+    """OverrideKey of a drain."""
     return OverrideKind.DRAIN.value, backend, "", ""
 
 
-def pause_key(backend: str) -> Key:
-    """Key of a pause."""
+def pause_key(backend: str) -> OverrideKey:
+    """OverrideKey of a pause."""
     return OverrideKind.PAUSE.value, backend, "", ""
 
 
-def weight_key(frontend: str, pool: str, backend: str) -> Key:
-    """Key of the weight of a pool member."""
+def weight_key(frontend: str, pool: str, backend: str) -> OverrideKey:
+    """OverrideKey of the weight of a pool member."""
     return OverrideKind.WEIGHT.value, backend, frontend, pool
 
 
@@ -79,10 +37,10 @@ class OverrideStore:
     """All overrides, by key. ``version`` grows with every change, so that a keeper can tell what it has written."""
 
     def __init__(self) -> None:
-        self._items: dict[Key, Override] = {}
-        self._by_backend: dict[str, dict[Key, Override]] = {}
+        self._items: dict[OverrideKey, Override] = {}
+        self._by_backend: dict[str, dict[OverrideKey, Override]] = {}
         # As the state file has them. Each change writes them all, and there may be thousands.
-        self._written: dict[Key, orjson.Fragment] = {}
+        self._written: dict[OverrideKey, orjson.Fragment] = {}
         # The weights again, as the weight rule asks for them: it asks for every member of every pool.
         self._weights: dict[tuple[str, str, str], int] = {}
         self.version = 0
@@ -93,7 +51,7 @@ class OverrideStore:
     def __iter__(self) -> Iterator[Override]:
         return iter(tuple(self._items.values()))
 
-    def get(self, key: Key) -> Override | None:
+    def get(self, key: OverrideKey) -> Override | None:
         """The override of that key."""
         return self._items.get(key)
 
@@ -107,7 +65,7 @@ class OverrideStore:
             self._weights[override.frontend, override.pool, override.backend] = override.weight
         self.version += 1
 
-    def drop(self, key: Key) -> Override | None:
+    def drop(self, key: OverrideKey) -> Override | None:
         """Take an override away; None if there was none."""
         override = self._items.pop(key, None)
         if override is not None:

@@ -1,4 +1,4 @@
-"""What each command does: ask, print, return the exit status."""
+"""The action of each command: call the daemon, print the answer, return the exit status."""
 
 from __future__ import annotations
 
@@ -305,60 +305,85 @@ def _config_reload(context: Context, command: Command) -> int:
 # --------------------------------------------------------------------------------------------------------- watch
 
 
-def _watch(context: Context, command: Command) -> int:
-    client = context.client
-    values = command.values
-    kinds = {"log": pb.EVENT_KIND_LOG, "backend": pb.EVENT_KIND_BACKEND, "frontend": pb.EVENT_KIND_FRONTEND}
-    request = pb.WatchEventsRequest(kinds=[number for key, number in kinds.items() if key in values])
+_WATCHED = {"log": pb.EVENT_KIND_LOG, "backend": pb.EVENT_KIND_BACKEND, "frontend": pb.EVENT_KIND_FRONTEND}
+
+
+class _Feed:
+    """Prints batches of events: as lines on a terminal, else (or with ``--json``) as one JSON object a line.
+
+    ``limit``: how many events are printed at most; None prints all.
+    """
+
+    def __init__(self, context: Context, limit: int | None) -> None:
+        self._context = context
+        self._left = limit
+        self._told = render.Told(context.style) if context.out.isatty() and not context.json else None
+
+    def print(self, batch: pb.WatchEventsResponse) -> bool:
+        """Print a batch and flush. True once the limit is reached; the rest of that batch is dropped."""
+        ended = self._print(batch)
+        self._context.out.flush()
+        return ended
+
+    def _print(self, batch: pb.WatchEventsResponse) -> bool:
+        if batch.lost:
+            self._context.print([self._lost(batch.lost)])
+        for event in batch.events:
+            line = self._line(event)
+            if not line:
+                continue
+            self._context.print([line])
+            if self._left is not None:
+                self._left -= 1
+                if self._left == 0:
+                    return True
+        if batch.state_complete and self._told is not None:
+            self._context.print([self._context.style.paint(f"-- {self._told.summary()}any key ends --", "bold")])
+        return False
+
+    def _line(self, event: pb.Event) -> str:
+        # Empty for an event that the summary only counts.
+        if self._told is not None:
+            return self._told.event(event)
+        kind = event.WhichOneof("event")
+        return dumps({kind: plain(getattr(event, str(kind)))}) if kind is not None else ""
+
+    def _lost(self, many: int) -> str:
+        if self._told is None:
+            return dumps({"lost": many})
+        text = f"-- {many} events were lost: they came faster than they were read --"
+        return self._context.style.paint(text, "error")
+
+
+def _watch_request(values: Values) -> pb.WatchEventsRequest:
+    request = pb.WatchEventsRequest(kinds=[number for key, number in _WATCHED.items() if key in values])
     if "level" in values:
         request.log_level = pb.LogLevel.Value(f"LOG_LEVEL_{values['level'].upper()}")
     if "backend-name" in values:
         request.backends.append(values["backend-name"])
     if "frontend-name" in values:
         request.frontends.append(values["frontend-name"])
-    left = int(values["num"]) if "num" in values else None
-    live = context.out.isatty() and not context.json
-    told = render.Told(context.style) if live else None
+    return request
 
-    def line(event: pb.Event) -> str:
-        if told is not None:
-            return told.event(event)
-        kind = event.WhichOneof("event")
-        return dumps({kind: plain(getattr(event, str(kind)))}) if kind is not None else ""
 
-    def lost(many: int) -> str:
-        if live:
-            return context.style.paint(f"-- {many} events were lost: they came faster than they were read --", "error")
-        return dumps({"lost": many})
-
-    # Without a deadline: it ends with a key, with Ctrl-C, or with the daemon, whose pings say that it is there.
-    call: Any = client.stub.WatchEvents(request)
+def _watch(context: Context, command: Command) -> int:
+    client = context.client
+    values = command.values
+    feed = _Feed(context, int(values["num"]) if "num" in values else None)
+    # No deadline: a key, Ctrl-C or the end of the daemon ends the call. Keepalive pings detect a dead peer.
+    call: Any = client.stub.WatchEvents(_watch_request(values))
     with _until_key(call.cancel) as pressed:
         try:
             for batch in call:
-                if batch.lost:
-                    context.print([lost(batch.lost)])
-                for event in batch.events:
-                    said = line(event)
-                    if not said:
-                        continue
-                    context.print([said])
-                    if left is not None:
-                        left -= 1
-                        if left == 0:
-                            context.out.flush()
-                            call.cancel()
-                            return DONE
-                if batch.state_complete and told is not None:
-                    context.print([context.style.paint(f"-- {told.summary()}any key ends --", "bold")])
-                context.out.flush()
+                if feed.print(batch):
+                    call.cancel()
+                    break
         except KeyboardInterrupt:
             call.cancel()
-            return DONE
         except grpc.RpcError as error:
-            if pressed.is_set():
-                return DONE
-            raise client.failure(error) from None
+            # The key was pressed on another thread, which cancelled the call: that is a regular end.
+            if not pressed.is_set():
+                raise client.failure(error) from None
     return DONE
 
 

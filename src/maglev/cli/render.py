@@ -8,8 +8,6 @@ from typing import Any
 
 from maglev.cli.jsonout import word
 from maglev.cli.text import Style, Table, duration, escape, fields, moment, yes
-from maglev.kinds import wire
-from maglev.kinds.registry import KINDS
 from maglev.pb import maglev_pb2 as pb
 
 
@@ -286,6 +284,10 @@ def healthcheck(style: Style, info: pb.HealthCheckInfo) -> Iterator[str]:
 
 def _check_params(info: pb.HealthCheckInfo) -> list[tuple[str, str]]:
     """The parameters of a check in the words of its kind; none where only a newer program knows the kind or a word."""
+    # This is the only command that needs the kinds. Importing them takes 25 ms, which every other command would pay.
+    from maglev.kinds import wire
+    from maglev.kinds.registry import KINDS
+
     kind = KINDS.get(word(pb.CheckType, info.type))
     if kind is None or info.WhichOneof("params") != kind.message:
         return []

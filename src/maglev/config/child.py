@@ -42,7 +42,7 @@ async def load_in_child(
     """``load_file`` in a child process; the event loop runs on meanwhile.
 
     The child sends its result in slices, and each is unpacked in less than a millisecond. After ``deadline`` seconds
-    the child is killed. That is a parse error, as is a child that dies or sends an answer that makes no sense. The
+    the child is killed. That is a parse error, as is a child that dies or sends an answer that cannot be unpacked. The
     result shares equal parts with ``known``, the configuration in force.
     """
     return await _load(path, deadline=deadline, known=known)
@@ -59,8 +59,8 @@ async def _load(
     # The child imports from where this process does, and never from its working directory (-P).
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(entry for entry in sys.path if entry))
     try:
-        # Not by the event loop, which forks: this process is large, and the loop would be held until the child has
-        # got its turn. Popen needs a tenth of that, as the child borrows our memory until it is another program.
+        # The event loop would fork: this process is large, and the loop would be held while its memory is copied.
+        # Popen takes a tenth of that, because the child borrows the parent's memory until it becomes another program.
         process = subprocess.Popen(  # noqa: ASYNC220
             [sys.executable, "-P", "-m", "maglev.config.child", *([ONLY_PROBLEMS] * only_problems), os.fspath(path)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
@@ -77,7 +77,7 @@ async def _load(
                 try:
                     return await unpack(answer, known)
                 except ValueError as error:
-                    # Says more than the broken answer does, if it died.
+                    # If the child died, its status and its last words say more than the broken answer.
                     status = await _end(process)
                     said = (await last_words).strip().rpartition("\n")[2]
                     return parse_failure(
@@ -89,7 +89,7 @@ async def _load(
 
 
 async def _reader(pipe: IO[bytes] | None, stack: contextlib.AsyncExitStack) -> asyncio.StreamReader:
-    """What comes out of a pipe; it is closed with ``stack``."""
+    """A reader of a pipe, which is closed with ``stack``."""
     reader = asyncio.StreamReader(limit=LONGEST_LINE)
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), pipe
@@ -108,14 +108,14 @@ async def _end(process: subprocess.Popen[bytes]) -> int:
     try:
         descriptor = os.pidfd_open(process.pid)
     except OSError:
-        # No descriptor left to see its end by: Popen reaps it when the next process starts.
+        # Without a descriptor its end cannot be awaited: Popen reaps it when the next process starts.
         return -signal.SIGKILL
     loop.add_reader(descriptor, ended.set)
     try:
         async with asyncio.timeout(END_SECONDS):
             await ended.wait()
     except TimeoutError:
-        # It sleeps in the kernel, on a disk that hangs: reloads must not wait for that.
+        # It sleeps in the kernel, on a disk that hangs. Reloads must not wait for that.
         return -signal.SIGKILL
     finally:
         loop.remove_reader(descriptor)
@@ -137,7 +137,7 @@ def main() -> int:
     if len(arguments) != 1 + only_problems:
         print(f"usage: python -m maglev.config.child [{ONLY_PROBLEMS}] FILE", file=sys.stderr)
         return 2
-    # Verdicts and the dataplane go first, where a sandbox allows us to say so.
+    # Verdicts and the dataplane go first. A sandbox may forbid changing the priority.
     with contextlib.suppress(OSError):
         os.nice(10)
     out = sys.stdout.buffer
@@ -147,7 +147,7 @@ def main() -> int:
             out.write(line)
         out.flush()
     except BrokenPipeError:
-        # The parent has given up. Nothing more can be told, and the interpreter would try once more at its end.
+        # The parent has given up, and nothing can be sent. The interpreter would flush again at its end, and fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0

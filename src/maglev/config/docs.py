@@ -1,7 +1,7 @@
 """The parts of the books that are made from the table of keys: tables of the configuration guide, and the JSON schema.
 
-``python -m maglev.config.docs DIRECTORY`` rewrites ``config-guide.md`` (the text between its marks) and
-``maglev.schema.json`` there. A test compares both with the table, so neither can go stale.
+``python -m maglev.config.docs DIRECTORY`` rewrites ``maglev.schema.json`` there, and between their marks the texts of
+``config-guide.md`` and ``user-guide.md``. A test compares all three with the tables, so that none can go stale.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from maglev.config import keys
-from maglev.kinds.registry import KINDS
+from maglev.kinds.registry import KINDS, counter_help
 from maglev.schema.section import Key, Listed, Named, Section, Variants
 
 # The guide's marks: between <!-- keys: NAME --> and <!-- end --> is the table of that section, and between
 # <!-- kinds --> and <!-- end kinds --> a heading, a table and notes for every probe kind.
 _KEYS = re.compile(r"(<!-- keys: ([a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _KINDS = re.compile(r"(<!-- kinds -->\n).*?(<!-- end kinds -->)", re.DOTALL)
+# The user guide's mark: the engine's counters of probes, which are part of a row of a table.
+_COUNTERS = re.compile(r"(<!-- counters -->).*?(<!-- end counters -->)")
 
 
 def sections() -> dict[str, Section]:
@@ -74,6 +76,12 @@ def guide(text: str) -> str:
     return _KEYS.sub(lambda match: f"{match[1]}{table(known[match[2]])}{match[3]}", text)
 
 
+def user_guide(text: str) -> str:
+    """The user guide with the names of the probes' counters between its marks replaced."""
+    names = ", ".join(f"`maglev_engine_{counter}_total`" for counter in counter_help())
+    return _COUNTERS.sub(lambda match: f"{match[1]}{names}{match[2]}", text)
+
+
 def json_schema() -> dict[str, Any]:
     """The JSON schema (draft 2020-12) of the whole file.
 
@@ -98,16 +106,19 @@ def _section(section: Section) -> dict[str, Any]:
         if isinstance(key.type, Variants):
             properties[key.name] = {"description": key.help}
             found["allOf"] = [
-                {
-                    "if": {"properties": {key.type.selector: {"const": str(value)}}, "required": [key.type.selector]},
-                    "then": {"properties": {key.name: _section(variant)}}
-                    | ({"required": [key.name]} if variant.required else {}),
-                }
-                for value, variant in key.type.sections.items()
+                _when(key.type.selector, word, key.name, variant.section) for word, variant in key.type.variants.items()
             ]
         else:
             properties[key.name] = {"description": key.help} | _type(key)
     return found
+
+
+def _when(selector: str, word: str, name: str, section: Section) -> dict[str, Any]:
+    """The schema of the section ``name`` where the key ``selector`` beside it has the value ``word``."""
+    then: dict[str, Any] = {"properties": {name: _section(section)}}
+    if section.required:
+        then["required"] = [name]
+    return {"if": {"properties": {selector: {"const": word}}, "required": [selector]}, "then": then}
 
 
 def _type(key: Key) -> dict[str, Any]:
@@ -131,11 +142,15 @@ def schema_text() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Rewrite the guide's tables and the schema in the directory named by the one argument."""
+    """Rewrite the guides' tables and the schema in the directory named by the one argument."""
     if len(arguments) != 1:
         print("usage: python -m maglev.config.docs DIRECTORY", file=sys.stderr)
         return 2
-    made: dict[str, Callable[[str], str]] = {"config-guide.md": guide, "maglev.schema.json": lambda _: schema_text()}
+    made: dict[str, Callable[[str], str]] = {
+        "config-guide.md": guide,
+        "user-guide.md": user_guide,
+        "maglev.schema.json": lambda _: schema_text(),
+    }
     for name, make in made.items():
         path = Path(arguments[0]) / name
         old = path.read_text(encoding="utf-8") if path.exists() else ""

@@ -9,7 +9,7 @@ type of a health check are in ``maglev.kinds``.
 from __future__ import annotations
 
 from maglev.config.model import MS, SECOND, OnAllDown, Protocol, Prune
-from maglev.kinds.registry import SECTIONS, WORDS, port_help
+from maglev.kinds.registry import KINDS, KindName, port_help
 from maglev.schema import types
 from maglev.schema.section import Key, Listed, Named, Section, Variants
 
@@ -24,7 +24,7 @@ HEALTHCHECK = Section(
         Key(
             "type",
             "type",
-            types.Choice(WORDS),
+            KindName(KINDS),
             "What the check speaks.",
             required=True,
             example="http",
@@ -36,7 +36,7 @@ HEALTHCHECK = Section(
             port_help(),
             example="80",
         ),
-        Key("params", "params", Variants("type", SECTIONS), "What depends on the type."),
+        Key("params", "params", Variants("type", KINDS), "What depends on the type."),
         Key(
             "interval",
             "interval",

@@ -17,7 +17,7 @@ from maglev.config import source
 from maglev.config.check import check
 from maglev.config.keys import ROOT
 from maglev.config.model import Backend, Config, Frontend, HealthCheck, LbConfig, Pool, PoolMember
-from maglev.kinds.registry import kind_of
+from maglev.kinds.kind import Kind
 from maglev.schema.problems import Path, Problem, ProblemKind, Report, make_path
 from maglev.schema.types import Bad
 
@@ -34,7 +34,7 @@ Values = dict[str, Any]  # a section as the schema read it: attribute -> value
 
 
 class _ByKind:
-    """The problems of a file, told apart."""
+    """The problems of a file by their class."""
 
     __slots__ = ()
     problems: tuple[Problem, ...]
@@ -44,30 +44,30 @@ class _ByKind:
 
     @property
     def parse_errors(self) -> tuple[Problem, ...]:
-        """Why the file could not be read, or not be understood."""
+        """The reasons why it could not be read or understood."""
         return self._of(ProblemKind.PARSE)
 
     @property
     def semantic_errors(self) -> tuple[Problem, ...]:
-        """Which rules it breaks."""
+        """The rules that it breaks."""
         return self._of(ProblemKind.SEMANTIC)
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
-        """What is allowed, but looks like a mistake."""
+        """Valid parts that look like mistakes."""
         return self._of(ProblemKind.WARNING)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult(_ByKind):
-    """What is wrong with a file."""
+    """The problems of a file."""
 
     problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class LoadResult(_ByKind):
-    """A configuration, or what is wrong with it. ``config`` is None exactly when there is an error."""
+    """A configuration, or the errors in it. ``config`` is None exactly when there is an error."""
 
     config: Config | None
     problems: tuple[Problem, ...] = ()
@@ -132,14 +132,19 @@ def _build(values: Any, report: Report) -> Config:
     )
 
 
+_INTERVAL: Any = HealthCheck.__dataclass_fields__["interval"].default
+
+
 def _healthcheck(name: str, values: Values, path: Path, report: Report) -> HealthCheck:
-    interval = values.get("interval", HealthCheck.__dataclass_fields__["interval"].default)
-    filled = {"fast_interval": interval, "down_interval": interval, "timeout": interval} | values
-    kind = kind_of(values["type"])
+    kind: Kind[Any] = values["type"]
+    interval = values.get("interval", _INTERVAL)
+    filled = {"fast_interval": interval, "down_interval": interval, "timeout": interval}
     if kind.default_port:
-        filled = {"port": kind.default_port} | filled
-    params = kind.build(values.get("params", {}), (path, "params"), report)
-    return HealthCheck(name=name, **filled | {"params": params})
+        filled["port"] = kind.default_port
+    filled.update(values)
+    filled["type"] = kind.check_type
+    filled["params"] = kind.build(values.get("params", {}), (path, "params"), report)
+    return HealthCheck(name=name, **filled)
 
 
 def _frontend(name: str, values: Values) -> Frontend:

@@ -1,8 +1,8 @@
-"""The configuration as frozen dataclasses: what is left when a file was read, checked and completed with defaults.
+"""The configuration as frozen dataclasses: a file that was read, checked and completed with defaults.
 
 Durations are integers in nanoseconds. Mappings keep the order of the file. A ``Config`` is immutable and may be
-shared between tasks; a reload makes a new one. Equal parts of two configurations compare equal, which is how a
-reload finds out what changed.
+shared between tasks; a reload makes a new one. Equal parts of two configurations compare equal: by that a
+reload finds the changes.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Protocol(enum.IntEnum):
 
 
 class OnAllDown(enum.Enum):
-    """What a frontend does while none of its backends is usable."""
+    """The weights of a frontend in VPP while none of its backends is usable."""
 
     DRAIN = "drain"
     KEEP = "keep"

@@ -1,8 +1,8 @@
 """From bytes to a tree of dict, list and text, for YAML and JSON alike, with the place of every value.
 
 Nothing here knows what the keys mean. YAML is only composed, never constructed: scalars stay text, so that ``no``,
-``on`` and ``12`` are names and no tag can make an object. What a hostile file can cost is bounded: its size, its
-depth, and how much its aliases expand to.
+``on`` and ``12`` are names and no tag can make an object. The cost of a hostile file is bounded: its size, its
+depth, and the number of values that its aliases stand for.
 """
 
 from __future__ import annotations

@@ -25,7 +25,10 @@ OUTCOMES = ("ok", "parse_error", "semantic_error", "refused")
 
 
 class ConfigFile:
-    """Loads outside the process, so that verdicts go on meanwhile. ``outcomes`` counts reloads by how they ended."""
+    """Loads outside the process, so that verdicts go on meanwhile. ``outcomes`` counts reloads by how they ended.
+
+    ``before`` looks at a configuration before it takes effect, and may raise; its second argument is True at the start.
+    """
 
     def __init__(
         self,
@@ -34,7 +37,7 @@ class ConfigFile:
         notifier: Notifier,
         clock: Clock,
         *,
-        before: Callable[[Config], Awaitable[None]] | None = None,
+        before: Callable[[Config, bool], Awaitable[None]] | None = None,
     ) -> None:
         self._path = path
         self._checker = checker
@@ -128,7 +131,7 @@ class ConfigFile:
             )
             return result
         if self._before is not None:
-            await self._before(result.config)
+            await self._before(result.config, self._loaded_at_ns == 0)
         try:
             await self._checker.apply(result.config, by=by, force=force)
         except NotAllowed as error:

@@ -1,4 +1,4 @@
-"""Exit statuses of ``maglevd``; scripts and service managers rely on them."""
+"""How ``maglevd`` ends: exit statuses that scripts and service managers rely on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_PARSE = 1
 EXIT_SEMANTIC = 2
+
+
+class CannotStart(Exception):
+    """The daemon cannot start; the text says why. ``status`` is the exit status."""
+
+    def __init__(self, text: str, status: int = EXIT_FAILED) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 def exit_status(result: LoadResult) -> int:

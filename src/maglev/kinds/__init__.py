@@ -4,5 +4,6 @@
 carries parameters to and from messages of the API. The other modules are one kind each (``http`` also has https), and
 ``tls`` is the block of parameters that several kinds share.
 
-What is not here: how a probe is done (``ext/probe``), and the message of the API (``proto/maglev.proto``).
+Two parts of a kind are elsewhere: the probe itself in ``ext/probe``, and the message of the API in
+``proto/maglev.proto``.
 """

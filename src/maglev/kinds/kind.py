@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 from maglev.base.states import CheckType
-from maglev.kinds.params import Block, Params, Site, specs
+from maglev.kinds.params import Block, Param, Params, Site, specs
 from maglev.schema.problems import Path, Report
 from maglev.schema.section import Key, Section
 
@@ -68,86 +68,88 @@ class Kind(Generic[P]):
     @cached_property
     def section(self) -> Section:
         """The section ``params`` of the file, with every key that it may have."""
-        return Section(f"the parameters of {self.a_check}", tuple(self._keys()))
-
-    def _keys(self) -> Iterator[Key]:
+        keys: list[Key] = []
         for attribute, spec in specs(self.params).items():
-            if isinstance(spec, Block):
-                presence = self.blocks[attribute]
-                if presence is Presence.SWITCHED:
-                    yield _switch(spec)
-                if presence is not Presence.NEVER:
-                    yield from _inner_keys(spec)
-            else:
-                yield spec.key
+            if isinstance(spec, Param):
+                keys.append(spec.key)
+            elif (block := self._blocks.get(attribute)) is not None:
+                keys += [block.switch, *block.keys] if block.switch else block.keys
+        return Section(f"the parameters of {self.a_check}", tuple(keys))
+
+    @cached_property
+    def _blocks(self) -> dict[str, _BlockOfKind]:
+        """The blocks that parameters of this kind may have, by attribute."""
+        return {
+            attribute: _BlockOfKind(spec, self.blocks[attribute])
+            for attribute, spec in specs(self.params).items()
+            if isinstance(spec, Block) and self.blocks[attribute] is not Presence.NEVER
+        }
 
     def build(self, values: Mapping[str, Any], path: Path, report: Report) -> P:
         """The parameters made of the values that the section read, by attribute; those of blocks are among them.
 
         Reports a key of a block that is not switched on, at its place below ``path``; ``report`` collects.
         """
-        made: dict[str, Any] = {}
-        for attribute, spec in specs(self.params).items():
-            if isinstance(spec, Block):
-                made[attribute] = self._block(attribute, spec, values, path, report)
-            elif attribute in values:
-                made[attribute] = values[attribute]
+        if not self._blocks:
+            return self.params(**values)
+        made = dict(values)
+        for attribute, block in self._blocks.items():
+            # The block takes its switch and its keys out of ``made``, and puts itself there.
+            switched = made.pop(attribute, False)
+            given = {key.attribute: made.pop(key.attribute) for key in block.keys if key.attribute in made}
+            if switched or block.switch is None:
+                made[attribute] = block.params(**given)
+            else:
+                for key in block.keys:
+                    if key.attribute in given:
+                        message = f"{key.name} needs {attribute}: true"
+                        report.semantic((path, key.name), message, at_key=True)
         return self.params(**made)
-
-    def _block(
-        self, attribute: str, spec: Block, values: Mapping[str, Any], path: Path, report: Report
-    ) -> Params | None:
-        given = {key: values[key.attribute] for key in _inner_keys(spec) if key.attribute in values}
-        presence = self.blocks[attribute]
-        if presence is Presence.ALWAYS or (presence is Presence.SWITCHED and values.get(attribute, False)):
-            return spec.params(**{key.attribute: value for key, value in given.items()})
-        for key in given:
-            report.semantic((path, key.name), f"{key.name} needs {_switch(spec).name}: true", at_key=True)
-        return None
 
     def check(self, params: P, site: Site) -> None:
         """Report the semantic rules that the parameters break, their own and those of their blocks."""
         params.check(site)
-        for block in _blocks(params):
-            block.check(site)
+        for attribute in self._blocks:
+            block: Params | None = getattr(params, attribute)
+            if block is not None:
+                block.check(site)
 
     def written(self, params: P) -> dict[str, str]:
         """The parameters in the words of the file, by key, for the changes of a reload. Empty: the value is not set."""
         found: dict[str, str] = {}
         for attribute, spec in specs(self.params).items():
             value = getattr(params, attribute)
-            if isinstance(spec, Block):
-                if self.blocks[attribute] is Presence.SWITCHED:
-                    switch = _switch(spec)
-                    found[switch.name] = switch.write(value is not None)
-                if value is not None:
-                    found |= {key.name: key.write(getattr(value, key.attribute)) for key in _inner_keys(spec)}
-            else:
+            if isinstance(spec, Param):
                 found[spec.key.name] = spec.key.write(value)
+            elif (block := self._blocks.get(attribute)) is not None:
+                if block.switch:
+                    found[block.switch.name] = block.switch.write(value is not None)
+                if value is not None:
+                    found |= {key.name: key.write(getattr(value, key.attribute)) for key in block.keys}
         return found
 
-    def shown(self, params: Params) -> Iterator[tuple[str, str]]:
+    def shown(self, params: P) -> Iterator[tuple[str, str]]:
         """Labels and words of the parameters for ``show healthchecks NAME``, those of blocks last."""
         yield from params.shown()
-        for block in _blocks(params):
-            yield from block.shown()
+        for attribute in self._blocks:
+            block: Params | None = getattr(params, attribute)
+            if block is not None:
+                yield from block.shown()
 
 
-def _switch(spec: Block) -> Key:
-    if spec.switch is None:
-        raise TypeError(f"a block of {spec.params.__name__} is switched by a key, but has no sentence for it")
-    return spec.switch
+class _BlockOfKind:
+    """A block of parameters as one kind has it. Raises TypeError for a block that the file has no form for."""
 
-
-def _inner_keys(spec: Block) -> Iterator[Key]:
-    for inner in specs(spec.params).values():
-        if isinstance(inner, Block):
-            raise TypeError(f"{spec.params.__name__} is a block and has another: the file has no form for that")
-        yield inner.key
-
-
-def _blocks(params: Params) -> Iterator[Params]:
-    for attribute, spec in specs(type(params)).items():
-        block = getattr(params, attribute)
-        if isinstance(spec, Block) and block is not None:
-            yield block
+    def __init__(self, spec: Block, presence: Presence) -> None:
+        self.params = spec.params
+        self.switch: Key | None = None
+        """The key that turns it on; None: it is always on."""
+        self.keys: tuple[Key, ...] = tuple(
+            inner.key for inner in specs(spec.params).values() if isinstance(inner, Param)
+        )
+        if len(self.keys) != len(specs(spec.params)):
+            raise TypeError(f"{spec.params.__name__} is a block and has another: its keys would stand beside it")
+        if presence is Presence.SWITCHED:
+            if spec.switch is None:
+                raise TypeError(f"a block of {spec.params.__name__} has a switch, but no sentence for it")
+            self.switch = spec.switch

@@ -41,7 +41,7 @@ class Files:
         return self._known[key]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Site:
     """Where the rules of one check's parameters report: ``path`` is that of ``params`` in the file.
 
@@ -175,7 +175,7 @@ def block(params: type[P], *, switch: str | None = None) -> P | None:
 
 
 def specs(params: type[Params]) -> dict[str, Spec]:
-    """The fields of parameters, by name and in order, with what they say about themselves.
+    """The fields of parameters, by name and in order, with their specifications.
 
     Raises KeyError for a field that neither ``param`` nor ``block`` made.
     """

@@ -1,8 +1,8 @@
-"""The table of probe kinds, and the views of it that the other rooms look kinds up by."""
+"""The table of probe kinds, and the texts of the books that name several of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from maglev.base.states import CheckType
@@ -10,10 +10,12 @@ from maglev.kinds.http import HTTP, HTTPS
 from maglev.kinds.icmp import ICMP
 from maglev.kinds.kind import Kind, PortRule
 from maglev.kinds.tcp import TCP
-from maglev.schema.section import Section
+from maglev.schema.types import Choice
 
 KINDS: dict[str, Kind[Any]] = {kind.name: kind for kind in (ICMP, TCP, HTTP, HTTPS)}
-"""Every probe kind by its name, in the order of the books. A new kind is one more entry."""
+"""Every probe kind by its name, in the order of the books. A new kind is one more entry.
+
+The table has one owner: other rooms look kinds up here, and keep no table of their own."""
 
 
 def kind_of(check_type: CheckType) -> Kind[Any]:
@@ -21,37 +23,13 @@ def kind_of(check_type: CheckType) -> Kind[Any]:
     return KINDS[str(check_type)]
 
 
-# The two views look things up in KINDS when they are asked, and hold nothing: the table has one owner, and a kind that
-# a test puts there is found everywhere.
+@dataclass(frozen=True, slots=True)
+class KindName(Choice):
+    """The key ``type`` of a health check: reads a kind, and writes the type of a check."""
 
-
-class _Words(Mapping[str, CheckType]):
-    def __getitem__(self, name: str) -> CheckType:
-        return KINDS[name].check_type
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(KINDS)
-
-    def __len__(self) -> int:
-        return len(KINDS)
-
-
-class _Sections(Mapping[CheckType, Section]):
-    def __getitem__(self, check_type: CheckType) -> Section:
-        return kind_of(check_type).section
-
-    def __iter__(self) -> Iterator[CheckType]:
-        return (kind.check_type for kind in KINDS.values())
-
-    def __len__(self) -> int:
-        return len(KINDS)
-
-
-WORDS: Mapping[str, CheckType] = _Words()
-"""The words of the key ``type``, with the types that they mean."""
-
-SECTIONS: Mapping[CheckType, Section] = _Sections()
-"""The section ``params`` of each type."""
+    def write(self, value: object) -> str:
+        """The name of a ``CheckType``."""
+        return str(value)
 
 
 def port_help() -> str:

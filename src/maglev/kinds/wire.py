@@ -7,6 +7,7 @@ no kind of the registry has such a value.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,13 +34,13 @@ def fill(message: Message, params: Params) -> None:
         elif isinstance(value, tuple):
             _extend(getattr(message, name), value, known[name].message_type)
         else:
-            setattr(message, name, plain.pack(value))
+            setattr(message, name, _plain(value))
 
 
 def _extend(repeated: Any, values: Iterable[Any], element: Any) -> None:
     """Append to a repeated field. A tuple becomes a message whose fields it fills in their order."""
     if element is None:
-        repeated.extend(plain.pack(value) for value in values)
+        repeated.extend(_plain(value) for value in values)
         return
     names = [field.name for field in element.fields]
     for value in values:
@@ -49,7 +50,8 @@ def _extend(repeated: Any, values: Iterable[Any], element: Any) -> None:
 def read(message: Message, params: type[P]) -> P:
     """The inverse of ``fill``. Raises ValueError for a word that this version does not know."""
     values: dict[str, Any] = {}
-    readers = plain.readers(params)
+    form = plain.form(params)
+    steps = {form.names[index]: step for index, step in form.unpacking}
     shape = specs(params)
     for field in message.DESCRIPTOR.fields:
         name = field.name
@@ -63,9 +65,14 @@ def read(message: Message, params: type[P]) -> P:
             # proto3 has no absent text: what may be left out in the file is empty here.
             values[name] = None
         else:
-            reader = readers.get(name)
-            values[name] = value if reader is None else reader(value)
+            step = steps.get(name)
+            values[name] = value if step is None else step(value)
     return params.from_api(values)
+
+
+def _plain(value: Any) -> Any:
+    """A value as the API has it; a word travels as text."""
+    return value.value if isinstance(value, enum.Enum) else value
 
 
 def _element(element: Any, value: Any) -> Any:

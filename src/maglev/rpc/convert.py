@@ -6,7 +6,6 @@ no number on the wire yet becomes ``_UNSPECIFIED`` rather than an error.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterable, Mapping, Sequence
 
 from maglev.base import events
@@ -14,11 +13,16 @@ from maglev.base.errors import BadValue
 from maglev.base.pace import Pace
 from maglev.base.states import CheckType, Code, FrontendState, State
 from maglev.config import model
+from maglev.config.diff import ChangeKind, ConfigChange
+from maglev.config.load import CheckResult, LoadResult
 from maglev.judgement.weights import FrontendWeights, MemberWeight
 from maglev.kinds import wire
 from maglev.kinds.registry import kind_of
 from maglev.pb import maglev_pb2 as pb
-from maglev.rpc import services
+from maglev.schema.problems import Problem
+from maglev.views.backends import BackendStatus, Override, OverrideKind
+from maglev.views.dataplane import ConfState, ConnectionInfo, DataplaneInfo, VipState, VipTraffic
+from maglev.views.plans import PlanReport
 
 STATES: Mapping[State, pb.BackendState.ValueType] = {
     State.UNKNOWN: pb.BACKEND_STATE_UNKNOWN,
@@ -48,12 +52,12 @@ ON_ALL_DOWN: Mapping[model.OnAllDown, pb.OnAllDown.ValueType] = {
     model.OnAllDown.DRAIN: pb.ON_ALL_DOWN_DRAIN,
     model.OnAllDown.KEEP: pb.ON_ALL_DOWN_KEEP,
 }
-OVERRIDE_KINDS: Mapping[str, pb.OverrideKind.ValueType] = {
-    "drain": pb.OVERRIDE_KIND_DRAIN,
-    "disable": pb.OVERRIDE_KIND_DISABLE,
-    "enable": pb.OVERRIDE_KIND_ENABLE,
-    "pause": pb.OVERRIDE_KIND_PAUSE,
-    "weight": pb.OVERRIDE_KIND_WEIGHT,
+OVERRIDE_KINDS: Mapping[OverrideKind, pb.OverrideKind.ValueType] = {
+    OverrideKind.DRAIN: pb.OVERRIDE_KIND_DRAIN,
+    OverrideKind.DISABLE: pb.OVERRIDE_KIND_DISABLE,
+    OverrideKind.ENABLE: pb.OVERRIDE_KIND_ENABLE,
+    OverrideKind.PAUSE: pb.OVERRIDE_KIND_PAUSE,
+    OverrideKind.WEIGHT: pb.OVERRIDE_KIND_WEIGHT,
 }
 ENCAPS: Mapping[str, pb.Encap.ValueType] = {
     "gre4": pb.ENCAP_GRE4,
@@ -71,10 +75,10 @@ STEP_KINDS: Mapping[str, pb.PlanStepKind.ValueType] = {
     "as_weight": pb.PLAN_STEP_KIND_AS_WEIGHT,
     "vip_flush": pb.PLAN_STEP_KIND_VIP_FLUSH,
 }
-CHANGE_KINDS: Mapping[str, pb.ChangeKind.ValueType] = {
-    "added": pb.CHANGE_KIND_ADDED,
-    "removed": pb.CHANGE_KIND_REMOVED,
-    "changed": pb.CHANGE_KIND_CHANGED,
+CHANGE_KINDS: Mapping[ChangeKind, pb.ChangeKind.ValueType] = {
+    ChangeKind.ADDED: pb.CHANGE_KIND_ADDED,
+    ChangeKind.REMOVED: pb.CHANGE_KIND_REMOVED,
+    ChangeKind.CHANGED: pb.CHANGE_KIND_CHANGED,
 }
 PHASES: Mapping[str, pb.WarmupPhase.ValueType] = {
     "silent": pb.WARMUP_PHASE_SILENT,
@@ -127,7 +131,7 @@ def log_level(wanted: pb.LogLevel.ValueType) -> str:
 # ------------------------------------------------------------------------------------------------- model to wire
 
 
-def transition(view: services.TransitionView, into: pb.Transition | None = None) -> pb.Transition:
+def transition(view: events.BackendEvent, into: pb.Transition | None = None) -> pb.Transition:
     """A remembered change of state; ``into`` as in ``backend``."""
     info = pb.Transition() if into is None else into
     info.from_state = STATES[view.from_state]
@@ -142,11 +146,11 @@ def transition(view: services.TransitionView, into: pb.Transition | None = None)
 
 def backend(
     configured: model.Backend,
-    status: services.BackendStatus,
+    status: BackendStatus,
     *,
     into: pb.BackendInfo | None = None,
     with_transitions: bool = True,
-    overrides: Sequence[services.OverrideView] = (),
+    overrides: Sequence[Override] = (),
     frontends: Sequence[str] = (),
 ) -> pb.BackendInfo:
     """A backend as it is configured and as it is.
@@ -190,10 +194,10 @@ def backend(
     return info
 
 
-def override(view: services.OverrideView, into: pb.Override | None = None) -> pb.Override:
+def override(view: Override, into: pb.Override | None = None) -> pb.Override:
     """What an operator set; ``into`` as in ``backend``."""
     info = pb.Override() if into is None else into
-    info.kind = OVERRIDE_KINDS.get(_word(view.kind), pb.OVERRIDE_KIND_UNSPECIFIED)
+    info.kind = OVERRIDE_KINDS[view.kind]
     info.backend = view.backend
     info.frontend = view.frontend
     info.pool = view.pool
@@ -349,11 +353,6 @@ def event(item: events.Event) -> pb.Event:
             )
 
 
-def _word(value: object) -> str:
-    """A word, or the word behind an enum."""
-    return str(value.value if isinstance(value, enum.Enum) else value).lower()
-
-
 def _text(value: str) -> str:
     # A log record may quote what came from the network; protobuf takes no lone surrogate.
     return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
@@ -362,7 +361,7 @@ def _text(value: str) -> str:
 # ------------------------------------------------------------------------------------------------- configuration
 
 
-def problems(views: Iterable[services.ProblemView]) -> list[pb.ConfigProblem]:
+def problems(views: Iterable[Problem]) -> list[pb.ConfigProblem]:
     """Errors or warnings of the configuration file."""
     return [
         pb.ConfigProblem(path=_text(view.path), message=_text(view.message), line=view.line, column=view.column)
@@ -370,7 +369,7 @@ def problems(views: Iterable[services.ProblemView]) -> list[pb.ConfigProblem]:
     ]
 
 
-def check_result(view: services.CheckView, file: str) -> pb.CheckConfigResponse:
+def check_result(view: CheckResult | LoadResult, file: str) -> pb.CheckConfigResponse:
     """What is wrong with the file."""
     return pb.CheckConfigResponse(
         ok=not (view.parse_errors or view.semantic_errors),
@@ -381,7 +380,7 @@ def check_result(view: services.CheckView, file: str) -> pb.CheckConfigResponse:
     )
 
 
-def reload_result(view: services.LoadView, file: str) -> pb.ReloadConfigResponse:
+def reload_result(view: LoadResult, file: str) -> pb.ReloadConfigResponse:
     """What came of a reload."""
     return pb.ReloadConfigResponse(
         ok=view.config is not None,
@@ -392,11 +391,11 @@ def reload_result(view: services.LoadView, file: str) -> pb.ReloadConfigResponse
     )
 
 
-def config_change(view: services.ConfigChangeView) -> pb.ConfigChange:
+def config_change(view: ConfigChange) -> pb.ConfigChange:
     """One difference between two configurations."""
     return pb.ConfigChange(
         path=_text(view.path),
-        kind=CHANGE_KINDS.get(_word(view.kind), pb.CHANGE_KIND_UNSPECIFIED),
+        kind=CHANGE_KINDS[view.kind],
         old=_text(view.old),
         new=_text(view.new),
     )
@@ -405,7 +404,7 @@ def config_change(view: services.ConfigChangeView) -> pb.ConfigChange:
 # ----------------------------------------------------------------------------------------------------------- VPP
 
 
-def connection(view: services.ConnectionView | None) -> pb.VPPConnection:
+def connection(view: ConnectionInfo | None) -> pb.VPPConnection:
     """The connection to VPP; None: the daemon runs without one."""
     if view is None:
         return pb.VPPConnection()
@@ -418,7 +417,7 @@ def connection(view: services.ConnectionView | None) -> pb.VPPConnection:
     )
 
 
-def vpp_info(view: services.VppView, link: services.ConnectionView) -> pb.VPPInfo:
+def vpp_info(view: DataplaneInfo, link: ConnectionInfo) -> pb.VPPInfo:
     """The VPP at the other end."""
     return pb.VPPInfo(
         version=view.version,
@@ -439,7 +438,7 @@ def vpp_info(view: services.VppView, link: services.ConnectionView) -> pb.VPPInf
     )
 
 
-def lb_conf(view: services.LbConfView, wanted: model.LbConfig) -> pb.VPPLBConf:
+def lb_conf(view: ConfState, wanted: model.LbConfig) -> pb.VPPLBConf:
     """The global configuration in VPP beside the file's."""
     return pb.VPPLBConf(
         ipv4_src_address=view.ipv4_src_address,
@@ -453,15 +452,15 @@ def lb_conf(view: services.LbConfView, wanted: model.LbConfig) -> pb.VPPLBConf:
     )
 
 
-def vip(view: services.VipStateView, members: Sequence[MemberWeight]) -> pb.VPPVip:
+def vip(view: VipState, members: Sequence[MemberWeight]) -> pb.VPPVip:
     """A VIP in VPP beside what is wanted; ``members`` of its frontend, empty when it is not configured."""
     by_name = {one.backend: one for one in members}
     info = pb.VPPVip(
         frontend=view.frontend,
         prefix=view.prefix,
-        protocol=PROTOCOLS.get(str(view.protocol), pb.PROTOCOL_UNSPECIFIED),
+        protocol=PROTOCOLS.get(view.protocol, pb.PROTOCOL_UNSPECIFIED),
         port=view.port,
-        encap=ENCAPS.get(_word(view.encap), pb.ENCAP_UNSPECIFIED),
+        encap=ENCAPS.get(view.encap, pb.ENCAP_UNSPECIFIED),
         new_flows_table_length=view.new_flows_table_length,
         src_ip_sticky=view.src_ip_sticky,
         index=view.index,
@@ -493,12 +492,12 @@ def vip(view: services.VipStateView, members: Sequence[MemberWeight]) -> pb.VPPV
     return info
 
 
-def vip_counters(view: services.VipCountersView) -> pb.VPPVipCounters:
+def vip_counters(view: VipTraffic) -> pb.VPPVipCounters:
     """Packet counters of one VIP."""
     return pb.VPPVipCounters(
         frontend=view.frontend,
         prefix=view.prefix,
-        protocol=PROTOCOLS.get(str(view.protocol), pb.PROTOCOL_UNSPECIFIED),
+        protocol=PROTOCOLS.get(view.protocol, pb.PROTOCOL_UNSPECIFIED),
         port=view.port,
         existing_session=view.existing_session,
         first_session=view.first_session,
@@ -509,7 +508,7 @@ def vip_counters(view: services.VipCountersView) -> pb.VPPVipCounters:
     )
 
 
-async def plan(view: services.PlanView) -> pb.Plan:
+async def plan(view: PlanReport) -> pb.Plan:
     """What a sync does, at most ``MAX_STEPS`` steps and forecasts of as many ASes."""
     message = pb.Plan(
         steps_omitted=max(0, len(view.steps) - MAX_STEPS),
@@ -520,7 +519,7 @@ async def plan(view: services.PlanView) -> pb.Plan:
     for step in view.steps[:MAX_STEPS]:
         await pace.breathe()
         message.steps.add(
-            kind=STEP_KINDS.get(_word(step.kind), pb.PLAN_STEP_KIND_UNSPECIFIED),
+            kind=STEP_KINDS.get(step.kind, pb.PLAN_STEP_KIND_UNSPECIFIED),
             frontend=step.frontend,
             vip=step.vip,
             backend=step.backend,
@@ -529,7 +528,7 @@ async def plan(view: services.PlanView) -> pb.Plan:
             new_weight=step.new_weight,
             flush=step.flush,
             stall_ns=step.stall_ns,
-            text=str(step),
+            text=step.text,
         )
     left = MAX_STEPS
     for forecast in view.forecasts:

@@ -16,6 +16,7 @@ import grpc
 import re2
 
 from maglev.base import errors
+from maglev.base.limits import check_duration, check_reason
 from maglev.base.pace import Pace
 from maglev.base.states import FrontendState
 from maglev.config.model import Config, Frontend
@@ -24,8 +25,10 @@ from maglev.pb import maglev_pb2 as pb
 from maglev.pb import maglev_pb2_grpc as pb_grpc
 from maglev.rpc import convert, paging
 from maglev.rpc.access import Caller, Role, caller_of, is_local
-from maglev.rpc.services import DataplaneApi, LbStateView, OverrideView, Services, Verb
+from maglev.rpc.services import DataplaneApi, Services, Verb
 from maglev.rpc.watch import TooMany, Watchers
+from maglev.views.backends import Override
+from maglev.views.dataplane import LbState
 
 T = TypeVar("T")
 # Generic in the type stubs only, hence the quotes.
@@ -34,8 +37,6 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 # Pool members on one page of frontends: some 40 bytes each, so that a page stays well within 4 MiB.
 MAX_MEMBERS = 20_000
 MAX_REGEXP = 255
-MAX_REASON = 255
-MAX_DURATION_NS = 366 * 24 * 3600 * 1_000_000_000
 # What compares, reloads or reads VPP is done one at a time; so many may wait for their turn.
 MAX_WAITING = 16
 # No call that waits for a child process or for VPP does so for longer, whatever the caller's own deadline is.
@@ -119,7 +120,7 @@ class MaglevService(pb_grpc.MaglevServicer):
         self._diffs = Shared(lambda: _bounded(self._diff()))
         self._reloads = Turnstile("a reload")
         self._readings = Turnstile("a reading of VPP")
-        self._reading: tuple[str | None, int, LbStateView] | None = None
+        self._reading: tuple[str | None, int, LbState] | None = None
         # Changes that were begun: they run to their end when the caller goes away.
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -286,11 +287,11 @@ class MaglevService(pb_grpc.MaglevServicer):
         change = verb(
             request.name,
             by=self._caller(context).name,
-            reason=_reason(request.reason),
-            duration_ns=_duration(request.duration_ns),
+            reason=check_reason(request.reason),
+            duration_ns=check_duration(request.duration_ns),
         )
         backend = self._backend(request.name)
-        warnings = [*change.warnings, *await self._kept()]
+        warnings = await self._kept()
         return pb.ChangeBackendResponse(backend=backend, changed=change.changed, warnings=warnings)
 
     async def _kept(self) -> list[str]:
@@ -319,14 +320,14 @@ class MaglevService(pb_grpc.MaglevServicer):
             weight,
             flush=request.flush,
             by=self._caller(context).name,
-            reason=_reason(request.reason),
-            duration_ns=_duration(request.duration_ns),
+            reason=check_reason(request.reason),
+            duration_ns=check_duration(request.duration_ns),
         )
         weights = self._checker.frontend_weights(request.frontend)
         for member in weights.members:
             if member.pool == request.pool and member.backend == request.backend:
                 applied = applied_weight(member.weight, weights.unit)
-                warnings = [*change.warnings, *await self._kept()]
+                warnings = await self._kept()
                 return pb.SetWeightResponse(
                     backend=convert.member(member),
                     unit=weights.unit,
@@ -425,7 +426,7 @@ class MaglevService(pb_grpc.MaglevServicer):
                 if count
             ],
             vpp=convert.connection(dataplane.connection() if dataplane is not None else None),
-            warmup=convert.PHASES.get(str(warmup.phase), pb.WARMUP_PHASE_UNSPECIFIED)
+            warmup=convert.PHASES.get(warmup.phase, pb.WARMUP_PHASE_UNSPECIFIED)
             if warmup is not None
             else pb.WARMUP_PHASE_DONE,
             warmup_remaining_ns=warmup.remaining_ns if warmup is not None else 0,
@@ -472,10 +473,10 @@ class MaglevService(pb_grpc.MaglevServicer):
             await pace.breathe()
         return answer
 
-    async def _read(self, dataplane: DataplaneApi, frontend: str | None, role: Role, fresh_ns: int) -> LbStateView:
+    async def _read(self, dataplane: DataplaneApi, frontend: str | None, role: Role, fresh_ns: int) -> LbState:
         """A reading of VPP that is at most ``fresh_ns`` old; 0: a new one. ``role`` of the caller."""
 
-        async def read() -> LbStateView:
+        async def read() -> LbState:
             now = self._services.clock.monotonic_ns()
             if self._reading is not None:
                 of, at, reading = self._reading
@@ -591,7 +592,7 @@ def _named(kind: str, among: Mapping[str, T], name: str) -> T:
         raise errors.UnknownName(kind, name) from None
 
 
-def _override_key(override: OverrideView) -> str:
+def _override_key(override: Override) -> str:
     return f"{override.since_ns}/{override.backend}/{override.frontend}/{override.pool}"
 
 
@@ -610,15 +611,3 @@ def _matcher(pattern: str) -> Callable[[str], bool]:
         why = b"".join(part for part in error.args if isinstance(part, bytes)).decode("utf-8", "replace")
         raise errors.BadValue(f"{pattern!r} is no regular expression: {why or error}") from None
     return lambda name: compiled.search(name) is not None
-
-
-def _reason(text: str) -> str:
-    if len(text) > MAX_REASON or not text.isprintable():
-        raise errors.BadValue(f"a reason has at most {MAX_REASON} characters and no control characters")
-    return text
-
-
-def _duration(duration_ns: int) -> int:
-    if not 0 <= duration_ns <= MAX_DURATION_NS:
-        raise errors.BadValue("a duration lies between 0 and 366 days")
-    return duration_ns

@@ -24,7 +24,7 @@ _LONGEST = 64  # characters; no sensible duration comes near
 
 
 def parse_duration(text: str) -> int:
-    """The nanoseconds that ``text`` means. Raises ValueError, with a message for the operator, if it is no duration."""
+    """The nanoseconds that ``text`` means. Raises ValueError, with a message for the operator, for any other text."""
     if text == "0":
         return 0
     if not text or len(text) > _LONGEST:

@@ -1,4 +1,4 @@
-"""What can be wrong with a configuration, and where: problems with a path and, for YAML, a line and column."""
+"""Problems of a configuration, with the path of the value and, for YAML, its line and column."""
 
 from __future__ import annotations
 
@@ -107,7 +107,11 @@ Locator = Callable[[Path, bool], tuple[int, int]]
 class Report:
     """Collects problems; finds the line and column of each by asking ``locate(path, at_key)``.
 
-    ``numbers_are_typed``: the source tells numbers and booleans from strings (JSON), so a string is no number.
+    One report is passed down through reading and checking, and everything that finds a problem adds to it. Reading
+    goes on after a problem, so a return value could not carry both.
+
+    ``numbers_are_typed``: the source distinguishes numbers and booleans from strings, as JSON does; a string of digits
+    is then refused where a number belongs.
     """
 
     def __init__(self, locate: Locator | None = None, *, numbers_are_typed: bool = False) -> None:

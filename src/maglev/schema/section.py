@@ -1,4 +1,4 @@
-"""Sections: mappings with known keys, and what can stand behind a key beside a single value.
+"""Sections: mappings with known keys, whose values are single values or sections again.
 
 A table of keys is the only description of a file. The loader walks the file along it, and the tables of the
 configuration guide and the JSON schema are made from it.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from maglev.schema import types
 from maglev.schema.problems import Path, Report, quote
@@ -30,7 +30,7 @@ class Key:
     def write(self, value: Any) -> str:
         """``value`` as a file has it; empty for a value that is not set. For keys of a single value only."""
         assert not isinstance(self.type, Section | Named | Listed | Variants)
-        # None is a value of its own for one type alone: no unit means that the daemon chooses one.
+        # None means "not set" for every type but one: a weight unit of None is written ``auto``.
         return "" if value is None and not isinstance(self.type, types.WeightUnit) else self.type.write(value)
 
 
@@ -70,10 +70,10 @@ class Section:
                 found[key.attribute] = read
         for key in self.variants:
             assert isinstance(key.type, Variants)
-            section = key.type.sections.get(found.get(key.type.selector))
+            chosen: Any = found.get(key.type.selector)
             # A selector that is missing or wrong has been reported. The keys that belong here are then unknown.
-            if section is not None and (key.name in value or section.required):
-                read = section.read(value.get(key.name), (path, key.name), report)
+            if chosen is not None and (key.name in value or chosen.section.required):
+                read = chosen.section.read(value.get(key.name), (path, key.name), report)
                 if read is not BAD:
                     found[key.attribute] = read
         for key in self.required:
@@ -124,12 +124,22 @@ class Listed:
         return [values for values in read if not isinstance(values, Bad)]
 
 
+class Variant(Protocol):
+    """A choice of a selector."""
+
+    @property
+    def section(self) -> Section:
+        """The keys that belong to it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Variants:
     """A section whose keys depend on the value of another key beside it, the one with attribute ``selector``.
 
-    It may be left out unless the selected section has a required key.
+    The selector reads one of the values of ``variants``. The section may be left out unless the chosen variant's has a
+    required key.
     """
 
     selector: str
-    sections: Mapping[Any, Section]
+    variants: Mapping[str, Variant]

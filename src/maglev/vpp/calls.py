@@ -1,7 +1,7 @@
-"""The calls of one VIP, in their order: raises, drops with their flushes, and what has weight 0. Pure.
+"""The calls of one VIP, in their order: raises, drops with their flushes, deletions, new ASes at weight 0. Pure.
 
-The order keeps a VIP served: another AS has its weight before one loses its own. A flush comes with its drop, when all
-raises are done, so that the flows spread over every AS that took over.
+Raises come first, so that a VIP with a usable AS is never empty in between. A flush comes together with its drop, after
+all raises, so that the evicted flows spread over every AS that took over, not just over the first one that was raised.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from maglev.vpp.scale import passes
 
 
 class _Calls:
-    """The calls of a VIP so far, the weights that they leave, and their sum: the cost of a call depends on it."""
+    """The calls of a VIP so far, and the weights that result. The sum of the weights decides what a call costs."""
 
     def __init__(self, key: VipKey, frontend: str, length: int, weights: dict[bytes, int], cost: CostModel) -> None:
         self.steps: list[Step] = []
@@ -34,13 +34,14 @@ class _Calls:
     def weight(
         self, address: bytes, weight: int, backend: str = "", *, settles: Settles | None = None, guarded: bool = False
     ) -> None:
-        """Add the AS, or set its weight; with flush when ``settles`` is given. An AS that is added has no flows."""
+        """Add the AS, or set its weight; with flush if ``settles`` is given. A new AS needs no flush."""
         old = self.weights.get(address)
         self._total += weight - (old or 0)
         self.weights[address] = weight
         flush = settles is not None and old is not None
         self.steps.append(
-            # All by position: made for every AS of a mass failure, and keywords would cost a tenth of a plan.
+            # Arguments by position: keywords would make the plan of a mass failure, with its thousands of steps, 5 %
+            # slower.
             Step(
                 Op.ADD_AS if old is None else Op.SET_WEIGHT,
                 self._key,
@@ -84,7 +85,7 @@ class _Calls:
 
 
 def create_vip(vip: DesiredVip, length: int, cost: CostModel) -> Step:
-    """The call that creates a VIP, with a table of ``length`` buckets. VPP has it empty then."""
+    """The call that creates an empty VIP, with a table of ``length`` buckets."""
     return Step(
         Op.CREATE_VIP,
         vip.key,
@@ -99,8 +100,8 @@ def create_vip(vip: DesiredVip, length: int, cost: CostModel) -> Step:
 def delete_vip(found: ActualVip, frontend: str, reason: str, cost: CostModel) -> list[Step]:
     """Empty a VIP, flush it, and delete it.
 
-    VPP flushes nothing when it deletes a VIP, and no call can address its ASes afterwards: without the flush, flows
-    would stay on them for good.
+    VPP does not flush when it deletes a VIP, and afterwards no call can address its ASes any more: without the flush,
+    their flows would stay on them for ever.
     """
     weights = {address: present.weight for address, present in found.ases.items()}
     calls = _Calls(found.key, frontend, found.length, weights, cost)
@@ -118,8 +119,8 @@ def delete_vip(found: ActualVip, frontend: str, reason: str, cost: CostModel) ->
 def write_vip(context: VipContext, due: Mapping[bytes, Settles], cost: CostModel) -> list[Step]:
     """The calls that give the ASes of a VIP their weights, in passes when its scale changes.
 
-    ``due``: as in ``Flushes``. All that is flushed or deleted is so in the first pass, and what comes with weight 0
-    comes at its end.
+    ``due``: as in ``Flushes``. The first pass also makes all flushes and deletions, and ends with the new ASes at
+    weight 0.
     """
     return _WeightCalls(context, due, cost).steps()
 
@@ -140,7 +141,7 @@ class _WeightCalls:
         """Write all passes."""
         first, *further = passes(self._calls.weights, self._context.targets)
         raised = self._raise(first, self._due)
-        # Had VPP refused every raise, these drops would empty the VIP; the executor then does not send them.
+        # If VPP refuses every raise, the drops would empty the VIP. The executor does not send guarded ones then.
         guarded = bool(raised) and not _stays_served(self._context)
         self._drop(first, raised, self._due, guarded=guarded)
         if self._at_once:
@@ -154,12 +155,12 @@ class _WeightCalls:
         return self._calls.steps
 
     def _raise(self, goal: Mapping[bytes, int], due: Mapping[bytes, Settles]) -> Collection[bytes]:
-        """Raise what is to be raised in this pass, and say what was."""
+        """Make the raises of this pass; returns their addresses."""
         weights = self._calls.weights
         raised = {address for address, weight in goal.items() if weight > weights.get(address, 0)}
-        # A raise that also flushes is the last one: its flows spread over every AS that was raised before it.
+        # A raise that also flushes comes last: its flows spread over every AS that was raised before it.
         for address in sorted(raised, key=lambda address: (address in due, address_order(address))):
-            ours = self._ours.get(address)  # None: an address that is held, and so not configured
+            ours = self._ours.get(address)  # None: a held address, which is not configured
             backend = ours.backend if ours is not None else ""
             self._calls.weight(address, goal[address], backend, settles=due.get(address))
         return raised
@@ -167,7 +168,7 @@ class _WeightCalls:
     def _drop(
         self, goal: Mapping[bytes, int], raised: Collection[bytes], due: Mapping[bytes, Settles], *, guarded: bool
     ) -> None:
-        """Lower what is to be lowered in this pass, and flush what is due; an AS keeps its weight where that is all."""
+        """Make the drops of this pass, and the flushes of ASes that keep their weight."""
         weights, write = self._calls.weights, self._calls.weight
         for address, weight in goal.items():
             old = weights.get(address)
@@ -186,23 +187,24 @@ class _WeightCalls:
 
 
 def _flushed_at_once(context: VipContext, due: Mapping[bytes, Settles]) -> bool:
-    """Whether one ``lb_flush_vip`` stands for all flushes of a VIP: where no flow in it is to stay.
+    """Whether one ``lb_flush_vip`` can replace the flush of each AS: only if no flow in the VIP is to stay.
 
-    For debts only, not for drift: they stay owed where a plan is cut between a drop and the flush behind it.
+    It replaces flushes that are owed, never those that repair drift. If the budget cuts the plan between a drop and the
+    ``lb_flush_vip`` after it, a debt is still there for the next plan; the flush of a drift would be forgotten.
     """
     if len(due) < 2 or context.extra or context.ghosts or not all(due.values()) or any(context.targets.values()):
         return False
-    # All targets are 0 here, so that only an AS that is known to be clean holds no flow.
+    # All targets are 0 here. An AS that is not due must be known to be clean, or it may hold flows.
     return all(address in due or (have.clean and have.weight == 0) for address, have in context.present.items())
 
 
 def _serves(ours: DesiredAs, target: int) -> bool:
-    """Whether a drop to ``target`` takes away an AS that serves. A failed or disabled one does not, at any weight."""
+    """Whether a drop to ``target`` removes a server from service. A failed or disabled one is not in service."""
     return target == 0 and ours.state not in (State.DOWN, State.DISABLED)
 
 
 def _stays_served(context: VipContext) -> bool:
-    """Whether an AS has a weight before and after the plan, without any raise."""
+    """Whether an AS has a weight above 0 both before and after the plan, so that no raise is needed to serve."""
     targets, held = context.targets, context.held
     return any(
         have.weight > 0 and (targets.get(address, 0) > 0 or address in held)

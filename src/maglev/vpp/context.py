@@ -1,4 +1,4 @@
-"""One VIP as a plan sees it: what is wanted, what VPP has, and the weight that each AS is to get. Pure."""
+"""One VIP as a plan sees it: the wanted VIP, the one in VPP, and the target weight of each AS. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from maglev.vpp.scale import SAME, scaled
 
 
 class Terms(NamedTuple):
-    """What all VIPs of a plan share: what is owed, what was lost, what the plan may do. Read, never changed."""
+    """The arguments of ``diff`` that all VIPs of a plan share. The planner reads them and changes none."""
 
     owed: Mapping[FlushKey, Owed]
     lost: LostWeights
@@ -24,11 +24,11 @@ class Terms(NamedTuple):
 
 
 class VipContext(NamedTuple):
-    """One wanted VIP on its way from what VPP has to what is wanted. A named tuple: a mass failure makes thousands.
+    """All that the planner knows of one wanted VIP. A named tuple, since a mass failure makes thousands of them.
 
     ``found``: the VIP as VPP has it; None where it is missing, or where the plan removes it to create it again.
-    ``present``: the live ASes of ``found``. ``targets``: weight of each AS that the VIP is to have. ``extra``: ASes
-    that are to be deleted, in numeric order. ``held``: ASes that are configured no longer and stay as they are.
+    ``present``: the live ASes of ``found``. ``targets``: the wanted weight of each AS. ``extra``: ASes to delete, in
+    numeric order. ``held``: ASes that have left the configuration and keep their weight for now.
     """
 
     wanted: DesiredVip
@@ -40,21 +40,24 @@ class VipContext(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Buckets of the new-flow table, also of one that is only created."""
+        """Buckets of the new-flow table: the present one, or the one that the VIP will be created with."""
         if self.found is not None:
             return self.found.length
         return self.wanted.length if self.wanted.length is not None else DEFAULT_TABLE_LENGTH
 
     @property
     def ghosts(self) -> bool:
-        """Whether deleted ASes linger in the VIP. Another controller may have deleted them, with flows that stay."""
+        """Whether deleted ASes linger in the VIP. If another controller deleted them, they may still have flows."""
         return self.found is not None and self.found.lingering > 0
 
 
 def context_of(
     wanted: DesiredVip, found: ActualVip | None, before: ActualVip | None, terms: Terms
 ) -> VipContext | None:
-    """The context of one VIP, as of ``targets_of``; None where there is nothing to do, as in nearly every full sync."""
+    """The context of one VIP; None if VPP already has what is wanted, as for nearly every VIP of a full sync.
+
+    Arguments as in ``targets_of``.
+    """
     targets = targets_of(wanted, found, before, terms)
     if found is None:
         return VipContext(wanted, None, {}, targets, [], [])
@@ -70,13 +73,12 @@ def context_of(
 def targets_of(
     wanted: DesiredVip, found: ActualVip | None, before: ActualVip | None, terms: Terms
 ) -> Mapping[bytes, int]:
-    """The weight that each AS of a VIP is to have, by address.
+    """The wanted weight of each AS of a VIP, by address.
 
-    ``before``: the VIP as VPP has it, also where the plan removes it (``found`` is None then) to create it again: an
-    AS that keeps the weight it has in VPP keeps it through the recreation too.
+    ``before``: the VIP as VPP has it. It differs from ``found``, which is None then, where the plan removes the VIP to
+    create it again: an AS that keeps its weight in VPP keeps it through the recreation too.
 
-    A VIP that is created gets the daemon's own scale, also for the weights that are kept: an adopted scale ends with
-    its VIP.
+    A new VIP gets the daemon's own scale, and kept weights are converted to it: an adopted scale ends with its VIP.
     """
     adopted = terms.policy.multiples.get(wanted.key, SAME)
     scale = adopted if found is not None else SAME
@@ -95,7 +97,7 @@ def targets_of(
 def _kept_weight(
     wanted: DesiredVip, ours: DesiredAs, found: ActualVip | None, before: ActualVip | None, terms: Terms
 ) -> int:
-    """The weight of an AS that keeps the one it has: the last one that is known, where VPP shows it no longer."""
+    """The target of an AS that keeps its weight: the weight in VPP, or the last known one if VPP has lost it."""
     adopted = terms.policy.multiples.get(wanted.key, SAME)
     have = before.ases.get(ours.address) if before is not None else None
     last = terms.lost.recall(wanted.key, ours.address, present=have is not None)
@@ -109,13 +111,13 @@ def _kept_weight(
 def _regained(
     wanted: DesiredVip, before: ActualVip | None, lost: LostWeights, adopted: Fraction
 ) -> Iterator[tuple[bytes, int]]:
-    """The held addresses that a VIP is created with as well: those that served in it before."""
+    """The held addresses that a new VIP gets as well, with their weights: those that served in the old one."""
     for address in sorted(wanted.held, key=address_order):
         have = before.ases.get(address) if before is not None else None
         last = lost.recall(wanted.key, address, present=have is not None)
         if last is None:
             last = scaled(have.weight, 1 / adopted) if have is not None else 0
-        # VPP refuses an AS of the other family than the encap's.
+        # VPP refuses an AS whose address family differs from the family of the encap (-97).
         if last > 0 and (wanted.encap is Encap.GRE4) == (len(address) == 4):
             yield address, last
 

@@ -1,4 +1,4 @@
-"""What a call costs VPP: estimated, in nanoseconds, from what a call makes VPP's main thread do. Pure."""
+"""The cost of calls: an estimate, in nanoseconds, of the time that VPP's main thread spends on each. Pure."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ What VPP holds is set beside what is wanted here, with the bucket counts that VP
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from maglev._flowtable import moved_share
@@ -15,7 +15,20 @@ from maglev.base.errors import Unavailable, UnknownName
 from maglev.base.pace import Pace
 from maglev.base.states import State
 from maglev.config.model import Config, Protocol
-from maglev.judgement.weights import BackendView, StateSource
+from maglev.judgement.weights import StateSource, TargetState
+from maglev.views.dataplane import (
+    AsState,
+    ConfState,
+    ConnectionInfo,
+    DataplaneFigures,
+    DataplaneInfo,
+    LbState,
+    TrafficReport,
+    VipState,
+    VipTraffic,
+    WarmupInfo,
+)
+from maglev.views.plans import AsForecast, PlanReport, PlanStep, SyncReport, VipForecast
 from maglev.vpp.buckets import padded
 from maglev.vpp.buckets import predicted as predicted_buckets
 from maglev.vpp.client import VppClient
@@ -34,181 +47,6 @@ SECOND = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class ConnectionInfo:
-    """The connection to VPP. ``since_ns``: wall clock. ``problem``: why it is away, or why VPP is left alone."""
-
-    connected: bool
-    socket: str
-    since_ns: int
-    problem: str
-
-
-@dataclass(frozen=True, slots=True)
-class WarmupInfo:
-    """``phase`` is silent, releasing or done; ``remaining_ns`` until all frontends are released."""
-
-    phase: str
-    remaining_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class DataplaneInfo:
-    """The VPP at the other end, and how it is driven. Times in nanoseconds; ``last_full_sync_at_ns`` is wall clock."""
-
-    version: str
-    build_date: str
-    build_directory: str
-    pid: int
-    uptime_ns: int
-    connected_ns: int
-    lb_supported: bool
-    last_full_sync_at_ns: int
-    last_full_sync_changes: int
-    calls_failed: int
-    cost_ns_per_bucket: float
-    cost_ns_per_weight: float
-    workers: int
-
-
-@dataclass(frozen=True, slots=True)
-class ConfState:
-    """The plugin's global settings; an address that was never set is empty."""
-
-    ipv4_src_address: str
-    ipv6_src_address: str
-    sticky_buckets_per_core: int
-    flow_timeout_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class AsState:
-    """One AS in VPP beside what is wanted. ``vpp_weight`` None: not in VPP. ``backend`` is empty for a foreign one."""
-
-    address: str
-    backend: str
-    pool: str
-    programmed_weight: int
-    vpp_weight: int | None
-    buckets: int
-    predicted_buckets: int
-    live: bool
-    flush_owed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class VipState:
-    """One VIP in VPP beside what is wanted. ``held``: the warm-up holds it. ``frontend`` is empty for a foreign one."""
-
-    frontend: str
-    prefix: str
-    protocol: str
-    port: int
-    encap: str
-    new_flows_table_length: int
-    src_ip_sticky: bool
-    index: int | None
-    present: bool
-    wanted: bool
-    in_sync: bool
-    held: bool
-    unit: int
-    lingering: int
-    notes: Sequence[str]
-    ases: Sequence[AsState]
-
-
-@dataclass(frozen=True, slots=True)
-class LbState:
-    """What VPP holds beside what is wanted. ``read_at_ns``: wall clock."""
-
-    conf: ConfState
-    vips: Sequence[VipState]
-    read_at_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class PlanStep:
-    """One call, in words of the API."""
-
-    kind: str
-    frontend: str
-    vip: str
-    backend: str
-    address: str
-    old_weight: int
-    new_weight: int
-    flush: bool
-    stall_ns: int
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
-
-
-@dataclass(frozen=True, slots=True)
-class AsForecast:
-    """Buckets of one AS before and after a plan."""
-
-    address: str
-    backend: str
-    buckets_before: int
-    buckets_after: int
-
-
-@dataclass(frozen=True, slots=True)
-class VipForecast:
-    """What a plan means for one VIP. ``moved_share``: 0..1, of the buckets of ASes whose weight does not change."""
-
-    frontend: str
-    vip: str
-    moved_share: float
-    stall_ns: int
-    ases: Sequence[AsForecast]
-
-
-@dataclass(frozen=True, slots=True)
-class PlanReport:
-    """A plan, printable."""
-
-    steps: Sequence[PlanStep]
-    forecasts: Sequence[VipForecast]
-    stall_ns: int
-    notes: Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
-class SyncReport:
-    """What a sync did, and what VPP refused of it."""
-
-    plan: PlanReport
-    failures: Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
-class CountersOfVip:
-    """Packet counters of one VIP."""
-
-    frontend: str
-    prefix: str
-    protocol: str
-    port: int
-    existing_session: int
-    first_session: int
-    untracked: int
-    no_server: int
-    route_packets: int
-    route_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class CountersReport:
-    """Packet counters of all VIPs, as last read. ``read_at_ns``: wall clock."""
-
-    vips: Sequence[CountersOfVip]
-    read_at_ns: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Standing:
     """A backend that a new configuration brings: nothing is known of it."""
 
@@ -216,7 +54,7 @@ class _Standing:
     drained: bool = False
 
 
-class _After:
+class _After(StateSource):
     """The state source as it would be after a reload to another configuration."""
 
     def __init__(self, now: StateSource, config: Config) -> None:
@@ -226,7 +64,7 @@ class _After:
     def config(self) -> Config:
         return self._config
 
-    def backend_state(self, name: str) -> BackendView:
+    def backend_state(self, name: str) -> TargetState:
         backend = self._config.backends.get(name)
         if backend is None:
             raise UnknownName("backend", name)
@@ -281,10 +119,18 @@ class Dataplane:
 
     def info(self) -> DataplaneInfo:
         """Who is at the other end."""
-        info = self.client.info()
+        info = self._info()
         if info is None:
             raise Unavailable(self.client.excuse)
-        cost = self.reconciler.cost()
+        return info
+
+    def _info(self) -> DataplaneInfo | None:
+        """Who is at the other end; None while VPP is away."""
+        info = self.client.info()
+        if info is None:
+            return None
+        reconciler = self.reconciler
+        cost = reconciler.cost()
         now = self._clock.monotonic_ns()
         return DataplaneInfo(
             version=info.version,
@@ -294,13 +140,42 @@ class Dataplane:
             uptime_ns=now - info.started_ns,
             connected_ns=now - info.connected_ns,
             lb_supported=not info.problem,
-            last_full_sync_at_ns=self.reconciler.last_full_sync_at_ns,
-            last_full_sync_changes=self.reconciler.last_full_sync_changes,
-            calls_failed=self.reconciler.refusals,
+            last_full_sync_at_ns=reconciler.last_full_sync_at_ns,
+            last_full_sync_changes=reconciler.last_full_sync_changes,
+            calls_failed=reconciler.refusals,
             cost_ns_per_bucket=cost.per_bucket * cost.factor,
             cost_ns_per_weight=cost.per_weight * cost.factor,
             workers=info.workers,
         )
+
+    def figures(self) -> DataplaneFigures:
+        """What is counted of VPP and of the calls to it. Answers from memory, also while VPP is away."""
+        reconciler, counters = self.reconciler, self.reconciler.counters
+        return DataplaneFigures(
+            vpp=self._info(),
+            connects=self.client.connects,
+            api_total=dict(self.client.api_total),
+            lbsync=dict(counters.lbsync),
+            drift=dict(counters.drift),
+            batches=counters.batches,
+            full_syncs=counters.full_syncs,
+            failed_syncs=counters.failed_syncs,
+            suppressed_syncs=counters.suppressed,
+            recreations_given_up=counters.recreations_given_up,
+            bucket_mismatches=counters.bucket_mismatches,
+            refused_calls=reconciler.refusals,
+            unmanaged_vips=len(reconciler.unmanaged),
+            cost_factor=reconciler.pacer.factor,
+            estimated_work_ns=reconciler.pacer.spent_ns,
+        )
+
+    def traffic(self) -> Iterator[VipTraffic]:
+        """Packet counters of every VIP as last read, one by one; nothing while VPP is away or nobody reads them."""
+        if self.stats is None or self.client.info() is None:
+            return
+        names = self._frontends_by_key(self._states.config().frontends)
+        for counters in self.stats.vips:
+            yield _traffic(names.get(counters.key, ""), counters)
 
     async def lb_state(self, frontend: str | None) -> LbState:
         """Read VPP, paced, and set it beside what is wanted: VIPs in the order of the file, then what is not wanted."""
@@ -367,7 +242,7 @@ class Dataplane:
         result: SyncResult = await self.reconciler.sync(frontend, force=force, by=by)
         return SyncReport(await _report(result.plan, ()), tuple(result.failures))
 
-    async def counters(self, frontend: str | None) -> CountersReport:
+    async def counters(self, frontend: str | None) -> TrafficReport:
         """Packet counters, as read within the last seconds."""
         names = self._names(frontend)
         if not self.client.usable:
@@ -378,8 +253,8 @@ class Dataplane:
         by_key = self._frontends_by_key(names)
         found = {counters.key: counters for counters in self.stats.vips}
         rest = () if frontend is not None else sorted(found.keys() - by_key.keys(), key=lambda key: key.sort_key)
-        rows = [_counters(by_key.get(key, ""), found[key]) for key in (*by_key, *rest) if key in found]
-        return CountersReport(rows, self.stats.read_at_ns)
+        rows = [_traffic(by_key.get(key, ""), found[key]) for key in (*by_key, *rest) if key in found]
+        return TrafficReport(rows, self.stats.read_at_ns)
 
     # ------------------------------------------------------------------------------------------------------- within
 
@@ -557,8 +432,8 @@ async def _report(plan: Plan, forecasts: Sequence[VipForecast]) -> PlanReport:
     return PlanReport(steps, forecasts, plan.stall_ns, notes)
 
 
-def _counters(frontend: str, counters: VipCounters) -> CountersOfVip:
-    return CountersOfVip(
+def _traffic(frontend: str, counters: VipCounters) -> VipTraffic:
+    return VipTraffic(
         frontend=frontend,
         prefix=str(counters.key.prefix),
         protocol=_protocol(counters.key),

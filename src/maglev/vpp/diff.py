@@ -1,23 +1,24 @@
-"""The diff: wanted VIPs and what VPP holds, turned into an ordered plan of calls that can be printed before it runs.
+"""The diff: turns the wanted VIPs and the state of VPP into an ordered plan of calls.
 
 Pure. The order is the point:
 
-- global settings come first, and VIPs that are not configured anywhere go last;
-- between VIPs, what an earlier batch deferred comes first, then VIPs that serve nothing, then numeric order;
-- within a VIP, raises come before drops, so that a frontend that can be served is served at every moment;
-- a flush comes together with its drop, when all raises are done, so that flows spread over everything that took over;
-- a VIP that must go before others on its address can come is removed right before they are created.
+- The global settings come first, and the removal of VIPs that are not configured comes last.
+- VIPs deferred by the budget of an earlier batch come first, in the order that the policy gives them. The others
+  follow: those in which no AS has a weight before those that serve, and in numeric order, IPv4 before IPv6.
+- Within a VIP, raises come before drops, so that a frontend that can be served is served at every moment.
+- A flush comes together with its drop, after all raises, so that flows spread over every AS that took over.
+- A VIP that blocks others of its prefix is removed right before those are created.
 
-What must not be done now (a flush with nowhere for the flows to go, a recreation outside a full sync) is in the plan as
-a note or as a debt, never dropped silently.
+The plan never omits silently what it must not do now: a flush without another AS for the flows is a debt in it, and a
+recreation outside a full sync is a note.
 
-``diff`` joins what its neighbours decide: ``prefix`` (which VIPs stay, go, come), ``context`` (the weights of a VIP),
-``flushes`` (which of its ASes are flushed), ``calls`` (its calls in their order).
+``diff`` joins the decisions of other modules: ``prefix`` decides which VIPs stay, go and come, ``context`` the weights
+in a VIP, ``flushes`` which ASes are flushed, ``calls`` the order of the calls in a VIP.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from maglev.config.model import SECOND
@@ -33,29 +34,29 @@ from maglev.vpp.policy import Policy
 from maglev.vpp.prefix import Found, PrefixVerdicts, Wanted, judge_prefix
 
 _Order = tuple[int, bool, tuple[int, bytes, int, int, int]]
-"""Place in the policy; whether the VIP serves, so that those that do not come first; numeric order."""
+"""Place by the policy; whether the VIP has a live AS, False before True; numeric order."""
 
 
 class _Block(NamedTuple):
-    """Steps that nothing may come between, behind what orders them."""
+    """Steps that stay together, and their place in the plan."""
 
     order: _Order
     steps: list[Step]
 
 
 class _VipPlan(NamedTuple):
-    """What a plan does with one wanted VIP."""
+    """The part of a plan that is about one wanted VIP."""
 
     steps: list[Step]
     flushes: Flushes
 
 
 _NOTHING = _VipPlan([], NO_FLUSHES)
-"""Of nearly every VIP in a full sync. Shared, and so never changed."""
+"""The value for nearly every VIP of a full sync. It is shared, so nothing may change it."""
 
 
 class _PrefixPlan(NamedTuple):
-    """What a plan does on one address. ``vips``: plans of the wanted VIPs, in numeric order."""
+    """The part of a plan that is about one prefix. ``vips``: plans of the wanted VIPs, in numeric order."""
 
     verdicts: PrefixVerdicts
     vips: Mapping[VipKey, _VipPlan]
@@ -74,8 +75,8 @@ def diff(
 
     ``owed``: flushes that VPP has not acknowledged. ``lost``: weights that VPP had before it was emptied.
 
-    A second diff against the result of the first has no steps. Frontends that share an address should come together:
-    VPP has one encap per prefix.
+    A second diff against the result of the first has no steps. Frontends that share an address belong into one call,
+    since all VIPs of a prefix share one encap.
     """
     terms = Terms(owed, lost, policy)
     plan = Plan()
@@ -89,20 +90,25 @@ def diff(
     for block in sorted((block for part in parts for block in part.blocks), key=lambda block: block.order):
         plan.steps.extend(block.steps)
     if policy.full and policy.prune_rest:
-        removed = {
-            key for part in parts for key, verdict in part.verdicts.found.items() if verdict.fate is Found.REMOVE
-        }
-        rest = [key for key in actual.vips if key not in policy.configured and key not in removed]
-        for key in sorted(rest, key=lambda key: key.sort_key):
-            if policy.may_remove(key):
-                plan.steps.extend(delete_vip(actual.vips[key], "", "not configured", policy.cost))
-            else:
-                plan.unmanaged.append(key)
+        removed = {key for part in parts for key, have in part.verdicts.found.items() if have.fate is Found.REMOVE}
+        plan.join(_prune(actual, removed, policy))
+    return plan
+
+
+def _prune(actual: Actual, removed: Collection[VipKey], policy: Policy) -> Plan:
+    """Remove the VIPs that are not configured, except those that the plan has ``removed`` already."""
+    plan = Plan()
+    rest = [key for key in actual.vips if key not in policy.configured and key not in removed]
+    for key in sorted(rest, key=lambda key: key.sort_key):
+        if policy.may_remove(key):
+            plan.steps.extend(delete_vip(actual.vips[key], "", "not configured", policy.cost))
+        else:
+            plan.unmanaged.append(key)
     return plan
 
 
 def _join(plan: Plan, part: _PrefixPlan, lost: LostWeights) -> None:
-    """Enter in the plan what is decided on one address, but for the steps."""
+    """Enter the verdicts and the debts of one prefix in the plan. Its steps are sorted in later."""
     for key, verdict in part.verdicts.found.items():
         if verdict.note:
             plan.notes.append(verdict.note)
@@ -135,14 +141,14 @@ def _found_on(groups: Mapping[_Prefix, Sequence[DesiredVip]], actual: Actual) ->
     found: dict[_Prefix, dict[VipKey, ActualVip]] = {}
     addresses = {address for address, _ in groups}
     for key, vip in actual.vips.items():
-        # By address first: of thousands of VIPs, a batch is about a few.
+        # The cheaper test first: VPP has thousands of VIPs, and a batch is about a few of them.
         if key.address in addresses and (prefix := (key.address, key.prefix_length)) in groups:
             found.setdefault(prefix, {})[key] = vip
     return found
 
 
 def _plan_prefix(group: Sequence[DesiredVip], found: Mapping[VipKey, ActualVip], terms: Terms) -> _PrefixPlan:
-    """The VIPs on one address. What must go before others can come goes in one block with them."""
+    """The VIPs of one prefix. All removals and creations on it form one block, removals first."""
     policy = terms.policy
     verdicts = judge_prefix(group, found, terms.lost.recreated, policy)
     removed = [key for key, verdict in verdicts.found.items() if verdict.fate in (Found.RECREATE, Found.REMOVE)]
@@ -179,7 +185,7 @@ def _removals(
 
 
 def _plan_vip(vip: DesiredVip, fate: Wanted, before: ActualVip | None, terms: Terms) -> _VipPlan:
-    """One wanted VIP. ``before``: the VIP as VPP has it, also where the plan removes it."""
+    """One wanted VIP. ``before``: the VIP as VPP has it, also if the plan removes it."""
     if fate is Wanted.BLOCKED:
         return _NOTHING if before is None else _VipPlan([], _still_owed(before, terms.owed))
     if fate is not Wanted.UPDATE:
@@ -192,34 +198,34 @@ def _plan_vip(vip: DesiredVip, fate: Wanted, before: ActualVip | None, terms: Te
 
 
 def _create(vip: DesiredVip, before: ActualVip | None, terms: Terms) -> _VipPlan:
-    """A VIP that is created, or removed and created again."""
+    """A VIP that the plan creates; ``before`` is set if the plan removes it first."""
     cost = terms.policy.cost
     context = context_of(vip, None, before, terms)
     assert context is not None
     steps = [create_vip(vip, context.length, cost), *write_vip(context, {}, cost)]
     if before is not None:
-        # What is owed stays owed until VPP has acknowledged that the old VIP is gone.
+        # The debts stay until VPP has acknowledged the deletion of the old VIP.
         return _VipPlan(steps, NO_FLUSHES)
-    # Whatever was owed to the ASes of a VIP that is gone went with it.
+    # The VIP is gone from VPP, and its flows with it: the debts of its ASes are void.
     void = [key for ours in vip.ases if (key := FlushKey(vip.key, ours.address)) in terms.owed]
     return _VipPlan(steps, NO_FLUSHES._replace(settled=void))
 
 
 def _still_owed(found: ActualVip, owed: Mapping[FlushKey, Owed]) -> Flushes:
-    """The debts of a VIP that cannot be touched now: they all wait."""
+    """The debts of a VIP that the plan cannot write to: all of them wait."""
     waiting = [key for address in found.ases if (key := FlushKey(found.key, address)) in owed]
     return NO_FLUSHES._replace(waiting=waiting)
 
 
 def _conf_steps(actual: Actual, policy: Policy) -> Iterator[Step]:
-    """Set the global settings that are configured and differ; never a value that is not configured."""
+    """The call for global settings that differ from the configured ones. Values that are not configured stay."""
     conf = _conf_wanted(actual, policy)
     if conf is not None and policy.full:
         yield Step(Op.SET_CONF, conf=conf, cost_ns=policy.cost.plain())
 
 
 def _conf_notes(actual: Actual, policy: Policy) -> Iterator[str]:
-    """What the plan leaves of the global settings as it is."""
+    """The differences in global settings that this plan must not change."""
     have, lb = actual.conf, policy.lb
     if have is None:
         return
@@ -233,14 +239,14 @@ def _conf_notes(actual: Actual, policy: Policy) -> Iterator[str]:
 
 
 def _conf_wanted(actual: Actual, policy: Policy) -> LbConf | None:
-    """The global settings that VPP is to be given, with KEEP where its own stay; None where nothing is to be set."""
+    """The arguments of ``lb_conf``, with KEEP for values that stay; None if nothing differs."""
     have, lb = actual.conf, policy.lb
     if have is None:
         return None
     ip4 = lb.ipv4_src_address.packed if lb.ipv4_src_address is not None else have.ip4_src_address
     ip6 = lb.ipv6_src_address.packed if lb.ipv6_src_address is not None else have.ip6_src_address
     buckets = timeout = KEEP
-    # Under existing VIPs, another number of sticky buckets loses every flow.
+    # A changed number of sticky buckets loses every flow of every VIP.
     buckets_may_change = not actual.vips or policy.force
     if lb.sticky_buckets_per_core is not None and buckets_may_change and _sticky_buckets_differ(have, policy):
         buckets = lb.sticky_buckets_per_core

@@ -16,7 +16,7 @@ from maglev.vpp.model import Actual, ActualAs, ActualVip
 
 
 class Op(enum.Enum):
-    """What a step does; the values are the words of the API."""
+    """The kinds of calls; the values are the words of the API."""
 
     SET_CONF = "conf"
     CREATE_VIP = "vip_add"
@@ -51,7 +51,7 @@ _CALLS: Mapping[Op, str] = {
 
 
 class Cause(enum.Enum):
-    """Why a flush is owed. Only that of a failure may wait."""
+    """Why a flush is owed. Only a flush for a failure may be deferred."""
 
     DOWN = "down"
     OPERATOR = "operator"  # disabled, or a weight set with flush
@@ -65,9 +65,10 @@ class FlushKey(NamedTuple):
 
 
 class Owed(NamedTuple):
-    """A flush that VPP has not acknowledged yet. ``waited``: a plan had to put it off, for want of another AS.
+    """A flush that VPP has not acknowledged yet. ``waited``: a plan deferred it, since no other AS took the flows.
 
-    ``serial`` tells a debt from a later one of the same AS, so that an acknowledgement settles no newer debt.
+    ``serial`` distinguishes a debt from a newer one of the same AS: an acknowledgement settles only the debt that its
+    step was planned for.
     """
 
     cause: Cause
@@ -83,8 +84,9 @@ class Step(NamedTuple):
     """One call to VPP. ``str()`` is the step in words. A named tuple, since a mass failure makes thousands at once.
 
     ``cost_ns``: estimated stall. ``settles``: the debts, with their serials, that its acknowledgement settles.
-    ``guarded``: a drop that would leave its VIP empty had the raises before it been refused; it is sent only when at
-    least one of them was accepted. ``conf`` is set for ``SET_CONF`` only, with KEEP where VPP's value stays.
+    ``guarded``: a drop that would leave its VIP empty if VPP refused every raise before it; the executor sends it
+    only after VPP has accepted at least one of them. ``conf`` is set for ``SET_CONF`` only, with KEEP where VPP's value
+    stays.
     """
 
     op: Op
@@ -145,11 +147,11 @@ def _conf_words(conf: LbConf) -> Iterator[str]:
 class Plan:
     """Calls in their order, and what the plan could not or must not do.
 
-    ``waiting``: debts that stay, since there is nowhere for the flows to go. ``incurred``: flushes that a drop of this
-    plan makes owed and that must wait. ``settled``: debts that are void, because VPP has no such AS, or because the AS
-    serves again before there was anywhere else for its flows. ``recreated``: VIPs that are taken down by this plan and
-    created again; ``restored``: VIPs that were halfway down and can stay after all. ``unmanaged``: VIPs in VPP that are
-    left alone.
+    ``waiting``: debts that stay, since no other AS can take the flows. ``incurred``: flushes that a drop of this plan
+    makes owed, and that are deferred for the same reason. ``settled``: debts that are void, because VPP has no such AS,
+    or because the AS serves again and its flows never left it. ``recreated``: VIPs that this plan removes and creates
+    again. ``restored``: VIPs that an earlier plan began to remove and that can stay after all. ``unmanaged``: VIPs in
+    VPP that the plan leaves alone.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -162,7 +164,7 @@ class Plan:
     unmanaged: list[VipKey] = field(default_factory=list)
 
     def join(self, other: Plan) -> None:
-        """Put another plan behind this one, of other VIPs of the same VPP. Steps, notes and what is left alone only."""
+        """Append a plan for other VIPs of the same VPP: its steps, its notes, its unmanaged VIPs, and nothing else."""
         self.steps.extend(other.steps)
         self.notes.extend(other.notes)
         self.unmanaged.extend(other.unmanaged)
@@ -198,7 +200,7 @@ def acknowledge(actual: Actual, step: Step) -> None:
     elif step.op is Op.FLUSH_VIP:
         _acknowledge_flush(found)
     elif step.op is Op.DELETE_AS:
-        # VPP keeps a deleted AS until no flow refers to it: it lingers, with its flows if there was no flush.
+        # VPP keeps a deleted AS until no flow refers to it. Without a flush, it lingers together with its flows.
         if found.ases.pop(step.address, None) is not None:
             found.lingering += 1
     else:
@@ -229,7 +231,7 @@ def _acknowledge_weight(found: ActualVip, step: Step) -> None:
     """An AS was added, or its weight set. It is clean at weight 0, if it had no flows or has lost them by this call."""
     found.flushed = False
     if step.op is Op.ADD_AS:
-        # What is added may revive an AS that lingers with its flows.
+        # The call may revive an AS that lingers with its flows.
         emptied = found.lingering == 0
     else:
         before = found.ases.get(step.address)

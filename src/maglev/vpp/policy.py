@@ -1,4 +1,4 @@
-"""What a plan may do: a snapshot of the settings and of what the daemon has decided about VIPs so far."""
+"""The limits of a plan: a snapshot of the settings, and of the daemon's earlier decisions about VIPs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from maglev.vpp.messages import VipKey
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a plan may do besides setting weights. Immutable, every field of it: it may be kept over an ``await``.
+    """The permissions of a plan, besides setting weights. A snapshot: every field is immutable.
 
-    What VPP holds, what is owed and what was lost are no policy: ``diff`` is given them as they are at that moment.
+    So a caller may keep a policy over an ``await``.
+
+    The state of VPP, the debts and the lost weights change with every call to VPP. They are not part of the policy:
+    ``diff`` takes them as arguments and reads them at the moment of the call.
 
     ``full``: global conf, deletion and recreation of VIPs are allowed. ``prune_rest``: VIPs that are not configured are
     removed wherever they are, not only on the addresses of the wanted VIPs. ``force``: settings that lose flows are
@@ -43,7 +46,7 @@ class Policy:
     cost: CostModel = field(default_factory=CostModel)
 
     def __post_init__(self) -> None:
-        # A mapping is the caller's, who goes on changing it: the policy keeps copies that nothing can change.
+        # The caller may change its mappings later, so the policy keeps read-only copies.
         object.__setattr__(self, "multiples", MappingProxyType(dict(self.multiples)))
         object.__setattr__(self, "first", MappingProxyType(dict(self.first)))
 

@@ -1,7 +1,7 @@
-"""The VIPs on one address: what becomes of each that VPP has there, and of each that is wanted there. Pure.
+"""The VIPs on one prefix: a verdict on each that VPP has there, and on each that is wanted there. Pure.
 
-VPP has one encap per prefix, and takes no any-port VIP beside one with a port. So a VIP that is there can stand in the
-way of one that is wanted, and what must go before another can come is one matter with it.
+All VIPs of a prefix share one encap in VPP (-73 otherwise), and VPP refuses an any-port VIP beside one with a port
+(-81). So a VIP in VPP can block a wanted one, and the VIPs of a prefix are judged together.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from maglev.vpp.policy import Policy
 
 
 class Found(enum.Enum):
-    """What becomes of a VIP that VPP has on the prefix."""
+    """The fate of a VIP that VPP has on the prefix."""
 
-    KEEP = "it is as it is wanted"
-    KEEP_UNLIKE = "it is wanted otherwise, and stays as it is for now"
-    HALFWAY = "it is wanted otherwise and halfway down: it is not touched before the next full sync goes on with it"
-    RECREATE = "it is wanted otherwise: removed and created again"
-    REMOVE = "it is not wanted, and removed"
-    BESIDE = "it is not in this plan, and hinders nothing"
-    IN_THE_WAY = "it is not in this plan, and keeps others from coming"
+    KEEP = "it is as wanted"
+    KEEP_UNLIKE = "it differs from what is wanted, and stays for now"
+    HALFWAY = "it differs, and an earlier plan began to remove it: nothing is written before a full sync resumes that"
+    RECREATE = "it differs: the plan removes it and creates it again"
+    REMOVE = "it is not wanted: the plan removes it"
+    BESIDE = "the plan is not about it, and it blocks nothing"
+    IN_THE_WAY = "the plan is not about it, and it blocks wanted VIPs"
 
 
 class Wanted(enum.Enum):
-    """What becomes of a VIP that is wanted on the prefix."""
+    """The fate of a VIP that is wanted on the prefix."""
 
-    UPDATE = "VPP has it: its ASes are written"
-    CREATE = "VPP has it not: it is created"
-    RECREATE = "it is removed and created again"
-    BLOCKED = "it can be neither created nor written now"
+    UPDATE = "VPP has it: the plan writes its ASes"
+    CREATE = "VPP does not have it: the plan creates it"
+    RECREATE = "the plan removes it and creates it again"
+    BLOCKED = "the plan can neither create it nor write to it"
 
 
 class Verdict(NamedTuple):
-    """What becomes of a VIP that was found. ``reason``: of a removal. ``note``: what the plan says about it.
+    """The verdict on a VIP in VPP. ``reason``: why the plan removes it. ``note``: the plan's note about it, if any.
 
-    ``hinders``: missing VIPs that cannot come while this one is there.
+    ``hinders``: wanted VIPs that cannot be created while this one exists.
     """
 
     fate: Found
@@ -54,7 +54,7 @@ _BESIDE = Verdict(Found.BESIDE)
 
 
 class PrefixVerdicts(NamedTuple):
-    """What becomes of all VIPs on a prefix: those found, in numeric order, and those wanted."""
+    """The verdicts on all VIPs of a prefix: those found, in numeric order, and those wanted."""
 
     found: Mapping[VipKey, Verdict]
     wanted: Mapping[VipKey, Wanted]
@@ -63,9 +63,9 @@ class PrefixVerdicts(NamedTuple):
 def judge_prefix(
     group: Sequence[DesiredVip], found: Mapping[VipKey, ActualVip], halfway: Collection[VipKey], policy: Policy
 ) -> PrefixVerdicts:
-    """Decide about all VIPs on a prefix. ``group``: those wanted, in numeric order; ``found``: those that VPP has.
+    """Judge all VIPs of a prefix. ``group``: the wanted ones, in numeric order; ``found``: those that VPP has.
 
-    ``halfway``: VIPs whose recreation has begun.
+    ``halfway``: VIPs that an earlier plan began to remove, to create them again.
     """
     if _all_as_wanted(group, found):
         return PrefixVerdicts(dict.fromkeys(found, _KEEP), dict.fromkeys(found, Wanted.UPDATE))
@@ -81,7 +81,7 @@ def judge_prefix(
 
     stays = _other_encap_stays(group[0].encap, found, verdicts)
     if stays:
-        # With the old encap still there no VIP can come, and so none should go.
+        # While the old encap stays, VPP refuses every new VIP: one that is removed could not be created again.
         for key, verdict in verdicts.items():
             if verdict.fate is Found.RECREATE:
                 verdicts[key] = Verdict(Found.KEEP_UNLIKE)
@@ -94,7 +94,7 @@ def judge_prefix(
 
 
 def _all_as_wanted(group: Sequence[DesiredVip], found: Mapping[VipKey, ActualVip]) -> bool:
-    """Whether VPP has just the wanted VIPs, each as it is wanted. So it is on nearly every prefix of a batch."""
+    """Whether VPP has exactly the wanted VIPs, each as wanted: the case of nearly every prefix, and a fast path."""
     if len(found) != len(group):
         return False
     for vip in group:
@@ -105,7 +105,7 @@ def _all_as_wanted(group: Sequence[DesiredVip], found: Mapping[VipKey, ActualVip
 
 
 def _judge_wanted(vip: DesiredVip, found: ActualVip, halfway: Collection[VipKey], policy: Policy) -> Verdict:
-    """A VIP that is found, and wanted: is it as it is wanted, and if not, may it be created again now?"""
+    """A VIP that is found and wanted. If it differs from what is wanted: may this plan create it again?"""
     reason = why_recreate(vip, found)
     if not reason:
         return _KEEP
@@ -118,16 +118,16 @@ def _judge_wanted(vip: DesiredVip, found: ActualVip, halfway: Collection[VipKey]
         return Verdict(Found.RECREATE, reason=reason)
     else:
         note = f"{key}: {reason}; only a full sync creates it again"
-        # What was put back into a VIP that is halfway down would only be taken out again.
+        # The full sync that resumes the removal would only take out again what this plan wrote.
         if key in halfway:
             return Verdict(Found.HALFWAY, note=note)
     return Verdict(Found.KEEP_UNLIKE, note=note)
 
 
 def _judge_other(found: ActualVip, first: DesiredVip, missing: Sequence[DesiredVip], policy: Policy) -> Verdict:
-    """A VIP that is found, and that the plan is not about: may it be removed, and if not, is it in the way?
+    """A VIP that is found and not wanted by this plan. May the plan remove it? If not, does it block wanted ones?
 
-    ``first``: the first VIP that is wanted on the prefix, whose encap is that of all.
+    ``first``: the first wanted VIP of the prefix; the others have the same encap.
     """
     key = found.key
     configured = key in policy.configured
@@ -148,7 +148,7 @@ def _judge_other(found: ActualVip, first: DesiredVip, missing: Sequence[DesiredV
 
 
 def _other_encap_stays(encap: Encap, found: Mapping[VipKey, ActualVip], verdicts: Mapping[VipKey, Verdict]) -> bool:
-    """Whether a VIP with another encap than the wanted one stays on the prefix."""
+    """Whether a VIP with an encap other than ``encap``, the wanted one, stays on the prefix."""
     return any(
         have.encap != encap and verdicts[key].fate not in (Found.RECREATE, Found.REMOVE) for key, have in found.items()
     )
@@ -166,12 +166,12 @@ def _fate_of(
     fate = verdicts[vip.key].fate
     if fate is Found.RECREATE:
         return Wanted.RECREATE
-    # An AS of the new encap's family does not fit into a VIP that keeps the old one.
+    # A VIP that keeps the old encap refuses ASes of the new encap's family.
     return Wanted.BLOCKED if fate is Found.HALFWAY or found.encap != encap else Wanted.UPDATE
 
 
 def why_recreate(vip: DesiredVip, found: ActualVip) -> str:
-    """What of a VIP differs that no call can change; empty where nothing does."""
+    """The difference between a VIP and the wanted one that no call can repair, in words; empty if there is none."""
     if found.encap != vip.encap:
         return f"encap is {_encap_name(found.encap)} instead of {vip.encap}"
     if found.sticky is not None and found.sticky != vip.sticky:

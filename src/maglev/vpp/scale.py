@@ -69,7 +69,7 @@ def _grow(pairs: Sequence[tuple[int, int]]) -> bool:
     """Whether weights that go from the first to the second of each pair grow to another scale.
 
     No weight falls then, and either most of them grow by more than a factor of two (a weight that rounding made 1 may
-    stay 1), or all of them grow and some by that much: where a plan was cut, some weights are a pass behind the others.
+    stay 1), or all of them grow and some by that much: after a plan was cut, some weights lag one pass.
     """
     many = sum(after > 2 * before for before, after in pairs)
     if any(after < before for before, after in pairs):

@@ -1,4 +1,4 @@
-"""``python -m maglev.vppsim``: run the stand-in, look into it, or tell it what to do."""
+"""``python -m maglev.vppsim``: run the stand-in, show its state, or control a running one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ what it can be told, then or by --fault at the start:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status: 0 done, 1 failed, 2 usage."""
+    """Run a command line. Returns the exit status: 0 success, 1 failure, 2 usage error."""
     arguments = sys.argv[1:] if arguments is None else arguments
     commands = {"show": _show, "tell": _tell}
     try:

@@ -47,7 +47,7 @@ _PATH: Final = b"\xff\xff\xff\xff" + bytes(8) + b"\x01" + bytes(154)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What ``show_version`` and its like tell."""
+    """The values that ``show_version`` and similar messages return."""
 
     version: str = "26.10-rc0~vppsim"
     build_date: str = "2026-08-21T00:00:00"
@@ -311,7 +311,7 @@ def _key(values: dict[str, Any]) -> tuple[bytes, int, int, int]:
 
 
 def _vip_key(vip: Vip) -> VipKey:
-    # The family is told by the bytes of the prefix alone, the length by prefix and length.
+    # The bytes of the prefix alone decide the family; the length counts from the start of the embedded prefix.
     length = vip.length - 96 if vip.is_ip4 else vip.length
     return VipKey(extract(vip.prefix), length, vip.protocol, vip.port)
 

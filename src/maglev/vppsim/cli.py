@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from maglev.vppsim.model import (
@@ -37,7 +37,7 @@ _PROTOCOLS: Final = {"tcp": 6, "udp": 17}
 
 
 class CliError(Exception):
-    """What a command answers when it fails; VPP puts the command's name in front of it."""
+    """A failed command. Its text is the output, which VPP prefixes with the name of the command."""
 
 
 class _Words:
@@ -60,7 +60,7 @@ class _Words:
         return True
 
     def value(self, name: str) -> str | None:
-        """Take ``name`` and the word behind it, if ``name`` comes next."""
+        """Take ``name`` and the word after it, if ``name`` comes next."""
         if len(self._words) < 2 or self._words[0] != name:
             return None
         value = self._words[1]
@@ -68,7 +68,7 @@ class _Words:
         return value
 
     def number(self, name: str) -> int | None:
-        """Take ``name`` and the number behind it."""
+        """Take ``name`` and the number after it."""
         if len(self._words) < 2 or self._words[0] != name or not self._words[1].isdecimal():
             return None
         return int(self.value(name) or 0) & 0xFFFFFFFF
@@ -102,8 +102,94 @@ class _Words:
         return embed(address.packed), length + 128 - address.max_prefixlen
 
     def refuse(self) -> CliError:
-        """The error for words that nobody wants."""
+        """The error for words that the command does not know."""
         return CliError(f"parse error: '{self}'")
+
+
+def _vip_arguments(words: _Words, prefix: tuple[bytes, int]) -> tuple[NewVip, bool]:
+    """The arguments of ``lb vip`` after its prefix: the VIP, and True if it is to be deleted. Raises CliError."""
+    args = NewVip(*prefix, protocol=0, port=0, encap=ENCAP_GRE4)
+    delete, dscp = False, None
+    while words:
+        if (number := words.number("new_len")) is not None:
+            args = replace(args, table_length=number)
+        elif words.take("del"):
+            delete = True
+        elif words.take("src_ip_sticky"):
+            args = replace(args, src_ip_sticky=True)
+        elif (number := words.choice("protocol", _PROTOCOLS)) is not None:
+            args = replace(args, protocol=number)
+        elif (number := words.number("port")) is not None:
+            args = replace(args, port=number & 0xFFFF)
+        elif (number := words.choice("encap", _ENCAPS)) is not None:
+            args = replace(args, encap=number)
+        elif (number := words.number("dscp")) is not None:
+            dscp = number
+        elif (number := words.choice("type", {"clusterip": 0, "nodeport": 1})) is not None:
+            args = replace(args, srv_type=number)
+        elif (number := words.number("target_port")) is not None:
+            args = replace(args, target_port=number & 0xFFFF)
+        else:
+            raise words.refuse()
+    if args.port == 0:
+        args = replace(args, protocol=ANY_PROTOCOL)
+    return _with_checked_encap(args, dscp), delete
+
+
+def _with_checked_encap(args: NewVip, dscp: int | None) -> NewVip:
+    """The VIP with its DSCP, once encapsulation, DSCP and address family fit together. Raises CliError.
+
+    The checks stand in VPP's order: with two mistakes in a command, the first one names the error.
+    """
+    if args.encap != ENCAP_L3DSR and dscp is not None:
+        raise CliError("lb_vip_add error: should not configure dscp for none L3DSR.")
+    if args.encap == ENCAP_L3DSR:
+        if dscp is None or dscp >= 64:
+            raise CliError("lb_vip_add error: dscp for L3DSR should be less than 64.")
+        args = replace(args, dscp=dscp)
+    is_ip4 = args.length >= 96 and extract(args.prefix) != args.prefix
+    if is_ip4 and args.encap == ENCAP_NAT6:
+        raise CliError("currently does not support NAT46")
+    if not is_ip4 and args.encap == ENCAP_NAT4:
+        raise CliError("currently does not support NAT64")
+    return args
+
+
+@dataclass(slots=True)
+class _AsArguments:
+    """The arguments of ``lb as`` after its prefix. Addresses have 16 bytes; no ``weight`` means VPP's default."""
+
+    addresses: list[bytes] = field(default_factory=list)
+    protocol: int = 0
+    port: int = 0
+    weight: int | None = None
+    delete: bool = False
+    flush: bool = False
+
+
+def _as_arguments(words: _Words) -> _AsArguments:
+    """Parse ``lb as`` after its prefix. Raises CliError."""
+    args = _AsArguments()
+    while words:
+        if (address := words.address()) is not None:
+            args.addresses.append(address)
+        elif (number := words.number("weight")) is not None:
+            args.weight = number
+        elif words.take("del"):
+            args.delete = True
+        elif words.take("flush"):
+            args.flush = True
+        elif (number := words.choice("protocol", _PROTOCOLS)) is not None:
+            args.protocol = number
+        elif (number := words.number("port")) is not None:
+            args.port = number & 0xFFFF
+        else:
+            raise words.refuse()
+    if args.weight is not None and args.weight > 100:
+        raise CliError("weight must be between 0 and 100")
+    if args.weight is not None and args.delete:
+        raise CliError("weight and del are mutually exclusive")
+    return args
 
 
 class Cli:
@@ -211,42 +297,7 @@ class Cli:
         prefix = words.prefix()
         if prefix is None:
             raise CliError(f"invalid vip prefix: '{words}'")
-        args = NewVip(*prefix, protocol=0, port=0, encap=ENCAP_GRE4)
-        delete, dscp = False, None
-        while words:
-            if (number := words.number("new_len")) is not None:
-                args = replace(args, table_length=number)
-            elif words.take("del"):
-                delete = True
-            elif words.take("src_ip_sticky"):
-                args = replace(args, src_ip_sticky=True)
-            elif (number := words.choice("protocol", _PROTOCOLS)) is not None:
-                args = replace(args, protocol=number)
-            elif (number := words.number("port")) is not None:
-                args = replace(args, port=number & 0xFFFF)
-            elif (number := words.choice("encap", _ENCAPS)) is not None:
-                args = replace(args, encap=number)
-            elif (number := words.number("dscp")) is not None:
-                dscp = number
-            elif (number := words.choice("type", {"clusterip": 0, "nodeport": 1})) is not None:
-                args = replace(args, srv_type=number)
-            elif (number := words.number("target_port")) is not None:
-                args = replace(args, target_port=number & 0xFFFF)
-            else:
-                raise words.refuse()
-        if args.port == 0:
-            args = replace(args, protocol=ANY_PROTOCOL)
-        is_ip4 = args.length >= 96 and extract(args.prefix) != args.prefix
-        if args.encap != ENCAP_L3DSR and dscp is not None:
-            raise CliError("lb_vip_add error: should not configure dscp for none L3DSR.")
-        if args.encap == ENCAP_L3DSR:
-            if dscp is None or dscp >= 64:
-                raise CliError("lb_vip_add error: dscp for L3DSR should be less than 64.")
-            args = replace(args, dscp=dscp)
-        if is_ip4 and args.encap == ENCAP_NAT6:
-            raise CliError("currently does not support NAT46")
-        if not is_ip4 and args.encap == ENCAP_NAT4:
-            raise CliError("currently does not support NAT64")
+        args, delete = _vip_arguments(words, prefix)
         self._model.collect_garbage()
         if delete:
             vip = self._find(prefix, args.protocol, args.port)
@@ -262,45 +313,23 @@ class Cli:
         prefix = words.prefix()
         if prefix is None:
             raise CliError(f"invalid as address: '{words}'")
-        addresses: list[bytes] = []
-        protocol = port = 0
-        delete = flush = False
-        weight: int | None = None
-        while words:
-            if (address := words.address()) is not None:
-                addresses.append(address)
-            elif (number := words.number("weight")) is not None:
-                weight = number
-            elif words.take("del"):
-                delete = True
-            elif words.take("flush"):
-                flush = True
-            elif (number := words.choice("protocol", _PROTOCOLS)) is not None:
-                protocol = number
-            elif (number := words.number("port")) is not None:
-                port = number & 0xFFFF
-            else:
-                raise words.refuse()
-        if weight is not None and weight > 100:
-            raise CliError("weight must be between 0 and 100")
-        if weight is not None and delete:
-            raise CliError("weight and del are mutually exclusive")
-        vip = self._find(prefix, ANY_PROTOCOL if port == 0 else protocol, port)
-        if not addresses:
+        args = _as_arguments(words)
+        vip = self._find(prefix, ANY_PROTOCOL if args.port == 0 else args.protocol, args.port)
+        if not args.addresses:
             raise CliError("No AS address provided")
         model = self._model
-        if delete:
-            _check("lb_vip_del_ass", model.delete_ases(vip, addresses, flush=flush))
-        elif weight is None:
-            _check("lb_vip_add_ass", model.add_ases(vip, addresses, 100, flush=flush))
-        else:
-            retval = model.add_ases(vip, addresses, weight, flush=flush)
-            if retval == VALUE_EXIST:
-                # One that exists makes VPP change the weights one by one; new ones in the same list are then refused.
-                for address in addresses:
-                    _check("lb_vip_set_as_weight", model.set_weight(vip, address, weight, flush=flush))
-            else:
-                _check("lb_vip_add_ass", retval)
+        if args.delete:
+            _check("lb_vip_del_ass", model.delete_ases(vip, args.addresses, flush=args.flush))
+            return ""
+        weight = 100 if args.weight is None else args.weight
+        retval = model.add_ases(vip, args.addresses, weight, flush=args.flush)
+        if retval == VALUE_EXIST and args.weight is not None:
+            # With a weight, one AS that exists makes VPP change the weights one by one. New ones in the same list are
+            # then refused, because ``lb_vip_set_as_weight`` does not add.
+            for address in args.addresses:
+                _check("lb_vip_set_as_weight", model.set_weight(vip, address, weight, flush=args.flush))
+            return ""
+        _check("lb_vip_add_ass", retval)
         return ""
 
     def _conf(self, words: _Words) -> str:

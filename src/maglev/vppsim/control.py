@@ -1,4 +1,7 @@
-"""Telling a running stand-in what to do, in words: by ``cli_inband "sim ..."`` or over its control socket."""
+"""The command language that controls a running stand-in: by ``cli_inband "sim ..."`` or over a control socket.
+
+``Controlled`` lists what the commands need of the stand-in, so this module never imports the server.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,12 @@ import contextlib
 import ipaddress
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from maglev.vpp.messages import MESSAGES, VipKey
-from maglev.vppsim.faults import FOREVER, Refusal
-from maglev.vppsim.model import Vip, embed
-
-if TYPE_CHECKING:
-    from maglev.vppsim.server import StandIn
+from maglev.vppsim.faults import FOREVER, Faults, Refusal
+from maglev.vppsim.journal import Journal
+from maglev.vppsim.model import Model, Vip, embed
 
 HELP: Final = """\
 delay MESSAGE|* SECONDS             each such call keeps VPP's main thread busy that long
@@ -41,15 +42,43 @@ MAX_FLOWS: Final = 1_000_000
 
 
 class BadCommand(Exception):
-    """A command that is not understood."""
+    """A command that cannot be parsed, or that names something unknown."""
+
+
+class Controlled(Protocol):
+    """The stand-in as the commands see it."""
+
+    faults: Faults
+    journal: Journal
+
+    @property
+    def model(self) -> Model:
+        """The lb plugin of the VPP that runs now. A restart replaces it, so no command may keep it."""
+
+    @property
+    def hanging(self) -> bool:
+        """True while the stand-in neither reads nor answers."""
+
+    @hanging.setter
+    def hanging(self, value: bool) -> None: ...
+
+    def restart_soon(self, down: float = 0.0) -> None:
+        """Schedule a restart with an empty model; the socket is gone for ``down`` seconds."""
+
+    def advance(self, seconds: float) -> None:
+        """Move VPP's clock forward."""
+
+    def receive_flows(self, vip: Vip, flows: range) -> None:
+        """Send one packet of each flow through the VIP."""
 
 
 class Control:
-    """The command language."""
+    """Parses a command line and applies it to a stand-in."""
 
     PREFIX: Final = "sim "
+    """Start of a ``cli_inband`` command that is meant for the stand-in and not for VPP's command line."""
 
-    def __init__(self, server: StandIn) -> None:
+    def __init__(self, server: Controlled) -> None:
         self._server = server
         self._commands: dict[str, Callable[[list[str]], str]] = {
             "delay": self._delay,
@@ -66,7 +95,7 @@ class Control:
         }
 
     def execute(self, line: str) -> tuple[int, str]:
-        """Run one command: 0 or -1, and what it says."""
+        """Run one command. Returns 0 or -1, and its output."""
         words = line.split()
         try:
             if not words:
@@ -140,13 +169,10 @@ class Control:
         if count > MAX_FLOWS:
             raise BadCommand(f"at most {MAX_FLOWS} flows")
         vip = self._vip(words[:-1])
-        model = self._server.model
-        model.packets(vip, range(count))
-        if self._server.stats is not None:
-            self._server.stats.refresh()
+        self._server.receive_flows(vip, range(count))
         return "".join(
             f"{ipaddress.ip_address(server.address[12:] if vip.type.backends_ip4 else server.address)} {server.flows}\n"
-            for server in model.ases_of(vip)
+            for server in self._server.model.ases_of(vip)
         )
 
     def _vip(self, words: list[str]) -> Vip:
@@ -179,7 +205,10 @@ def _whole(text: str) -> int:
 
 
 class ControlSocket:
-    """The command language on a socket of its own: it works while the API hangs. One line in, the answer out."""
+    """The command language on a separate socket, which works while the API hangs.
+
+    One command per connection: the client sends a line; the answer is the return value on a line, then the output.
+    """
 
     DEADLINE: Final = 10.0
     LONGEST: Final = 4096
@@ -209,6 +238,6 @@ class ControlSocket:
                 writer.write(f"{retval}\n{output}".encode())
                 await writer.drain()
         except (TimeoutError, ValueError, ConnectionError):
-            pass  # too slow, too long, or gone: there is nobody to tell
+            pass  # The client was too slow, sent too long a line or disconnected: no connection is left to answer on.
         finally:
             writer.close()

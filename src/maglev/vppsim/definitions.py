@@ -1,7 +1,7 @@
 """API definitions in the JSON that VPP's compiler makes of .api files, as ``get_api_json`` returns them.
 
-Messages come from the codec's own table; the types they use are written down here. A client that brings no definitions
-of its own (vpp_papi with ``bootstrapapi``) learns all it needs from this.
+Messages come from the codec's table; the types they use are defined here. A client without definitions (vpp_papi with
+``bootstrapapi``) can decode and encode every message with them.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""The ways in which the stand-in misbehaves when told to. Nothing here does I/O; the server asks before each step."""
+"""The faults that tests and operators inject into the stand-in. No I/O: the server asks before each step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 FOREVER = -1
-"""As a number of times: until it is taken back."""
+"""As a number of times: until it is cleared."""
 
 
 @dataclass(slots=True)
 class Refusal:
-    """Refuse calls of one message: ``skip`` are let through first, then ``times`` are refused."""
+    """Refuse calls of one message: the first ``skip`` pass, the next ``times`` are refused."""
 
     message: str
     retval: int
@@ -20,25 +20,25 @@ class Refusal:
 
 @dataclass(slots=True)
 class Faults:
-    """What is wrong at present. Counts go down as faults are used up; ``FOREVER`` stays."""
+    """The active faults. A count decreases with every use; ``FOREVER`` stays."""
 
     delays: dict[str, float] = field(default_factory=dict)
-    """Seconds that VPP's main thread is busy with each call of a message; ``*`` is every message."""
+    """Message name -> seconds for which each call keeps VPP's main thread busy; ``*`` is every message."""
     refusals: list[Refusal] = field(default_factory=list)
     cut_received: int | None = None
-    """Drop the connection after so many more bytes of requests; what was complete by then is done and answered."""
+    """Drop the connection after so many more bytes of requests. Complete requests are handled and answered first."""
     cut_sent: int | None = None
     """Drop the connection after so many more bytes of replies."""
     mute: int = 0
-    """Calls that are done and not answered; of a dump that is the ping behind it."""
+    """Calls that are executed but not answered. For a dump that is the control ping that ends it."""
     wrong_context: int = 0
-    """Replies that carry a context which nobody asked with."""
+    """Replies with a context that no request had."""
     unknown_message: int = 0
-    """Replies with a message in front that is in no table."""
+    """Replies that follow a message whose id is in no message table."""
     truncate: int = 0
-    """Replies that end a byte too early, in a frame that says so."""
+    """Replies that lack their last byte, in a frame of matching length."""
     garble: int = 0
-    """Replies whose frame announces more than any message has."""
+    """Replies whose frame header announces an absurd length."""
 
     def delay(self, message: str) -> float:
         """Seconds that this call takes."""
@@ -60,14 +60,14 @@ class Faults:
         return None
 
     def use(self, name: str) -> bool:
-        """Whether the fault of that name strikes now; counts it."""
+        """Use up one count of a fault. True if the fault applies to this call."""
         left: int = getattr(self, name)
         if left > 0:
             setattr(self, name, left - 1)
         return left != 0
 
     def clear(self) -> None:
-        """Behave."""
+        """Remove all faults."""
         fresh = Faults()
         for name in self.__slots__:
             setattr(self, name, getattr(fresh, name))

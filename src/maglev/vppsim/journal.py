@@ -1,4 +1,4 @@
-"""What the stand-in was asked, in order: for tests that look back, for tests that wait, and for a log on disk."""
+"""The calls that the stand-in received, in order: tests read them or wait for them, and a log keeps them on disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Entry(NamedTuple):
     """One call."""
 
     time: float  # seconds since the start of the simulated VPP
-    client: str  # the name it introduced itself with
+    client: str  # from its handshake
     message: str
     values: dict[str, Any]
     retval: int  # 0 for dumps
@@ -64,7 +64,7 @@ class Journal:
         return len(self._entries)
 
     def add(self, entry: Entry) -> None:
-        """Note a call and wake who waited for it."""
+        """Record a call, and settle the futures that wait for it."""
         self._entries.append(entry)
         self.counts[entry.message] += 1
         if self._log is not None:
@@ -85,7 +85,7 @@ class Journal:
         self._entries.clear()
 
     def next(self, wanted: Predicate) -> asyncio.Future[Entry]:
-        """The first call from now on for which ``wanted`` holds. Whoever waits for it brings the deadline."""
+        """A future for the next call for which ``wanted`` holds. It has no deadline: the caller sets one."""
         future: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
         self._waiting.append((wanted, future))
         return future
@@ -103,7 +103,7 @@ def _is_write(entry: Entry) -> bool:
 
 
 def _wake(wanted: Predicate, future: asyncio.Future[Entry], entry: Entry) -> bool:
-    # True when nobody waits any more.
+    # True if the future is settled, so that the journal can forget it.
     if future.done():
         return True
     if not wanted(entry):

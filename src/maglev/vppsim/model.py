@@ -1,8 +1,8 @@
 """VPP's lb plugin as plain data: VIPs, ASes, new-flow tables, sticky flows, garbage collection.
 
-No I/O, and no clock of its own. What it does follows VPP's ``src/plugins/lb/lb.c``, oddities included, since those are
-what a controller trips over: pools that reuse the index freed last, deleted ASes that linger, values that survive in
-reused slots. All times are seconds since the start of the (simulated) VPP.
+No I/O; the caller passes the clock in. The behaviour follows VPP's ``src/plugins/lb/lb.c`` with its oddities, because a
+controller has to cope with them: pools reuse the index that was freed last, deleted ASes linger until garbage
+collection, and values survive in reused slots. All times are seconds since the start of the (simulated) VPP.
 """
 
 from __future__ import annotations
@@ -209,8 +209,8 @@ class Vip:
     weights: int = 0  # sum over the live ASes
     counters: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
     flows: dict[int, int] = field(default_factory=dict)  # sticky flows: hash -> index of the AS
-    table: list[int] | None = None  # AS index of each bucket, once somebody asked
-    buckets: dict[int, int] | None = None  # AS index -> buckets, once somebody asked
+    table: list[int] | None = None  # AS index of each bucket, computed at the first query
+    buckets: dict[int, int] | None = None  # AS index -> buckets, computed at the first query
 
     @property
     def is_ip4(self) -> bool:
@@ -302,7 +302,7 @@ class Model:
         return self._next_gc
 
     def collect_garbage(self) -> None:
-        """What the plugin's CLI commands do before anything else."""
+        """Collect the garbage of all VIPs. The plugin's CLI commands begin with this."""
         self._collect_all(self.second())
 
     def _collect_all(self, now: int) -> None:
@@ -414,7 +414,7 @@ class Model:
         return (self.ases[index] for index in vip.as_slots)
 
     def add_ases(self, vip: Vip, addresses: Sequence[bytes], weight: int, *, flush: bool) -> int:
-        """Add ASes (16 bytes each), all or none, with one rebuild. Those that linger are revived, at this weight."""
+        """Add ASes (16 bytes each), all or none, with one rebuild. Lingering ones are revived with this weight."""
         revived: list[As] = []
         added: list[bytes] = []
         for position in range(len(addresses) - 1, -1, -1):  # VPP goes backwards, hence its order of indexes
@@ -453,7 +453,7 @@ class Model:
         return OK
 
     def delete_ases(self, vip: Vip, addresses: Sequence[bytes], *, flush: bool) -> int:
-        """Delete ASes, all or none, with one rebuild. Deleting one that lingers already is no error."""
+        """Delete ASes, all or none, with one rebuild. Deleting a lingering AS again succeeds."""
         found: list[As] = []
         for address in addresses:
             server = self._find_as(vip, address)
@@ -492,7 +492,7 @@ class Model:
     # --- tables
 
     def _rebuild(self, vip: Vip) -> None:
-        # Nobody looks at most of the tables, so the work is only booked here.
+        # Most tables are never queried: record the work that VPP would have done, and compute the table on demand.
         vip.table = vip.buckets = None
         self.work_ns += NS_PER_BUCKET * vip.table_length + NS_PER_REPLICA * vip.weights
 
@@ -508,7 +508,7 @@ class Model:
         return vip.buckets
 
     def table(self, vip: Vip) -> list[int]:
-        """The new-flow table: AS index of each bucket, 0 where there is no server."""
+        """The new-flow table: AS index of each bucket, or 0 without a server."""
         if vip.table is None:
             indexes, shares = self._shares(vip)
             if indexes:
@@ -574,7 +574,7 @@ class Model:
         return None if route is None else route[0]
 
     def route_counters(self) -> list[int]:
-        """Packets and bytes to each route, in turn, by index."""
+        """Packets and bytes to each route, alternating, by index."""
         row = [0] * (2 * self._route_indexes.capacity)
         for index, traffic in self._traffic.items():
             row[2 * index : 2 * index + 2] = traffic

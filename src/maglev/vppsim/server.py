@@ -1,4 +1,8 @@
-"""The stand-in on its socket: connections, the handshake, one queue of work for all clients as in VPP, and faults."""
+"""The stand-in on its socket: connections, the handshake, the queue of requests, and faults.
+
+All clients share one queue of requests, because VPP handles API messages on its single main thread: a slow request of
+one client delays those of every other.
+"""
 
 from __future__ import annotations
 
@@ -30,18 +34,18 @@ from maglev.vppsim.api import Api, Identity, Replies
 from maglev.vppsim.control import Control
 from maglev.vppsim.faults import Faults
 from maglev.vppsim.journal import Entry, Journal
-from maglev.vppsim.model import Crash, Model
+from maglev.vppsim.model import Crash, Model, Vip
 from maglev.vppsim.statseg import Entry as StatsEntry
 from maglev.vppsim.statseg import StatsSocket, entries_of
 
 log = logging.getLogger(__name__)
 
 MAX_REQUEST: Final = 1 << 20
-"""Longest request that is read, bytes."""
+"""Longest request that is accepted, bytes."""
 BACKLOG: Final = 4096
-"""Requests that may wait behind a slow one; a connection with more to say is not read meanwhile."""
+"""Requests that may wait for a slow one. Reading from all connections pauses while more than these are queued."""
 OUTPUT: Final = 1 << 16
-"""Replies of one client that are held back within a round, bytes."""
+"""Replies to one client that are buffered within a round before they are written early, bytes."""
 SOCKET_CLIENT: Final = 0x80000000
 """VPP marks the client indexes of socket clients with this bit."""
 
@@ -49,8 +53,8 @@ SOCKET_CLIENT: Final = 0x80000000
 class StandIn:
     """One simulated VPP on one socket.
 
-    ``clock`` drives VPP's own time and the delays. Over a ``restart`` the model is replaced; faults and journal stay.
-    ``ignored`` counts, by reason, what VPP would drop in silence. With ``stats_path`` there is a stats segment, too.
+    ``clock`` drives VPP's time and the delays. A ``restart`` replaces the model and keeps faults and journal.
+    ``ignored`` counts, by reason, requests that VPP would drop without an answer. ``stats_path`` adds a stats segment.
     """
 
     def __init__(
@@ -101,14 +105,20 @@ class StandIn:
         return (self.clock.monotonic_ns() - self._started) / 1e9 + self._advanced
 
     def advance(self, seconds: float) -> None:
-        """Move VPP's clock on."""
+        """Move VPP's clock forward and run the timers that expire, such as garbage collection."""
         self._advanced += seconds
         self.model.run_timers()
+
+    def receive_flows(self, vip: Vip, flows: range) -> None:
+        """Send one packet of each flow through the VIP; the stats segment shows them at once."""
+        self.model.packets(vip, flows)
+        if self.stats is not None:
+            self.stats.refresh()
 
     # --- life
 
     async def start(self) -> None:
-        """Listen. Raises OSError; among others if somebody answers on the socket already."""
+        """Listen. Raises OSError; FileExistsError if another process answers on the socket."""
         _clear_stale(self.path)
         self._server = await asyncio.get_running_loop().create_unix_server(lambda: _Connection(self), self.path)
         if self.stats is not None:
@@ -141,12 +151,12 @@ class StandIn:
         self.drop_connections()
 
     def drop_connections(self) -> None:
-        """Close every connection at once, without a word."""
+        """Abort every connection; buffered replies are lost."""
         for connection in list(self.connections):
             connection.drop()
 
     async def restart(self, down: float = 0.0) -> None:
-        """Come back empty, as after a crash; nobody listens for ``down`` seconds."""
+        """Restart with an empty model, as after a crash. The socket does not exist for ``down`` seconds."""
         await self._close()
         if down:
             await self.clock.sleep(down)
@@ -155,19 +165,22 @@ class StandIn:
         await self.start()
 
     def restart_soon(self, down: float = 0.0) -> None:
-        """``restart`` from where one cannot wait."""
+        """Schedule ``restart``, for callers that cannot await it: commands and the handler of a request.
+
+        A restart that is already scheduled is kept, with its own ``down``.
+        """
         if self._restart is None or self._restart.done():
             self._restart = asyncio.get_running_loop().create_task(self.restart(down))
             self._restart.add_done_callback(_report)
 
     async def restarted(self) -> None:
-        """Wait until a restart that is under way is over. Raises what it failed with."""
+        """Wait for the end of a scheduled restart, if there is one. Raises the exception with which it failed."""
         if self._restart is not None:
             await asyncio.shield(self._restart)
 
     @property
     def hanging(self) -> bool:
-        """True while nothing is read and nothing is answered."""
+        """True while the stand-in neither reads nor answers."""
         return self._hanging
 
     @hanging.setter
@@ -181,15 +194,17 @@ class StandIn:
 
     @property
     def busy(self) -> bool:
-        """True while requests of more than one read wait."""
+        """True while the queue is full, so that no connection may be read."""
         return len(self._backlog) > BACKLOG
 
     def take(self, connection: _Connection, bodies: list[bytes]) -> None:
-        """Requests came in. All clients share one queue: VPP has one main thread."""
+        """Queue the requests of a connection and handle all that need no delay."""
         self._backlog.extend((connection, body) for body in bodies)
         self._work()
 
     def _work(self) -> None:
+        # At most one task handles the queue; it exists only while a request is delayed. Without delays the queue is
+        # emptied here, in the callback that received the requests, at no cost of task switches.
         if self._worker is not None or self._hanging:
             return
         while self._backlog and not self._hanging:
@@ -203,13 +218,13 @@ class StandIn:
         self._flush()
 
     def _flush(self) -> None:
-        # Replies of one round go out together; a system call for each would cost more than the work itself.
+        # One write per connection and round: a system call for each reply would cost more than handling the request.
         for connection in self._answered:
             connection.flush()
         self._answered.clear()
 
     def answered(self, connection: _Connection) -> None:
-        """The connection holds replies that are to be written at the end of the round."""
+        """Note that the connection has buffered replies, which the end of the round writes."""
         self._answered[connection] = None
 
     async def _work_slowly(self) -> None:
@@ -250,10 +265,10 @@ class StandIn:
         try:
             _, client_index, context = request_head(body)
             if client_index != connection.client_index:
-                # An index of nobody: VPP has nowhere to send the answer to.
+                # VPP finds the connection to answer on by this index, so it drops the request.
                 self.ignored["wrong client index"] += 1
                 return
-            # VPP takes messages that are longer than their definition, and drops shorter ones.
+            # VPP accepts messages that are longer than their definition, and drops shorter ones.
             payload = body[REQUEST_PAYLOAD:]
             values = message.unpack(payload if message.has_tail else payload[: message.size])
         except ProtocolError as error:
@@ -270,7 +285,8 @@ class StandIn:
             self.drop_connections()
             return
         self.journal.add(Entry(self.now(), connection.name, message.name, values, retval))
-        # A dump without its details would be a VPP that says what is not so: it is the ping behind it that stays out.
+        # A muted dump still sends its details: without them the client would read an empty table, which is a wrong
+        # answer and not a missing one. The reply to the control ping that ends the dump is the one to be muted.
         if message.stream or not self.faults.use("mute"):
             connection.send(b"".join([self._pack(name, context, found) for name, found in replies]))
         if message.name == "sockclnt_delete":
@@ -320,13 +336,17 @@ class StandIn:
 
 
 class _Connection(asyncio.Protocol):
-    """One client. It is not read while its own replies or the work of all pile up: every queue here has a bound."""
+    """One client.
+
+    Its socket is not read while it leaves its replies unread, or while the queue of requests is full: so every buffer
+    here has a bound.
+    """
 
     def __init__(self, server: StandIn) -> None:
         self._server = server
         self._decoder = Decoder(MAX_REQUEST)
         self._transport: asyncio.Transport | None = None
-        self._choked = False  # the client does not read its replies
+        self._choked = False  # True while the client leaves its replies unread
         self._reading = True
         self._out: list[bytes] = []
         self._out_size = 0
@@ -368,7 +388,7 @@ class _Connection(asyncio.Protocol):
         self.regulate()
 
     def regulate(self) -> None:
-        """Read, or do not."""
+        """Pause or resume reading, as the state of the buffers demands."""
         transport = self._transport
         if transport is None or transport.is_closing():
             return
@@ -380,7 +400,7 @@ class _Connection(asyncio.Protocol):
         self._reading = wanted
 
     def send(self, data: bytes) -> None:
-        """Take replies; they are written at the end of the round, or when there is much of them."""
+        """Buffer replies until the end of the round, or until there are more than ``OUTPUT`` bytes."""
         if not data:
             return
         self._out.append(data)
@@ -391,7 +411,7 @@ class _Connection(asyncio.Protocol):
             self._server.answered(self)
 
     def flush(self) -> None:
-        """Write the replies, as far as the faults let them."""
+        """Write the buffered replies; the fault ``cut sent`` may shorten them and close the connection."""
         data = b"".join(self._out)
         self._out.clear()
         self._out_size = 0
@@ -410,19 +430,19 @@ class _Connection(asyncio.Protocol):
         transport.close()
 
     def close(self) -> None:
-        """Close behind what is to be written."""
+        """Write the buffered replies, then close."""
         self.flush()
         if self._transport is not None:
             self._transport.close()
 
     def drop(self) -> None:
-        """Close at once."""
+        """Abort the connection; buffered replies are lost."""
         if self._transport is not None:
             self._transport.abort()
 
 
 def _clear_stale(path: str) -> None:
-    # A socket that is left over from a run that died is in the way; one that somebody answers on is not ours to take.
+    # Remove the socket that a killed process left behind, but never one on which a live process answers.
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             raise FileExistsError(f"{path} exists and is no socket")

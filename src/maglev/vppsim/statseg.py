@@ -46,7 +46,7 @@ class Kind(IntEnum):
 class Entry(NamedTuple):
     """One name of the directory: a number, or rows of counters, one row a thread.
 
-    A row of combined counters holds packets and bytes in turn.
+    A row of combined counters alternates packets and bytes.
     """
 
     name: str
@@ -104,7 +104,7 @@ class Segment:
 
 
 def entries_of(model: Model, *, started: int, heartbeat: int, workers: int) -> list[Entry]:
-    """What the segment says of a model. ``started`` is seconds since the epoch."""
+    """The directory for a model. ``started`` is seconds since the epoch; ``workers`` counts VPP's worker threads."""
     found = [
         Entry("/sys/heartbeat", Kind.SCALAR, heartbeat),
         Entry("/sys/last_stats_clear", Kind.SCALAR, 0),
@@ -121,7 +121,7 @@ def entries_of(model: Model, *, started: int, heartbeat: int, workers: int) -> l
 
 
 def _spread(row: list[int], workers: int) -> list[list[int]]:
-    # Packets are the workers' business; the main thread has its own row, and all of it where there are no workers.
+    # Row 0 belongs to the main thread. Without workers it counts the packets; else the workers share them.
     if not workers:
         return [row]
     shares = [[value // workers for value in row] for _ in range(workers)]
@@ -181,7 +181,7 @@ class StatsSocket:
             self._segment.publish(self._entries(self._heartbeat))
 
     def _tick(self) -> None:
-        # Of the loop's own time: a test whose clock stands still has a living segment all the same.
+        # The heartbeat follows the loop's time, so the segment stays alive in tests that stop the stand-in's clock.
         self.refresh()
         self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._tick)
 

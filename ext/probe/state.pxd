@@ -1,4 +1,21 @@
-# The engine's own structures. All of it belongs to the engine thread, except where a comment says otherwise.
+# The engine's memory. Each structure says which thread may read and write it; what two threads share states beside the
+# data what orders their accesses.
+#
+# The threads:
+#   engine    `engine_loop` (loop.pyx): probes, decides, reports. Owns everything that names no other owner.
+#   Python    whoever calls `maglev._probe.Engine`: one thread at a time, with the interpreter's lock.
+#   regexp    a Python thread that searches bodies, since RE2 is reached through Python.
+#   opener    `opener_main` (origin.pyx): opens sockets, and enters network namespaces for that.
+#   TLS       `worker_main` (tls.pyx), one to four of them: handshakes and what follows.
+# Names in gdb and top: maglev-probe, maglev-regexp, maglev-opener, maglev-tls-N.
+
+from probe.sys cimport *
+from probe.http cimport Http
+from probe.numbers cimport BOUNDS, CODE_COUNT, STAT_COUNT
+from probe.packet cimport Key
+from probe.ring cimport Ring
+from probe.tls cimport Session, Tls, TlsContext, TlsPool
+from probe.wheel cimport Wheel
 
 cdef enum:
     MS = 1000000
@@ -31,10 +48,8 @@ cdef enum:
     FIFO_STEP = 1024                # of those that wait for a descriptor, looked at in one tick
     MAX_CHECKS = 65536
     MAX_ORIGINS = 1024
+    STOCK_SIZE = 64                 # stream sockets that the opener makes at once
     OPENER_QUEUE = 2 * MAX_ORIGINS  # each to be opened and to be stocked
-    MAX_COMMANDS_SLACK = 4096
-    CODE_COUNT = 14                 # maglev.base.states.Code up to L7RSP
-    BOUNDS = 17                     # buckets of a duration histogram
     STREAM_LOOKS = 3                # ticks in which a fresh stream is looked at before epoll watches it
     SPARE_DESCRIPTORS = 256         # for the rest of the process
     MIN_PORTS = 64                  # TCP ports that an origin reserves for its SYN probes; fewer will not do
@@ -43,30 +58,6 @@ cdef enum:
     PORT_REST = 60                  # seconds in which a port is not used again for a target
     TRIM_SECONDS = 10               # between two looks at sockets that nobody used
     TRIM_STEP = 256                 # of an origin, closed at one look
-
-# maglev.base.states.Code, as far as probes give them.
-cdef enum:
-    CODE_NONE = 0
-    CODE_L3OK = 1
-    CODE_L3TOUT = 2
-    CODE_L3ERR = 3
-    CODE_L4OK = 4
-    CODE_L4TOUT = 5
-    CODE_L4CON = 6
-    CODE_L6OK = 7
-    CODE_L6TOUT = 8
-    CODE_L6RSP = 9
-    CODE_L7OK = 10
-    CODE_L7TOUT = 11
-    CODE_L7STS = 12
-    CODE_L7RSP = 13
-
-cdef enum:
-    PROBE_ICMP = 0
-    PROBE_SYN = 1
-    PROBE_CONNECT = 2
-    PROBE_HTTP = 3
-    PROBE_TYPES = 4
 
 # Where a probe is.
 cdef enum:
@@ -91,36 +82,6 @@ cdef enum:
     SLOT_WAITED = 128               # that this probe has to wait is counted
 
 cdef enum:
-    DETAIL_NONE = 0
-    DETAIL_ERRNO = 1
-    DETAIL_ICMP4 = 2                # type << 8 | code
-    DETAIL_ICMP6 = 3
-    DETAIL_STATUS = 4
-    DETAIL_HTTP = 5                 # HttpFault
-    DETAIL_TIMEOUT = 6              # milliseconds
-    DETAIL_SELF = 7                 # connected to itself
-    DETAIL_TLS_VERIFY = 8           # why a certificate is not good, X509_V_ERR_*
-    DETAIL_TLS_ALERT = 9            # the alert that the server sent
-    DETAIL_TLS_ERROR = 10           # OpenSSL's packed error
-    DETAIL_TLS_FAULT = 11           # TLS_FAULT_*
-
-# What could not be done, of a local error.
-cdef enum:
-    BLOCK_NONE = 0
-    BLOCK_SEND = 1
-    BLOCK_SOCKET = 2
-    BLOCK_CONNECT = 3
-    BLOCK_RAW_ICMP = 4
-    BLOCK_RAW_TCP = 5
-    BLOCK_SOURCE = 6
-    BLOCK_PORTS = 7
-    BLOCK_NETNS = 8
-    BLOCK_FILTER = 9
-    BLOCK_AUTHORITIES = 10
-    BLOCK_TLS = 11
-    BLOCK_CLOCK = 12
-
-cdef enum:
     OP_CHECK_SET = 0
     OP_CHECK_FREE = 1
     OP_ORIGIN_SET = 2
@@ -134,41 +95,6 @@ cdef enum:
     OP_TRACE = 10
     OP_VERDICT = 11
     OP_AUTHORITIES = 12
-
-# Global counters, in the order of STAT_NAMES.
-cdef enum:
-    STAT_SENT = 0                   # four of them, by ProbeType
-    STAT_PASSED = 4
-    STAT_FAILED = 5
-    STAT_LATE_SENDS = 6
-    STAT_LATE_FD = 7
-    STAT_ENOBUFS = 8
-    STAT_LOCAL_ERRORS = 9
-    STAT_REPEATED = 10
-    STAT_RX_DROPS = 11
-    STAT_STALLS = 12
-    STAT_FOREIGN = 13
-    STAT_FORGED = 14
-    STAT_DUPLICATE = 15
-    STAT_LATE_REPLIES = 16
-    STAT_MALFORMED = 17
-    STAT_ICMP_ERRORS = 18
-    STAT_TRANSITIONS = 19
-    STAT_TRANSITIONS_DEFERRED = 20
-    STAT_RESULTS_DROPPED = 21
-    STAT_TICKS = 22
-    STAT_WAKEUPS = 23
-    STAT_TLS_FULL = 24              # handshakes
-    STAT_TLS_RESUMED = 25
-    STAT_LATE_TLS = 26
-    STAT_CLOCK_STEPS = 27
-    STAT_LATE_PORT = 28
-    STAT_TARGETS = 29               # gauges from here
-    STAT_IN_FLIGHT = 30
-    STAT_WAITING_FD = 31
-    STAT_TLS_SESSION_BYTES = 32
-    STAT_RX_BUFFER = 33             # bytes of the receive buffer that overflowed last
-    STAT_COUNT = 34
 
 # Two cache lines; what every probe touches comes first.
 cdef struct Slot:
@@ -202,7 +128,12 @@ cdef struct Slot:
     uint8_t too_big                 # how often a router has found this probe too big
     uint8_t spare[3]
 
-# What Python reads, guarded by `sequence` (odd while the engine writes). Two cache lines, too.
+# What Python reads of a slot, guarded by `sequence`. Two cache lines, too.
+#
+# The ordering rule (a sequence lock): the engine makes `sequence` odd before it writes and even again behind that, and
+# never waits. A reader copies it all, and copies again unless `sequence` was even before and is the same after. The
+# fence behind the odd number keeps the writes from being seen before it; the release store keeps the even number from
+# being seen before the writes. The reader's acquire load and its fence do the same for its reads.
 cdef struct Record:
     uint32_t sequence
     uint32_t epoch                  # of the add that these counts belong to
@@ -226,6 +157,7 @@ cdef struct Record:
     int64_t change_at
     int64_t blocked_since
 
+# A check as the engine needs it. Python makes it; from OP_CHECK_SET on it is the engine's, which frees it.
 cdef struct Check:
     int64_t interval
     int64_t fast
@@ -249,9 +181,14 @@ cdef struct Check:
 
 cdef enum:
     ORIGIN_NEW = 0
-    ORIGIN_OPENING = 1
+    ORIGIN_OPENING = 1              # the opener has it
     ORIGIN_OPEN = 2
     ORIGIN_FAILED = 3
+
+cdef enum:
+    STOCK_NONE = 0
+    STOCK_ASKED = 1                 # the opener has it
+    STOCK_THERE = 2
 
 cdef struct RawSocket:
     int fd
@@ -260,23 +197,62 @@ cdef struct RawSocket:
     bint crowded                    # it was far from empty at the last look, or when it was read since
     uint32_t space                  # bytes of its receive buffer
 
-# Where probes leave from: a network namespace, a family, a source address.
+cdef struct Namespace:
+    char name[256]                  # empty: the daemon's own
+    uint64_t device                 # which one it was when the sockets were opened
+    uint64_t inode
+
+# Why an origin could not be opened, and when that is tried again.
+cdef struct Failure:
+    uint8_t kind                    # BLOCK_*
+    int error
+    int64_t retry_at
+    int64_t retry_delay
+
+# TCP ports that are reserved for SYN probes.
+cdef struct Ports:
+    uint32_t wanted                 # what the quickest of its checks needs
+    uint32_t granted                # descriptors set aside for them
+    uint32_t count
+    uint16_t* numbers               # rising; `granted` entries, as have the descriptors
+    int* fds
+    int64_t turn_length             # how long a target keeps its port, ns
+    int64_t turn                    # the present one, counted since ever
+    int64_t turn_at                 # when it began
+
+# Stream sockets that are ready to connect.
+cdef struct Pool:
+    int* fds
+    uint32_t count
+    uint32_t space
+    uint32_t idle                   # how few of them there have been since the pool was last trimmed
+
+# Stream sockets made in a namespace of its own, where only the opener goes. `state` says which thread may touch the
+# rest: while it is STOCK_ASKED the opener, which stores STOCK_THERE last, with release; the engine loads that with
+# acquire, and owns it until it asks again.
+cdef struct Stock:
+    uint32_t state                  # atomic
+    uint32_t count
+    int fds[STOCK_SIZE]
+    int error                       # errno of what ended it
+    uint64_t device                 # the namespace that they were made in
+    uint64_t inode
+
+# Where probes leave from: a network namespace, a family, a source address. The engine's, but while the opener has it:
+# from ORIGIN_OPENING on the opener writes it all, and `state` last, with release; the engine, which loads `state` with
+# acquire, touches nothing else of it meanwhile, and does not free it. The mutex of the opener's queue orders the way
+# there.
 cdef struct Origin:
     uint32_t id
-    uint32_t state                  # OriginState; the opener writes it last, with release
+    uint32_t state                  # atomic; OriginState
     bint v6
     bint has_source
     bint want_icmp
     bint want_tcp
     bint whole                      # IPv4 packets that no link has to fragment
-    uint8_t failed_kind
-    int failed_errno
-    int64_t retry_at
-    int64_t retry_delay
     uint8_t source[16]
-    char netns[256]                 # empty: the daemon's own
-    uint64_t ns_dev
-    uint64_t ns_ino
+    Namespace netns
+    Failure failure
     int64_t checked_at              # when the namespace and the source were last seen to be there
     uint64_t magic
     RawSocket icmp
@@ -284,25 +260,9 @@ cdef struct Origin:
     int resolver                    # UDP, to ask the kernel for source addresses; also holds on to the namespace
     uint32_t losses                 # how often answers were lost: with a full receive queue, or with the sockets
     uint32_t flying                 # raw probes out
-    uint32_t ports_wanted           # what the quickest of its checks needs
-    uint32_t ports_granted          # descriptors set aside for them
-    uint32_t port_count
-    uint16_t* ports                 # rising; `ports_granted` entries, as have the descriptors
-    int* port_fds
-    int64_t port_turn               # how long a target keeps its port, ns
-    int64_t turn                    # the present one, counted since ever
-    int64_t turn_at                 # when it began
-    # Stream sockets that are ready to connect. In a namespace of its own only the opener can make them.
-    int* pool
-    uint32_t pool_count
-    uint32_t pool_space
-    uint32_t pool_idle              # how few of them there have been since the pool was last trimmed
-    uint32_t stocking               # the opener was asked for more (1), is done (2)
-    int stock[64]
-    uint32_t stock_count
-    int stock_errno
-    uint64_t stock_dev              # the namespace that they were made in
-    uint64_t stock_ino
+    Ports ports
+    Pool pool
+    Stock stock
     uint32_t batch_count[2]
     uint32_t batch[2][BATCH]        # probes that go out with the next sendmmsg: [0] ICMP, [1] SYN
 
@@ -320,21 +280,27 @@ cdef struct Stream:
     int64_t own                     # of its time, what we took ourselves
     Http http
 
+# What Python and the regexp thread ask of the engine. Each field has one meaning; an operation leaves the others zero.
 cdef struct Command:
     uint8_t op                      # Op
-    uint8_t state
-    uint8_t counter
-    uint8_t flag
-    uint8_t v6
-    uint8_t type
+    uint8_t state                   # ADD, RESUME, CHANGE
+    uint8_t counter                 # ADD, RESUME, CHANGE
+    uint8_t type                    # ADD, CHANGE: PROBE_*
+    uint8_t v6                      # ADD
+    bint good                       # PRESUME
+    bint traced                     # TRACE
+    bint matched                    # VERDICT: the body has what the expression looks for
     uint32_t slot
     uint32_t generation
-    uint32_t epoch
-    uint32_t check
-    uint32_t origin
-    int64_t delay
-    uint8_t address[16]
-    void* pointer
+    uint32_t epoch                  # ADD
+    uint32_t check                  # CHECK_SET, CHECK_FREE, ADD, CHANGE
+    uint32_t origin                 # ORIGIN_SET, ORIGIN_FREE, ADD, CHANGE
+    uint32_t serial                 # VERDICT: of which probe
+    uint32_t status                 # VERDICT: of the response
+    int64_t delay                   # ADD, RESUME: before the first probe
+    uint8_t address[16]             # ADD
+    Check* new_check                # CHECK_SET: the engine's, from here on
+    Origin* new_origin              # ORIGIN_SET: likewise
 
 cdef struct Event:
     uint32_t slot
@@ -376,108 +342,145 @@ cdef struct ReceiveBuffers:
     char control[RECV_BATCH][RECV_CONTROL]
     uint8_t data[RECV_BATCH][RECV_BYTES]
 
-cdef struct State:
-    uint32_t capacity
-    Slot* slots
-    Record* records
-    uint32_t* due                   # scratch: what the wheel gave out
-    Wheel wheel
-    Key key
-    uint64_t random
-    Check** checks
-    Origin** origins
-    uint32_t origin_top             # one more than the highest origin in use
-    Origin* doomed[OPENER_QUEUE + 1]    # each is in the opener's queue, or in its hand
-    uint32_t doomed_count
+# Written before the threads start, and never again: any thread may read it.
+cdef struct Settings:
+    uint32_t capacity               # slots
+    uint32_t max_sockets
+    uint16_t ephemeral_low          # the ports that the kernel gives to clients
+    uint16_t ephemeral_high
+    Key key                         # of cookies, and of what must not be guessed
+    int wake                        # eventfd: any thread may write to it, the engine alone reads it
 
-    # clocks
+# The engine's.
+cdef struct Clocks:
     int64_t now                     # monotonic, refreshed several times a tick
     int64_t tick_start
     int64_t wall                    # CLOCK_REALTIME less CLOCK_MONOTONIC, at the start of the tick
     int64_t stalled                 # time that this thread was not let run, since ever
-    int64_t planned                 # when this tick should have started
-    bint undrained                  # a raw socket could not be emptied in this tick
     uint32_t quiet                  # ticks without a packet sent or received
+    uint64_t random                 # for jitter: see `draw_below`
 
-    # streams
-    Stream* streams
-    uint32_t stream_space
-    uint32_t stream_top             # highest ever used
-    uint32_t stream_free
-    uint32_t fresh                  # list by Stream.next
-    uint32_t fresh_count
-    uint32_t watched_count
-    uint32_t streams_used
+# The engine's. Those that are doomed wait for the opener to let go of them: each is in its queue, or in its hand.
+cdef struct OriginTable:
+    Origin** table
+    uint32_t top                    # one more than the highest in use
+    Origin* doomed[OPENER_QUEUE + 1]
+    uint32_t doomed_count
+
+# The engine's: ICMP and SYN probes.
+cdef struct Raw:
+    uint32_t flying
+    bint undrained                  # a raw socket could not be emptied in this tick
+    uint32_t departed_count
+    uint32_t departed[DEPARTED]     # probes whose deadline is not in the wheel yet
+    uint8_t* zeros                  # the constant rest of an echo request
+    SendBuffers send
+    ReceiveBuffers receive
+
+# The engine's: connections, and all descriptors that are counted against the limit.
+cdef struct Streams:
+    Stream* table
+    uint32_t space
+    uint32_t top                    # highest ever used
+    uint32_t unused                 # list by Stream.next
+    uint32_t fresh                  # list by Stream.next: looked at in each tick
+    uint32_t watched                # how many epoll knows
+    uint32_t used
     int64_t trimmed_at              # when idle sockets were last closed
     uint32_t open_sockets           # in use and in pools
-    uint32_t max_sockets
-    uint32_t fifo_head
-    uint32_t fifo_tail
-    uint32_t fifo_count
-    uint32_t flying
-    uint32_t departed_count
-    uint32_t departed[DEPARTED]     # raw probes whose deadline is not in the wheel yet
-    uint16_t ephemeral_low
-    uint16_t ephemeral_high
     int epoll
     epoll_event events[EVENTS]
     uint8_t* scratch                # received stream data; a request being put together
-    uint8_t* zeros                  # the constant rest of an echo request
 
-    # TLS
-    TlsWorker* workers[TLS_WORKERS]
-    uint32_t worker_count
-    uint32_t worker_next
-    uint32_t tls_count              # connections, orphans too
-    uint32_t authorities            # atomic: raised by each reload
-    int64_t clock_floor             # wall clock, seconds: before this it is wrong
-    pthread_mutex_t tls_lock
-    Authorities* trusted            # guarded by `tls_lock`
-    TlsContext* tls_doomed          # guarded by `tls_lock`
-    uint32_t tls_stopping           # atomic
+# The engine's: slots that wait for a descriptor or for room among the handshakes, by Slot.fifo_next.
+cdef struct Fifo:
+    uint32_t head
+    uint32_t tail
+    uint32_t count
 
-    # unreported transitions, by Slot.report_next
-    uint32_t unreported_head
+# Towards Python. The engine pushes, Python takes; `notify` becomes readable at the end of a tick that pushed.
+cdef struct Reports:
+    Ring transitions                # Event
+    Ring results                    # Event, of traced targets
+    int notify                      # eventfd
+    # The engine's
+    bint pushed                     # something was pushed in this tick
+    uint32_t unreported_head        # slots whose transition found the ring full, by Slot.report_next
     uint32_t unreported_tail
 
-    # towards the engine
-    pthread_mutex_t lock
-    Command* inbox                  # guarded by `lock`
-    uint32_t inbox_count            # guarded by `lock`
-    uint32_t inbox_space            # guarded by `lock`
-    Command* outbox                 # the other one of the two vectors: what the engine works off
-    uint32_t outbox_space
-    int wake                        # eventfd
-    uint32_t stopping               # atomic
-    uint32_t alive                  # atomic
-
-    # towards Python: one producer, one consumer; counts run free, the ring is what they are modulo
+# Towards the regexp thread. The engine pushes; the body goes with the item, and the regexp thread frees it. The answer
+# comes back as a command.
+cdef struct Judge:
+    Ring bodies                     # Judgement
     int notify                      # eventfd
-    Event* ring
-    uint32_t ring_size              # a power of two
-    uint32_t ring_head              # atomic, Python's
-    uint32_t ring_tail              # atomic, the engine's
-    Event* trace
-    uint32_t trace_head
-    uint32_t trace_tail
-    Judgement* judge
-    uint32_t judge_head
-    uint32_t judge_tail
-    int judge_notify                # eventfd
-    bint pushed                     # something was pushed in this tick
 
-    # the opener: a thread that opens sockets, in namespaces too
-    pthread_t opener
-    bint opener_runs
-    pthread_mutex_t opener_lock
-    pthread_cond_t opener_wake
-    Origin* opener_queue[OPENER_QUEUE]
-    uint32_t opener_head            # guarded by `opener_lock`
-    uint32_t opener_tail            # guarded by `opener_lock`
-    bint opener_stop                # guarded by `opener_lock`
+# Towards the engine, from Python and the regexp thread. No ring: it has two producers, and grows with what a reload
+# brings at once. The engine swaps the two vectors under the lock, and works one off without it.
+cdef struct Inbox:
+    pthread_mutex_t lock
+    Command* waiting                # guarded by `lock`
+    uint32_t count                  # guarded by `lock`
+    uint32_t space                  # guarded by `lock`
+    Command* taken                  # the engine's: the other vector, being worked off
+    uint32_t taken_space            # the engine's
+    uint32_t stopping               # atomic: Python stores it with release, and wakes the engine
 
-    int64_t stats[STAT_COUNT]
+# The opener's queue. `runs` and `thread` are Python's, which starts and joins it.
+cdef struct Opener:
+    const Settings* settings
+    pthread_t thread
+    bint runs
+    pthread_mutex_t lock
+    pthread_cond_t wake
+    Origin* queue[OPENER_QUEUE]     # guarded by `lock`
+    uint32_t head                   # guarded by `lock`
+    uint32_t tail                   # guarded by `lock`
+    bint stop                       # guarded by `lock`
+
+# What has happened since the engine was made. The engine writes; Python reads single values while they change: each is
+# an aligned word, whole at any time, and none has to fit another.
+cdef struct Statistics:
+    int64_t counters[STAT_COUNT]
     Duration durations[8]           # type * 2 + passed
     Duration lateness
-    SendBuffers out
-    ReceiveBuffers receive
+
+cdef struct State:
+    Settings settings
+    Slot* slots                     # the engine's
+    Record* records                 # written by the engine, read by Python: see Record
+    uint32_t* due                   # the engine's: what the wheel gave out
+    Wheel wheel                     # the engine's
+    Check** checks                  # the engine's
+    Clocks clock
+    OriginTable origins
+    Raw raw
+    Streams streams
+    Fifo waiting
+    Reports reports
+    Judge judge
+    Inbox inbox
+    Opener opener
+    TlsPool tls
+    Statistics stats
+
+
+cdef inline void record_begin(Record* record) noexcept nogil:
+    record.sequence += 1
+    fence_write()
+
+
+cdef inline void record_end(Record* record) noexcept nogil:
+    store32(&record.sequence, record.sequence + 1)
+
+
+# A copy of one moment.
+cdef inline void record_copy(const Record* record, Record* out) noexcept nogil:
+    cdef uint32_t before
+    while True:
+        before = load32(&record.sequence)
+        if before & 1:
+            continue
+        memcpy(out, record, sizeof(Record))
+        fence_read()
+        if load32(&record.sequence) == before:
+            return

@@ -1,0 +1,92 @@
+# The engine thread's time: clocks, jitter, and when a slot is looked at next.
+
+
+cdef inline int64_t clock_ns(clockid_t which) noexcept nogil:
+    cdef timespec now
+    clock_gettime(which, &now)
+    return <int64_t>now.tv_sec * SECOND + now.tv_nsec
+
+
+# Between two readings there is never much work; a large gap is time in which this thread was not let run.
+cdef void refresh_clock(State* e) noexcept nogil:
+    cdef int64_t now = clock_ns(CLOCK_MONOTONIC)
+    if now - e.clock.now > STALL:
+        e.clock.stalled += now - e.clock.now
+        e.stats.counters[STAT_STALLS] += 1
+    e.clock.now = now
+
+
+# The wall clock less the monotonic one. It lies between two readings, however long we were not let run in between.
+# What people do to the clock makes time stamps of before worthless, like a stall of that length.
+cdef void read_wall(State* e) noexcept nogil:
+    cdef int64_t before = clock_ns(CLOCK_MONOTONIC)
+    cdef int64_t wall = clock_ns(CLOCK_REALTIME)
+    cdef int64_t after = clock_ns(CLOCK_MONOTONIC)
+    cdef int64_t step = 0
+    if e.clock.wall < wall - after:
+        step = wall - after - e.clock.wall
+    elif e.clock.wall > wall - before:
+        step = e.clock.wall - (wall - before)
+    if step:
+        e.clock.wall = wall - before
+    if step > MS:
+        e.clock.stalled += step
+        e.stats.counters[STAT_CLOCK_STEPS] += 1
+
+
+cdef inline int64_t stalled_since(const State* e, const Slot* slot) noexcept nogil:
+    return e.clock.stalled - slot.stalled
+
+
+# xorshift64*: for jitter, nothing secret.
+cdef inline int64_t draw_below(uint64_t* random, int64_t limit) noexcept nogil:
+    random[0] ^= random[0] >> 12
+    random[0] ^= random[0] << 25
+    random[0] ^= random[0] >> 27
+    return <int64_t>((random[0] * <uint64_t>0x2545f4914f6cdd1d >> 24) % <uint64_t>limit) if limit > 0 else 0
+
+
+# When a probe that is `late` is due, now that all others are as late: not at once with them.
+cdef inline int64_t spread_due(uint64_t* random, int64_t now, int64_t late, int64_t interval) noexcept nogil:
+    return now + draw_below(random, late if late < interval else interval)
+
+
+# When the probe after the one that was due at `due` is due: counted from there, whenever that was sent and answered, so
+# that nothing drifts, with a tenth of jitter to either side. What a stall has delayed is not caught up with.
+cdef inline int64_t next_due(uint64_t* random, int64_t due, int64_t now, int64_t interval) noexcept nogil:
+    due += interval - interval // 10 + draw_below(random, interval // 5)
+    return spread_due(random, now, now - due, interval) if now - due > OVERDUE else due
+
+
+cdef inline int64_t interval_of(const Slot* slot, const Check* check) noexcept nogil:
+    cdef Health health
+    health.state = slot.state
+    health.counter = slot.counter
+    if health_undecided(health, check.rise, check.fall):
+        return check.fast
+    return check.interval if slot.state == HEALTH_UP else check.down
+
+
+cdef inline int64_t limit_of(const Slot* slot, const Check* check) noexcept nogil:
+    cdef int64_t interval = interval_of(slot, check)
+    return check.timeout if check.timeout < interval else interval
+
+
+# When a probe that failed for our own reasons is tried again.
+cdef inline int64_t soon(State* e) noexcept nogil:
+    return e.clock.now + 5 * MS + draw_below(&e.clock.random, 20 * MS)
+
+
+# Have the wheel look at a slot at `at`. A slot that will be looked at earlier anyway stays where it is.
+cdef void plan(State* e, uint32_t index, int64_t at) noexcept nogil:
+    cdef int64_t ms = (at + MS - 1) // MS
+    cdef int64_t look = wheel_look(&e.wheel, index)
+    if look < 0 or look > ms:
+        wheel_put(&e.wheel, index, ms)
+
+
+# The slot's next probe is due at `due`. What is due within a tick leaves together when the tick begins: a little early,
+# and late only if this thread is.
+cdef inline void plan_probe(State* e, uint32_t index, int64_t due) noexcept nogil:
+    e.slots[index].due = due
+    plan(e, index, due - TICK)

@@ -1,0 +1,202 @@
+# What Python and the regexp thread have asked for, done by the engine thread at the start of a tick.
+
+
+cdef void set_state(State* e, uint32_t index, const Command* command) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    cdef Record* record = &e.records[index]
+    slot.generation = command.generation
+    slot.state = command.state
+    slot.counter = command.counter
+    slot.reported = command.state
+    slot.flags &= ~(SLOT_PAUSED | SLOT_UNREPORTED | SLOT_SPREAD)
+    record_begin(record)
+    record.generation = command.generation
+    record.state = command.state
+    record.counter = command.counter
+    record.paused = 0
+    record.blocked_since = 0
+    record.blocked_kind = BLOCK_NONE
+    record_end(record)
+    slot.lag = 0
+    plan_probe(e, index, e.clock.now + command.delay)
+
+
+cdef void do_add(State* e, const Command* command) noexcept nogil:
+    cdef Slot* slot = &e.slots[command.slot]
+    cdef Record* record = &e.records[command.slot]
+    slot.flags = (slot.flags & (SLOT_IN_FIFO | SLOT_IN_REPORT)) | SLOT_ACTIVE
+    slot.phase = PHASE_IDLE
+    slot.check = command.check
+    slot.origin = command.origin
+    slot.type = command.type
+    slot.v6 = command.v6
+    slot.stream = NIL
+    slot.backoff = 0
+    memset(slot.source, 0, 4)
+    memcpy(slot.address, command.address, 16)
+    record_begin(record)
+    record.epoch = command.epoch
+    record.last_code = CODE_NONE
+    record.detail_kind = DETAIL_NONE
+    record.last_at = record.last_rtt = record.rtt_sum = 0
+    record.rtt_count = 0
+    memset(record.codes, 0, sizeof(record.codes))
+    record_end(record)
+    set_state(e, command.slot, command)
+    e.stats.counters[STAT_TARGETS] += 1
+
+
+cdef void do_change(State* e, const Command* command) noexcept nogil:
+    cdef Slot* slot = &e.slots[command.slot]
+    cdef Record* record = &e.records[command.slot]
+    cdef const Check* check = e.checks[command.check]
+    cdef bint out = slot.phase != PHASE_IDLE
+    cdef int64_t interval
+    cdef int64_t due = slot.due
+    abandon(e, command.slot)
+    slot.generation = command.generation
+    slot.check = command.check
+    slot.origin = command.origin
+    slot.type = command.type
+    slot.backoff = 0
+    memset(slot.source, 0, 4)
+    session_put(e, slot, NULL)
+    # The state is the one that Python knows: a transition that it has not read yet is of the old generation.
+    slot.state = slot.reported = command.state
+    slot.counter = command.counter
+    slot.flags &= ~SLOT_UNREPORTED
+    record_begin(record)
+    record.generation = command.generation
+    record.state = slot.state
+    record.counter = slot.counter
+    record_end(record)
+    if slot.flags & SLOT_PAUSED:
+        return
+    interval = interval_of(slot, check)
+    if out or due > e.clock.now + interval:
+        due = e.clock.now + draw_below(&e.clock.random, interval)
+    slot.lag = 0
+    plan_probe(e, command.slot, due)
+
+
+cdef void do_verdict(State* e, const Command* command) noexcept nogil:
+    cdef Slot* slot = &e.slots[command.slot]
+    if (
+        slot.phase != PHASE_JUDGING
+        or slot.generation != command.generation
+        or slot.serial != command.serial
+    ):
+        return
+    if command.matched:
+        conclude(e, command.slot, True, CODE_L7OK, DETAIL_STATUS, command.status, slot.deadline - slot.sent)
+    elif failure_stands(e, command.slot):
+        conclude(e, command.slot, False, CODE_L7RSP, DETAIL_HTTP, FAULT_NO_MATCH, slot.deadline - slot.sent)
+
+
+cdef void command_apply(State* e, const Command* command) noexcept nogil:
+    cdef Slot* slot = &e.slots[command.slot]
+    cdef Record* record = &e.records[command.slot]
+    cdef const Check* check
+    if command.op == OP_CHECK_SET:
+        e.checks[command.check] = command.new_check
+    elif command.op == OP_CHECK_FREE:
+        check_free(e, e.checks[command.check])
+        e.checks[command.check] = NULL
+    elif command.op == OP_ORIGIN_SET:
+        e.origins.table[command.origin] = command.new_origin
+        if command.origin >= e.origins.top:
+            e.origins.top = command.origin + 1
+    elif command.op == OP_ORIGIN_FREE:
+        origin_release(e, e.origins.table[command.origin])
+        e.origins.table[command.origin] = NULL
+    elif command.op == OP_ADD:
+        do_add(e, command)
+    elif command.op == OP_VERDICT:
+        do_verdict(e, command)
+    elif command.op == OP_AUTHORITIES:
+        store32(&e.tls.authorities, e.tls.authorities + 1)
+    elif not slot.flags & SLOT_ACTIVE:
+        pass
+    elif command.op == OP_REMOVE:
+        abandon(e, command.slot)
+        session_put(e, slot, NULL)
+        slot.flags &= SLOT_IN_FIFO | SLOT_IN_REPORT
+        wheel_remove(&e.wheel, command.slot)
+        e.stats.counters[STAT_TARGETS] -= 1
+    elif command.op == OP_PAUSE:
+        abandon(e, command.slot)
+        slot.generation = command.generation
+        slot.flags = (slot.flags | SLOT_PAUSED) & ~SLOT_UNREPORTED
+        wheel_remove(&e.wheel, command.slot)
+        record_begin(record)
+        record.generation = command.generation
+        record.paused = 1
+        record.blocked_since = 0
+        record.blocked_kind = BLOCK_NONE
+        record_end(record)
+    elif command.op == OP_RESUME:
+        abandon(e, command.slot)
+        set_state(e, command.slot, command)
+    elif command.op == OP_CHANGE:
+        do_change(e, command)
+    elif command.op == OP_PRESUME:
+        check = e.checks[slot.check]
+        if slot.state == HEALTH_UNKNOWN and not slot.flags & SLOT_PAUSED:
+            if command.good:
+                slot.counter = <uint8_t>health_max(check.rise, check.fall)
+            else:
+                slot.counter = <uint8_t>health_entry(HEALTH_UNKNOWN, check.rise, check.fall)
+            record_begin(record)
+            record.counter = slot.counter
+            record_end(record)
+    elif command.op == OP_TRACE:
+        slot.flags = slot.flags | SLOT_TRACED if command.traced else slot.flags & ~SLOT_TRACED
+
+
+# Python's, and the regexp thread's.
+cdef int command_push(State* e, const Command* command) noexcept nogil:
+    cdef Inbox* inbox = &e.inbox
+    cdef Command* grown = NULL
+    cdef uint32_t space
+    cdef uint64_t one = 1
+    cdef bint first
+    pthread_mutex_lock(&inbox.lock)
+    if inbox.count == inbox.space:
+        space = 256 if inbox.space == 0 else 2 * inbox.space
+        if space <= 16 * e.settings.capacity + 65536:
+            grown = <Command*>realloc(inbox.waiting, space * sizeof(Command))
+        if grown is NULL:
+            pthread_mutex_unlock(&inbox.lock)
+            errno_set(ENOBUFS)
+            return -1
+        inbox.waiting = grown
+        inbox.space = space
+    first = inbox.count == 0
+    inbox.waiting[inbox.count] = command[0]
+    inbox.count += 1
+    pthread_mutex_unlock(&inbox.lock)
+    # The first one wakes the engine, which takes all that have come by then.
+    if first:
+        write(e.settings.wake, &one, sizeof(one))
+    return 0
+
+
+# Swap the two vectors of commands under the lock, and work one off without it.
+cdef void take_commands(State* e) noexcept nogil:
+    cdef Command* commands
+    cdef uint32_t count, space, i
+    pthread_mutex_lock(&e.inbox.lock)
+    commands = e.inbox.waiting
+    count = e.inbox.count
+    space = e.inbox.space
+    if count:
+        e.inbox.waiting = e.inbox.taken
+        e.inbox.space = e.inbox.taken_space
+        e.inbox.count = 0
+        e.inbox.taken = commands
+        e.inbox.taken_space = space
+    pthread_mutex_unlock(&e.inbox.lock)
+    for i in range(count):
+        if i & 1023 == 1023:
+            refresh_clock(e)
+        command_apply(e, &commands[i])

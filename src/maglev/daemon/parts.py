@@ -1,0 +1,99 @@
+"""The parts of a daemon, and how they are connected. Nothing here runs: ``daemon`` starts and stops what is made here.
+
+Order matters in two places. The dataplane listens on the bus before the first configuration takes effect, since it must
+not miss an event. The checker gets what operators had set before its first configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from maglev._probe import Engine
+from maglev.base import logs
+from maglev.base.clock import Clock
+from maglev.base.events import Bus
+from maglev.base.version import user_agent
+from maglev.checker import Checker
+from maglev.checker.overrides import from_json
+from maglev.daemon.capabilities import require_capabilities
+from maglev.daemon.configfile import ConfigFile
+from maglev.daemon.options import Options
+from maglev.daemon.sdnotify import Notifier
+from maglev.daemon.statefile import StateFile
+from maglev.views.backends import Override
+from maglev.vpp.client import VppClient
+from maglev.vpp.dataplane import Dataplane
+from maglev.vpp.reconciler import Reconciler
+from maglev.vpp.stats import StatsPoller
+
+log = logs.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class VppParts:
+    """What drives VPP. ``stats`` None: packet counters are turned off."""
+
+    client: VppClient
+    reconciler: Reconciler
+    dataplane: Dataplane
+    stats: StatsPoller | None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything between the engine and the listeners. ``vpp`` None: the daemon runs without VPP."""
+
+    notifier: Notifier
+    bus: Bus
+    state_file: StateFile
+    engine: Engine
+    checker: Checker
+    config_file: ConfigFile
+    vpp: VppParts | None
+
+
+def make_parts(options: Options, control: logs.LogControl, clock: Clock, notifier: Notifier, started_ns: int) -> Parts:
+    """Make and connect all parts, on the event loop's thread. Reads the state file, and nothing else.
+
+    ``started_ns``: the start of the daemon by the monotonic clock, from which the warm-up counts.
+    """
+    bus = Bus()
+    control.tap(bus, asyncio.get_running_loop())
+    state_file = StateFile(options.state_file, clock)
+    state_file.load()
+    engine = Engine(user_agent=user_agent())
+
+    def keep_overrides() -> None:
+        state_file.set("overrides", checker.override_fragments())
+
+    checker = Checker(engine, bus, clock, on_overrides=keep_overrides)
+    checker.restore(_kept_overrides(state_file))
+    vpp = _vpp_parts(options, bus, checker, state_file, clock, started_ns)
+    if vpp is None:
+        # No dataplane will say which backends VPP already sends traffic to: none is presumed good.
+        checker.settle(())
+    config_file = ConfigFile(options.config, checker, notifier, clock, before=require_capabilities)
+    return Parts(notifier, bus, state_file, engine, checker, config_file, vpp)
+
+
+def _vpp_parts(
+    options: Options, bus: Bus, checker: Checker, state_file: StateFile, clock: Clock, started_ns: int
+) -> VppParts | None:
+    if not options.vpp_api_addr:
+        return None
+    client = VppClient(options.vpp_api_addr, clock)
+    reconciler = Reconciler(client, bus, checker, clock, presumption=checker, store=state_file, started_ns=started_ns)
+    stats = StatsPoller(options.vpp_stats_addr, client, reconciler, clock) if options.vpp_stats_addr else None
+    return VppParts(client, reconciler, Dataplane(client, reconciler, checker, clock, stats), stats)
+
+
+def _kept_overrides(state_file: StateFile) -> list[Override]:
+    kept = state_file.get("overrides")
+    records: list[Override] = []
+    for item in kept if isinstance(kept, list) else []:
+        try:
+            records.append(from_json(item))
+        except ValueError as error:
+            log.error("override-unreadable", f"state file: {error}")
+    return records

@@ -1,0 +1,16 @@
+"""Known violations of the house rules. An entry without its violation fails the check: the list only shrinks."""
+
+from __future__ import annotations
+
+from typing import Final
+
+PENDING: Final[frozenset[tuple[str, str, str]]] = frozenset(
+    {
+        # (rule, file, name)
+        ("complexity", "src/maglev/checker/checker.py", "_apply"),
+        ("complexity", "src/maglev/rpc/watch.py", "watch"),
+        ("lines", "ext/probe/raw.pyx", "raw_packet"),
+        ("lines", "src/maglev/checker/checker.py", "_apply"),
+        ("lines", "src/maglev/rpc/convert.py", "event"),
+    }
+)
