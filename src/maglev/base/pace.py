@@ -42,9 +42,9 @@ class Pace:
 
 
 async def let_go(objects: list[object]) -> None:
-    """Empty a list of what nobody needs any more, from its end: to free 50,000 objects takes 10 ms if done at once.
+    """Empty a list of objects without other users, from its end: freeing 50,000 at once takes 10 ms.
 
-    What holds others comes behind them, so that it goes before they do.
+    Containers come after the objects that they hold, so that they are freed first.
     """
     pace = Pace()
     while objects:

@@ -128,7 +128,7 @@ class Checker:
         return status_of(live, self._prober.info(live), self._clock.time_ns())
 
     def probe_records(self) -> tuple[bytes, Mapping[int, LiveBackend]]:
-        """What the engine knows of all backends at one moment: its records (``RECORD``), and whose they are by target."""
+        """The engine's records of all targets at one moment (``RECORD``), and the backends by target."""
         return self._prober.records()
 
     def overrides(self) -> list[Override]:
