@@ -30,6 +30,7 @@ MODULES = {
     "maglev._flowtable": "ext/flowtable.pyx",
     "maglev._probecore": "ext/probe/core.pyx",
     "maglev._probe": "ext/probe/engine.pyx",
+    "maglev._cores": "ext/probe/cores.pyx",
 }
 
 # What a module is linked with beside pthread.
@@ -38,9 +39,9 @@ LIBRARIES = {
     "maglev._probecore": ["ssl", "crypto"],
 }
 
-# Modules that are nothing but calls of the interpreter, which no optimisation makes faster. At -O3 the compiler would
-# take four times as long for them as for the native core.
-GLUE = frozenset({"maglev._probe"})
+# Modules that are mostly calls of the interpreter, which no optimisation makes faster. At -O3 with all debugging
+# information the compiler would take four times as long for them as for the native core.
+GLUE = frozenset({"maglev._probe", "maglev._cores"})
 
 # No line tracing, in the debug build either: traced functions take the interpreter's lock, ``nogil`` or not, and the
 # probe engine's thread would wait whenever Python is busy.
@@ -57,13 +58,13 @@ DIRECTIVES = {
 def optimisation(name: str) -> list[str]:
     """The flags that say how much the compiler does for a module."""
     if DEBUG:
-        return ["-O0", "-UNDEBUG"]
-    return ["-O1" if name in GLUE else "-O3"]
+        return ["-O0", "-g", "-UNDEBUG"]
+    return ["-O1", "-g1"] if name in GLUE else ["-O3", "-g"]
 
 
 def extensions() -> list[Extension]:
     """The Extension objects of all modules whose source is in the tree."""
-    flags = ["-g", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-sign-compare"]
+    flags = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-sign-compare"]
     macros: list[tuple[str, str | None]] = [("_GNU_SOURCE", None)]
     return [
         Extension(

@@ -1,12 +1,13 @@
 """The weight rule: active pool, effective weight, units, frontend state, over C arrays.
 
-``maglev.judgement.weights`` is the face that the rest of the program imports. Weights are plain integers 0..100; a *unit* is
-what an effective weight is divided by before VPP gets it. Nothing here knows VPP, time or sockets.
+``maglev.judgement.weights`` is the face that the rest of the program imports. Weights are plain integers 0..100; an
+effective weight is divided by a *unit* before VPP gets it. Nothing here knows VPP, time or sockets.
 """
 
 cimport cython
-from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from libc.stdint cimport int32_t, uint8_t
+from libc.string cimport memset
 
 from maglev.base.states import FrontendState, State
 
@@ -347,7 +348,7 @@ cdef inline bint is_keep(object frontend):
 def frontend_weights(frontend, source):
     """The weights of all members of ``frontend``, from what ``source`` (a ``StateSource``) says of its backends.
 
-    Raises what ``source.backend_state`` raises for a name it does not know.
+    Raises what ``source.target_state`` raises for a name that it does not know.
     """
     cdef Member* members
     cdef Py_ssize_t count = 0
@@ -357,7 +358,7 @@ def frontend_weights(frontend, source):
     cdef Outcome outcome
     cdef list result
     cdef str frontend_name = frontend.name
-    cdef object backend_state = source.backend_state
+    cdef object target_state = source.target_state
     cdef object weight_override = source.weight_override
     cdef tuple pools = frontend.pools
     for pool in pools:
@@ -370,7 +371,7 @@ def frontend_weights(frontend, source):
             pool_name = pool.name
             for member in <tuple> pool.members:
                 name = member.backend
-                view = backend_state(name)
+                view = target_state(frontend_name, name)
                 override = weight_override(frontend_name, pool_name, name)
                 members[i].pool = pool_index
                 members[i].configured = clamp(member.weight)
@@ -401,104 +402,115 @@ cdef struct FrontendRow:
     int state
 
 
+cdef struct Backend:
+    uint8_t state
+    uint8_t drained
+
+
 @cython.final
 cdef class WeightTable:
-    """The weights of a whole configuration, kept in arrays: 16 bytes a member.
+    """The states and weights of a whole configuration, in arrays: 20 bytes a member.
 
-    Backend states and run-time weights are set by name; ``compute`` then works out every frontend in one pass
-    without making a Python object, and ``frontend`` one frontend with its members. A table belongs to one
-    configuration: a reload makes a new one. All backends start as unknown. Not for use from two threads at once.
-
-    Unknown names raise KeyError.
+    ``add`` takes the frontends one by one, so that a large table can be filled in slices. ``set_backend`` and
+    ``set_weight`` keep it up to date; ``compute`` then works out every frontend in one pass without making a Python
+    object, ``state`` and ``frontend`` a single one. A table belongs to one configuration: a reload fills a new one.
+    All backends start as unknown. Only the event loop's thread may use it.
     """
 
     cdef Member* members
     cdef FrontendRow* rows
-    cdef uint8_t* states           # by backend index
-    cdef uint8_t* drains           # by backend index
+    cdef Backend* backends
     cdef Py_ssize_t member_count
-    cdef Py_ssize_t frontend_count
-    cdef Py_ssize_t backend_count
-    cdef dict backend_index        # name -> index
-    cdef list backend_names
-    cdef dict frontend_index       # name -> row
-    cdef list frontend_names
-    cdef list pool_names           # by row: tuple of names
-    cdef dict places               # (frontend, pool, backend) -> member
+    cdef Py_ssize_t member_space
+    cdef Py_ssize_t row_space
+    cdef Py_ssize_t backend_space
+    cdef dict backend_index        # name -> index in `backends`
+    cdef dict frontend_index       # name -> index in `rows`
+    cdef list frontends            # by row: the frontends as configured
 
     def __cinit__(self):
         self.members = NULL
         self.rows = NULL
-        self.states = NULL
-        self.drains = NULL
-
-    def __init__(self, config):
-        cdef Py_ssize_t i
-        cdef Py_ssize_t row = 0
-        cdef Py_ssize_t place = 0
-        cdef int pool_index
-        if self.rows != NULL:
-            raise RuntimeError("a WeightTable is filled once")
-        self.backend_names = list(config.backends)
+        self.backends = NULL
+        self.member_count = self.member_space = self.row_space = self.backend_space = 0
         self.backend_index = {}
-        for i in range(len(self.backend_names)):
-            self.backend_index[self.backend_names[i]] = i
-        self.backend_count = len(self.backend_names)
-        self.frontend_names = list(config.frontends)
         self.frontend_index = {}
-        self.frontend_count = len(self.frontend_names)
-        self.pool_names = []
-        self.places = {}
-        self.member_count = 0
-        for frontend in config.frontends.values():
-            for pool in frontend.pools:
-                self.member_count += len(pool.members)
-        self.members = <Member*> PyMem_Calloc(self.member_count or 1, sizeof(Member))
-        self.rows = <FrontendRow*> PyMem_Calloc(self.frontend_count or 1, sizeof(FrontendRow))
-        self.states = <uint8_t*> PyMem_Calloc(self.backend_count or 1, 1)
-        self.drains = <uint8_t*> PyMem_Calloc(self.backend_count or 1, 1)
-        if self.members == NULL or self.rows == NULL or self.states == NULL or self.drains == NULL:
-            raise MemoryError
-        for name, frontend in config.frontends.items():
-            self.frontend_index[name] = row
-            self.rows[row].first = place
-            self.rows[row].unit = unit_of(frontend)
-            self.rows[row].keep = is_keep(frontend)
-            self.pool_names.append(tuple([pool.name for pool in frontend.pools]))
-            pool_index = 0
-            for pool in frontend.pools:
-                pool_name = pool.name
-                for member in pool.members:
-                    self.members[place].backend = self.backend_index[member.backend]
-                    self.members[place].pool = pool_index
-                    self.members[place].configured = clamp(member.weight)
-                    self.members[place].weight = self.members[place].configured
-                    self.places[(name, pool_name, member.backend)] = place
-                    place += 1
-                pool_index += 1
-            self.rows[row].count = place - self.rows[row].first
-            row += 1
+        self.frontends = []
 
     def __dealloc__(self):
         PyMem_Free(self.members)
         PyMem_Free(self.rows)
-        PyMem_Free(self.states)
-        PyMem_Free(self.drains)
+        PyMem_Free(self.backends)
 
     def __len__(self):
         """Number of members over all frontends."""
         return self.member_count
 
+    def __contains__(self, frontend):
+        """Whether this very frontend is in the table: one of the same name may be of another configuration."""
+        row = self.frontend_index.get(frontend.name)
+        return row is not None and self.frontends[row] is frontend
+
+    def add(self, frontend):
+        """Add a frontend with the weights of the file. Raises ValueError for a name that is there already."""
+        cdef Py_ssize_t row = len(self.frontends)
+        cdef Py_ssize_t place = self.member_count
+        cdef Py_ssize_t count = 0
+        cdef int pool_index = 0
+        cdef Member* member
+        if frontend.name in self.frontend_index:
+            raise ValueError(f"frontend {frontend.name} is in the table already")
+        for pool in frontend.pools:
+            count += len(pool.members)
+        self.members = <Member*> grown(self.members, &self.member_space, place + count, sizeof(Member))
+        self.rows = <FrontendRow*> grown(self.rows, &self.row_space, row + 1, sizeof(FrontendRow))
+        self.rows[row].first = place
+        self.rows[row].count = count
+        self.rows[row].unit = unit_of(frontend)
+        self.rows[row].keep = is_keep(frontend)
+        for pool in frontend.pools:
+            for each in pool.members:
+                member = &self.members[place]
+                memset(member, 0, sizeof(Member))
+                member.backend = <int32_t> self.index_of(each.backend)
+                member.pool = pool_index
+                member.configured = member.weight = clamp(each.weight)
+                place += 1
+            pool_index += 1
+        self.member_count = place
+        self.frontend_index[frontend.name] = row
+        self.frontends.append(frontend)
+
+    cdef Py_ssize_t index_of(self, str name) except -1:
+        cdef object known = self.backend_index.get(name)
+        cdef Py_ssize_t index
+        if known is not None:
+            return known
+        index = len(self.backend_index)
+        self.backends = <Backend*> grown(self.backends, &self.backend_space, index + 1, sizeof(Backend))
+        self.backends[index].state = UNKNOWN
+        self.backends[index].drained = False
+        self.backend_index[name] = index
+        return index
+
     def set_backend(self, str name, state, bint drained=False):
-        """Set the state of a backend, in every frontend that uses it."""
-        cdef Py_ssize_t index = self.backend_index[name]
-        self.states[index] = state_number(state)
-        self.drains[index] = drained
+        """Set the state of a backend in every frontend that uses it. A backend that none uses has no place here."""
+        cdef object index = self.backend_index.get(name)
+        if index is not None:
+            self.backends[<Py_ssize_t> index].state = state_number(state)
+            self.backends[<Py_ssize_t> index].drained = drained
 
     def set_weight(self, str frontend, str pool, str backend, weight):
-        """Set a member's run-time weight (0..100, clamped); None goes back to the file's."""
-        cdef Py_ssize_t place = self.places[(frontend, pool, backend)]
-        self.members[place].weight = self.members[place].configured if weight is None else clamp(weight)
+        """Set a member's run-time weight (0..100, clamped); None goes back to the file's. Raises KeyError."""
+        cdef FrontendRow* row = &self.rows[<Py_ssize_t> self.frontend_index[frontend]]
+        cdef Py_ssize_t index = self.backend_index[backend]
+        cdef Py_ssize_t i
+        names = [each.name for each in self.frontends[self.frontend_index[frontend]].pools]
+        for i in range(row.first, row.first + row.count):
+            if self.members[i].backend == index and names[self.members[i].pool] == pool:
+                self.members[i].weight = self.members[i].configured if weight is None else clamp(weight)
+                return
+        raise KeyError(f"{frontend}/{pool}/{backend}")
 
     cdef Outcome work_out(self, Py_ssize_t row) noexcept nogil:
         cdef FrontendRow* line = &self.rows[row]
@@ -506,8 +518,8 @@ cdef class WeightTable:
         cdef Py_ssize_t i
         cdef Outcome outcome
         for i in range(line.count):
-            members[i].state = self.states[members[i].backend]
-            members[i].drained = self.drains[members[i].backend]
+            members[i].state = self.backends[members[i].backend].state
+            members[i].drained = self.backends[members[i].backend].drained
         outcome = evaluate(members, line.count, line.unit, line.keep)
         line.active_pool = outcome.active_pool
         line.state = outcome.state
@@ -516,49 +528,44 @@ cdef class WeightTable:
     def compute(self):
         """Work out every frontend. Returns the number of frontends that are up."""
         cdef Py_ssize_t row
+        cdef Py_ssize_t count = len(self.frontends)
         cdef Py_ssize_t up = 0
         with nogil:
-            for row in range(self.frontend_count):
+            for row in range(count):
                 up += self.work_out(row).usable
         return up
 
+    def computed_state(self, str name):
+        """The state of a frontend as it was last worked out. Raises KeyError."""
+        return FRONTEND_STATES[self.rows[<Py_ssize_t> self.frontend_index[name]].state]
+
+    def state(self, str name):
+        """Work out one frontend, and return its state. Raises KeyError."""
+        return FRONTEND_STATES[self.work_out(self.frontend_index[name]).state]
+
     def frontend(self, str name):
-        """Work out one frontend and return its FrontendWeights."""
+        """Work out one frontend, and return its FrontendWeights. Raises KeyError."""
         cdef Py_ssize_t row = self.frontend_index[name]
         cdef Outcome outcome = self.work_out(row)
-        cdef FrontendRow* line = &self.rows[row]
-        cdef tuple pools = self.pool_names[row]
+        cdef Member* member = &self.members[self.rows[row].first]
         cdef list members = []
-        cdef Member* member
-        cdef Py_ssize_t i
-        for i in range(line.count):
-            member = &self.members[line.first + i]
-            members.append(make_member(member, pools[member.pool], self.backend_names[member.backend]))
-        return make_frontend(outcome, line.unit, tuple(members))
+        for pool in self.frontends[row].pools:
+            pool_name = pool.name
+            for each in <tuple> pool.members:
+                members.append(make_member(member, pool_name, each.backend))
+                member += 1
+        return make_frontend(outcome, self.rows[row].unit, tuple(members))
 
-    def frontend_state(self, str name):
-        """The frontend's state as ``compute`` or ``frontend`` last found it."""
-        cdef Py_ssize_t row = self.frontend_index[name]
-        return FRONTEND_STATES[self.rows[row].state]
 
-    def effective(self):
-        """Effective weights of all members as ``compute`` last found them, one byte each, in the order of the file."""
-        cdef bytearray out = bytearray(self.member_count)
-        cdef uint8_t[::1] view
-        cdef Py_ssize_t i
-        if self.member_count:
-            view = out
-            for i in range(self.member_count):
-                view[i] = self.members[i].effective
-        return bytes(out)
-
-    def programmed(self):
-        """Programmed weights of all members as ``compute`` last found them, one byte each, in the order of the file."""
-        cdef bytearray out = bytearray(self.member_count)
-        cdef uint8_t[::1] view
-        cdef Py_ssize_t i
-        if self.member_count:
-            view = out
-            for i in range(self.member_count):
-                view[i] = self.members[i].programmed
-        return bytes(out)
+cdef void* grown(void* array, Py_ssize_t* space, Py_ssize_t wanted, size_t item) except? NULL:
+    # Room for `wanted` items, at least doubled: a table is filled item by item.
+    cdef void* larger
+    cdef Py_ssize_t count
+    if wanted <= space[0]:
+        return array
+    count = max(wanted, 2 * space[0], 64)
+    larger = PyMem_Realloc(array, count * item)
+    if larger == NULL:
+        raise MemoryError
+    space[0] = count
+    return larger

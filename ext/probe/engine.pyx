@@ -12,7 +12,7 @@ import struct
 import threading
 from collections import namedtuple
 
-from maglev._probecore import BOUND_SECONDS, HTTP_FAULTS
+from maglev._probecore import BOUND_SECONDS
 from maglev.config.model import HttpParams, IcmpParams, TcpMode, TcpParams
 from maglev.base.states import CheckType
 

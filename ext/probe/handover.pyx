@@ -1,3 +1,10 @@
+# TLS as the engine thread sees it: handing connections over to the TLS threads, and taking their outcomes back.
+# Starting and stopping the threads is Python's.
+#
+# The rule of the hand-over stands beside `Tls` (tls.pxd). A connection whose probe is given up stays with its thread
+# until that has answered, and with it its socket and its stream: an orphan.
+
+
 cdef void tls_send(State* e, Tls* tls, int what) noexcept nogil:
     cdef TlsWorker* w = e.tls.workers[tls.worker]
     cdef TlsMessage message

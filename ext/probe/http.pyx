@@ -1,5 +1,6 @@
 # A response parser that takes bytes as they come, split anywhere, and ends in HTTP_COMPLETE or HTTP_FAILED. It does no
-# I/O and reads no byte twice, so any split of the same bytes gives the same end.
+# I/O and reads no byte twice, so any split of the same bytes gives the same end. Runs on the engine thread, and over
+# TLS on a TLS thread.
 
 
 cdef void http_init(Http* http, const uint64_t* codes, bint head_request, bint want_body) noexcept nogil:

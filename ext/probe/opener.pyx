@@ -147,8 +147,8 @@ cdef int origin_open_here(Opener* opener, Origin* origin) noexcept nogil:
     return 0
 
 
-# Enter the origin's namespace, and say which one that is. -1 with errno set: still at home. `home`, the descriptor of our
-# own namespace, is the way back; without it nothing is entered.
+# Enters the origin's namespace and says which one it is. -1 with errno set: the thread is still at home. `home`, the
+# descriptor of the daemon's namespace, is the way back; without it nothing is entered.
 cdef int enter(const Origin* origin, int home, uint64_t* device, uint64_t* inode) noexcept nogil:
     cdef char path[300]
     cdef stat_t found

@@ -1,4 +1,7 @@
-# Checksums, keyed cookies, builders and parsers. Pure functions: no socket, no clock, no allocation.
+# Checksums, keyed cookies, builders and parsers. Pure functions: no socket, no clock, no allocation. Any thread.
+#
+# Every byte that the parsers see was sent by a stranger: each length is checked against what was received before it is
+# used (tests/fuzz/parsers.pyx).
 
 
 cdef inline uint64_t rotl(uint64_t value, int bits) noexcept nogil:

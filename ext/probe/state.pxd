@@ -7,7 +7,7 @@
 #   regexp    a Python thread that searches bodies, since RE2 is reached through Python.
 #   opener    `opener_main` (origin.pyx): opens sockets, and enters network namespaces for that.
 #   TLS       `worker_main` (tls.pyx), one to four of them: handshakes and what follows.
-# Names in gdb and top: maglev-probe, maglev-regexp, maglev-opener, maglev-tls-N.
+# Names in gdb and top: maglev-probe, maglev-regexp, maglev-opener, maglev-tls.
 
 from probe.sys cimport *
 from probe.http cimport Http

@@ -1,7 +1,13 @@
-# Checks over a TCP connection: connect, HTTP on top of it, and the way to the threads that do TLS. Sockets are used
-# again and again: connect() to AF_UNSPEC resets the connection and costs less than close() and socket(). What a server
-# answers within a tick or two is seen by a direct system call; only what takes longer is given to epoll, and its
-# descriptor is closed afterwards.
+# Checks over a TCP connection, on the engine thread: connect, HTTP on top of it, and the way to the threads that do
+# TLS.
+#
+# Sockets are used again: connect() to AF_UNSPEC resets the connection and costs less than close() and socket(). It does
+# not take a descriptor out of epoll, though, and a descriptor that epoll has watched would report events of its next
+# connection to the previous one's entry; so those are closed.
+#
+# What a server answers within a tick or two is seen by a direct system call: on a near network that is nearly all, and
+# adding a descriptor to epoll and waiting for it costs more than looking three times. What takes longer is left to
+# epoll.
 
 
 cdef Stream* stream_take(State* e, uint32_t index) noexcept nogil:
@@ -355,7 +361,8 @@ cdef bint stream_look(State* e, uint32_t at) noexcept nogil:
     if slot.phase == PHASE_TLS:
         return True
     if slot.phase == PHASE_CONNECTING and (check.type == PROBE_CONNECT or stream.tls is not NULL):
-        # The second connect() tells: 0 or EISCONN when it is made, EALREADY when not yet, else why not.
+        # The second connect() tells: 0 or EISCONN when it is made, EALREADY when not yet, else why not. It goes on
+        # saying EALREADY after a local firewall has rejected the SYN; the probe then ends at its deadline.
         length = fill_name(&name, slot.v6, slot.address, check.port)
         if connect(stream.fd, <sockaddr*>&name, length) < 0 and errno != EISCONN:
             if errno == EALREADY or errno == EINPROGRESS or errno == EINTR:

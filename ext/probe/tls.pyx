@@ -1,9 +1,13 @@
-# TLS, on threads of its own: a handshake costs some hundred microseconds, a server can make it cost far more, and the
-# engine's thread has packets to send on time. The engine connects, hands the socket over, and gets back how it ended.
+# The TLS threads. A handshake costs some hundred microseconds, a server can make it cost far more, and the engine
+# thread has packets to send on time. So the engine connects, hands the socket over, and gets back how it ended
+# (handover.pyx).
 #
-# The worker waits for its sockets itself. What it takes for its own work (from the kernel's time stamp of what came in
-# to the moment when it is worked off) is measured and added to the time that the server has: a worker with too much to
-# do makes probes late, and never makes a server look slow.
+# A thread waits for its sockets itself. What it takes for its own work (from the kernel's time stamp of what came in to
+# the end of the work on it) is measured and added to the time that the server has: a thread with too much to do makes
+# probes late, and never makes a server look slow.
+#
+# OpenSSL keeps its errors in a queue per thread. What one connection leaves there would be taken for an error of the
+# next; so the queue is cleared before each call whose failure is looked at, and after each that may leave something.
 
 
 # ---- sessions

@@ -82,6 +82,9 @@ SNAPSHOT_FIELDS: Final[tuple[str, ...]]
 """``target generation state counter last_code flags last_at_ns last_rtt_ns rtt_sum_ns rtt_count detail_kind
 detail_value blocked_since_ns blocked_kind blocked_errno`` and then ``codes`` (CODES times u32)."""
 
+HTTP_FAULTS: Final[dict[int, str]]
+"""Why a response is not one, by the number that the engine keeps."""
+
 def missing_capabilities(check: HealthCheck) -> tuple[str, ...]:
     """What this process lacks and ``check`` needs, of CAP_NET_RAW (icmp, tcp syn) and CAP_SYS_ADMIN (netns)."""
 

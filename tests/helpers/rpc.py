@@ -99,15 +99,21 @@ class FakeChecker:
     def backend_state(self, name: str) -> BackendStatus:
         return self.backend_status(name)
 
+    def target_state(self, frontend: str, backend: str) -> BackendStatus:
+        return self.backend_status(backend)
+
     def weight_override(self, frontend: str, pool: str, backend: str) -> int | None:
         for one in self.set:
             if (one.frontend, one.pool, one.backend, one.kind) == (frontend, pool, backend, OverrideKind.WEIGHT):
                 return one.weight
         return None
 
+    def weights(self, frontend: Frontend) -> FrontendWeights:
+        return frontend_weights(frontend, self)
+
     def frontend_weights(self, name: str) -> FrontendWeights:
         try:
-            return frontend_weights(self.configured.frontends[name], self)
+            return self.weights(self.configured.frontends[name])
         except KeyError:
             raise UnknownName("frontend", name) from None
 

@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from maglev.base.errors import UnknownName
 from maglev.base.states import State
 from maglev.config.model import Backend, Config, Frontend, LbConfig, Pool, PoolMember, Protocol
+from maglev.judgement.weights import StateSource
 from maglev.vpp.messages import Encap, LbConf, VipKey
 from maglev.vpp.model import Actual, ActualAs, ActualVip
 from maglev.vpp.plan import Op, Step
@@ -25,7 +26,7 @@ class FakeBackend:
 
 
 @dataclass
-class FakeStates:
+class FakeStates(StateSource):
     """A ``StateSource`` that a test sets by hand."""
 
     _config: Config

@@ -159,7 +159,11 @@ def settings(name: str) -> dict[str, str]:
 def faults(name: str, data: bytes) -> Iterator[str]:
     """Where a file is not laid out as .editorconfig says. Line lengths are the linters' business."""
     wanted = settings(name)
-    text = data.decode(wanted["charset"])
+    try:
+        text = data.decode(wanted["charset"])
+    except UnicodeDecodeError:
+        yield "not a text"
+        return
     if b"\r" in data:
         yield "a carriage return"
     if text and not text.endswith("\n") and wanted["insert_final_newline"] == "true":
@@ -194,6 +198,7 @@ def test_every_file_is_laid_out_as_editors_are_told() -> None:
         ("a.py", b"x = 1 \n", "blanks at the end of a line"),
         ("a.py", b"if x:\n\ty()\n", "a tab in the indentation"),
         ("a.py", b"x = 1\r\n", "a carriage return"),
+        ("a.whl", b"PK\x86", "not a text"),
         ("a.yaml", b"a:\n    b: 1\n", "indented by 4"),
     ],
 )

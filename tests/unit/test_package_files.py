@@ -94,7 +94,7 @@ def test_the_environment_file_tells_every_variable_with_its_default() -> None:
 
 
 def test_the_sysctl_file_allows_the_buffer_that_the_engine_asks_for() -> None:
-    asked = re.search(r"int space = (\d+) << (\d+)", (ROOT / "ext" / "probe" / "origin.pyx").read_text())
+    asked = re.search(r"int space = (\d+) << (\d+)", (ROOT / "ext" / "probe" / "opener.pyx").read_text())
     assert asked is not None
     allowed = re.search(r"^net\.core\.rmem_max = (\d+)$", (DEBIAN / "vpp-maglev.sysctl").read_text(), re.MULTILINE)
     assert allowed is not None

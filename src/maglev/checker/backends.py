@@ -3,8 +3,8 @@
 Owns the table of backends, their states and histories. Two things change a state, and both end in ``change_state``: a
 verdict of the probe engine (``verdict``), and an alignment with file and operators (``align``).
 
-The unit of state is the *target*: a backend on a path (``maglev.judgement.target``). Today every backend has one path,
-so one ``LiveBackend`` is one target, whichever frontend asks.
+The unit of state is the *target*: a backend on a path (``maglev.judgement.weights.StateSource``). Today all frontends
+share one path to a backend, so a ``LiveBackend`` is a target, whichever frontend asks.
 """
 
 from __future__ import annotations
@@ -83,6 +83,10 @@ class Backends:
         except KeyError:
             raise UnknownName("backend", name) from None
 
+    def target(self, frontend: str, backend: str) -> LiveBackend:
+        """The target by which a member of a frontend is judged: one for all frontends. Raises ``UnknownName``."""
+        return self.get(backend)
+
     def counts(self) -> dict[State, int]:
         """Backends by state; states without any are left out."""
         counts: dict[State, int] = {}
@@ -135,7 +139,7 @@ class Backends:
         live.history = (*live.history, event)[-self._history :]
         pair = (event.from_state, to)
         live.transitions[pair] = live.transitions.get(pair, 0) + 1
-        self._frontends.touch(live.name)
+        self._frontends.touch(live)
         if log.enabled(logging.INFO):
             _log_transition(event)
         self._bus.publish(event)
@@ -226,7 +230,7 @@ class Backends:
         else:
             live.state = state
             live.since_ns = self._clock.time_ns()
-            self._frontends.touch(live.name)
+            self._frontends.touch(live)
 
     def _probe(self, live: LiveBackend, cause: Cause, *, new: bool, presume: bool) -> None:
         """Start to probe a backend that is unknown; a static one passes at once. ``new``: its first probe is spread."""
@@ -252,7 +256,7 @@ class Backends:
         if drained is live.drained:
             return
         live.drained = drained
-        self._frontends.touch(live.name)
+        self._frontends.touch(live)
         if cause.starting:
             return
         log.info(

@@ -79,13 +79,15 @@ class Checker:
         self._applying = asyncio.Lock()
         self._prober = Prober(engine, clock)
         self._settings = Settings(clock, on_overrides)
-        self._frontends = Frontends(self, bus, clock)
+        self._frontends = Frontends(bus, clock)
         self._backends = Backends(self._prober, self._settings, self._frontends, bus, clock)
         self.counters = CheckerCounters()
         # The weight rule asks for every member of every frontend that a failure touches, so what it asks is bound
         # directly to the rooms that answer it.
         self.backend_state: Callable[[str], LiveBackend] = self._backends.get
         """The backend of that name. Raises ``UnknownName``."""
+        self.target_state: Callable[[str, str], LiveBackend] = self._backends.target
+        """The target by which a member of a frontend is judged. Raises ``UnknownName``."""
         self.weight_override: Callable[[str, str, str], int | None] = self._settings.weight
         """The operator's run-time weight of a pool member; None where the file's counts."""
 
@@ -113,7 +115,13 @@ class Checker:
 
     def frontend_weights(self, name: str) -> FrontendWeights:
         """Active pool, unit and members' weights of a frontend, by the weight rule. Raises ``UnknownName``."""
-        return frontend_weights(self.frontend(name), self)
+        return self.weights(self.frontend(name))
+
+    def weights(self, frontend: Frontend) -> FrontendWeights:
+        """The same of a frontend as configured; while a reload is under way, also one of the configuration before."""
+        if frontend in self._frontends:
+            return self._frontends.weights(frontend.name)
+        return frontend_weights(frontend, self)
 
     def frontends_of(self, backend: str) -> tuple[str, ...]:
         """Names of the frontends that use a backend, in the order of the file."""
@@ -128,7 +136,7 @@ class Checker:
         return status_of(live, self._prober.info(live), self._clock.time_ns())
 
     def probe_records(self) -> tuple[bytes, Mapping[int, LiveBackend]]:
-        """The engine's records of all targets at one moment (``RECORD``), and the backends by target."""
+        """The engine's records of all targets at one moment (``engine.RECORD``), and their backends by target."""
         return self._prober.records()
 
     def overrides(self) -> list[Override]:
@@ -224,6 +232,7 @@ class Checker:
         first = not self._loaded
         checks = self._prober.checks_for(await reload.used_checks(config))
         step = await reload.prepare(config, checks, self._backends.table, self._clock.time_ns())
+        await self._frontends.prepare(config, step.backends)
         outdated = self._replaced_by_reload()
         await asyncio.sleep(0)
         former = [(live, self._frontends.users_of(live.name)) for live in step.removed]
@@ -237,8 +246,7 @@ class Checker:
         self._prober.release_old_checks()
         if not first:
             self._prober.reread_authorities()
-        self._frontends.mark(config.frontends)
-        await self._frontends.publish_all(Pace())
+        await self._frontends.publish_all(pace)
         self._settings.report()
         log.info(
             "config-applied",
@@ -264,9 +272,9 @@ class Checker:
         self._loaded = True
         self._prober.use(step.checks)
         self._backends.replace(step.backends, history=step.config.transition_history)
-        self._frontends.configure(step.users, step.config.frontends)
         for key, why in self._settings.obsolete(step.config):
             self._settings.end(key, why)
+        self._frontends.configure(step.users, step.config.frontends, self._settings.weights())
 
     async def _bring(self, step: reload.Step, by: str, *, starting: bool) -> None:
         """Bring every backend to the configuration in force, in slices."""
@@ -425,6 +433,7 @@ class Checker:
             by=request.by,
             reason=request.reason,
         )
+        self._frontends.set_weight(frontend, pool, backend, self._settings.weight(frontend, pool, backend))
         self._bus.publish(
             WeightEvent(
                 frontend=frontend,
@@ -439,7 +448,6 @@ class Checker:
                 reason=request.reason,
             )
         )
-        self._frontends.mark([frontend])
         self._frontends.publish()
 
     # ------------------------------------------------------------------------------------------------------- expiry

@@ -1,8 +1,13 @@
-"""States of frontends, which follow from those of their backends.
+"""Frontends: their weights and states, which follow from the states of their backends.
 
-Owns which frontends use a backend, which frontends have to be looked at again, and the state of each as last
-published. A mass failure touches thousands of frontends at once, so their states are worked out in slices: the event
-loop gets a turn after about a millisecond, and the rest follows at its next turns.
+Owns the table of weights, from which the checker, the API, the metrics and the dataplane all read; which frontends use
+a backend; which frontends have to be looked at again; and the state of each as last published.
+
+The table repeats the state of every backend, so that all frontends can be worked out without a Python call per member.
+``touch`` keeps it true: whatever changes a backend calls it in the same turn of the event loop.
+
+A mass failure touches thousands of frontends at once, so they are published in slices: the event loop gets a turn after
+about a millisecond, and the rest follows at its next turns.
 """
 
 from __future__ import annotations
@@ -16,7 +21,10 @@ from maglev.base.clock import Clock
 from maglev.base.events import Bus, FrontendEvent
 from maglev.base.pace import Pace
 from maglev.base.states import FrontendState
-from maglev.judgement.weights import StateSource, frontend_weights
+from maglev.checker.backend import LiveBackend
+from maglev.config.model import Config, Frontend
+from maglev.judgement.weights import FrontendWeights, WeightTable
+from maglev.views.backends import Override
 
 log = logs.get(__name__)
 
@@ -28,13 +36,15 @@ Users = Mapping[str, tuple[str, ...]]
 
 
 class Frontends:
-    """The states of all frontends. ``states`` answers for the backends, and for the configuration in force."""
+    """All frontends of the configuration in force."""
 
-    def __init__(self, states: StateSource, bus: Bus, clock: Clock) -> None:
-        self._states = states
+    def __init__(self, bus: Bus, clock: Clock) -> None:
         self._bus = bus
         self._clock = clock
         self._users: Users = {}
+        self._table = WeightTable()
+        # The table of a configuration that is being prepared; states that change meanwhile are set in it too.
+        self._next: WeightTable | None = None
         self._published: dict[str, FrontendState] = {}
         # In the order in which they were touched.
         self._dirty: dict[str, None] = {}
@@ -43,6 +53,14 @@ class Frontends:
     def state(self, name: str) -> FrontendState:
         """State of a frontend, as last published."""
         return self._published.get(name, FrontendState.UNKNOWN)
+
+    def __contains__(self, frontend: Frontend) -> bool:
+        """Whether this very frontend is part of the configuration in force."""
+        return frontend in self._table
+
+    def weights(self, name: str) -> FrontendWeights:
+        """Active pool, unit and the weights of all members of a frontend. Raises KeyError."""
+        return self._table.frontend(name)
 
     @property
     def users(self) -> Users:
@@ -53,15 +71,43 @@ class Frontends:
         """Names of the frontends that use a backend."""
         return self._users.get(backend, ())
 
-    def configure(self, users: Users, names: Iterable[str]) -> None:
-        """Another configuration is in force, with the frontends ``names``."""
+    async def prepare(self, config: Config, table: Mapping[str, LiveBackend]) -> None:
+        """Fill the table of another configuration, before it is in force. Lets the loop run between slices.
+
+        ``table``: the backends that the configuration will have. Called again, it begins anew.
+        """
+        pace = Pace()
+        self._next = coming = WeightTable()
+        for frontend in config.frontends.values():
+            coming.add(frontend)
+            if pace.due():
+                await pace.rest()
+        for live in table.values():
+            coming.set_backend(live.name, live.state, live.drained)
+            if pace.due():
+                await pace.rest()
+
+    def configure(self, users: Users, names: Iterable[str], weights: Iterable[Override]) -> None:
+        """The prepared configuration is in force, with the frontends ``names`` and these run-time weights."""
+        assert self._next is not None
+        self._table, self._next = self._next, None
         self._users = users
         self._published = {name: self._published.get(name, FrontendState.UNKNOWN) for name in names}
+        for override in weights:
+            self._table.set_weight(override.frontend, override.pool, override.backend, override.weight)
 
-    def touch(self, backend: str) -> None:
+    def touch(self, live: LiveBackend) -> None:
         """A backend has changed: the frontends that use it have to be looked at again."""
-        for name in self._users.get(backend, ()):
+        self._table.set_backend(live.name, live.state, live.drained)
+        if self._next is not None:
+            self._next.set_backend(live.name, live.state, live.drained)
+        for name in self._users.get(live.name, ()):
             self._dirty[name] = None
+
+    def set_weight(self, frontend: str, pool: str, backend: str, weight: int | None) -> None:
+        """The run-time weight of a member has changed; None: the file's counts again."""
+        self._table.set_weight(frontend, pool, backend, weight)
+        self._dirty[frontend] = None
 
     def mark(self, names: Iterable[str]) -> None:
         """These frontends have to be looked at again."""
@@ -79,9 +125,12 @@ class Frontends:
             asyncio.get_running_loop().call_soon(self._publish_rest)
 
     async def publish_all(self, pace: Pace) -> None:
-        """Publish what changed, all of it, at a pace that lets others run."""
-        while self._dirty:
-            self._publish_next()
+        """Look at every frontend, and publish what changed. Lets the loop run between slices."""
+        self._table.compute()
+        for name in list(self._published):
+            if name in self._published:
+                self._dirty.pop(name, None)
+                self._publish_state(name, self._table.computed_state(name))
             if pace.due():
                 await pace.rest()
 
@@ -92,11 +141,11 @@ class Frontends:
     def _publish_next(self) -> None:
         name = next(iter(self._dirty))
         del self._dirty[name]
-        frontend = self._states.config().frontends.get(name)
-        if frontend is None:
-            return
-        old = self._published.get(name, FrontendState.UNKNOWN)
-        new = frontend_weights(frontend, self._states).state
+        if name in self._published:
+            self._publish_state(name, self._table.state(name))
+
+    def _publish_state(self, name: str, new: FrontendState) -> None:
+        old = self._published[name]
         if new is old:
             return
         self._published[name] = new

@@ -62,6 +62,10 @@ class Settings:
         """Every override as the state file holds it."""
         return self._store.written()
 
+    def weights(self) -> list[Override]:
+        """The run-time weights of pool members."""
+        return [override for override in self._store if override.kind is OverrideKind.WEIGHT]
+
     def weight(self, frontend: str, pool: str, backend: str) -> int | None:
         """The run-time weight of a pool member; None where the file's counts."""
         return self._store.weight(frontend, pool, backend)

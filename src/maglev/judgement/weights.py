@@ -19,13 +19,13 @@ from maglev._weights import (
     weight_unit,
 )
 from maglev.base.states import State
-from maglev.config.model import Config
+from maglev.config.model import Config, Frontend
 
 __all__ = [
-    "BackendView",
     "FrontendWeights",
     "MemberWeight",
     "StateSource",
+    "TargetState",
     "WeightTable",
     "applied_weight",
     "effective_weight",
@@ -36,8 +36,8 @@ __all__ = [
 ]
 
 
-class BackendView(Protocol):
-    """What the rule needs to know of a backend."""
+class TargetState(Protocol):
+    """What the rule needs to know of a target."""
 
     @property
     def state(self) -> State:
@@ -46,24 +46,39 @@ class BackendView(Protocol):
 
     @property
     def drained(self) -> bool:
-        """Whether an operator has drained it."""
+        """Whether an operator has drained its backend."""
         ...
 
 
 class StateSource(Protocol):
-    """Where the rule learns what it works on; the checker is one."""
+    """What the rule works on; the checker is one source.
+
+    The unit of state is the *target*: a backend on a path, which is the way that the probes of a frontend take to it.
+    Today all frontends share one path to a backend, so a backend is one target. Readers ask for the target of a
+    frontend's member all the same (``target_state``): with a second path, only the source answers differently.
+
+    A class that derives from this one gets ``target_state`` and ``weights`` from the other methods.
+    """
 
     def config(self) -> Config:
         """The configuration in force."""
         ...
 
-    def backend_state(self, name: str) -> BackendView:
-        """The backend of that name; raises ``maglev.base.errors.UnknownName``."""
+    def backend_state(self, name: str) -> TargetState:
+        """The backend of that name, on the shared path; raises ``maglev.base.errors.UnknownName``."""
         ...
+
+    def target_state(self, frontend: str, backend: str) -> TargetState:
+        """The target by which a member of a frontend is judged; raises ``maglev.base.errors.UnknownName``."""
+        return self.backend_state(backend)
 
     def weight_override(self, frontend: str, pool: str, backend: str) -> int | None:
         """The operator's run-time weight (0..100) of a member; None where the file's counts."""
         ...
+
+    def weights(self, frontend: Frontend) -> FrontendWeights:
+        """What the rule gives the members of a frontend, by the states of now."""
+        return frontend_weights(frontend, self)
 
 
 def applied_weight(weight: int, unit: int) -> int:

@@ -19,7 +19,7 @@ from maglev.base.errors import UnknownName
 from maglev.base.pace import in_slices
 from maglev.base.states import State
 from maglev.config.model import Config, Frontend
-from maglev.judgement.weights import BackendView, StateSource
+from maglev.judgement.weights import StateSource, TargetState
 from maglev.vpp.configured import Configured, Transition, finished, transition
 from maglev.vpp.messages import VipKey
 from maglev.vpp.model import vip_key
@@ -31,7 +31,7 @@ Serves = Callable[[VipKey, bytes], bool]
 """Whether VPP sends traffic to an address in a VIP, or may do so as far as is known."""
 
 
-class Before:
+class Before(StateSource):
     """The states of now under the configuration before a reload that is still under way.
 
     A frontend with a backend that the reload takes away or gives another address must wait: the state of that backend
@@ -46,9 +46,13 @@ class Before:
         """The configuration before."""
         return self._config
 
-    def backend_state(self, name: str) -> BackendView:
+    def backend_state(self, name: str) -> TargetState:
         """The backend as it is now."""
         return self._now.backend_state(name)
+
+    def target_state(self, frontend: str, backend: str) -> TargetState:
+        """The target as it is now."""
+        return self._now.target_state(frontend, backend)
 
     def weight_override(self, frontend: str, pool: str, backend: str) -> int | None:
         """The operator's weight as it is now."""

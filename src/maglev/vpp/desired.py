@@ -1,7 +1,7 @@
 """What VPP should hold: the configuration and the states of the backends, turned into VIPs with weighted ASes.
 
-Pure: a snapshot goes in, frozen dataclasses come out. ``maglev.judgement.weights`` holds the weight rule. This module
-arranges its answer by address, since VPP knows no backends, and marks the ASes whose weight in VPP must stay.
+Pure: a snapshot goes in, frozen values come out. ``maglev.judgement`` decides about the weights. This module arranges
+its answer by address, since VPP knows no backends.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from maglev.base.states import State
-from maglev.config.model import Config, Frontend, OnAllDown
-from maglev.judgement.weights import BackendView, MemberWeight, StateSource, frontend_weights, programmed_weight
+from maglev.config.model import Config, Frontend
+from maglev.judgement.snapshot import NOTHING_PRESUMED, Presumption, judge
+from maglev.judgement.weights import StateSource, programmed_weight
 from maglev.vpp.lost import NOTHING_LOST, LostWeights
 from maglev.vpp.messages import Encap, VipKey
 from maglev.vpp.model import ActualVip, address_order, vip_key
@@ -71,23 +72,28 @@ def desired_vip(
 ) -> DesiredVip:
     """The VIP of one frontend as it should be now.
 
-    ``unresolved``: backends that have had no verdict since the daemon started. While they are unknown their weight in
-    VPP stays: our own ignorance takes no traffic away. Nor does it start another pool: one of them that serves in
-    ``found``, the VIP as VPP has it, or did so before that was ``lost``, counts as usable.
+    ``unresolved``: backends without a verdict. What is presumed of them follows from ``found``, the VIP as VPP has it,
+    and from the weights that were ``lost``; ``maglev.judgement.snapshot`` has the rule.
 
     ``held``: old addresses of backends that got new ones. They stay only while nothing else of the frontend is usable.
     """
     config = source.config()
-    serving = _serving(frontend, source, unresolved, found, lost) if unresolved else frozenset()
-    answer = frontend_weights(frontend, source)
-    # With ``on-all-down: keep`` a server that is only presumed to serve is no reason to take another's weight away: it
-    # may have been down, and kept, for as long as that other.
-    if serving and (answer.usable or frontend.on_all_down is not OnAllDown.KEEP):
-        answer = frontend_weights(frontend, _Presuming(source, serving))
+    presumption = NOTHING_PRESUMED
+    if unresolved:
+        presumption = Presumption(unresolved, _serving(frontend, source, unresolved, found, lost))
+    judged = judge(frontend, source, presumption)
+    answer = judged.programmed
     ases: dict[bytes, DesiredAs] = {}
     for member in answer.members:
         address = config.backends[member.backend].address.packed
-        wanted = _desired_as(address, member, answer.unit, unresolved, member.backend in serving)
+        wanted = DesiredAs(
+            address=address,
+            backend=member.backend,
+            pool=member.pool,
+            state=State.UNKNOWN if judged.presumed(member) else member.state,
+            weight=None if judged.keeps(member) else member.programmed,
+            nominal=programmed_weight(min(member.weight, 100), answer.unit),
+        )
         present = ases.get(address)
         if present is None or _rank(wanted) > _rank(present):
             ases[address] = wanted
@@ -105,31 +111,6 @@ def desired_vip(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Presumed:
-    """An unresolved backend that VPP sends traffic to."""
-
-    state: State = State.UP
-    drained: bool = False
-
-
-class _Presuming:
-    """A state source in which some backends are up because VPP has them so."""
-
-    def __init__(self, source: StateSource, names: Container[str]) -> None:
-        self._source = source
-        self._names = names
-
-    def config(self) -> Config:
-        return self._source.config()
-
-    def backend_state(self, name: str) -> BackendView:
-        return _Presumed() if name in self._names else self._source.backend_state(name)
-
-    def weight_override(self, frontend: str, pool: str, backend: str) -> int | None:
-        return self._source.weight_override(frontend, pool, backend)
-
-
 def _serving(
     frontend: Frontend, source: StateSource, unresolved: Container[str], found: ActualVip | None, lost: LostWeights
 ) -> frozenset[str]:
@@ -145,25 +126,10 @@ def _serving(
             weight = lost.recall(key, address, present=have is not None)
             if weight is None:
                 weight = have.weight if have is not None else 0
-            view = source.backend_state(member.backend)
+            view = source.target_state(frontend.name, member.backend)
             if weight > 0 and view.state is State.UNKNOWN and not view.drained:
                 names.add(member.backend)
     return frozenset(names)
-
-
-def _desired_as(
-    address: bytes, member: MemberWeight, unit: int, unresolved: Container[str], presumed: bool
-) -> DesiredAs:
-    ignorant = presumed or (member.state is State.UNKNOWN and not member.drained and member.backend in unresolved)
-    ignorant = ignorant and member.weight > 0
-    return DesiredAs(
-        address=address,
-        backend=member.backend,
-        pool=member.pool,
-        state=State.UNKNOWN if presumed else member.state,
-        weight=None if member.keep or ignorant else member.programmed,
-        nominal=programmed_weight(min(member.weight, 100), unit),
-    )
 
 
 def _rank(wanted: DesiredAs) -> tuple[int, int]:

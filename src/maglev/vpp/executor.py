@@ -1,13 +1,14 @@
-"""Carries out a plan: few calls in flight by their estimated cost, over time no more than VPP can spare.
+"""Carries out a plan, at a pace that leaves VPP time for packets.
 
-VPP works off what it has read from a socket without letting anything else run, packets included. So a write holds at
-most ``max-stall`` of estimated work (one call may always go), and the next one waits until the work so far is at most
-``max-duty`` of the time. The first write after a pause goes out at once.
+VPP executes all calls that it has read from a socket before anything else runs in its main thread, and the workers
+stand still during most of them. So one write to the socket carries at most ``max-stall`` of estimated work (a single
+call may exceed that), and the next write waits until the work so far takes at most ``max-duty`` of the time. The first
+write after a pause goes out at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from maglev.base import logs
@@ -28,22 +29,22 @@ from maglev.vpp.messages import (
     unpack_vip_details,
 )
 from maglev.vpp.plan import Op, Step
-from maglev.vpp.transport import WINDOW, Request, set_weight
+from maglev.vpp.transport import WINDOW, Reply, Request, set_weight
 
 log = logs.get(__name__)
 
 FACTOR_LEAST, FACTOR_MOST = 1 / 64, 4.0
 SHARE_DOWN, SHARE_UP = 0.3, 0.05
-"""How much a measurement counts. One above the estimate may as well be a delay on this side: those count little."""
+"""Weights of a measurement below and above the estimate. One above it may be a delay on this side, and counts less."""
 MEANINGFUL_NS = 1_000_000
-"""Below this estimate a long wait for replies says more about the socket than about the work."""
+"""If the estimate is below this, a long wait for replies is due to the socket rather than to the work."""
 
 
 class Pacer:
-    """Spreads work over time: after work of ``c`` nothing is due for ``c / duty``.
+    """Spreads work over time: after work that takes ``c``, the next work is due ``c / duty`` later.
 
-    ``factor`` is the calibration of the estimates against measured reply times. A reply cannot come before the work is
-    done, so a measurement below the estimate always counts; one above it only where the estimate is not tiny.
+    ``factor`` calibrates the estimates against measured reply times. VPP replies after the work is done, so a
+    measurement below the estimate always counts. One above it counts only if the estimate is not tiny.
     """
 
     def __init__(self, clock: Clock, *, max_stall_ns: int, max_duty: float) -> None:
@@ -55,19 +56,19 @@ class Pacer:
         self._free_ns = 0
 
     async def turn(self) -> None:
-        """Wait until the next piece of work may go."""
+        """Wait until the next piece of work is due."""
         while (wait := self._free_ns - self._clock.monotonic_ns()) > 0:
             await self._clock.sleep(wait / 1e9)
 
     def start(self, cost_ns: int) -> int:
-        """A piece of work of this estimate goes now; returns the moment for ``measured``."""
+        """A piece of work with this estimate starts now; returns the time for ``measured``."""
         now = self._clock.monotonic_ns()
         self._free_ns = max(now, self._free_ns) + int(cost_ns / self.max_duty)
         self.spent_ns += cost_ns
         return now
 
     def measured(self, cost_ns: int, began_ns: int) -> None:
-        """Its last reply is in."""
+        """The last reply to the work that ``start`` began has arrived."""
         took = self._clock.monotonic_ns() - began_ns
         if cost_ns <= 0 or (took > cost_ns and cost_ns < MEANINGFUL_NS):
             return
@@ -82,19 +83,96 @@ NO_REFUSALS: Refusals = {}
 
 
 def refusal_key(step: Step) -> RefusalKey:
-    """What names a step when it is asked whether VPP has refused it before."""
+    """The identity of a step among those that VPP has refused: the same call about the same VIP and AS."""
     return (step.op, step.vip, step.address)
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a plan. ``rest``: steps that were not sent, since the budget was used up."""
+    """The result of a plan.
+
+    ``done``: steps that VPP has acknowledged. ``failures``: refusals in words. ``refused``: the refused steps.
+    ``skipped``: guarded drops that were not sent, since no raise before them was accepted. ``rest``: steps that were
+    not sent, since the budget was used up.
+    """
 
     done: list[Step] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     refused: set[RefusalKey] = field(default_factory=set)
     skipped: list[Step] = field(default_factory=list)
     rest: Sequence[Step] = ()
+
+
+class _Run:
+    """One plan while it is carried out: its next step, its outcome so far, and the VIPs in which VPP has accepted one.
+
+    A step depends on the steps before it in two cases, and is then not put into one write with them: their replies
+    must be in first. A guarded drop needs an accepted raise in its VIP, or it would empty the VIP. ``lb_flush_vip``
+    needs proof that VPP has the VIP: for an unknown one, VPP would use an uninitialised index and may crash. An
+    accepted step in the VIP is proof; without one, ``exists`` asks VPP.
+    """
+
+    def __init__(
+        self, steps: Sequence[Step], skip: Refusals, exists: Callable[[VipKey | None], Awaitable[bool]]
+    ) -> None:
+        self.outcome = Outcome()
+        self._steps = steps
+        self._position = 0
+        self._skip = skip
+        self._exists = exists
+        self._accepted: set[VipKey | None] = set()
+        self._raised: set[VipKey | None] = set()
+
+    @property
+    def left(self) -> Sequence[Step]:
+        """Steps of which nothing has been decided yet."""
+        return self._steps[self._position :]
+
+    async def next_chunk(self, max_stall_ns: int) -> list[Step]:
+        """The steps of the next write: at most ``WINDOW``, with at most this estimated work unless it is one step.
+
+        Empty only if no step is left.
+        """
+        chunk: list[Step] = []
+        cost = 0
+        while len(chunk) < WINDOW and (step := self._skip_refused()) is not None:
+            if chunk and (step.guarded or step.op is Op.FLUSH_VIP or cost + step.cost_ns > max_stall_ns):
+                break
+            self._position += 1
+            if step.guarded and step.vip not in self._raised:
+                self._hold(step)
+            elif step.op is Op.FLUSH_VIP and step.vip not in self._accepted and not await self._exists(step.vip):
+                self.refused(step, f"{step}: not sent, the VIP is gone")
+            else:
+                chunk.append(step)
+                cost += step.cost_ns
+        return chunk
+
+    def accepted(self, step: Step) -> None:
+        """VPP has accepted a step."""
+        self.outcome.done.append(step)
+        self._accepted.add(step.vip)
+        if step.weight > step.old_weight:
+            self._raised.add(step.vip)
+
+    def refused(self, step: Step, why: str) -> None:
+        """VPP has refused a step, or would have crashed on it. ``why``: the step and the reason, in words."""
+        self.outcome.failures.append(why)
+        self.outcome.refused.add(refusal_key(step))
+
+    def _skip_refused(self) -> Step | None:
+        """Advance to the next step that VPP has not refused lately."""
+        while self._position < len(self._steps):
+            step = self._steps[self._position]
+            if not self._skip or refusal_key(step) not in self._skip.get(step.vip, ()):
+                return step
+            self._position += 1
+        return None
+
+    def _hold(self, step: Step) -> None:
+        """VPP refused every raise before this drop: without it, the VIP still serves."""
+        self.outcome.skipped.append(step)
+        log.warning("vpp-drop-held", f"not sent, since nothing took over: {step}", vip=str(step.vip))
 
 
 class Executor:
@@ -112,80 +190,45 @@ class Executor:
         """Send ``steps`` in order until about ``budget_ns`` of estimated work is done.
 
         ``on_done`` is called with each step as VPP acknowledges it, in order.
-        ``skip``: what was refused lately and is not to be tried again now. A refusal is logged, counted, and does not
-        stop the rest; a lost connection raises ``Unavailable``, also if there is another one by then: what was planned
-        for one VPP is not sent to the next.
+
+        ``skip``: steps that VPP has refused lately; they are not sent again now. A refusal is logged and counted, and
+        does not stop the steps after it. A lost connection raises ``Unavailable``, even if the client has a new one by
+        then: that may lead to another VPP than the one that the plan was made for.
         """
-        outcome = Outcome()
         connects = self._client.connects
-        accepted: set[VipKey | None] = set()  # VIPs of which VPP has accepted a step of this plan
-        raised: set[VipKey | None] = set()
-        spent = position = 0
-        while position < len(steps):
-            if spent >= budget_ns:
-                outcome.rest = steps[position:]
-                break
-            chunk: list[Step] = []
-            cost = 0
-            while position < len(steps) and len(chunk) < WINDOW:
-                step = steps[position]
-                if refusal_key(step) in skip.get(step.vip, ()):
-                    position += 1
-                    continue
-                if chunk and (
-                    step.guarded or step.op is Op.FLUSH_VIP or cost + step.cost_ns > self._pacer.max_stall_ns
-                ):
-                    break
-                if step.guarded and step.vip not in raised:
-                    # Every raise before it was refused: this drop would leave nobody.
-                    outcome.skipped.append(step)
-                    log.warning("vpp-drop-held", f"not sent, since nothing took over: {step}", vip=str(step.vip))
-                    position += 1
-                    continue
-                if step.op is Op.FLUSH_VIP and step.vip not in accepted and not await self._exists(step.vip):
-                    # VPP would use an uninitialised index.
-                    outcome.failures.append(f"{step}: not sent, the VIP is gone")
-                    outcome.refused.add(refusal_key(step))
-                    position += 1
-                    continue
-                chunk.append(step)
-                cost += step.cost_ns
-                position += 1
+        run = _Run(steps, skip, self._exists)
+        spent = 0
+        while spent < budget_ns:
+            chunk = await run.next_chunk(self._pacer.max_stall_ns)
             if not chunk:
-                continue
+                break
+            cost = sum(step.cost_ns for step in chunk)
             spent += cost
             await self._pacer.turn()
             self._client.still_connected(connects)
-            await self._send(chunk, cost, outcome, on_done)
-            for step in chunk:
-                if refusal_key(step) not in outcome.refused:
-                    accepted.add(step.vip)
-                    if step.weight > step.old_weight:
-                        raised.add(step.vip)
-        return outcome
+            for step, reply in zip(chunk, await self._send(chunk, cost), strict=True):
+                if reply.retval == 0:
+                    run.accepted(step)
+                    on_done(step)
+                else:
+                    run.refused(step, self._refusal(step, reply.retval))
+        run.outcome.rest = run.left
+        return run.outcome
 
-    async def _send(self, chunk: Sequence[Step], cost: int, outcome: Outcome, on_done: Callable[[Step], None]) -> None:
+    async def _send(self, chunk: Sequence[Step], cost: int) -> Sequence[Reply]:
         requests = [_request(step) for step in chunk]
         began = self._pacer.start(cost)
         replies = await self._client.send(requests)
         self._pacer.measured(cost, began)
         self.calls += len(chunk)
-        for step, reply in zip(chunk, replies, strict=True):
-            if reply.retval == 0:
-                outcome.done.append(step)
-                on_done(step)
-                continue
-            self.refusals += 1
-            why = f"{step}: {retval_text(reply.retval)}"
-            outcome.failures.append(why)
-            outcome.refused.add(refusal_key(step))
-            log.error(
-                "vpp-refused",
-                f"VPP refused {why}",
-                msg=step.call,
-                retval=reply.retval,
-                vip=str(step.vip or ""),
-            )
+        return replies
+
+    def _refusal(self, step: Step, retval: int) -> str:
+        """Count and log a refusal; returns it in words."""
+        self.refusals += 1
+        why = f"{step}: {retval_text(retval)}"
+        log.error("vpp-refused", f"VPP refused {why}", msg=step.call, retval=retval, vip=str(step.vip or ""))
+        return why
 
     async def _exists(self, key: VipKey | None) -> bool:
         bodies = await self._client.dump("lb_vip_dump", pack_vip_dump())

@@ -35,7 +35,7 @@ from maglev.base.events import BackendEvent, ConfigEvent, DrainEvent, Event, Eve
 from maglev.base.pace import Pace
 from maglev.base.states import State
 from maglev.config.model import Config, Frontend
-from maglev.judgement.weights import StateSource, flush_owed, frontend_weights
+from maglev.judgement.weights import StateSource, flush_owed
 from maglev.vpp.adoption import Adoption, Presumption
 from maglev.vpp.agenda import Agenda, Choice
 from maglev.vpp.announced import Announced
@@ -198,7 +198,7 @@ class Reconciler:
             await pace.breathe()
             # Looked up each time: the configuration may be another since the last.
             frontend = announced.in_force.frontends.get(announced.current.names.get(key, ""))
-            if vip.serves or (frontend is not None and frontend_weights(frontend, announced.states).usable):
+            if vip.serves or (frontend is not None and announced.states.weights(frontend).usable):
                 serving.add(key)
         return frozenset(serving)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from maglev.base.errors import UnknownName
 from maglev.base.states import State
 from maglev.config.model import Config
-from maglev.judgement.weights import BackendView, StateSource
+from maglev.judgement.weights import StateSource, TargetState
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class _Standing:
     drained: bool = False
 
 
-class AfterReload:
+class AfterReload(StateSource):
     """A state source after a reload to ``config``. Servers that stay keep their state; others start without one."""
 
     def __init__(self, now: StateSource, config: Config) -> None:
@@ -29,7 +29,7 @@ class AfterReload:
         """The configuration after the reload."""
         return self._config
 
-    def backend_state(self, name: str) -> BackendView:
+    def backend_state(self, name: str) -> TargetState:
         """The state of a backend after the reload. Raises ``UnknownName``."""
         backend = self._config.backends.get(name)
         if backend is None:

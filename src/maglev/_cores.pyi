@@ -1,16 +1,7 @@
-"""The native core of the probe engine. What Python may call of it is the pure part: for tests, fuzzing and tools.
-
-None of it touches an engine or a socket. ``maglev._probe`` is the engine.
-"""
+"""The pure parts of the probe engine alone, for tests, fuzzing and tools. None touches an engine or a socket."""
 
 from collections.abc import Iterable
-from typing import Final, TypedDict
-
-BOUND_SECONDS: Final[tuple[float, ...]]
-"""Upper bounds of the buckets of all histograms of durations."""
-
-HTTP_FAULTS: Final[dict[int, str]]
-"""Why a response is not one, by the number that the engine keeps."""
+from typing import TypedDict
 
 def siphash13(key: bytes, word: int) -> int: ...
 def seal_cookie(key: bytes, plain: int) -> int:
