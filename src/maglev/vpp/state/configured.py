@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from maglev.config.model import Config, Frontend
+from maglev.config.model import Backend, Config, Frontend
 from maglev.vpp.planning.model import vip_key
 from maglev.vpp.planning.plan import FlushKey
 from maglev.vpp.wire.messages import VipKey
@@ -94,34 +94,40 @@ class _Work:
 
     def frontend(self, name: str, frontend: Frontend) -> Generator[None, None, None]:
         """Take in one frontend; yields after each of its members."""
+        before = self._before
         key = self._keys[name] = vip_key(frontend)
-        old = self._before.config.frontends.get(name) if self._before is not None else None
+        old = before.config.frontends.get(name) if before is not None else None
         members = {member.backend for pool in old.pools for member in pool.members} if old is not None else set()
+        same_key = before is not None and before.keys.get(name) == key
         for pool in frontend.pools:
             for member in pool.members:
-                flush = FlushKey(key, self._new.backends[member.backend].address.packed)
+                backend = self._new.backends[member.backend]
+                flush = FlushKey(key, backend.address.packed)
                 use = Use(name, flush, frontend.flush_on_down)
                 self._uses.setdefault(member.backend, []).append(use)
                 self._flushes.add(flush)
-                if self._before is not None:
-                    self._compare(self._before, member.backend, use, was_member=member.backend in members)
+                if before is not None:
+                    was = before.config.backends.get(member.backend)
+                    was_member = member.backend in members
+                    if was is None or was.address != backend.address:
+                        self._came(use, member.backend, was if was_member else None)
+                    if not (same_key and was_member):
+                        self._may_join(before, use, member.backend)
                 yield
         if old is not None and (old.weight_unit, old.pools) != (frontend.weight_unit, frontend.pools):
             self._rescaled.append(key)
 
-    def _compare(self, before: Configured, backend: str, use: Use, *, was_member: bool) -> None:
-        """Note where this member differs from the configuration before."""
-        key, address = use.flush
-        was = before.config.backends.get(backend)
-        elsewhere = was is None or was.address.packed != address
-        if was is not None and elsewhere and was_member:
+    def _came(self, use: Use, backend: str, was: Backend | None) -> None:
+        """A member is new at its address. ``was``: the same backend as a member of this frontend before."""
+        if was is not None:
             self._moved.setdefault(use.frontend, set()).add(was.address.packed)
-        stayed = was_member and before.keys.get(use.frontend) == key
-        # A use may have another frontend's name and yet be the same AS in the same VIP: a frontend that was renamed.
-        if not stayed and all(other.flush != use.flush for other in before.uses.get(backend, ())):
-            self._joined.append((backend, use))
-        if elsewhere and self._serves(key, address):
+        if self._serves(*use.flush):
             self._inherited.add(backend)
+
+    def _may_join(self, before: Configured, use: Use, backend: str) -> None:
+        """A member is new in its frontend or VIP. The same AS may have been there under another frontend's name."""
+        if all(other.flush != use.flush for other in before.uses.get(backend, ())):
+            self._joined.append((backend, use))
 
     def done(self) -> Transition:
         """All frontends are in."""
