@@ -25,7 +25,7 @@ from maglev.base.pace import Pace
 from maglev.base.states import FrontendState
 from maglev.checker.backend import LiveBackend
 from maglev.config.model import Frontend
-from maglev.judgement.weights import FrontendWeights, WeightTable
+from maglev.judgement.weights import FrontendWeights, WeightTable, fill
 from maglev.views.backends import Override
 
 log = logs.get(__name__)
@@ -34,7 +34,7 @@ SLICE_NS = 1_000_000
 """How long one turn of the event loop may work on frontends."""
 
 PORTION = 256
-"""Backends between two looks at the clock: setting them takes some 25 microseconds."""
+"""Members or backends between two looks at the clock: they take the table some 50 microseconds."""
 
 
 class Frontends:
@@ -76,8 +76,7 @@ class Frontends:
         """
         pace = Pace()
         self._next = coming = WeightTable()
-        for frontend in frontends:
-            coming.add(frontend)
+        for _ in fill(coming, frontends, PORTION):
             if pace.due():
                 await pace.rest()
         waiting = iter(backends)

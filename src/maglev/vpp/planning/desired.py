@@ -80,19 +80,19 @@ def desired_vip(
     config = source.config()
     presumption = NOTHING_PRESUMED
     if unresolved:
-        presumption = Presumption(unresolved, _serving(frontend, source, unresolved, found, lost))
-    judged = judge(frontend, source, presumption)
-    answer = judged.programmed
+        presumption = Presumption(unresolved, _serving(frontend, config, unresolved, found, lost))
+    answer = judge(frontend, source, presumption).programmed
+    unit, backends = answer.unit, config.backends
     ases: dict[bytes, DesiredAs] = {}
     for member in answer.members:
-        address = config.backends[member.backend].address.packed
+        address = backends[member.backend].address.packed
         wanted = DesiredAs(
             address=address,
             backend=member.backend,
             pool=member.pool,
-            state=State.UNKNOWN if judged.presumed(member) else member.state,
-            weight=None if judged.keeps(member) else member.programmed,
-            nominal=programmed_weight(min(member.weight, 100), answer.unit),
+            state=member.state,
+            weight=None if member.keep else member.programmed,
+            nominal=programmed_weight(member.weight, unit),
         )
         present = ases.get(address)
         if present is None or _rank(wanted) > _rank(present):
@@ -103,7 +103,7 @@ def desired_vip(
         encap=backends_encap(frontend, config),
         length=frontend.new_flows_table_length,
         sticky=frontend.src_ip_sticky,
-        unit=answer.unit,
+        unit=unit,
         usable=answer.usable,
         flush_on_down=frontend.flush_on_down,
         ases=tuple(ases[address] for address in sorted(ases, key=address_order)),
@@ -112,10 +112,10 @@ def desired_vip(
 
 
 def _serving(
-    frontend: Frontend, source: StateSource, unresolved: Container[str], found: ActualVip | None, lost: LostWeights
+    frontend: Frontend, config: Config, unresolved: Container[str], found: ActualVip | None, lost: LostWeights
 ) -> frozenset[str]:
     """The unresolved backends of a frontend to which VPP sends traffic, or did so before it was emptied."""
-    backends, key = source.config().backends, vip_key(frontend)
+    backends, key = config.backends, vip_key(frontend)
     names: set[str] = set()
     for pool in frontend.pools:
         for member in pool.members:
@@ -126,8 +126,7 @@ def _serving(
             weight = lost.recall(key, address, present=have is not None)
             if weight is None:
                 weight = have.weight if have is not None else 0
-            view = source.target_state(frontend.name, member.backend)
-            if weight > 0 and view.state is State.UNKNOWN and not view.drained:
+            if weight > 0:
                 names.add(member.backend)
     return frozenset(names)
 

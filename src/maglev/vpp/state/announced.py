@@ -18,7 +18,7 @@ from maglev.base.errors import UnknownName
 from maglev.base.pace import at_once, in_slices
 from maglev.base.states import State
 from maglev.config.model import Config, Frontend
-from maglev.judgement.weights import StateSource, TargetState
+from maglev.judgement.weights import FrontendWeights, StateSource, TargetState
 from maglev.vpp.planning.model import vip_key
 from maglev.vpp.state.configured import Configured, Transition, transition
 from maglev.vpp.wire.messages import VipKey
@@ -56,6 +56,10 @@ class Before(StateSource):
     def weight_override(self, frontend: str, pool: str, backend: str) -> int | None:
         """The operator's weight as it is now."""
         return self._now.weight_override(frontend, pool, backend)
+
+    def weights(self, frontend: Frontend) -> FrontendWeights:
+        """What the rule gives the members of a frontend of the old configuration, by the states of now."""
+        return self._now.weights(frontend)
 
     def waits(self, frontend: Frontend) -> bool:
         """Whether this frontend (of the old configuration) has to wait for the end of the reload."""
@@ -108,6 +112,13 @@ class Announced:
         """The state of a backend; unknown where a reload that is under way has taken it away already."""
         try:
             return self.states.backend_state(name).state
+        except UnknownName:
+            return State.UNKNOWN
+
+    def state_for(self, frontend: str, backend: str) -> State:
+        """The state of the target by which a member of a frontend is judged, as ``state_of``."""
+        try:
+            return self.states.target_state(frontend, backend).state
         except UnknownName:
             return State.UNKNOWN
 

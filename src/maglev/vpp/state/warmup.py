@@ -92,8 +92,8 @@ class WarmUp:
         self._unresolved.difference_update(gone)
         self._inherited.difference_update(gone)
 
-    def released(self, frontend: Frontend, state_of: Callable[[str], State]) -> bool:
-        """Whether this frontend may be written to."""
+    def released(self, frontend: Frontend, state_for: Callable[[str, str], State]) -> bool:
+        """Whether this frontend may be written to. ``state_for``: the state by which a frontend's member is judged."""
         phase = self.phase
         if phase is Phase.DONE or frontend.name in self._released:
             return True
@@ -101,7 +101,7 @@ class WarmUp:
             return False
         for pool in frontend.pools:
             for member in pool.members:
-                if state_of(member.backend) is State.UNKNOWN:
+                if state_for(frontend.name, member.backend) is State.UNKNOWN:
                     return False
         return True
 

@@ -96,7 +96,7 @@ class Batches:
         announced = self._rooms.announced
         config = announced.current.config if announced.begun else announced.in_force
         frontend = config.frontends.get(name)
-        return frontend is not None and self._rooms.adoption.warmup.released(frontend, announced.state_of)
+        return frontend is not None and self._rooms.adoption.warmup.released(frontend, announced.state_for)
 
     @property
     def _writable(self) -> bool:

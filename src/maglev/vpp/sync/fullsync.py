@@ -222,7 +222,7 @@ class FullSync:
         """The frontends that the warm-up lets be written to, and that are about to be."""
         announced, warmup = self._rooms.announced, self._rooms.adoption.warmup
         for name, frontend in announced.current.config.frontends.items():
-            if warmup.released(frontend, announced.state_of):
+            if warmup.released(frontend, announced.state_for):
                 warmup.release(name)
                 yield name
 

@@ -361,7 +361,7 @@ class Reconciler:
         """
         frontend = self.frontend(name)
         self._rooms.mirror.demand()
-        if not self._rooms.adoption.warmup.released(frontend, self._rooms.announced.state_of):
+        if not self._rooms.adoption.warmup.released(frontend, self._rooms.announced.state_for):
             raise NotAllowed(f"frontend {name} is not released by the warm-up yet")
         self._rooms.adoption.warmup.release(name)
         log.info("vpp-sync-requested", f"sync of frontend {name} requested", by=by, frontend=name)

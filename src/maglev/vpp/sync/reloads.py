@@ -104,5 +104,6 @@ class Reloads:
         debts.forget_but(step.flushes)
         for backend, use in step.joined:
             # Its AS may be there since an earlier reload, with flows: what was owed to it left the file with it.
-            if flush_owed(state := self._rooms.announced.state_of(backend), flush_on_down=use.flush_on_down):
+            state = self._rooms.announced.state_for(use.frontend, backend)
+            if flush_owed(state, flush_on_down=use.flush_on_down):
                 debts.owe(use.flush, Cause.DOWN if state is State.DOWN else Cause.OPERATOR)
