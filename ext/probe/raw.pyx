@@ -263,6 +263,24 @@ cdef void raw_await(State* e) noexcept nogil:
     e.raw.departed_count = 0
 
 
+# A call of sendmmsg, begun at `before`, sent the probes of `batch`. The kernel answers for loopback within the call,
+# so each packet has left about when its turn came.
+cdef void raw_sent(State* e, Origin* origin, const uint32_t* batch, uint32_t count, int64_t before) noexcept nogil:
+    cdef int64_t after = e.clock.now
+    cdef int64_t step = (after - before) // count
+    cdef Slot* slot
+    cdef uint32_t i
+    for i in range(count):
+        slot = &e.slots[batch[i]]
+        count_sent(e, slot, before + step * i)
+        slot.deadline = after + limit_of(slot, e.checks[slot.check])
+        slot.phase = PHASE_FLYING
+        e.raw.flying += 1
+        origin.flying += 1
+        raw_departed(e, batch[i])
+        prefetch(&e.records[batch[i]])      # on a near network the answers are here already
+
+
 # Send a batch. What the kernel refuses is a local error of that target alone; what does not fit waits for a tick.
 cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
     cdef uint32_t count = origin.batch_count[kind]
@@ -271,9 +289,8 @@ cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
     cdef uint32_t done = 0
     cdef uint32_t i
     cdef int sent, error
-    cdef int64_t before, after, step
+    cdef int64_t before
     cdef Slot* slot
-    cdef const Check* check
     cdef RawSocket* raw = &origin.tcp if kind else &origin.icmp
     origin.batch_count[kind] = 0
     for i in range(count):
@@ -311,19 +328,7 @@ cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
             send_refused(e, batch[done], error)
             done += 1
             continue
-        # The kernel answers for loopback within the call, so each packet has left about when its turn came.
-        after = e.clock.now
-        step = (after - before) // sent
-        for i in range(<uint32_t>sent):
-            slot = &e.slots[batch[done + i]]
-            check = e.checks[slot.check]
-            count_sent(e, slot, before + step * i)
-            slot.deadline = after + limit_of(slot, check)
-            slot.phase = PHASE_FLYING
-            e.raw.flying += 1
-            origin.flying += 1
-            raw_departed(e, batch[done + i])
-            prefetch(&e.records[batch[done + i]])       # on a near network the answers are here already
+        raw_sent(e, origin, batch + done, <uint32_t>sent, before)
         done += <uint32_t>sent
     e.clock.quiet = 0
     # Between two batches: what came in must not wait until the receive queue is full. Errors are few, and can.
