@@ -268,7 +268,7 @@ async def test_a_record_of_another_thread_is_not_lost_while_one_is_published() -
 
 
 class Stalled(io.StringIO):
-    """A stream whose reader does not read until it is let."""
+    """A stream whose reader does not read until it is released."""
 
     def __init__(self) -> None:
         super().__init__()

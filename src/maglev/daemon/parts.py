@@ -32,7 +32,7 @@ log = logs.get(__name__)
 
 @dataclass(frozen=True, slots=True)
 class VppParts:
-    """What drives VPP. ``stats`` None: packet counters are turned off."""
+    """The parts that drive VPP. ``stats`` None: packet counters are turned off."""
 
     client: VppClient
     reconciler: Reconciler
