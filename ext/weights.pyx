@@ -411,10 +411,10 @@ cdef struct Backend:
 cdef class WeightTable:
     """The states and weights of a whole configuration, in arrays: 20 bytes a member.
 
-    ``add`` takes the frontends one by one, so that a large table can be filled in slices. ``set_backend`` and
-    ``set_weight`` keep it up to date; ``compute`` then works out every frontend in one pass without making a Python
-    object, ``state`` and ``frontend`` a single one. A table belongs to one configuration: a reload fills a new one.
-    All backends start as unknown. Only the event loop's thread may use it.
+    ``add`` takes the frontends one by one and ``set_backends`` the backends in portions, so that a large table can be
+    filled in slices. ``set_backend`` and ``set_weight`` keep it up to date; ``compute`` then works out every frontend
+    in one pass without making a Python object, ``state`` and ``frontend`` a single one. A table belongs to one
+    configuration: a reload fills a new one. All backends start as unknown. Only the event loop's thread may use it.
     """
 
     cdef Member* members
@@ -425,6 +425,7 @@ cdef class WeightTable:
     cdef Py_ssize_t row_space
     cdef Py_ssize_t backend_space
     cdef dict backend_index        # name -> index in `backends`
+    cdef list users                # by backend: names of the frontends that use it, a tuple in the order of the file
     cdef dict frontend_index       # name -> index in `rows`
     cdef list frontends            # by row: the frontends as configured
 
@@ -434,6 +435,7 @@ cdef class WeightTable:
         self.backends = NULL
         self.member_count = self.member_space = self.row_space = self.backend_space = 0
         self.backend_index = {}
+        self.users = []
         self.frontend_index = {}
         self.frontends = []
 
@@ -458,6 +460,8 @@ cdef class WeightTable:
         cdef Py_ssize_t count = 0
         cdef int pool_index = 0
         cdef Member* member
+        # Most backends are used by one frontend: those of this one share a tuple.
+        cdef tuple alone = (frontend.name,)
         if frontend.name in self.frontend_index:
             raise ValueError(f"frontend {frontend.name} is in the table already")
         for pool in frontend.pools:
@@ -472,7 +476,7 @@ cdef class WeightTable:
             for each in pool.members:
                 member = &self.members[place]
                 memset(member, 0, sizeof(Member))
-                member.backend = <int32_t> self.index_of(each.backend)
+                member.backend = <int32_t> self.index_of(each.backend, alone)
                 member.pool = pool_index
                 member.configured = member.weight = clamp(each.weight)
                 place += 1
@@ -481,24 +485,51 @@ cdef class WeightTable:
         self.frontend_index[frontend.name] = row
         self.frontends.append(frontend)
 
-    cdef Py_ssize_t index_of(self, str name) except -1:
+    cdef Py_ssize_t index_of(self, str name, tuple user) except -1:
+        # The index of a backend, which gets one at its first use.
         cdef object known = self.backend_index.get(name)
         cdef Py_ssize_t index
+        cdef tuple others
         if known is not None:
-            return known
+            index = known
+            others = self.users[index]
+            if others[len(others) - 1] != user[0]:
+                self.users[index] = others + user
+            return index
         index = len(self.backend_index)
         self.backends = <Backend*> grown(self.backends, &self.backend_space, index + 1, sizeof(Backend))
         self.backends[index].state = UNKNOWN
         self.backends[index].drained = False
         self.backend_index[name] = index
+        self.users.append(user)
         return index
 
+    cdef tuple put(self, str name, object state, bint drained):
+        cdef object known = self.backend_index.get(name)
+        cdef Py_ssize_t index
+        if known is None:
+            return ()
+        index = known
+        self.backends[index].state = state_number(state)
+        self.backends[index].drained = drained
+        return self.users[index]
+
     def set_backend(self, str name, state, bint drained=False):
-        """Set the state of a backend in every frontend that uses it. A backend that none uses has no place here."""
-        cdef object index = self.backend_index.get(name)
-        if index is not None:
-            self.backends[<Py_ssize_t> index].state = state_number(state)
-            self.backends[<Py_ssize_t> index].drained = drained
+        """Set the state of a backend in every frontend that uses it, and return the names of these frontends.
+
+        A backend that no frontend uses has no place here.
+        """
+        return self.put(name, state, drained)
+
+    def set_backends(self, backends):
+        """Set the states of many backends: objects with ``name``, ``state`` and ``drained``."""
+        for backend in backends:
+            self.put(backend.name, backend.state, backend.drained)
+
+    def users_of(self, str backend):
+        """Names of the frontends that use a backend, in the order in which they were added."""
+        cdef object index = self.backend_index.get(backend)
+        return () if index is None else self.users[index]
 
     def set_weight(self, str frontend, str pool, str backend, weight):
         """Set a member's run-time weight (0..100, clamped); None goes back to the file's. Raises KeyError."""
@@ -511,6 +542,17 @@ cdef class WeightTable:
                 self.members[i].weight = self.members[i].configured if weight is None else clamp(weight)
                 return
         raise KeyError(f"{frontend}/{pool}/{backend}")
+
+    def shed(self, int most):
+        """Forget up to ``most`` backends, and return whether any are left: to free 50,000 at once takes a millisecond.
+
+        The table cannot be used any more. Its arrays and its frontends go with the object.
+        """
+        cdef int i
+        self.users = []
+        for i in range(min(most, len(self.backend_index))):
+            self.backend_index.popitem()
+        return len(self.backend_index) > 0
 
     cdef Outcome work_out(self, Py_ssize_t row) noexcept nogil:
         cdef FrontendRow* line = &self.rows[row]

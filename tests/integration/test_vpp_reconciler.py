@@ -1720,6 +1720,43 @@ async def test_a_reload_is_not_seen_half_done_or_a_new_server_would_get_traffic_
         assert weights(server) == {"10.0.0.9": 0, "10.0.0.2": 0, "10.0.0.3": 1}
 
 
+async def test_a_reload_that_is_never_announced_is_in_force_after_ten_seconds(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, clock = failover(), PacedClock()
+    async with programmed(path, config, clock=clock) as (server, rig):
+        moved = replace(config.backends["a"], address=IPv4Address("10.0.0.9"))
+        rig.states.load(replace(config, backends={**config.backends, "a": moved}))
+        rig.backend("b", DOWN)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not writes(server), "the frontend waits for the end of the reload"
+        clock.advance(11)
+        rig.backend("c", DOWN)
+        await rig.settled()
+        assert "a configuration is in force that was not announced" in caplog.text
+        assert weights(server) == {"10.0.0.9": 0, "10.0.0.2": 0, "10.0.0.3": 0}
+
+
+async def test_a_reload_that_takes_servers_away_during_the_warm_up_ends_neither_a_sync_nor_a_request(
+    path: Path,
+) -> None:
+    lb = LbConfig(startup_min_delay=0, startup_max_delay=30 * SECOND)
+    config, clock = failover(lb), PacedClock()
+    async with stand_in(path) as server:
+        rig = Rig(path, config, clock=clock)
+        rig.load()
+        async with rig.running():
+            await rig.settled()
+            smaller = make_config({"p": {"b": 10}}, backends={"b": "10.0.0.2"}, lb=lb)
+            rig.states.load(smaller)  # in force, and not announced yet
+            assert not rig.reconciler.released("nope")
+            rig.reconciler.released("www")
+            rig.load()
+            await rig.settled()
+            assert weights(server) == {"10.0.0.2": 1}
+
+
 async def test_a_frontend_that_a_reload_removes_during_a_sync_does_not_end_the_sync(path: Path) -> None:
     both = [replace(failover().frontends["www"], name=f"w{n}", port=n) for n in (81, 82)]
     config = replace(failover(), frontends={frontend.name: frontend for frontend in both})

@@ -7,6 +7,7 @@ import logging
 import orjson
 import pytest
 
+from maglev.base.pace import at_once
 from maglev.vpp.debts import Debts
 from maglev.vpp.messages import VipKey
 from maglev.vpp.plan import Cause, FlushKey, Op, Owed, Plan, Step
@@ -29,9 +30,8 @@ def through_json(value: object) -> object:
 
 
 def kept(debts: Debts) -> object:
-    into: dict[str, dict[str, str]] = {}
-    assert len(list(owed_to_json(debts.owed.items(), into))) == len(debts.owed)
-    return through_json(into)
+    assert len(list(owed_to_json(debts.owed.items()))) == len(debts.owed), "one slice for each"
+    return through_json(at_once(owed_to_json(debts.owed.items())))
 
 
 def test_vips_and_held_addresses_come_back() -> None:

@@ -67,3 +67,13 @@ async def in_slices(steps: Generator[None, None, T]) -> T:
             return result
         if pace.due():
             await pace.rest()
+
+
+def at_once(steps: Generator[None, None, T]) -> T:
+    """Drive a generator to its end in one go, and return its result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            result: T = done.value
+            return result

@@ -1,9 +1,9 @@
-"""Taking over a VPP that already forwards: what a daemon that knows little must not disturb. Pure, but for its clock.
+"""Taking over a VPP that already forwards, without disturbing its traffic. Pure, except for the clock.
 
-Four things keep traffic where it is: the *warm-up* holds frontends until their backends have verdicts. Backends that
-VPP sends traffic to at the start are *presumed* good, and need ``fall`` failures. A VIP whose weights are all one same
-multiple of this daemon's keeps that *scale* until a sync is asked for. And weights that VPP had and *lost* (it was
-restarted, or somebody deleted the VIP) come back where nothing better is known.
+Four rules keep traffic where it is. The *warm-up* holds frontends until their backends have verdicts. Backends that VPP
+sends traffic to at the start are *presumed* good, and need ``fall`` failures. A VIP whose weights are one multiple of
+this daemon's keeps that *scale* until an operator asks for a sync. Weights that VPP had and *lost*, because
+it was restarted or the VIP was deleted, come back where nothing better is known.
 
 Owned by the event loop. The scales are an immutable mapping, replaced on change: a plan may keep it.
 """
@@ -31,7 +31,7 @@ LEAST_PATIENCE_NS = 5 * 1_000_000_000
 
 
 class Presumption(Protocol):
-    """Who is told which backends VPP already sends traffic to; the checker."""
+    """Learns which backends VPP already sends traffic to; the checker is one."""
 
     def settle(self, names: Iterable[str]) -> None:
         """Only these are presumed good from now on. Called once."""
@@ -40,7 +40,7 @@ class Presumption(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a VPP that was just read is found like, against what is wanted.
+    """A VPP that was just read, compared with the configuration.
 
     ``serving``: backends to whose address VPP sends traffic. ``scales``: VIPs whose weights are a multiple of the
     daemon's. ``missing``: wanted VIPs that VPP does not have.
@@ -52,7 +52,7 @@ class Found:
 
 
 def look_at(vips: Mapping[VipKey, ActualVip], states: StateSource) -> Generator[None, None, Found]:
-    """Compare what VPP holds with what is configured, frontend by frontend: to be driven in slices."""
+    """Compare VPP with the configuration, frontend by frontend: to be driven in slices."""
     config = states.config()
     serving: set[str] = set()
     scales: dict[VipKey, Fraction] = {}

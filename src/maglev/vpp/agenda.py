@@ -1,22 +1,23 @@
-"""What waits to be programmed, and what of it comes next. Pure.
+"""The frontends that wait to be programmed, and which of them come next. Pure.
 
 A frontend waits in one of three places. *Dirty*: something about it has changed since the states were last looked at.
 *Parked*: the warm-up holds it; an event of its backends or a new phase brings it back. *Cut off*: it is dirty, and the
 budget of an earlier batch ended before its steps.
 
-Order: frontends that are served by no AS in VPP come first, then those that were cut off, then what has waited longest.
-Fairness: one batch of nothing but the first kind is followed by one in which they have no precedence. So whatever waits
-is overtaken by one such batch at most, however often the others come again.
+Order: frontends that no AS in VPP serves come first, then those that were cut off, then those that wait longest.
+Fairness: after a batch that put the first kind before a waiting frontend, the next batch gives them no precedence, nor
+to those of them that were cut off. So a waiting frontend is overtaken by one such batch at most, however often the
+others are marked again.
 
-Owned by the event loop. Events mark at any time; the task that holds the lock of the dataplane takes, gives back and
-cuts off. A frontend that is marked while a batch is under way is dirty after it: ``take`` and ``planned`` remove what
-was marked before the plan, and nothing removes what was marked after it.
+Owned by the event loop. Events mark at any time; the task that holds the lock of the dataplane takes, plans and cuts
+off. Invariant: a frontend that is marked after a plan was made is dirty after that plan was carried out. ``take`` and
+``planned`` remove marks from before the plan, and nothing removes later ones.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -45,28 +46,33 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What was taken. ``urgent``: frontends that no AS serves came first."""
+    """Frontends that were taken. ``urgent``: frontends that no AS serves had precedence.
+
+    ``first``: frontends whose steps come before all others of the batch, since they were cut off before.
+    """
 
     names: Sequence[str]
     urgent: bool
+    first: Sequence[str]
 
 
 class Agenda:
     """The frontends that wait, and the calls that VPP refused and that are not tried again for now."""
 
     def __init__(self) -> None:
-        # Dictionaries for their order: what was marked first comes first.
+        # Dictionaries keep the order of the first mark.
         self._dirty: dict[str, None] = {}
         self._parked: dict[str, None] = {}
         self._cut: dict[str, None] = {}
-        self._overtaken = False
+        self._overtaken = False  # the last batch put ``_leaders`` before frontends that still wait
+        self._leaders: frozenset[str] = frozenset()
         self._refused: dict[VipKey | None, set[RefusalKey]] = {}
 
     # ------------------------------------------------------------------------------------------------------- questions
 
     @property
     def waiting(self) -> bool:
-        """Whether anything is dirty. It may be that none of it can be programmed now."""
+        """Whether any frontend is dirty, even if none of them can be programmed now."""
         return bool(self._dirty)
 
     @property
@@ -86,14 +92,14 @@ class Agenda:
     def choose(
         self, urgent: Iterable[str], admission: Callable[[str], Admission], members: Callable[[str], int]
     ) -> Choice:
-        """What a batch would program now: no more than about ``MOST_MEMBERS``, the ``urgent`` first.
+        """The frontends that a batch would program now, ``urgent`` ones first: about ``MOST_MEMBERS`` members at most.
 
         ``admission`` is asked for each frontend that is looked at; ``members`` how many pool members one has.
         """
         names: dict[str, None] = {}
         held: dict[str, None] = {}
         total = 0
-        for name in chain(urgent, self._cut, self._dirty):
+        for name in self._order(urgent):
             if name in names or name in held or name not in self._dirty:
                 continue
             admitted = admission(name)
@@ -106,17 +112,25 @@ class Agenda:
                     break
         return Choice(tuple(names), tuple(held))
 
+    def _order(self, urgent: Iterable[str]) -> Iterator[str]:
+        """The order of a batch. Names may come twice, or not be dirty."""
+        if not self._overtaken:
+            return chain(urgent, self._cut, self._dirty)
+        leaders = self._leaders
+        overtaken = (name for name in chain(self._cut, self._dirty) if name not in leaders)
+        return chain(overtaken, self._cut, self._dirty)
+
     # --------------------------------------------------------------------------------------------------------- changes
 
     def mark(self, name: str, key: VipKey | None) -> None:
-        """Something about a frontend has changed. What VPP refused in its VIP ``key`` may be tried again."""
+        """A frontend has changed. Calls that VPP refused in its VIP ``key`` may be tried again."""
         self._dirty[name] = None
         self._parked.pop(name, None)
         if self._refused and key is not None:
             self._refused.pop(key, None)
 
     def again(self, names: Iterable[str]) -> None:
-        """These could not be programmed, or are not wholly: they are dirty, or stay so."""
+        """These could not be programmed, or only in part: they are dirty, or stay so."""
         self._dirty.update(dict.fromkeys(names))
 
     def park(self, names: Iterable[str]) -> None:
@@ -126,7 +140,7 @@ class Agenda:
             self._parked[name] = None
 
     def unpark(self) -> None:
-        """What was held may have been released."""
+        """Parked frontends may have been released."""
         self._dirty.update(self._parked)
         self._parked.clear()
 
@@ -140,11 +154,12 @@ class Agenda:
         for name in names:
             del self._dirty[name]
         # The urgent ones may be marked again as fast as batches go.
+        self._leaders = frozenset(urgent)
         self._overtaken = bool(urgent) and bool(self._dirty) and set(names).issubset(urgent)
-        return Batch(names, bool(urgent))
+        return Batch(names, bool(urgent), tuple(name for name in self._cut if not urgent or name in self._leaders))
 
     def planned(self, names: Iterable[str]) -> None:
-        """A plan holds the newest state of these: only what is marked from now on is newer."""
+        """A plan holds the newest state of these: only marks from now on are newer."""
         for name in names:
             self._dirty.pop(name, None)
 

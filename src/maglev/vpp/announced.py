@@ -1,9 +1,8 @@
 """By which configuration verdicts are programmed: the one that was announced last.
 
-The checker puts a reload in force some time before it announces it (``ConfigEvent``), since it brings thousands of
-backends to it one after the other. Until the announcement verdicts are programmed by the configuration before, and
-frontends with a backend that leaves or moves wait. This room is the only one that compares the two: nothing else asks
-whether a reload is under way.
+The checker puts a reload in force some time before it announces it (``ConfigEvent``): it moves thousands of backends to
+the new configuration one after the other. Until the announcement, verdicts are programmed by the configuration before,
+and frontends with a backend that leaves or moves wait. Only this room compares the two configurations.
 
 Owned by the event loop. ``take`` alone changes which configuration it is; ``watch`` notes since when a reload is under
 way.
@@ -16,11 +15,11 @@ from collections.abc import Callable
 
 from maglev.base.clock import Clock
 from maglev.base.errors import UnknownName
-from maglev.base.pace import in_slices
+from maglev.base.pace import at_once, in_slices
 from maglev.base.states import State
 from maglev.config.model import Config, Frontend
 from maglev.judgement.weights import StateSource, TargetState
-from maglev.vpp.configured import Configured, Transition, finished, transition
+from maglev.vpp.configured import Configured, Transition, transition
 from maglev.vpp.messages import VipKey
 from maglev.vpp.model import vip_key
 
@@ -35,7 +34,7 @@ class Before(StateSource):
     """The states of now under the configuration before a reload that is still under way.
 
     A frontend with a backend that the reload takes away or gives another address must wait: the state of that backend
-    is no longer, or not yet, that of the AS in VPP.
+    does not describe the AS in VPP.
     """
 
     def __init__(self, config: Config, now: StateSource) -> None:
@@ -70,7 +69,7 @@ class Before(StateSource):
 
 
 class Announced:
-    """The configuration that was announced last, and what is known of a reload that is under way."""
+    """The configuration that was announced last, and since when a reload is under way."""
 
     def __init__(self, states: StateSource, clock: Clock) -> None:
         self.states = states
@@ -96,7 +95,7 @@ class Announced:
 
     @property
     def source(self) -> StateSource:
-        """What to program by: the states of now, while a reload is under way by the configuration before it."""
+        """The states to program by: those of now, and while a reload is under way the configuration before it."""
         return Before(self.current.config, self.states) if self.reloading else self.states
 
     def vips_of(self, config: Config) -> frozenset[VipKey]:
@@ -115,7 +114,7 @@ class Announced:
     def watch(self) -> bool:
         """Note since when a reload is under way; returns whether its announcement is overdue.
 
-        Whatever goes by the configuration calls this first, at least once a second: nothing tells when a reload begins.
+        No event announces the beginning of a reload. So every task calls this before it goes by the configuration.
         """
         if not self.reloading:
             self._since_ns = 0
@@ -127,7 +126,7 @@ class Announced:
 
     def step(self, serves: Serves) -> Transition:
         """The step to the configuration in force, made in one go."""
-        return finished(transition(self.current if self.begun else None, self.in_force, serves))
+        return at_once(transition(self.current if self.begun else None, self.in_force, serves))
 
     async def step_in_slices(self, serves: Serves) -> Transition | None:
         """The same, made while the event loop runs.
@@ -148,7 +147,7 @@ class Announced:
 
 
 def outdated(step: Transition) -> list[object]:
-    """What the step leaves behind, for ``let_go``: what holds others comes after them.
+    """The objects that only the configuration before holds, for ``let_go``: each comes after the objects it holds.
 
     An index and its configuration are tens of thousands of objects, whose release in one go would hold the event loop
     for 10 ms. The caller must drop its own references, ``step`` among them, before it lets them go.

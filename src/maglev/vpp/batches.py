@@ -1,7 +1,7 @@
-"""The task that brings verdicts to VPP: it programs what is dirty, and reads back what was written while nothing is.
+"""The task that brings verdicts to VPP: it programs dirty frontends, and reads VIPs back while none is dirty.
 
-One batch: choose (``agenda``), take, read again what is in doubt (``readback``), program (``programmer``). It holds the
-lock of the dataplane from the first to the last.
+One batch: choose and take frontends (``agenda``), read VIPs again that are in doubt (``readback``), program
+(``programmer``). The task holds the lock of the dataplane for the whole batch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ONE = Extent()
 
 
 class Batches:
-    """Programs what is dirty."""
+    """Programs dirty frontends. Owns no state: ``Rooms`` has it."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Batches:
         self._clock = clock
 
     async def run(self) -> None:
-        """Program what is dirty, whenever something wakes this task, until cancelled."""
+        """Program dirty frontends whenever an event wakes this task, until cancelled."""
         signals, verification = self._rooms.signals, self._rooms.verification
         while True:
             await signals.wake.wait()
@@ -73,7 +73,7 @@ class Batches:
     # -------------------------------------------------------------------------------------------------- what comes next
 
     def choice(self, urgent: Iterable[str] = ()) -> Choice:
-        """What a batch would program now, ``urgent`` first. Changes nothing."""
+        """The frontends that a batch would program now, ``urgent`` ones first. Changes nothing."""
         rooms = self._rooms
         if not rooms.agenda.waiting or not self._writable:
             return NOTHING
@@ -100,13 +100,13 @@ class Batches:
 
     @property
     def _writable(self) -> bool:
-        """Whether VPP may be written to at all. Its settings come first: see ``fullsync``."""
+        """Whether batches may write to VPP at all. Its settings come first: see ``fullsync``."""
         mirror = self._rooms.mirror
         known = self._client.usable and mirror.actual is not None and mirror.primed
         return known and self._rooms.announced.begun and not self._rooms.adoption.silent
 
     def _take_stock(self) -> bool:
-        """Set aside what the warm-up holds; returns whether anything can be programmed now."""
+        """Park frontends that the warm-up holds; returns whether any other can be programmed now."""
         choice = self.choice()
         if choice.held:
             self._rooms.agenda.park(choice.held)
@@ -116,7 +116,7 @@ class Batches:
         return bool(choice.names)
 
     async def _serving_nobody(self) -> list[str]:
-        """Dirty frontends that no AS in VPP serves, as many as a batch may hold, as far as they may overtake."""
+        """Dirty frontends that may overtake and that no AS in VPP serves, as many as one batch may hold."""
         rooms, pace = self._rooms, Pace()
         names: list[str] = []
         for name in rooms.agenda.overtaking():
@@ -130,7 +130,7 @@ class Batches:
     # ----------------------------------------------------------------------------------------------------------- work
 
     async def _batch(self) -> None:
-        """Program the newest state of what is dirty, or as much of it as one batch may hold."""
+        """Program the newest state of the dirty frontends, as many as one batch may hold."""
         rooms = self._rooms
         urgent = await self._serving_nobody()
         names = self.choice(urgent).names
@@ -143,7 +143,7 @@ class Batches:
             keys = rooms.announced.current.keys
             await self._readback.stale(keys[name] for name in names if name in keys)
             rooms.counters.batches += 1
-            await self._programmer.apply(names, ONE, first=() if urgent else rooms.agenda.cut)
+            await self._programmer.apply(names, ONE, first=batch.first)
         except BaseException:
             rooms.agenda.again(names)
             raise
@@ -156,7 +156,7 @@ class Batches:
         key = rooms.verification.take()
         found = rooms.mirror.find(key)
         if key is None or found is None:
-            return  # The connection was lost and made again while this waited for its turn, or the VIP is gone.
+            return  # The connection was lost and made again while this task waited for the lock, or the VIP is gone.
         written = found.ases
         await self._readback.ases([key])
         rooms.mirror.demand()
@@ -172,7 +172,7 @@ class Batches:
             rooms.signals.wake.set()
 
     def _check_buckets(self, vip: ActualVip) -> None:
-        """Compare the buckets of a VIP that reads back as it was written with what its weights give."""
+        """Compare the buckets of a VIP with those that its weights give. It reads back as it was written."""
         wrong = differing(vip)
         if not wrong:
             return

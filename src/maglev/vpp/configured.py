@@ -67,7 +67,7 @@ def transition(
     """The step to configuration ``new``, made member by member.
 
     A generator, so that the caller can let the event loop run in between: a configuration has tens of thousands of
-    members. Drive it to its end for the result (``finished``).
+    members. ``maglev.base.pace`` drives it: ``in_slices`` or ``at_once``.
 
     ``serves``: whether VPP sends traffic to this address in this VIP, or may do so as far as is known.
     """
@@ -75,16 +75,6 @@ def transition(
     for name, frontend in new.frontends.items():
         yield from work.frontend(name, frontend)
     return work.done()
-
-
-def finished(steps: Generator[None, None, Transition]) -> Transition:
-    """Drive ``transition`` to its end in one go."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            result: Transition = done.value
-            return result
 
 
 class _Work:
@@ -120,7 +110,7 @@ class _Work:
             self._rescaled.append(key)
 
     def _compare(self, before: Configured, backend: str, use: Use, *, was_member: bool) -> None:
-        """What this member is new at."""
+        """Note where this member differs from the configuration before."""
         key, address = use.flush
         was = before.config.backends.get(backend)
         elsewhere = was is None or was.address.packed != address

@@ -1,4 +1,4 @@
-"""What the dataplane counts of its own work: the figures behind ``maglev_vpp_lbsync_total`` and other metrics.
+"""Counts of the dataplane's work: the figures behind ``maglev_vpp_lbsync_total`` and other metrics.
 
 Only the event loop counts. Counts never go down.
 """
@@ -13,7 +13,7 @@ from maglev.vpp.drift import KINDS as DRIFT_KINDS
 
 @dataclass(slots=True)
 class Counters:
-    """What the reconciler counts. ``lbsync`` by (scope ``all`` or ``one``, kind); ``drift`` by kind.
+    """All counts, from 0 at the start of the daemon. ``lbsync`` by (scope ``all`` or ``one``, kind); ``drift`` by kind.
 
     ``suppressed``: syncs that the warm-up held. ``bucket_mismatches``: VIPs that were read back with other bucket
     counts than their weights give.

@@ -26,7 +26,7 @@ class Debts:
 
     @property
     def owed(self) -> Mapping[FlushKey, Owed]:
-        """What is owed now."""
+        """The flushes that are owed now."""
         return self._owed
 
     def owe(self, key: FlushKey, cause: Cause) -> None:
@@ -37,7 +37,7 @@ class Debts:
         self._put(key, Owed(cause))
 
     def note(self, plan: Plan) -> None:
-        """What a plan settles, puts off and incurs by itself."""
+        """Take over the debts that a plan settles, puts off and incurs by itself."""
         for key in plan.settled:
             self._drop(key)
         for key in plan.waiting:

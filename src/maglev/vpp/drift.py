@@ -1,7 +1,7 @@
-"""What somebody else has changed in VPP: what was known of it, set beside what was just read. Pure.
+"""Drift: differences between the mirror of VPP and a reading. Pure.
 
-What is known is what was read last, moved on by every call that VPP has acknowledged since; so whatever reads
-differently, nobody here has written.
+The mirror is the last reading, changed by every call that VPP has acknowledged since. So a difference is a change that
+another controller, or a person at VPP's CLI, has made.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ KINDS = ("as_weight", "as_missing", "as_foreign", "vip_missing", "vip_foreign", 
 
 
 class Drift(NamedTuple):
-    """One difference: its kind, and what is there instead of what, in words."""
+    """One difference: its kind, and the new state instead of the old one, in words."""
 
     kind: str
     words: str
 
 
 def ases_drift(known: Mapping[bytes, ActualAs], read: Mapping[bytes, ActualAs]) -> list[Drift]:
-    """What differs among the ASes of one VIP, in numeric order."""
+    """The differences among the ASes of one VIP, in numeric order."""
     differing = [address for address, have in known.items() if (now := read.get(address)) is None or now[0] != have[0]]
     if not differing and len(known) == len(read):
-        return []  # what nearly every VIP of a full sync is found like
+        return []  # the case of nearly every VIP in a full sync
     differing += read.keys() - known.keys()
     found: list[Drift] = []
     for address in sorted(differing, key=address_order):
@@ -43,7 +43,7 @@ def ases_drift(known: Mapping[bytes, ActualAs], read: Mapping[bytes, ActualAs]) 
 
 
 def vip_drift(known: ActualVip, read: ActualVip) -> list[Drift]:
-    """What differs in the nature of one VIP."""
+    """The differences in the nature of one VIP."""
     pairs = [("encap", known.encap, read.encap), ("table length", known.length, read.length)]
     if known.sticky is not None and read.sticky is not None:
         pairs.append(("src-ip-sticky", known.sticky, read.sticky))
@@ -51,18 +51,18 @@ def vip_drift(known: ActualVip, read: ActualVip) -> list[Drift]:
 
 
 def conf_drift(known: LbConf | None, read: LbConf) -> list[Drift]:
-    """What differs in the global settings."""
+    """The difference in the global settings."""
     return [] if known is None or known == read else [Drift("conf", "the global settings are others")]
 
 
 def drift(
-    known: Actual, read: Actual, *, uncertain: Collection[VipKey | None], anew: bool
+    known: Actual, read: Actual, *, uncertain: Collection[VipKey | None], restarted: bool
 ) -> Iterator[tuple[VipKey, list[Drift]]]:
-    """What differs in all of VPP, VIP by VIP, of nearly all nothing: a generator, so that it can be done in slices. The
-    global settings are the caller's.
+    """The differences in all of VPP, VIP by VIP, most of them empty: a generator, so that it can be done in slices. The
+    caller compares the global settings.
 
-    ``uncertain``: VIPs with calls that may or may not have been done. ``anew``: VPP has been restarted since, so
-    that nothing of ours is missed in it.
+    ``uncertain``: VIPs with calls that may or may not have been done. ``restarted``: VPP was restarted since, so it
+    is expected to be empty.
     """
     for key in sorted(known.vips.keys() | read.vips.keys(), key=lambda key: key.sort_key):
         had, have = known.vips.get(key), read.vips.get(key)
@@ -74,6 +74,6 @@ def drift(
             found = [Drift("vip_foreign", "it has come")]
         else:
             found = vip_drift(had, have) + ases_drift(had.ases, have.ases)
-        if anew:
+        if restarted:
             found = [one for one in found if one.kind not in ("vip_missing", "as_missing")]
         yield key, found

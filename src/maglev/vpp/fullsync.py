@@ -1,12 +1,12 @@
-"""A full sync: all of VPP is read back and repaired, in pieces between which batches get their turn.
+"""A full sync: all of VPP is read back and repaired, in pieces between which batches run.
 
 Order: the global settings first, since a VIP that is created without a source address tunnels from nowhere. Then the
-frontends, VIPs that serve nobody first; frontends on one address stay in one piece, since VPP has one encapsulation for
-each prefix. At last, once the warm-up is over, VIPs that are no longer configured. A piece is planned again until
-nothing of it is left over, each time with the newest states.
+frontends, VIPs without a live AS first; frontends on one address stay in one piece, since VPP has one encapsulation for
+each prefix. Once the warm-up is over, VIPs that have left the configuration come last. A piece is planned again until
+all its steps are sent, each time with the newest states.
 
-One full sync runs at a time. Between two reads, and between two plans, the lock of the dataplane is released, and a
-batch of verdicts that waits for it comes first.
+One full sync runs at a time. Between two reads, and between two plans, the task releases the lock of the dataplane, and
+a batch that waits for the lock runs first.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def pieces(
 ) -> Generator[None, None, list[list[str]]]:
     """Frontends of ``config`` in pieces of about ``PIECE_MEMBERS``, one address in one piece. To be driven in slices.
 
-    VIPs that serve nobody come first, then in numeric order. ``serves``: whether VPP sends a VIP's new flows anywhere.
+    VIPs without a live AS come first, then numeric order. ``serves``: whether VPP sends new flows of a VIP to any AS.
     """
     groups: dict[bytes, list[tuple[VipKey, Frontend]]] = {}
     for name in names:
@@ -73,7 +73,7 @@ class FullSync:
     """Carries out full syncs, one at a time.
 
     ``unmanaged``: VIPs in VPP that are not ours, as the last one found them. ``at_ns`` (wall clock) and ``changes``:
-    when the last one ended, and what it changed.
+    when the last one ended, and how many changes it made.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class FullSync:
         info = client.info()
         assert info is not None
         compared = rooms.mirror.compare(read, started_ns=info.started_ns, connected_ns=info.connected_ns)
-        if compared.known is not None and compared.anew:
+        if compared.known is not None and compared.restarted:
             rooms.adoption.lost.restarted()
         pace = Pace()
         for fact in compared.facts():
@@ -167,7 +167,7 @@ class FullSync:
         rooms.agenda.forget_refusals()
         rooms.recreations.retry()
         found = await in_slices(look_at(read.vips, rooms.announced.states))
-        # What was read of a connection that is gone is no mirror of the VPP behind the next.
+        # A reading over a connection that is gone does not describe the VPP at the other end of the next.
         client.still_connected(connects)
         rooms.mirror.install(read)
         for key, multiple in rooms.adoption.adopt(found).items():
@@ -190,13 +190,13 @@ class FullSync:
             rooms.recreations.forgive()
 
     def _settle_losses(self) -> None:
-        """All that is configured was written: weights that VPP had before count no longer, but for refused ASes."""
+        """Every configured VIP was written: forget weights that VPP had before, except those of refused ASes."""
         refusals = (one for of_vip in self._rooms.agenda.refused.values() for one in of_vip)
         still = {(vip, address) for op, vip, address in refusals if op is Op.ADD_AS and vip is not None}
         self._rooms.adoption.lost.settle(still)
 
     async def _look_again(self) -> None:
-        """Read what only the CLI tells, if VIPs came or went; one that turns out to be another needs one more sync."""
+        """Read the CLI if VIPs came or went. A VIP whose nature has changed needs another full sync."""
         if not self._rooms.mirror.reshuffled:
             return
         async with self._rooms.signals.lock:
@@ -227,7 +227,7 @@ class FullSync:
                 yield name
 
     async def _until_done(self, names: Sequence[str], result: SyncResult, extent: Extent, *, fresh: bool) -> None:
-        """Read one piece back, and apply until nothing of it is left over."""
+        """Read one piece back, and apply it until all its steps are sent."""
         rooms = self._rooms
         await self._reloads.over()
         if not fresh:
@@ -262,17 +262,17 @@ class FullSync:
         return [key for key in dict.fromkeys(keys) if key in vips]
 
     async def read_by_turns(self, keys: Iterable[VipKey]) -> None:
-        """Read the ASes of many VIPs into the mirror; between two of them batches get their turn."""
+        """Read the ASes of many VIPs into the mirror; batches may run between two of them."""
         for key in keys:
             await self._let_batches_go_first()
             async with self._rooms.signals.lock:
                 await self._readback.ases([key])
 
     async def _let_batches_go_first(self) -> None:
-        """What has just become dirty comes before the next piece, which nobody waits for.
+        """Let a batch run before the next piece, which is less urgent, if a frontend has become dirty.
 
-        An event has woken the task of the batches then, but it has not run yet: without a turn of the loop this task
-        would be before it at the lock.
+        The event has woken the task of the batches, but that task has not run yet: without a turn of the loop this task
+        would take the lock before it.
         """
         if self._rooms.agenda.waiting:
             await asyncio.sleep(0)

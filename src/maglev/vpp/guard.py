@@ -1,4 +1,4 @@
-"""What a VPP that goes away or talks nonsense ends: one piece of work, and never a task."""
+"""A VPP that goes away or answers wrongly ends one piece of work, and never a task."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Guard:
         self._counters = counters
 
     async def whole(self, work: Coroutine[object, object, None]) -> bool:
-        """Do a piece of work that a task has to do; returns whether all of it was done. The log says why it was not."""
+        """Do a piece of a task's work; returns whether all of it was done. If not, the log says why."""
         try:
             await work
         except Unavailable as error:
@@ -41,7 +41,7 @@ class Guard:
         return True
 
     async def asked(self, work: Coroutine[object, object, T]) -> T:
-        """Do a piece of work that a caller waits for. Raises ``Unavailable`` for all that VPP does wrong."""
+        """Do a piece of work that a caller waits for. Raises ``Unavailable`` where VPP answers wrongly."""
         try:
             return await work
         except (ProtocolError, Refused) as error:
@@ -49,6 +49,6 @@ class Guard:
             raise Unavailable(str(error)) from error
 
     def _distrust(self, error: Exception) -> None:
-        """The connection stands and the answer was wrong: nothing that is known of this VPP can be relied on."""
+        """The connection stands and the answer was wrong: the mirror of this VPP cannot be relied on."""
         self._mirror.forget()
         self._client.drop(f"a sync failed: {error}")

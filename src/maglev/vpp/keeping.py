@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from maglev.base.clock import Clock
-from maglev.base.pace import in_slices
+from maglev.base.pace import at_once, in_slices
 from maglev.vpp.debts import Debts
 from maglev.vpp.store import FLUSHES, Store, owed_to_json
 
@@ -17,14 +17,10 @@ async def keep_flushes(debts: Debts, store: Store, clock: Clock) -> None:
         await debts.changed.wait()
         await clock.sleep(KEEP_SECONDS)
         debts.changed.clear()
-        flushes: dict[str, dict[str, str]] = {}
-        await in_slices(owed_to_json(list(debts.owed.items()), flushes))
-        store.set(FLUSHES, flushes)
+        # A copy: debts come and go between two slices.
+        store.set(FLUSHES, await in_slices(owed_to_json(list(debts.owed.items()))))
 
 
 def keep_flushes_now(debts: Debts, store: Store) -> None:
     """Write down what is owed, at the end."""
-    flushes: dict[str, dict[str, str]] = {}
-    for _ in owed_to_json(debts.owed.items(), flushes):
-        pass
-    store.set(FLUSHES, flushes)
+    store.set(FLUSHES, at_once(owed_to_json(debts.owed.items())))

@@ -1,7 +1,7 @@
-"""Weights that VPP had and shows no longer: it was restarted, or a VIP was deleted, or is being created again.
+"""Weights that VPP had and does not show: it was restarted, or a VIP was deleted, or is being created again.
 
-What keeps the weight that VPP has (``on-all-down: keep``, a server without a verdict) would otherwise come back at
-weight 0 where VPP was emptied halfway: whoever plans asks here first. All weights are on our scale, in units.
+An AS that keeps the weight it has in VPP (``on-all-down: keep``, a server without a verdict) would otherwise come back
+at weight 0 where VPP was emptied halfway: a plan asks here first. All weights are on the daemon's scale, in units.
 """
 
 from __future__ import annotations
@@ -12,40 +12,40 @@ from maglev.vpp.messages import VipKey
 
 
 class LostWeights:
-    """At most what VPP held of the configured VIPs; whatever is written to VPP again is no longer kept here."""
+    """Weights of configured VIPs only. A weight that is written to VPP again is dropped here."""
 
     def __init__(self) -> None:
         self._weights: dict[VipKey, dict[bytes, int]] = {}
         self._recreated: set[VipKey] = set()
 
     def __len__(self) -> int:
-        """How many VIPs there is something of."""
+        """The number of VIPs with lost weights."""
         return len(self._weights)
 
     @property
     def recreated(self) -> Collection[VipKey]:
-        """VIPs that are being taken down, to be created again. What VPP shows of them is not what it had."""
+        """VIPs that are being taken down, to be created again: VPP shows only a part of the weights they had."""
         return self._recreated
 
     def recall(self, key: VipKey, address: bytes, *, present: bool) -> int | None:
-        """The last weight of an AS, to go by instead of what VPP shows; None: what VPP shows counts.
+        """The last weight of an AS, which counts instead of the one that VPP shows; None: the one in VPP counts.
 
-        ``present``: whether VPP has the AS. But for what is created again, it is asked about those that it has not.
+        ``present``: whether VPP has the AS. If it has, a lost weight counts only in a VIP that is being created again.
         """
         if not self._weights or (present and key not in self._recreated):
             return None
         return self._weights.get(key, {}).get(address)
 
     def lose(self, key: VipKey, weights: Mapping[bytes, int]) -> None:
-        """VPP had these, and has lost them. What it had before, and was not given again, stays as it is known."""
+        """VPP had these weights and has lost them. Weights that it lost before, and did not get again, stay."""
         self._weights[key] = {**weights, **self._weights.get(key, {})}
 
     def restarted(self) -> None:
-        """VPP was restarted: what it shows from now on is no longer what a recreation has left."""
+        """VPP was restarted: it does not show the rest of a recreation from now on."""
         self._recreated.clear()
 
     def recreate(self, key: VipKey, weights: Mapping[bytes, int]) -> None:
-        """A VIP with these weights is taken down from now on. One that is halfway down had others before."""
+        """A VIP with these weights is taken down from now on. If it is halfway down already, its first weights stay."""
         if key not in self._recreated:
             self._recreated.add(key)
             self._weights[key] = {**self._weights.get(key, {}), **weights}
@@ -55,7 +55,7 @@ class LostWeights:
         self._recreated.discard(key)
 
     def written(self, key: VipKey, address: bytes) -> None:
-        """VPP has accepted a call about an AS. In a VIP that is being taken down that means nothing."""
+        """VPP has accepted a call about an AS. In a VIP that is being taken down, the lost weight stays."""
         if key not in self._recreated and (weights := self._weights.get(key)) is not None:
             weights.pop(address, None)
 
@@ -70,7 +70,7 @@ class LostWeights:
         self._weights = {key: weights for key, weights in self._weights.items() if key in configured}
 
     def settle(self, refused: Collection[tuple[VipKey, bytes]]) -> None:
-        """A full sync is through: what VPP has by now is what counts. Only ASes that it ``refused`` are still lost."""
+        """A full sync has ended: the weights in VPP count from now on, except those of ASes that it ``refused``."""
         for key, weights in list(self._weights.items()):
             if key in self._recreated:
                 continue
@@ -82,4 +82,4 @@ class LostWeights:
 
 
 NOTHING_LOST = LostWeights()
-"""For those who plan for a VPP that has lost nothing."""
+"""For plans for a VPP that has lost nothing."""

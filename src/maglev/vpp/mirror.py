@@ -1,13 +1,14 @@
-"""What VPP holds, as last read and as changed by acknowledged calls since; and what of that is in doubt. Pure.
+"""The state of VPP, as last read and as changed by acknowledged calls since, and its doubtful parts. Pure.
 
-``actual`` is None while VPP has not been read. Two things only move it on: ``acknowledge`` for each step that VPP
-accepted, and the ``put_*`` methods for each reading. Those return *facts*: a difference between what was known and what
-was read is nothing that this daemon has written. The caller decides what follows from a fact, and must take each at
-once: the mirror has moved on already, and will not find the difference again.
+``actual`` is None while VPP has not been read. Only ``acknowledge``, for each step that VPP accepted, and the ``put_*``
+methods, for each reading, change it. A reading returns *facts*: this daemon did not write the difference between the
+mirror and the reading, so another controller did. The caller decides what follows from a fact, and must take it at
+once: the mirror has the new state already, and does not find the difference again.
 
-Doubts: a VIP is *stale* where a call about it was refused; it is read before it is written again, and what reads
-differently then is no drift. A VIP is *uncertain* where calls were open when the connection was lost: whether VPP did
-them is not known. The VIPs may be *reshuffled*: some came or went, so that what only the CLI tells must be read again.
+Doubts: a VIP is *stale* where VPP refused a call about it; it is read before it is written again, and a difference then
+does not count as drift. A VIP is *uncertain* where calls were open when the connection was lost: VPP may or may not
+have carried them out. VIPs are *reshuffled* where some came or went: their index and stickiness, which only the CLI
+shows, must be read again.
 
 Owned by the event loop. A task that reads into the mirror, or carries out a plan against it, holds the lock of the
 dataplane. A connection that comes or goes empties it at any time: after an ``await``, ask again (``demand``).
@@ -37,7 +38,7 @@ class Link(Protocol):
 
 
 class Fact(NamedTuple):
-    """What a reading has found out. ``key`` None: it is about the global settings.
+    """The result of a reading, about one VIP. ``key`` None: about the global settings.
 
     ``drift``: what another controller has changed. ``lost``: the VIP as it was known, where VPP has it no longer.
     """
@@ -50,28 +51,28 @@ class Fact(NamedTuple):
 class Comparison(NamedTuple):
     """A VPP that was just read, beside what was known of VPP before the connection was lost.
 
-    ``anew``: VPP has been restarted in between, so that nothing of ours is missed in it.
+    ``restarted``: VPP was restarted in between, so it is expected to be empty.
     """
 
     known: Actual | None
     read: Actual
     uncertain: Collection[VipKey | None]
-    anew: bool
+    restarted: bool
 
     def facts(self) -> Iterator[Fact]:
-        """What differs, VIP by VIP, of nearly all nothing: a generator, so that it can be done in slices."""
+        """The differences, VIP by VIP, most of them empty: a generator, so that it can be done in slices."""
         if self.known is None:
             return
         for key, vip in self.known.vips.items():
-            yield Fact(key, (), vip if self.anew or key not in self.read.vips else None)
-        if not self.anew and self.read.conf is not None and None not in self.uncertain:
+            yield Fact(key, (), vip if self.restarted or key not in self.read.vips else None)
+        if not self.restarted and self.read.conf is not None and None not in self.uncertain:
             yield Fact(None, conf_drift(self.known.conf, self.read.conf))
-        for key, found in drift(self.known, self.read, uncertain=self.uncertain, anew=self.anew):
+        for key, found in drift(self.known, self.read, uncertain=self.uncertain, restarted=self.restarted):
             yield Fact(key, found)
 
 
 class Mirror:
-    """What is known of VPP. ``actual`` None: nothing, it has to be read.
+    """The mirror of one VPP. ``actual`` None: VPP has to be read.
 
     ``primed``: the global settings of this VPP have been seen to. ``reshuffled``: VIPs came or went since the CLI was
     read last.
@@ -82,7 +83,7 @@ class Mirror:
         self.primed = False
         self.reshuffled = False
         self._link = link
-        self._known: Actual | None = None  # what was known when the connection before this was lost
+        self._known: Actual | None = None  # the mirror of the connection before
         self._connected_ns = 0
         self._stale: set[VipKey] = set()
         self._uncertain: set[VipKey | None] = set()  # None: the global settings
@@ -91,7 +92,7 @@ class Mirror:
     # ------------------------------------------------------------------------------------------------------- questions
 
     def demand(self) -> Actual:
-        """What VPP holds. Raises ``Unavailable`` where that is not known."""
+        """The state of VPP. Raises ``Unavailable`` where it is unknown."""
         if not self._link.usable:
             raise Unavailable(self._link.excuse)
         if self.actual is None:
@@ -127,7 +128,7 @@ class Mirror:
         self.primed = False
 
     def disconnected(self) -> None:
-        """The connection is lost. What was known is kept, to be compared with what the next one shows."""
+        """The connection is lost. The mirror is kept for ``compare``, over the next connection."""
         self.forget()
         self._stale.clear()
 
@@ -149,7 +150,7 @@ class Mirror:
         return comparison
 
     def install(self, read: Actual) -> None:
-        """This is what VPP holds."""
+        """``read`` is the state of VPP from now on."""
         self.actual = read
         self._order = dict.fromkeys(read.vips)
 
@@ -166,7 +167,7 @@ class Mirror:
             self._order.pop(step.vip, None)
 
     def refused(self, keys: Iterable[VipKey | None]) -> None:
-        """VPP refused calls about these: it may not hold what is known of them."""
+        """VPP refused calls about these: they may differ from the mirror."""
         self._stale.update(key for key in keys if key is not None)
 
     def left_open(self, keys: Iterable[VipKey | None]) -> None:
@@ -200,7 +201,7 @@ class Mirror:
             actual.vips[key] = made
             self.reshuffled = True
             self._stale.add(key)
-        # A VIP that was deleted and made again comes behind the others, though all else of it is as it was.
+        # VPP lists a VIP that was deleted and created again last, even if all its properties are the same.
         before, self._order = self._order, dict.fromkeys(listed)
         if [key for key in before if key in listed] != [key for key in listed if key in before]:
             self.reshuffled = True
@@ -213,7 +214,7 @@ class Mirror:
         found: Sequence[Drift] = ()
         if vip.key not in self._stale:
             found = ases_drift(known, vip.ases)
-            # More was deleted than is gone, or all: it may be another VIP by now, of the same key.
+            # More ASes linger than have gone, or all have gone: it may be another VIP by now, of the same key.
             gone = sum(address not in vip.ases for address in known)
             if vip.lingering - lingering > gone or 0 < len(known) == gone:
                 self.reshuffled = True
@@ -221,7 +222,7 @@ class Mirror:
         return Fact(vip.key, found)
 
     def put_verbose(self, verbose: Mapping[VipKey, VerboseVip]) -> list[Fact]:
-        """What only the CLI tells was read; returns the VIPs that turn out to be others than they were."""
+        """Index and stickiness were read from the CLI; returns the VIPs whose nature has changed."""
         actual = self.demand()
         known = {key: replace(vip) for key, vip in actual.vips.items()}
         describe(actual.vips, verbose)

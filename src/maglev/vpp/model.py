@@ -1,4 +1,4 @@
-"""What a VIP is to us and what VPP holds: the nouns that the planner, the reader and the reconciler share.
+"""VIPs and ASes as VPP holds them: the nouns that the planner, the reader and the reconciler share.
 
 Addresses are packed bytes (4 or 16), as on the wire. ``address_order`` and ``VipKey.sort_key`` are the one order used
 everywhere: IPv4 before IPv6, then numeric.
@@ -25,7 +25,7 @@ def address_order(address: bytes) -> tuple[int, bytes]:
 
 
 def vip_key(frontend: Frontend) -> VipKey:
-    """What names a configured frontend in VPP: always a host prefix."""
+    """The key of a configured frontend in VPP: always a host prefix."""
     address = frontend.address.packed
     if frontend.protocol is Protocol.ANY or frontend.port == 0:
         return VipKey(address, len(address) * 8)
@@ -33,7 +33,7 @@ def vip_key(frontend: Frontend) -> VipKey:
 
 
 def parse_vip_key(text: str) -> VipKey:
-    """The inverse of ``str(VipKey)``, for what was kept in a file. Raises ValueError for anything else."""
+    """The inverse of ``str(VipKey)``, for keys that were kept in a file. Raises ValueError for any other text."""
     prefix, *rest = text.split(" ")
     if not rest:
         return VipKey.parse(prefix)

@@ -1,7 +1,7 @@
 """Which VIPs in VPP are this daemon's, and at which old addresses frontends are held; both survive a restart.
 
 *Owned* is every VIP that was configured or created once and that VPP has not deleted since: ``prune: owned`` removes
-those of them that are no longer configured. *Held* is the old address of a backend that got a new one: its AS stays in
+those that have left the configuration. *Held* is the old address of a backend that got a new one: its AS stays in
 VPP until something else of the frontend serves, for ``startup-max-delay`` at most.
 
 Owned by the event loop. Every change is written to the store at once, which never waits.

@@ -1,9 +1,9 @@
-"""From a snapshot to VPP: desired state, diff, calls, and what became of them.
+"""From a snapshot to VPP: desired state, diff, calls, outcome.
 
-``apply`` is the whole way. Its first half (``_plan``) is one moment: nothing in it waits, so a plan never mixes states
-of two moments, and whatever is marked after it is newer than the plan. Its second half sends a bounded piece of it;
-``_acknowledged`` is called for each step that VPP accepts, and is the one place that says what an acknowledgement
-changes. What was cut off or refused goes back to the agenda.
+``apply`` is the whole way. Its first half, ``_plan``, is one moment: no ``await`` is in it, so a plan never mixes
+states of two moments, and every later mark is newer than the plan. Its second half sends a bounded piece of the plan.
+The executor calls ``_acknowledged`` for each step that VPP accepts: all changes that this makes are there.
+Steps that were cut off or refused go back to the agenda.
 
 The caller holds the lock of the dataplane: one plan is under way at a time.
 """
@@ -31,7 +31,7 @@ from maglev.vpp.rooms import Rooms
 log = logs.get(__name__)
 
 BUDGET_STALLS = 20
-"""A batch ends after this many times ``max-stall`` of estimated work, so that newer changes get their turn."""
+"""A batch ends after this many times ``max-stall`` of estimated work, so that newer changes need not wait longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,14 @@ class Extent:
 
 @dataclass(slots=True)
 class SyncResult:
-    """What a sync did: the steps that were planned (with notes), and the calls that VPP refused, in words."""
+    """The result of a sync: its steps and notes, the steps that VPP accepted, and the refused calls in words."""
 
     plan: Plan = field(default_factory=Plan)
     done: list[Step] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     def add(self, plan: Plan, outcome: Outcome) -> None:
-        """Take in one batch of the sync."""
+        """Add one batch of the sync."""
         sent = len(plan.steps) - len(outcome.rest)
         self.plan.steps.extend(plan.steps[:sent])
         self.plan.notes.extend(note for note in plan.notes if note not in self.plan.notes)
@@ -66,7 +66,7 @@ class SyncResult:
 
 
 class Programmer:
-    """Makes plans and carries them out."""
+    """Makes plans and carries them out. Owns no state: ``Rooms`` has it."""
 
     def __init__(self, rooms: Rooms, executor: Executor, cost: Callable[[], CostModel], clock: Clock) -> None:
         self._rooms = rooms
@@ -99,7 +99,7 @@ class Programmer:
         unscaled: Iterable[VipKey] = (),
         first: Iterable[str] = (),
     ) -> Policy:
-        """What a plan may do now, as a snapshot, with ``config`` in force.
+        """The limits of a plan made now, as a snapshot, with ``config`` in force.
 
         ``unscaled``: VIPs whose adopted scale is to be given up, as a sync on request does. ``first``: frontends that
         come before all others.
@@ -150,7 +150,7 @@ class Programmer:
     def _plan(self, names: Iterable[str], extent: Extent, first: Sequence[str]) -> tuple[list[DesiredVip], Plan]:
         """The plan of this moment. Nothing here may wait: see the head of this module."""
         rooms = self._rooms
-        # Not for granted: a connection may be lost and made again while something is read that leads here.
+        # Asked for again: the connection may have been lost since the caller chose the names.
         actual = rooms.mirror.demand()
         source = rooms.announced.source
         if isinstance(source, Before):
@@ -178,7 +178,7 @@ class Programmer:
     # ------------------------------------------------------------------------------------------------------ the outcome
 
     def _acknowledged(self, scope: str, step: Step) -> None:
-        """VPP has accepted a step. All that an acknowledgement changes is changed here."""
+        """VPP has accepted a step. All changes that an acknowledgement makes are made here."""
         rooms = self._rooms
         rooms.mirror.acknowledge(step)
         if (kind := COUNTED.get(step.op)) is not None:

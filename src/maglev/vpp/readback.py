@@ -1,7 +1,7 @@
 """Reads VPP into the mirror, at the pace that forwarding can stand.
 
-A read stalls VPP too, so ASes are read VIP by VIP, each when the pacer lets it go. What a reading finds out is handed
-to ``report`` as soon as the mirror has taken it in: a later read may fail, and the fact would be lost.
+A read stalls VPP too, so ASes are read VIP by VIP, each when the pacer admits it. Each fact goes to ``report`` as soon
+as the mirror has the reading: a later read may fail, and the fact would be lost.
 
 Every method but ``cost`` needs the lock of the dataplane, and raises ``Unavailable`` where VPP goes away.
 """
@@ -30,7 +30,7 @@ class Readback:
         self._reader = StateReader(client)
 
     def cost(self) -> CostModel:
-        """What calls cost on this VPP."""
+        """The cost of calls on this VPP."""
         info = self._client.info()
         actual = self._mirror.actual
         conf = actual.conf if actual is not None else None
@@ -41,7 +41,7 @@ class Readback:
         )
 
     async def everything(self) -> Actual:
-        """All that VPP holds, read after connecting. The mirror does not have it yet."""
+        """Read the whole state after connecting. The mirror does not have it yet."""
         conf = await self._reader.conf()
         actual = Actual(conf, {key: new_vip(details) for key, details in (await self._reader.vips()).items()})
         for vip in actual.vips.values():
@@ -56,7 +56,7 @@ class Readback:
         self._report(self._mirror.put_conf(await self._reader.conf()))
 
     async def vips(self) -> None:
-        """Read the list of VIPs, and what only the CLI tells where that shows that VIPs came or went."""
+        """Read the list of VIPs, and their index and stickiness if it shows that VIPs came or went."""
         self._mirror.demand()
         for fact in self._mirror.put_list(await self._reader.vips()):
             self._report(fact)
@@ -78,7 +78,7 @@ class Readback:
             await self.ases(stale)
 
     async def verbose(self) -> bool:
-        """Read what only the CLI tells; returns whether a VIP turns out to be another than it was."""
+        """Read index and stickiness from the CLI; returns whether the nature of a VIP has changed."""
         actual = self._mirror.demand()
         facts = self._mirror.put_verbose(await self._reader.verbose() if actual.vips else {})
         for fact in facts:
@@ -88,7 +88,9 @@ class Readback:
     async def _ases_of(self, vip: ActualVip) -> list[AsDetails]:
         connects = self._client.connects
         await self._pacer.turn()
-        self._client.still_connected(connects)  # Else the next VPP would be taken for the one that is known.
+        self._client.still_connected(
+            connects
+        )  # Otherwise a VPP that was restarted meanwhile would be taken for the one in the mirror.
         read = await self._reader.ases(vip.key)
         self._pacer.start(self.cost().read(vip.length, len(read)))
         return read

@@ -2,23 +2,23 @@
 
 The way of an event, and who owns what it meets:
 
-    event ── agenda.mark, debts.owe                    at once, in the listener: nothing waits
-               │ wake
-    batches ── agenda.choose, take                     which frontends, in which order
-               │ names
-    programmer ── desired, diff                        a plan of one moment, from announced, mirror, debts, adoption
-               │ steps
-    executor ── calls within their budget              acknowledged: mirror, debts, ownership, adoption, counters
-               │ outcome
-    agenda, mirror, verification                       what was cut off, what is in doubt, what is to be read back
+    event ────── agenda.mark, debts.owe        in the listener, at once: a listener never waits
+                   │ wake
+    batches ──── agenda.choose, agenda.take    which frontends, in which order
+                   │ names
+    programmer ─ desired, diff                 a plan of one moment: announced, mirror, debts, adoption, ownership
+                   │ steps
+    executor ─── calls within their budget     each acknowledged call: mirror, debts, adoption, ownership, counters
+                   │ outcome
+    agenda ───── frontends that were cut off   mirror: VIPs in doubt; verification: VIPs to read back
 
-Four tasks, which all live in ``run``: *configurations* takes over reloads, *batches* programs what is dirty and then
-reads back what was written, *full syncs* walks over all of VPP now and then (``fullsync``), *keeping* writes down the
-flushes that are owed. One lock, the lock of the dataplane (``_work``), is held by whatever reads VPP or writes to it:
-one batch, one piece of a full sync or one read is under way at a time, and verdicts wait for one of those at most.
+Four tasks run in ``Reconciler.run``: ``Reloads.run`` takes over configurations, ``Batches.run`` programs dirty
+frontends and then reads them back, ``_full_syncs`` starts full syncs (``fullsync``), ``keep_flushes`` saves the flushes
+that are owed. Every task that reads VPP or writes to it holds one lock, the lock of the dataplane (``Signals.lock``),
+for one batch, one piece of a full sync, or the read of one VIP. So a verdict waits for one of those at most.
 
-The rooms beside this module own the state, return facts, and know neither tasks nor log. Here is decided what follows
-from a fact.
+State is in the rooms (``rooms.Rooms``), one owner for each. They return facts; most are pure. The tasks and this module
+decide what follows from a fact.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
 from fractions import Fraction
-from typing import TypeVar
 
 from maglev.base import logs
 from maglev.base.clock import Clock
@@ -37,7 +36,7 @@ from maglev.base.states import State
 from maglev.config.model import Config, Frontend
 from maglev.judgement.weights import StateSource, flush_owed
 from maglev.vpp.adoption import Adoption, Presumption
-from maglev.vpp.agenda import Agenda, Choice
+from maglev.vpp.agenda import Agenda
 from maglev.vpp.announced import Announced
 from maglev.vpp.batches import Batches
 from maglev.vpp.client import VppClient
@@ -68,13 +67,6 @@ from maglev.vpp.verification import Verification
 from maglev.vpp.warmup import WarmUp
 
 log = logs.get(__name__)
-
-T = TypeVar("T")
-
-MOST_TOLD = 5
-"""How many differences of one VIP the log names."""
-
-NOTHING = Choice((), ())
 
 
 class Reconciler:
@@ -137,7 +129,7 @@ class Reconciler:
 
     @property
     def actual(self) -> Actual | None:
-        """What VPP holds, as last read and moved on by acknowledged calls; None while that is not known."""
+        """The state of VPP, as last read and as changed by acknowledged calls since; None while it is unknown."""
         return self._rooms.mirror.actual
 
     @property
@@ -172,7 +164,7 @@ class Reconciler:
 
     @property
     def last_full_sync_changes(self) -> int:
-        """What it changed."""
+        """How many changes it made."""
         return self._full.changes
 
     @property
@@ -203,7 +195,7 @@ class Reconciler:
         return frozenset(serving)
 
     def cost(self) -> CostModel:
-        """What calls cost on this VPP."""
+        """The cost of calls on this VPP."""
         return self._readback.cost()
 
     def desired(
@@ -221,7 +213,7 @@ class Reconciler:
         config: Config | None = None,
         unscaled: Collection[VipKey] = frozenset(),
     ) -> Policy:
-        """What a plan may do now; with ``config`` after a reload to it.
+        """The limits of a plan made now; with ``config`` of a plan made after a reload to it.
 
         ``unscaled``: VIPs whose adopted scale is to be given up, as a sync on request does.
         """
@@ -264,13 +256,13 @@ class Reconciler:
         rooms, to = self._rooms, event.to_state
         if event.from_state == to:
             return
-        # The first verdict since the start is no transition: the server may have been like this all the time. Were it
-        # owed a flush, each restart would evict what a dead server's standbys have long taken over. What an operator
-        # does is a transition at any time.
+        # The first verdict since the start does not count as a transition: the server may have been down all the time.
+        # If that owed a flush, each restart of the daemon would evict flows that standbys took over long ago. An
+        # operator's change counts at any time.
         first = to is not State.UNKNOWN and rooms.adoption.warmup.resolved(event.name) and to is State.DOWN
         for use in rooms.announced.current.uses.get(event.name, ()):
             rooms.agenda.mark(use.frontend, use.flush.vip)
-            # The AS of a backend that is removed is deleted with a flush: none is owed.
+            # A backend that is removed owes nothing: its AS is deleted with a flush.
             if not first and to is not State.REMOVED and flush_owed(to, flush_on_down=use.flush_on_down):
                 rooms.debts.owe(use.flush, Cause.DOWN if to is State.DOWN else Cause.OPERATOR)
 
@@ -313,7 +305,7 @@ class Reconciler:
             await wait_for(rooms.timetable.asked, self._next_due() / 1e9, self._clock)
             self._syncing = True
             if rooms.announced.begun and rooms.adoption.patience_ns == 0:
-                # Backends of a VPP that has not been seen by now are presumed nothing.
+                # VPP has not been seen in time: nothing is presumed of its backends.
                 rooms.adoption.settle(())
             changed, phase = rooms.adoption.warmup.phase is not phase, rooms.adoption.warmup.phase
             now = self._clock.monotonic_ns()
@@ -346,7 +338,7 @@ class Reconciler:
     # ------------------------------------------------------------------------------------------------------- requests
 
     async def sync(self, name: str | None, *, force: bool, by: str) -> SyncResult:
-        """What an operator asks for: one frontend, or all. Raises ``NotAllowed`` during the warm-up."""
+        """Sync one frontend, or all, as an operator asks. Raises ``NotAllowed`` during the warm-up."""
         if name is not None:
             return await self.sync_one(name, force=force, by=by)
         self._rooms.mirror.demand()

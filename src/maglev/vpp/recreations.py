@@ -21,7 +21,7 @@ WINDOW_NS = 600 * 1_000_000_000
 MOST = 2
 
 Nature = tuple[Encap, bool, int | None]
-"""What VPP cannot change in a VIP: encapsulation, stickiness, table length (None: an existing VIP keeps its own)."""
+"""The properties that VPP cannot change: encapsulation, stickiness, table length (None: a VIP keeps its own)."""
 
 
 class Recreations:
@@ -70,7 +70,7 @@ class Recreations:
         self.stuck |= {key}
 
     def retry(self) -> None:
-        """A full sync begins, or VPP was read anew: deletions are tried again."""
+        """A full sync begins, or a VPP was read for the first time: deletions are tried again."""
         self.stuck = frozenset()
 
     def forgive(self) -> None:

@@ -1,4 +1,4 @@
-"""What follows from a fact that a reading has found: drift is logged and counted, a VIP that is lost is remembered."""
+"""Takes the facts of a reading: drift is logged and counted, the weights of a lost VIP are remembered."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ MOST_TOLD = 5
 
 
 class Reporter:
-    """Takes the facts. Called by whatever reads, while it holds the lock of the dataplane."""
+    """Takes facts from ``Readback`` and the first read, which hold the lock of the dataplane."""
 
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
 
     def take(self, fact: Fact) -> None:
-        """Something was read."""
+        """Act on one fact."""
         if fact.lost is not None and fact.lost.key in self._rooms.announced.current.vips:
             self._rooms.adoption.lose(fact.lost)
         if fact.drift:

@@ -1,6 +1,6 @@
-"""The rooms of the dataplane side by side, and the few things by which its tasks wait for each other.
+"""The rooms of the dataplane side by side, and the lock and events by which its tasks wait for each other.
 
-Each room owns its state and is described where it is defined. ``Rooms`` only hands them on: to the programmer, whose
+Each room owns its state and is described where it is defined. ``Rooms`` only passes them on: to the programmer, whose
 plans are made of all of them, and to the tasks.
 """
 
@@ -24,10 +24,10 @@ from maglev.vpp.verification import Verification
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What the tasks wait on. Setting an event wakes its task at the loop's next turn, and never waits.
+    """The lock and events that tasks wait on. Setting an event never waits; its task runs at the loop's next turn.
 
-    ``lock``: the lock of the dataplane, held by all that reads VPP or writes to it. ``wake``: there may be something
-    for the task of the batches. ``progress``: something has ended, and the dataplane may be quiet now.
+    ``lock``: the lock of the dataplane, held by every task while it reads VPP or writes to it. ``wake``: the task of
+    the batches may have work. ``progress``: a piece of work has ended, so the dataplane may be quiet now.
     """
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)

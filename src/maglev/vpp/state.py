@@ -1,7 +1,7 @@
-"""Reads back what VPP holds: the list of VIPs, their ASes, the global conf, and what only the CLI tells.
+"""Reads the state of VPP: the list of VIPs, their ASes, the global settings, and from the CLI index and stickiness.
 
-Reading stalls VPP too (a dump of 50,000 ASes for a tenth of a second), so ASes are read VIP by VIP, and when, is the
-caller's; the CLI only at connect and after VIPs came or went.
+Reading stalls VPP too (a dump of 50,000 ASes for a tenth of a second). So ASes are read VIP by VIP, when the caller
+decides, and the CLI only at connect and after VIPs came or went.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SLICE = 200
 
 @dataclass(frozen=True, slots=True)
 class VerboseVip:
-    """What ``show lb vips verbose`` says of a VIP and no API message does."""
+    """Properties of a VIP that ``show lb vips verbose`` shows and no API message has."""
 
     index: int
     sticky: bool
@@ -129,7 +129,7 @@ def new_vip(details: VipDetails) -> ActualVip:
 
 
 def fill(vip: ActualVip, details: Iterable[AsDetails]) -> None:
-    """Put the ASes of a VIP as read into it. What is known to hold no flow stays known while its weight is 0."""
+    """Put the ASes of a VIP as read into it. An AS that is known to hold no flow stays clean while its weight is 0."""
     before, vip.ases, vip.lingering = vip.ases, {}, 0
     for one in details:
         if not one.live:

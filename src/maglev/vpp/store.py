@@ -1,4 +1,4 @@
-"""What the dataplane has to know again after a restart of the daemon, as JSON values in sections of the state file.
+"""State of the dataplane that survives a restart of the daemon, as JSON values in sections of the state file.
 
 ``vips``: the VIPs that are ours. ``held``: old addresses of backends that got new ones, by frontend. ``flushes``: what
 is owed, by VIP and address, and why: ``down`` or ``operator``.
@@ -32,7 +32,7 @@ class Store(Protocol):
         ...
 
     def set(self, section: str, value: object) -> None:
-        """Remember this, which nobody changes any more. Must not wait."""
+        """Remember this value. The caller does not change it afterwards. Must not wait."""
         ...
 
 
@@ -80,17 +80,13 @@ def held_from_json(value: object) -> Iterator[tuple[str, bytes]]:
                 _unreadable(error)
 
 
-def owed_to_json(
-    items: Iterable[tuple[FlushKey, Owed]], into: dict[str, dict[str, str]]
-) -> Generator[None, None, None]:
-    """Fill ``into`` for ``owed_from_json``, flush by flush: a generator, so that it can be done in slices."""
+def owed_to_json(items: Iterable[tuple[FlushKey, Owed]]) -> Generator[None, None, dict[str, dict[str, str]]]:
+    """For ``owed_from_json``, made flush by flush: a generator, so that it can be done in slices."""
     vips: dict[VipKey, dict[str, str]] = {}
     for key, debt in items:
-        flushes = vips.get(key.vip)
-        if flushes is None:
-            flushes = vips[key.vip] = into.setdefault(str(key.vip), {})
-        flushes[address_text(key.address)] = debt.cause.value
+        vips.setdefault(key.vip, {})[address_text(key.address)] = debt.cause.value
         yield
+    return {str(key): flushes for key, flushes in vips.items()}
 
 
 def owed_from_json(value: object) -> Iterator[tuple[FlushKey, Owed]]:

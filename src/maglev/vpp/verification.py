@@ -1,7 +1,7 @@
-"""What was written and has not been read back yet. Pure.
+"""The VIPs that were written and have not been read back yet. Pure.
 
-Owned by the event loop: the programmer notes what VPP acknowledged, the batch task takes one VIP at a time while there
-is nothing to write. A lost connection empties it, since everything is read again then.
+Owned by the event loop: the programmer notes VIPs that VPP acknowledged calls about, and the task of the batches takes
+one at a time while no frontend is dirty. A lost connection empties the list, since everything is read again then.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class WarmUp:
         return True
 
     def forget(self, configured: Container[str]) -> None:
-        """Forget backends that are no longer configured, after a reload."""
+        """Forget backends that a reload has taken away."""
         gone = [name for name in self._unresolved if name not in configured]
         self._unresolved.difference_update(gone)
         self._inherited.difference_update(gone)
