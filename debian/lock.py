@@ -78,7 +78,7 @@ def asked(path: Path) -> list[str]:
 
 
 def problems(path: Path) -> list[str]:
-    """What pyproject.toml asks for and the lock does not have, one line each."""
+    """Requirements of pyproject.toml that the lock does not satisfy, one line each; empty: it satisfies all."""
     from packaging.requirements import Requirement
 
     locked = read(path)
@@ -94,7 +94,7 @@ def problems(path: Path) -> list[str]:
 
 
 def resolve(path: Path, *, keep: bool) -> None:
-    """Write a lock anew. With ``keep``, releases that still satisfy pyproject.toml stay as they are."""
+    """Resolve and write a lock. With ``keep``, releases that still satisfy pyproject.toml stay as they are."""
     what = "what the packages bundle" if path == BUNDLED else "what builds them"
     with tempfile.TemporaryDirectory() as directory:
         wanted, output = Path(directory) / "pyproject.toml", Path(directory) / path.name
@@ -106,7 +106,7 @@ def resolve(path: Path, *, keep: bool) -> None:
             Path(sys.executable).with_name("uv"), "pip", "compile", "--quiet", "--no-config", "--no-header",
             "--universal", f"--python-version={PYTHON}", "--generate-hashes", "--no-annotate", "--no-emit-index-url",
             f"--output-file={output}", *([] if keep else ["--upgrade"]),
-            # What is bundled was resolved first: the stubs have to be generated for those releases.
+            # The tools generate code for the bundled releases, which were resolved first.
             *([f"--constraint={BUNDLED}"] if path == BUILD else []), wanted,
         ]  # fmt: skip
         subprocess.run([str(word) for word in command], cwd=directory, check=True)

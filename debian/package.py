@@ -33,7 +33,7 @@ RELEASE = "bookworm"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 DAEMON, CLIENT = "vpp-maglev", "vpp-maglev-client"
 
-# What a shared object may need of the system, and the package that has it.
+# Libraries of the system that a shared object may need, and the package of each.
 SYSTEM_LIBRARIES = {
     "ld-linux-aarch64.so.1": "libc6",
     "ld-linux-x86-64.so.2": "libc6",
@@ -219,7 +219,7 @@ def manual(tree: Path, version: Version, names: Sequence[str]) -> None:
 
 
 def client_files(tree: Path, version: Version) -> None:
-    """What the client's package has beside modules."""
+    """Install the files of the client's package beside the modules."""
     install(HERE / "maglevc", tree / "usr/bin/maglevc", 0o755)
     install(HERE / "maglevc.bash-completion", tree / "usr/share/bash-completion/completions/maglevc")
     install(HERE / "maglevc.zsh-completion", tree / "usr/share/zsh/vendor-completions/_maglevc")
@@ -227,7 +227,7 @@ def client_files(tree: Path, version: Version) -> None:
 
 
 def daemon_files(tree: Path, version: Version) -> None:
-    """What the daemon's package has beside modules."""
+    """Install the files of the daemon's package beside the modules."""
     install(HERE / "maglevd", tree / "usr/sbin/maglevd", 0o755)
     install(HERE / "maglev.yaml", tree / "etc/vpp-maglev/maglev.yaml")
     install(HERE / "vpp-maglev.default", tree / "etc/default/vpp-maglev")
@@ -266,7 +266,7 @@ def source_name() -> str:
 
 
 def maintainer() -> str:
-    """Who answers for the packages: DEBFULLNAME and DEBEMAIL, as Debian's own tools have it, else debian/control's."""
+    """The packages' maintainer: DEBFULLNAME and DEBEMAIL, as Debian's own tools have it, else debian/control's."""
     name, mail = os.environ.get("DEBFULLNAME"), os.environ.get("DEBEMAIL")
     return f"{name} <{mail}>" if name and mail else stanzas()[0]["Maintainer"]
 

@@ -1,4 +1,4 @@
-"""What the parts of the packaging share: places, the two architectures, and running a program."""
+"""Shared by the parts of the packaging: places, the two architectures, and running a program."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TARGETS = {
 
 
 class CannotPackage(Exception):
-    """Why there is no package."""
+    """The packages cannot be built; the message says why."""
 
 
 def run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path = ROOT) -> str:

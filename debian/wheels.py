@@ -22,11 +22,11 @@ from debian.tools import PYTHON, ROOT, CannotPackage, Target, run
 
 SOURCE = ROOT / "src" / "maglev"
 
-# What only a compiler or a type checker reads.
+# Only a compiler or a type checker reads these.
 NEEDLESS_SUFFIXES = frozenset((".pyx", ".pxd", ".pxi", ".c", ".h", ".pyi", ".pyc", ".typed"))
-# What only the authors' tests read.
+# Only the authors' tests read these.
 NEEDLESS_DIRECTORIES = frozenset(("tests", "testdata"))
-# Adapters to frameworks that are not here, and what has a substitute.
+# Adapters to frameworks that we do not use, and an extension that Python code replaces.
 NEEDLESS_PARTS = (
     "prometheus_client/aiohttp",
     "prometheus_client/bridge",
@@ -37,7 +37,7 @@ NEEDLESS_PARTS = (
     "wcwidth/_wcwidth_c.",
 )
 
-# What modules that both packages share import within functions of the daemon alone.
+# Shared modules import these within functions that only the daemon calls.
 DAEMON_ALONE = frozenset(("re2",))
 
 LICENCE = re.compile(r"(?i)(licen[cs]e|copying|notice|authors)")
@@ -48,7 +48,7 @@ LICENCE = re.compile(r"(?i)(licen[cs]e|copying|notice|authors)")
 
 @dataclass(slots=True)
 class Imports:
-    """What a part of our modules imports: ``ours`` as paths below src/maglev, ``others`` as dotted names."""
+    """Imports of a part of our modules: ``ours`` as paths below src/maglev, ``others`` as dotted names."""
 
     ours: set[Path] = field(default_factory=set)
     others: set[str] = field(default_factory=set)
@@ -86,7 +86,7 @@ def module_files(name: str) -> set[Path]:
 
 
 def client_imports() -> Imports:
-    """What maglevc imports, all the way down. The command line, its messages and what those need of the other rooms."""
+    """Imports of maglevc with their own imports: the command line, its messages, and modules of other rooms."""
     found = Imports()
     waiting = [path.relative_to(SOURCE) for room in ("cli", "pb") for path in (SOURCE / room).rglob("*.py")]
     while waiting:
@@ -116,7 +116,7 @@ class Staged:
 
     @classmethod
     def unpack(cls, target: Target, locked: Path, into: Path) -> Staged:
-        """Download and unpack. CannotPackage: there is no wheel, its hash is not in the lock, or one is missing."""
+        """Download and unpack. CannotPackage: a wheel is missing or has a hash that is not locked."""
         shutil.rmtree(into, ignore_errors=True)
         run(
             sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
@@ -136,7 +136,7 @@ class Staged:
         return {name: one.version for name, one in sorted(self._distributions.items())}
 
     def _requirements(self, name: str) -> list[Requirement]:
-        """What a distribution needs on the target."""
+        """The requirements of a distribution on the target."""
         environment = {
             "python_version": PYTHON, "python_full_version": f"{PYTHON}.0", "sys_platform": "linux",
             "platform_system": "Linux", "extra": "",
@@ -190,7 +190,7 @@ class Staged:
 
 
 def needless(path: Path) -> bool:
-    """Whether nothing on the target ever reads a file of a wheel. Of what pip keeps, METADATA tells the version."""
+    """Whether nothing on the target ever reads a file of a wheel. Of pip's own files only METADATA is read."""
     return (
         (path.parts[0].endswith(".dist-info") and path.name != "METADATA")
         or path.suffix in NEEDLESS_SUFFIXES

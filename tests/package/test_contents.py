@@ -1,4 +1,4 @@
-"""What is in the packages: how much, how it is stripped, and nothing that a machine that runs them has no use for."""
+"""The contents of the packages: their size, stripped objects, no file without use on the target, all licences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from debian.wheels import needless
 ROOT = Path(__file__).resolve().parent.parent.parent
 HOME = "usr/lib/vpp-maglev"
 
-# Installed-Size in KiB, with a tenth of room. 16,700 of the client's are gRPC's extension, stripped: the machine code of
+# Installed-Size in KiB, with a tenth of room. 16,700 of the client's are gRPC's extension, stripped: machine code of
 # its core and of BoringSSL.
 LARGEST = {"vpp-maglev-client": 25_000, "vpp-maglev": 6_900}
 
