@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent
 DEBUG = os.environ.get("MAGLEV_DEBUG") == "1"
 WITH_EXTENSIONS = os.environ.get("MAGLEV_EXTENSIONS") != "0"
 
-# The one list of compiled modules: module name -> its .pyx. What a .pyx includes is found by Cython itself.
+# The one list of compiled modules: module name -> its .pyx. Cython itself finds the files that a .pyx includes.
 MODULES = {
     "maglev._health": "ext/health.pyx",
     "maglev._weights": "ext/weights.pyx",
@@ -33,7 +33,7 @@ MODULES = {
     "maglev._cores": "ext/probe/cores.pyx",
 }
 
-# What a module is linked with beside pthread.
+# Libraries that a module needs beside pthread.
 LIBRARIES = {
     "maglev._probe": ["ssl", "crypto"],
     "maglev._probecore": ["ssl", "crypto"],
@@ -145,7 +145,7 @@ class BuildProto(Command):
 
 
 class ListExtensions(Command):
-    """What the extensions are compiled from and with, as JSON: for compilers of other machines."""
+    """Sources and flags of the extensions as JSON: for compilers of other machines."""
 
     description = "print the extensions as JSON"
     user_options: ClassVar[list[tuple[str, str | None, str | None]]] = []
@@ -168,7 +168,8 @@ setup(
         include_path=["ext"],
         compiler_directives=DIRECTIVES,
         build_dir="build/cython-debug" if DEBUG else "build/cython",
-        gdb_debug=False,
+        # The debug build's lines are those of the .pyx: gdb shows them, and stops at them.
+        emit_linenums=DEBUG,
         nthreads=0,
     ),
     cmdclass={"build_py": BuildPy, "build_ext": BuildExt, "build_proto": BuildProto, "list_extensions": ListExtensions},

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from bench.harness import Figure, cpu_ms
 from maglev.base.states import State
 from maglev.config.model import Backend, Config, Frontend, Pool, PoolMember
-from maglev.judgement.weights import StateSource, WeightTable, frontend_weights
+from maglev.judgement.weights import StateSource, WeightTable, fill, frontend_weights
 
 QUESTION = "How long does the weight rule take?"
 
@@ -66,8 +66,8 @@ def run() -> list[Figure]:
     config = configuration()
     source = Source(config)
     table = WeightTable()
-    for frontend in config.frontends.values():
-        table.add(frontend)
+    for _ in fill(table, config.frontends.values()):
+        pass
     for name in config.backends:
         view = source.backend_state(name)
         table.set_backend(name, view.state, view.drained)

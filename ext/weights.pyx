@@ -393,6 +393,52 @@ def frontend_weights(frontend, source):
     return make_frontend(outcome, unit, tuple(result))
 
 
+def presumed_weights(FrontendWeights health, unresolved, serving, *, bint keep_on_all_down):
+    """What VPP is to be given, from what ``health`` says and what is presumed of backends without a verdict.
+
+    ``maglev.judgement.snapshot`` has the rule in words. Returns ``health`` itself where nothing is presumed.
+    """
+    cdef Py_ssize_t count = len(health.members)
+    cdef Py_ssize_t i
+    cdef bint ignorant = False
+    cdef Outcome outcome
+    cdef MemberWeight member
+    cdef list result = []
+    cdef Member* members = <Member*> PyMem_Calloc(count or 1, sizeof(Member))
+    cdef uint8_t* without = <uint8_t*> PyMem_Calloc(count or 1, 1)
+    try:
+        if members == NULL or without == NULL:
+            raise MemoryError
+        for i in range(count):
+            member = <MemberWeight> health.members[i]
+            members[i].pool = member.pool_index
+            members[i].configured = member.configured
+            members[i].weight = member.weight
+            members[i].state = member.state
+            members[i].drained = member.drained
+            if (
+                members[i].state == UNKNOWN and not member.drained and member.weight > 0
+                and member.backend in unresolved
+            ):
+                without[i] = True
+                ignorant = True
+                if member.backend in serving and (health.usable or not keep_on_all_down):
+                    members[i].state = UP
+        if not ignorant:
+            return health
+        outcome = evaluate(members, count, health.unit, keep_on_all_down)
+        for i in range(count):
+            if without[i]:
+                members[i].state = UNKNOWN
+                members[i].keep = True
+            member = <MemberWeight> health.members[i]
+            result.append(make_member(&members[i], member.pool, member.backend))
+    finally:
+        PyMem_Free(members)
+        PyMem_Free(without)
+    return make_frontend(outcome, health.unit, tuple(result))
+
+
 cdef struct FrontendRow:
     Py_ssize_t first   # index of its first member
     Py_ssize_t count
@@ -411,10 +457,11 @@ cdef struct Backend:
 cdef class WeightTable:
     """The states and weights of a whole configuration, in arrays: 20 bytes a member.
 
-    ``add`` takes the frontends one by one, so that a large table can be filled in slices. ``set_backend`` and
-    ``set_weight`` keep it up to date; ``compute`` then works out every frontend in one pass without making a Python
-    object, ``state`` and ``frontend`` a single one. A table belongs to one configuration: a reload fills a new one.
-    All backends start as unknown. Only the event loop's thread may use it.
+    ``add`` takes the frontends one by one, ``add_members`` and ``set_backends`` take members and backends in portions,
+    so that a large table can be filled in slices. ``set_backend`` and ``set_weight`` keep it up to date. ``compute``
+    works out every frontend in one pass without making a Python object, ``state`` and ``frontend`` a single one. A table
+    belongs to one configuration: a reload fills a new one. All backends start as unknown. Only the event loop's thread
+    may use it.
     """
 
     cdef Member* members
@@ -425,8 +472,10 @@ cdef class WeightTable:
     cdef Py_ssize_t row_space
     cdef Py_ssize_t backend_space
     cdef dict backend_index        # name -> index in `backends`
+    cdef list users                # by backend: names of the frontends that use it, a tuple in the order of the file
     cdef dict frontend_index       # name -> index in `rows`
     cdef list frontends            # by row: the frontends as configured
+    cdef tuple alone               # the name of the frontend that was added last
 
     def __cinit__(self):
         self.members = NULL
@@ -434,6 +483,7 @@ cdef class WeightTable:
         self.backends = NULL
         self.member_count = self.member_space = self.row_space = self.backend_space = 0
         self.backend_index = {}
+        self.users = []
         self.frontend_index = {}
         self.frontends = []
 
@@ -452,53 +502,88 @@ cdef class WeightTable:
         return row is not None and self.frontends[row] is frontend
 
     def add(self, frontend):
-        """Add a frontend with the weights of the file. Raises ValueError for a name that is there already."""
+        """Add a frontend, so far without members. Raises ValueError for a name that is there already."""
         cdef Py_ssize_t row = len(self.frontends)
-        cdef Py_ssize_t place = self.member_count
-        cdef Py_ssize_t count = 0
-        cdef int pool_index = 0
-        cdef Member* member
         if frontend.name in self.frontend_index:
             raise ValueError(f"frontend {frontend.name} is in the table already")
-        for pool in frontend.pools:
-            count += len(pool.members)
-        self.members = <Member*> grown(self.members, &self.member_space, place + count, sizeof(Member))
         self.rows = <FrontendRow*> grown(self.rows, &self.row_space, row + 1, sizeof(FrontendRow))
-        self.rows[row].first = place
-        self.rows[row].count = count
+        memset(&self.rows[row], 0, sizeof(FrontendRow))
+        self.rows[row].first = self.member_count
         self.rows[row].unit = unit_of(frontend)
         self.rows[row].keep = is_keep(frontend)
-        for pool in frontend.pools:
-            for each in pool.members:
-                member = &self.members[place]
-                memset(member, 0, sizeof(Member))
-                member.backend = <int32_t> self.index_of(each.backend)
-                member.pool = pool_index
-                member.configured = member.weight = clamp(each.weight)
-                place += 1
-            pool_index += 1
-        self.member_count = place
         self.frontend_index[frontend.name] = row
         self.frontends.append(frontend)
+        # Most backends are used by one frontend: those of this one share a tuple.
+        self.alone = (frontend.name,)
 
-    cdef Py_ssize_t index_of(self, str name) except -1:
+    def add_members(self, int pool_index, tuple members):
+        """Add members to the frontend that was added last, with the weights of the file.
+
+        ``members`` are the next ones in the order of the file, from the pool with this index: a pool of thousands can
+        be added in portions.
+        """
+        cdef FrontendRow* row
+        cdef Py_ssize_t place = self.member_count
+        cdef Member* member
+        if not self.frontends:
+            raise IndexError("no frontend was added yet")
+        row = &self.rows[len(self.frontends) - 1]
+        self.members = <Member*> grown(self.members, &self.member_space, place + len(members), sizeof(Member))
+        for each in members:
+            member = &self.members[place]
+            memset(member, 0, sizeof(Member))
+            member.backend = <int32_t> self.index_of(each.backend, self.alone)
+            member.pool = pool_index
+            member.configured = member.weight = clamp(each.weight)
+            place += 1
+        row.count += place - self.member_count
+        self.member_count = place
+
+    cdef Py_ssize_t index_of(self, str name, tuple user) except -1:
+        # The index of a backend, which gets one at its first use.
         cdef object known = self.backend_index.get(name)
         cdef Py_ssize_t index
+        cdef tuple others
         if known is not None:
-            return known
+            index = known
+            others = self.users[index]
+            if others[len(others) - 1] != user[0]:
+                self.users[index] = others + user
+            return index
         index = len(self.backend_index)
         self.backends = <Backend*> grown(self.backends, &self.backend_space, index + 1, sizeof(Backend))
         self.backends[index].state = UNKNOWN
         self.backends[index].drained = False
         self.backend_index[name] = index
+        self.users.append(user)
         return index
 
+    cdef tuple put(self, str name, object state, bint drained):
+        cdef object known = self.backend_index.get(name)
+        cdef Py_ssize_t index
+        if known is None:
+            return ()
+        index = known
+        self.backends[index].state = state_number(state)
+        self.backends[index].drained = drained
+        return self.users[index]
+
     def set_backend(self, str name, state, bint drained=False):
-        """Set the state of a backend in every frontend that uses it. A backend that none uses has no place here."""
-        cdef object index = self.backend_index.get(name)
-        if index is not None:
-            self.backends[<Py_ssize_t> index].state = state_number(state)
-            self.backends[<Py_ssize_t> index].drained = drained
+        """Set the state of a backend in every frontend that uses it, and return the names of these frontends.
+
+        A backend that no frontend uses has no place here.
+        """
+        return self.put(name, state, drained)
+
+    def set_backends(self, backends):
+        """Set the states of many backends: objects with ``name``, ``state`` and ``drained``."""
+        for backend in backends:
+            self.put(backend.name, backend.state, backend.drained)
+
+    def users_of(self, str backend):
+        """Names of the frontends that use a backend, in the order in which they were added."""
+        cdef object index = self.backend_index.get(backend)
+        return () if index is None else self.users[index]
 
     def set_weight(self, str frontend, str pool, str backend, weight):
         """Set a member's run-time weight (0..100, clamped); None goes back to the file's. Raises KeyError."""
@@ -511,6 +596,16 @@ cdef class WeightTable:
                 self.members[i].weight = self.members[i].configured if weight is None else clamp(weight)
                 return
         raise KeyError(f"{frontend}/{pool}/{backend}")
+
+    def shed(self, int most):
+        """Forget up to ``most`` backends, and return whether any are left: to free 50,000 at once takes a millisecond.
+
+        The table cannot be used any more. Its arrays and its frontends go with the object.
+        """
+        self.users = []
+        for _ in range(min(most, len(self.backend_index))):
+            self.backend_index.popitem()
+        return len(self.backend_index) > 0
 
     cdef Outcome work_out(self, Py_ssize_t row) noexcept nogil:
         cdef FrontendRow* line = &self.rows[row]

@@ -11,7 +11,7 @@ cdef void refresh_clock(State* e) noexcept nogil:
 
 
 # The wall clock less the monotonic one. It lies between two readings, however long we were not let run in between.
-# What people do to the clock makes time stamps of before worthless, like a stall of that length.
+# Setting the clock makes earlier time stamps worthless, like a stall of that length.
 cdef void read_wall(State* e) noexcept nogil:
     cdef int64_t before = clock_ns(CLOCK_MONOTONIC)
     cdef int64_t wall = clock_ns(CLOCK_REALTIME)
@@ -59,7 +59,7 @@ cdef void plan(State* e, uint32_t index, int64_t at) noexcept nogil:
         wheel_put(&e.wheel, index, ms)
 
 
-# The slot's next probe is due at `due`. What is due within a tick leaves together when the tick begins: a little early,
+# The slot's next probe is due at `due`. Probes of one tick leave together when the tick begins: a little early,
 # and late only if this thread is.
 cdef inline void plan_probe(State* e, uint32_t index, int64_t due) noexcept nogil:
     e.slots[index].due = due

@@ -145,7 +145,7 @@ cdef class HttpParser:
         free(self.http.body)
 
     def feed(self, const uint8_t[::1] data):
-        """Take bytes; those behind the end of the response are ignored."""
+        """Take bytes; those after the end of the response are ignored."""
         if data.shape[0]:
             http_feed(&self.http, &data[0], data.shape[0])
 

@@ -63,7 +63,7 @@ _TLS = {
     TLS_FAULT_FLOOD: "far too much data",
 }
 
-# What OpenSSL says of a certificate, where a reader of a transition is better served with other words.
+# OpenSSL's reasons against a certificate, where a transition needs plainer words.
 _VERIFY = {
     2: "certificate signed by unknown authority",
     9: "certificate is not yet valid",

@@ -188,7 +188,7 @@ cdef bint http_keep(Http* http, const uint8_t* data, size_t length) noexcept nog
     return http.body_bytes == HTTP_MAX_BODY
 
 
-# Take `length` bytes. Stops at the end of the response; what a server sends behind it does not matter.
+# Take `length` bytes. Stops at the end of the response; later bytes do not matter.
 cdef void http_feed(Http* http, const uint8_t* data, size_t length) noexcept nogil:
     cdef size_t i = 0
     cdef size_t part
@@ -246,7 +246,7 @@ cdef void http_feed(Http* http, const uint8_t* data, size_t length) noexcept nog
         elif http.state == HTTP_CHUNK_SIZE:
             http_fail(http, FAULT_BAD_CHUNK)    # a size with an endless extension
         else:
-            http.line_bytes = HTTP_LINE + 1     # longer than what is kept
+            http.line_bytes = HTTP_LINE + 1     # longer than the kept part of a line
 
 
 # The server has closed. A body without a length ends so; anything else is cut off.

@@ -1,5 +1,5 @@
-# What ICMP and SYN probes share, on the engine thread: batches out by sendmmsg, batches in by recvmmsg, and the
-# matching of what comes in.
+# The common part of ICMP and SYN probes, on the engine thread: batches out by sendmmsg, batches in by recvmmsg, and
+# matching replies to probes.
 #
 # A raw socket gets a copy of every packet of its protocol that reaches the host, whatever the port: the filter of the
 # origin drops the rest before it is queued, and what passes is matched here by cookie. A socket without a filter would
@@ -60,8 +60,7 @@ cdef void raw_unmatched(State* e, const Slot* slot, uint32_t serial) noexcept no
         e.stats.counters[STAT_FORGED] += 1
 
 
-# The slot that a packet is an answer to, by what it says of itself and by where it comes from; NULL: of none, or
-# forged.
+# The slot that a packet answers, by its cookie, kind and source address; NULL: none, or the packet is forged.
 cdef inline Slot* raw_match(
     State* e, const Origin* origin, const Packet* packet, uint32_t index, bint icmp
 ) noexcept nogil:
@@ -84,7 +83,7 @@ cdef inline Slot* raw_match(
     return slot
 
 
-# What the answer to the probe in flight means.
+# Take the answer to the probe in flight.
 cdef inline void raw_answer(
     State* e, const Origin* origin, uint32_t index, int64_t at, const Packet* packet, bint icmp
 ) noexcept nogil:
@@ -147,8 +146,9 @@ cdef void raw_packet(State* e, Origin* origin, RawSocket* raw, mmsghdr* message,
         e.stats.counters[STAT_FOREIGN] += 1     # of another socket's port between ours
 
 
-# What the kernel has dropped since the last look, because the receive queue was full. Its counter also rises with bad
-# checksums, which any stranger may send; but an overflow leaves a queue behind that nobody but us empties.
+# Count packets that the kernel has dropped since the last look, because the receive queue was full. Its counter also
+# rises with bad checksums, which any stranger may send; but an overflow leaves a full queue, which only this thread
+# empties.
 cdef void raw_drops(State* e, Origin* origin, RawSocket* raw) noexcept nogil:
     cdef uint32_t info[SK_MEMINFO_VARS]
     cdef socklen_t length = sizeof(info)
@@ -252,7 +252,7 @@ cdef inline void raw_departed(State* e, uint32_t index) noexcept nogil:
         e.raw.departed_count += 1
 
 
-# Those that the last tick sent and that have no answer yet; called when all that came since was read.
+# Plan the deadlines of probes that the last tick sent and that have no answer yet, after the sockets were read.
 cdef void raw_await(State* e) noexcept nogil:
     cdef uint32_t i
     cdef Slot* slot
@@ -263,21 +263,15 @@ cdef void raw_await(State* e) noexcept nogil:
     e.raw.departed_count = 0
 
 
-# Send a batch. What the kernel refuses is a local error of that target alone; what does not fit waits for a tick.
-cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
-    cdef uint32_t count = origin.batch_count[kind]
+# Build the packets of a batch, each with a serial and a cookie of its own. Returns how many are ready to be sent; their
+# slots stand at the beginning of the batch.
+cdef uint32_t raw_build(State* e, Origin* origin, int kind, const RawSocket* raw) noexcept nogil:
     cdef uint32_t* batch = origin.batch[kind]
     cdef uint32_t ready = 0
-    cdef uint32_t done = 0
     cdef uint32_t i
-    cdef int sent, error
-    cdef int64_t before, after, step
     cdef Slot* slot
-    cdef const Check* check
-    cdef RawSocket* raw = &origin.tcp if kind else &origin.icmp
-    origin.batch_count[kind] = 0
-    for i in range(count):
-        if raw.fd < 0:      # lost since these were queued, perhaps with the one before
+    for i in range(origin.batch_count[kind]):
+        if raw.fd < 0:      # lost since these were queued, perhaps with the packet before
             block(e, batch[i], origin.failure.kind, origin.failure.error)
             continue
         slot = &e.slots[batch[i]]
@@ -286,6 +280,21 @@ cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
         if (syn_build(e, origin, ready, batch[i]) if kind else icmp_build(e, origin, ready, batch[i])):
             batch[ready] = batch[i]
             ready += 1
+    origin.batch_count[kind] = 0
+    return ready
+
+
+# Send a batch. What the kernel refuses is a local error of that target alone; what does not fit waits for a tick.
+cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
+    cdef uint32_t* batch = origin.batch[kind]
+    cdef RawSocket* raw = &origin.tcp if kind else &origin.icmp
+    cdef uint32_t ready = raw_build(e, origin, kind, raw)
+    cdef uint32_t done = 0
+    cdef uint32_t i
+    cdef int sent, error
+    cdef int64_t before, after, step
+    cdef Slot* slot
+    cdef const Check* check
     if raw.fd < 0:
         for i in range(ready):
             block(e, batch[i], origin.failure.kind, origin.failure.error)
@@ -302,7 +311,7 @@ cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
             if error == EINTR:
                 continue
             # Of a full send buffer. Packets to a dead server on the link stay in it until the kernel gives up its
-            # neighbour (three seconds), so others can fill it: that is no fault of this target.
+            # neighbour (three seconds), so others can fill it: this target is not at fault.
             if error == EAGAIN or error == ENOBUFS:
                 e.stats.counters[STAT_ENOBUFS] += 1
                 for i in range(done, ready):

@@ -26,7 +26,7 @@ cdef inline int64_t spread_due(uint64_t* random, int64_t now, int64_t late, int6
 
 
 # When the probe after the one that was due at `due` is due: counted from there, whenever that was sent and answered, so
-# that nothing drifts, with a tenth of jitter to either side. What a stall has delayed is not caught up with.
+# that nothing drifts, with a tenth of jitter to either side. Probes that a stall has delayed are not caught up with.
 cdef inline int64_t next_due(uint64_t* random, int64_t due, int64_t now, int64_t interval) noexcept nogil:
     due += interval - interval // 10 + draw_below(random, interval // 5)
     return spread_due(random, now, now - due, interval) if now - due > OVERDUE else due

@@ -57,7 +57,7 @@ class HttpParser:
 
     def __init__(self, codes: Iterable[int] = (200,), *, head: bool = False, want_body: bool = False) -> None: ...
     def feed(self, data: bytes) -> None:
-        """Take bytes; those behind the end of the response are ignored."""
+        """Take bytes; those after the end of the response are ignored."""
 
     def eof(self) -> None:
         """The server has closed."""

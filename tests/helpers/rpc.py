@@ -279,7 +279,7 @@ class FakeLoader:
 @dataclass
 class FakeLogs:
     levels: list[str] = field(default_factory=list)
-    # Set when somebody's watch ended.
+    # Set when a watch ended.
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def watch(self, level: str) -> Callable[[], None]:
@@ -462,7 +462,7 @@ def fake_daemon(
     vpp: bool = True,
     keep: Callable[[], Awaitable[None]] | None = None,
 ) -> FakeDaemon:
-    """A daemon with the small configuration and a VPP that holds its frontends, unless told otherwise."""
+    """A daemon with the small configuration and a VPP that holds its frontends, by default."""
     config = config if config is not None else small_config()
     bus = Bus()
     checker = FakeChecker(config, bus)

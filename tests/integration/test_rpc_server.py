@@ -798,7 +798,7 @@ async def test_a_slow_watcher_loses_with_a_count_and_slows_nobody(start: Start) 
             checker.move("web0", State.UP if at % 2 else State.DOWN, Code.L7STS, detail=detail)
             if at % 500 == 0:
                 await asyncio.sleep(0)
-    # Publishing never waited, and somebody else is served.
+    # Publishing never waited, and another caller is served.
     info = await stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=DEADLINE)
     assert info.watchers == 1
     assert bus.lost > 0
@@ -1053,7 +1053,7 @@ async def test_a_watcher_that_does_not_read_is_dropped(start: Start) -> None:
         async for _ in stream:
             pass
 
-    # Who reads on after all learns what happened; others are served meanwhile.
+    # A dropped reader that reads on gets the status; other callers are served meanwhile.
     assert "nothing was read" in await refused(rest(), Status.RESOURCE_EXHAUSTED)
     assert running.server.refused == {"watchers": 0, "calls": 0, "slow": 1}
     assert running.server.calls["WatchEvents", "RESOURCE_EXHAUSTED"] == 1

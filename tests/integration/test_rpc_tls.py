@@ -124,7 +124,7 @@ async def test_a_renewed_certificate_is_used_from_the_next_connection_on(start: 
         second = await shown(secure.server.port)
         assert first != second
         assert second == ssl.PEM_cert_to_DER_cert(server.cert.read_text())
-        # What stands, stands.
+        # The established connection goes on.
         await stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=DEADLINE)
     server.key.write_text("garbage")
     assert await shown(secure.server.port) == second
@@ -183,7 +183,7 @@ maglev:
 
 
 async def maglevc(port: int, *words: str) -> tuple[int, str, str]:
-    """One command over TCP: its status, and what it says."""
+    """One command over TCP: its status and its output."""
     command = [sys.executable, "-m", "maglev.cli.main", "--server", f"localhost:{port}", *words]
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL

@@ -15,6 +15,7 @@ from maglev.judgement.weights import (
     FrontendWeights,
     StateSource,
     WeightTable,
+    fill,
     frontend_weights,
     programmed_weight,
     weight_unit,
@@ -88,7 +89,8 @@ def plain(scene: Scene) -> dict[str, int]:
 
 def by_table(scene: Scene) -> FrontendWeights:
     table = WeightTable()
-    table.add(scene.frontend)
+    for _ in fill(table, [scene.frontend], portion=2):
+        pass
     for name, view in scene.views.items():
         table.set_backend(name, view.state, view.drained)
     for pool in scene.frontend.pools:

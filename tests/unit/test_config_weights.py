@@ -17,6 +17,7 @@ from maglev.judgement.weights import (
     WeightTable,
     applied_weight,
     effective_weight,
+    fill,
     flush_owed,
     frontend_weights,
     programmed_weight,
@@ -75,8 +76,8 @@ def make_config(frontend: Frontend) -> Config:
 
 def table_of(*frontends: Frontend) -> WeightTable:
     table = WeightTable()
-    for frontend in frontends:
-        table.add(frontend)
+    for _ in fill(table, frontends, portion=2):
+        pass
     return table
 
 
@@ -363,6 +364,8 @@ def test_unknown_backend_raises_what_the_source_raises() -> None:
 
 
 def test_table_refuses_unknown_names_and_states() -> None:
+    with pytest.raises(IndexError):
+        WeightTable().add_members(0, (PoolMember("a"),))
     table = table_of(make_frontend({"a": 100}))
     with pytest.raises(ValueError, match="in the table already"):
         table.add(make_frontend({"b": 100}))

@@ -1,4 +1,4 @@
-"""The state file: torn writes, previous copies, failures that are told."""
+"""The state file: torn writes, previous copies, failures that are reported."""
 
 from __future__ import annotations
 

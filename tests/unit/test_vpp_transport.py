@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from maglev.vpp.messages import (
+from maglev.vpp.wire.messages import (
     MESSAGES,
     ProtocolError,
     VipKey,
@@ -20,7 +20,7 @@ from maglev.vpp.messages import (
     unpack_vip_details,
     vip_bytes,
 )
-from maglev.vpp.transport import Connection, ConnectionLost, Reply, Request, set_weight
+from maglev.vpp.wire.transport import Connection, ConnectionLost, Reply, Request, set_weight
 
 VIP = VipKey.parse("192.0.2.1/32", 6, 80)
 IDS = {name: 100 + number for number, name in enumerate(MESSAGES)}

@@ -16,9 +16,9 @@ the loop for long, and verdicts and verbs find each backend either done or not.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 import orjson
 
@@ -57,7 +57,7 @@ EXPIRY = "expiry"
 """The author of what ends by itself."""
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class CheckerCounters:
     """What the checker counts of itself. ``errors``: verdicts at which a listener failed."""
 
@@ -232,21 +232,18 @@ class Checker:
         first = not self._loaded
         checks = self._prober.checks_for(await reload.used_checks(config))
         step = await reload.prepare(config, checks, self._backends.table, self._clock.time_ns())
-        await self._frontends.prepare(config, step.backends)
+        await self._frontends.prepare(config.frontends.values(), step.backends.values())
         outdated = self._replaced_by_reload()
         await asyncio.sleep(0)
-        former = [(live, self._frontends.users_of(live.name)) for live in step.removed]
         self._take(step)
-        for live, frontends in former:
-            # Their frontends are looked at again, also where the new configuration has no part in it for them.
-            self._frontends.mark(frontends)
+        for live in step.removed:
             self._backends.remove(live, by)
             await pace.breathe()
         await self._bring(step, by, starting=first)
         self._prober.release_old_checks()
         if not first:
             self._prober.reread_authorities()
-        await self._frontends.publish_all(pace)
+        await self._frontends.publish_all()
         self._settings.report()
         log.info(
             "config-applied",
@@ -258,13 +255,14 @@ class Checker:
             by=by,
         )
         self._bus.publish(ConfigEvent(at_ns=self._clock.time_ns(), by=by))
+        # The table before the objects: it holds the frontends, which would go with it all at once.
+        await self._frontends.release()
         await let_go(outdated)
 
     def _replaced_by_reload(self) -> list[object]:
         """The objects that a reload replaces. Held until it is done, they are freed in slices and not all at once."""
-        old, users = self._config, self._frontends.users
-        objects: list[object] = [*users.values(), *old.backends.values(), *old.frontends.values()]
-        return [*objects, users, self._backends.table, old]
+        old = self._config
+        return [*old.backends.values(), *old.frontends.values(), self._backends.table, old]
 
     def _take(self, step: reload.Step) -> None:
         """Take the step: from here on the new configuration is in force. No other task runs within this."""
@@ -274,18 +272,24 @@ class Checker:
         self._backends.replace(step.backends, history=step.config.transition_history)
         for key, why in self._settings.obsolete(step.config):
             self._settings.end(key, why)
-        self._frontends.configure(step.users, step.config.frontends, self._settings.weights())
+        self._frontends.configure(step.config.frontends, self._settings.weights())
 
     async def _bring(self, step: reload.Step, by: str, *, starting: bool) -> None:
         """Bring every backend to the configuration in force, in slices."""
         pace = Pace()
+        configured = step.config.backends
+        # Made once, since a reload may bring tens of thousands of backends.
+        plain = Cause(by=by, starting=starting)
+        spreading = {check: dataclasses.replace(plain, spread=spread) for check, spread in step.spreads.items()}
         for name, live in step.backends.items():
             self._backends.trim(live)
-            conf, check = step.config.backends[name], step.check_of(name)
+            conf = configured[name]
+            check = step.check_of(conf)
             if live.conf is not conf or live.check is not check or live.state is State.REMOVED:
-                known = bool(step.vacated) and str(conf.address) in step.vacated
-                spread = step.spreads.get(conf.healthcheck or "")
-                self._backends.align(live, conf, check, Cause(by=by, starting=starting, spread=spread, known=known))
+                cause = spreading.get(conf.healthcheck or "", plain)
+                if step.vacated and str(conf.address) in step.vacated:
+                    cause = dataclasses.replace(cause, known=True)
+                self._backends.align(live, conf, check, cause)
             if pace.due():
                 await pace.rest()
 

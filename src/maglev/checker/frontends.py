@@ -1,10 +1,11 @@
 """Frontends: their weights and states, which follow from the states of their backends.
 
-Owns the table of weights, from which the checker, the API, the metrics and the dataplane all read; which frontends use
-a backend; which frontends have to be looked at again; and the state of each as last published.
+Owns the table of weights, from which the checker, the API, the metrics and the dataplane all read; which frontends have
+to be looked at again; and the state of each as last published.
 
-The table repeats the state of every backend, so that all frontends can be worked out without a Python call per member.
-``touch`` keeps it true: whatever changes a backend calls it in the same turn of the event loop.
+The table knows which frontends use a backend, and repeats the state of every backend, so that all frontends can be
+worked out without a Python call per member. ``touch`` keeps it true: every change of a backend calls it in the same
+turn of the event loop.
 
 A mass failure touches thousands of frontends at once, so they are published in slices: the event loop gets a turn after
 about a millisecond, and the rest follows at its next turns.
@@ -14,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from itertools import islice
 
 from maglev.base import logs
 from maglev.base.clock import Clock
@@ -22,8 +24,8 @@ from maglev.base.events import Bus, FrontendEvent
 from maglev.base.pace import Pace
 from maglev.base.states import FrontendState
 from maglev.checker.backend import LiveBackend
-from maglev.config.model import Config, Frontend
-from maglev.judgement.weights import FrontendWeights, WeightTable
+from maglev.config.model import Frontend
+from maglev.judgement.weights import FrontendWeights, WeightTable, fill
 from maglev.views.backends import Override
 
 log = logs.get(__name__)
@@ -31,8 +33,8 @@ log = logs.get(__name__)
 SLICE_NS = 1_000_000
 """How long one turn of the event loop may work on frontends."""
 
-Users = Mapping[str, tuple[str, ...]]
-"""Names of the frontends that use a backend, by backend, in the order of the file."""
+PORTION = 256
+"""Members or backends between two looks at the clock: they take the table some 50 microseconds."""
 
 
 class Frontends:
@@ -41,10 +43,11 @@ class Frontends:
     def __init__(self, bus: Bus, clock: Clock) -> None:
         self._bus = bus
         self._clock = clock
-        self._users: Users = {}
         self._table = WeightTable()
         # The table of a configuration that is being prepared; states that change meanwhile are set in it too.
         self._next: WeightTable | None = None
+        # The table of the configuration before, until ``release``.
+        self._old: WeightTable | None = None
         self._published: dict[str, FrontendState] = {}
         # In the order in which they were touched.
         self._dirty: dict[str, None] = {}
@@ -62,56 +65,53 @@ class Frontends:
         """Active pool, unit and the weights of all members of a frontend. Raises KeyError."""
         return self._table.frontend(name)
 
-    @property
-    def users(self) -> Users:
-        """Which frontends use which backend."""
-        return self._users
-
     def users_of(self, backend: str) -> tuple[str, ...]:
-        """Names of the frontends that use a backend."""
-        return self._users.get(backend, ())
+        """Names of the frontends that use a backend, in the order of the file."""
+        return self._table.users_of(backend)
 
-    async def prepare(self, config: Config, table: Mapping[str, LiveBackend]) -> None:
+    async def prepare(self, frontends: Iterable[Frontend], backends: Iterable[LiveBackend]) -> None:
         """Fill the table of another configuration, before it is in force. Lets the loop run between slices.
 
-        ``table``: the backends that the configuration will have. Called again, it begins anew.
+        ``backends``: those that the configuration will have. If it was called before, it starts again.
         """
         pace = Pace()
         self._next = coming = WeightTable()
-        for frontend in config.frontends.values():
-            coming.add(frontend)
+        for _ in fill(coming, frontends, PORTION):
             if pace.due():
                 await pace.rest()
-        for live in table.values():
-            coming.set_backend(live.name, live.state, live.drained)
+        waiting = iter(backends)
+        while portion := list(islice(waiting, PORTION)):
+            coming.set_backends(portion)
             if pace.due():
                 await pace.rest()
 
-    def configure(self, users: Users, names: Iterable[str], weights: Iterable[Override]) -> None:
+    def configure(self, names: Iterable[str], weights: Iterable[Override]) -> None:
         """The prepared configuration is in force, with the frontends ``names`` and these run-time weights."""
         assert self._next is not None
-        self._table, self._next = self._next, None
-        self._users = users
+        self._old, self._table, self._next = self._table, self._next, None
         self._published = {name: self._published.get(name, FrontendState.UNKNOWN) for name in names}
         for override in weights:
             self._table.set_weight(override.frontend, override.pool, override.backend, override.weight)
 
+    async def release(self) -> None:
+        """Free the table of the configuration before. Lets the loop run between slices."""
+        old, self._old = self._old, None
+        pace = Pace()
+        while old is not None and old.shed(PORTION):
+            if pace.due():
+                await pace.rest()
+
     def touch(self, live: LiveBackend) -> None:
         """A backend has changed: the frontends that use it have to be looked at again."""
-        self._table.set_backend(live.name, live.state, live.drained)
+        for name in self._table.set_backend(live.name, live.state, live.drained):
+            self._dirty[name] = None
         if self._next is not None:
             self._next.set_backend(live.name, live.state, live.drained)
-        for name in self._users.get(live.name, ()):
-            self._dirty[name] = None
 
     def set_weight(self, frontend: str, pool: str, backend: str, weight: int | None) -> None:
         """The run-time weight of a member has changed; None: the file's counts again."""
         self._table.set_weight(frontend, pool, backend, weight)
         self._dirty[frontend] = None
-
-    def mark(self, names: Iterable[str]) -> None:
-        """These frontends have to be looked at again."""
-        self._dirty.update(dict.fromkeys(names))
 
     def publish(self) -> None:
         """Publish what changed, for about a millisecond; the rest follows at the loop's next turns."""
@@ -124,13 +124,19 @@ class Frontends:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._publish_rest)
 
-    async def publish_all(self, pace: Pace) -> None:
+    async def publish_all(self) -> None:
         """Look at every frontend, and publish what changed. Lets the loop run between slices."""
+        pace = Pace()
+        self._dirty.clear()
         self._table.compute()
         for name in list(self._published):
-            if name in self._published:
-                self._dirty.pop(name, None)
+            # A frontend that was touched since then is dirty, and its computed state is old.
+            if name not in self._dirty:
                 self._publish_state(name, self._table.computed_state(name))
+            if pace.due():
+                await pace.rest()
+        while self._dirty:
+            self._publish_next()
             if pace.due():
                 await pace.rest()
 

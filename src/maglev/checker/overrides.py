@@ -52,6 +52,10 @@ class OverrideStore:
     def __iter__(self) -> Iterator[Override]:
         return iter(tuple(self._items.values()))
 
+    def __contains__(self, backend: str) -> bool:
+        """Whether there is any override of a backend. Most have none, and a reload asks for each."""
+        return backend in self._by_backend
+
     def get(self, key: OverrideKey) -> Override | None:
         """The override of that key."""
         return self._items.get(key)

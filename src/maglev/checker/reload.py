@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from maglev.base.pace import Pace
 from maglev.base.states import State
 from maglev.checker.backend import Check, LiveBackend
-from maglev.checker.frontends import Users
 from maglev.checker.prober import Spread
-from maglev.config.model import Config, HealthCheck, IPAddress, Protocol
+from maglev.config.model import Backend, Config, HealthCheck, IPAddress, Protocol
 
 VipKey = tuple[IPAddress, Protocol, int]
 
@@ -61,24 +60,21 @@ async def used_checks(config: Config) -> dict[str, HealthCheck]:
 class Step:
     """The step to a configuration.
 
-    ``backends``: the table of backends, in the order of the file; those that stay are the same objects. ``users``: the
-    frontends of each. ``removed``: backends that leave. ``spreads``: delays of the first probes, by check.
-    ``vacated``: addresses that this reload takes from a backend which was up: a backend that appears at one of them is
-    the same server under another name.
+    ``backends``: the table of backends, in the order of the file; those that stay are the same objects. ``removed``:
+    backends that leave. ``spreads``: delays of the first probes, by check. ``vacated``: addresses that this reload
+    takes from a backend which was up: a backend that appears at one of them is the same server under another name.
     """
 
     config: Config
     checks: Mapping[str, Check]
     backends: dict[str, LiveBackend] = dataclasses.field(default_factory=dict)
-    users: Users = dataclasses.field(default_factory=dict)
     removed: list[LiveBackend] = dataclasses.field(default_factory=list)
     spreads: dict[str, Spread] = dataclasses.field(default_factory=dict)
     vacated: set[str] = dataclasses.field(default_factory=set)
 
-    def check_of(self, backend: str) -> Check | None:
+    def check_of(self, conf: Backend) -> Check | None:
         """The check of a backend; None for a static one."""
-        name = self.config.backends[backend].healthcheck
-        return self.checks[name] if name is not None else None
+        return self.checks[conf.healthcheck] if conf.healthcheck is not None else None
 
 
 async def prepare(config: Config, checks: Mapping[str, Check], table: Mapping[str, LiveBackend], now_ns: int) -> Step:
@@ -88,8 +84,9 @@ async def prepare(config: Config, checks: Mapping[str, Check], table: Mapping[st
     """
     pace = Pace()
     step = Step(config, checks)
+    backends = step.backends
     for name, conf in config.backends.items():
-        check = step.check_of(name)
+        check = step.check_of(conf)
         live = table.get(name)
         if live is None or (live.conf is not conf and live.conf.address != conf.address):
             if check is not None:
@@ -100,32 +97,17 @@ async def prepare(config: Config, checks: Mapping[str, Check], table: Mapping[st
                 live = LiveBackend(conf, check, now_ns)
             elif _serves(live):
                 step.vacated.add(live.address)
-        step.backends[name] = live
+        backends[name] = live
         if pace.due():
             await pace.rest()
-    step.users = await _users(config, pace)
     for name, live in table.items():
-        if name not in step.backends:
+        if name not in backends:
             step.removed.append(live)
             if _serves(live):
                 step.vacated.add(live.address)
         if pace.due():
             await pace.rest()
     return step
-
-
-async def _users(config: Config, pace: Pace) -> Users:
-    """Which frontends use which backend, in the order of the file."""
-    users: dict[str, tuple[str, ...]] = {}
-    for frontend in config.frontends.values():
-        for pool in frontend.pools:
-            for member in pool.members:
-                others = users.get(member.backend, ())
-                if not others or others[-1] != frontend.name:
-                    users[member.backend] = (*others, frontend.name)
-                if pace.due():
-                    await pace.rest()
-    return users
 
 
 def _serves(live: LiveBackend) -> bool:

@@ -72,15 +72,18 @@ class Settings:
 
     def drained(self, backend: str) -> bool:
         """Whether a backend is to be drained."""
-        return self._store.get(drain_key(backend)) is not None
+        return backend in self._store and self._store.get(drain_key(backend)) is not None
 
     def stopped(self, conf: Backend) -> State | None:
         """DISABLED or PAUSED where file and operators want a backend so, None where it is to be probed."""
-        override = self._store.get(enabled_key(conf.name))
-        enabled = override.kind is OverrideKind.ENABLE if override is not None else conf.enabled
-        if not enabled:
-            return State.DISABLED
-        return State.PAUSED if self._store.get(pause_key(conf.name)) is not None else None
+        enabled = conf.enabled
+        if conf.name in self._store:
+            override = self._store.get(enabled_key(conf.name))
+            if override is not None:
+                enabled = override.kind is OverrideKind.ENABLE
+            if enabled and self._store.get(pause_key(conf.name)) is not None:
+                return State.PAUSED
+        return None if enabled else State.DISABLED
 
     def obsolete(self, config: Config) -> list[tuple[OverrideKey, str]]:
         """Overrides that end with a new configuration, and why."""

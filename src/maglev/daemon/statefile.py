@@ -1,7 +1,7 @@
 """The state file: what has to survive a restart, written atomically, with the copy before it kept.
 
 One JSON document, ``{"version": 1, "sha256": ..., "state": {section: value}}``; the digest is that of the state as
-written, so that a torn or edited file is told from a good one. All of it happens outside the event loop: to a new file,
+written, so that a torn or edited file is recognised. All of it happens outside the event loop: to a new file,
 synced, then renamed over the old one, whose content goes to ``<path>.prev`` first. A file that cannot be read is
 replaced by the previous copy: a server under maintenance does not come back because a disk was full.
 
@@ -39,7 +39,7 @@ VERSION = 1
 MAX_BYTES = 64 << 20
 RETRY_SECONDS = 10.0
 WRITE_SECONDS = 3.0
-"""How long anybody waits for the disk; a write that takes longer goes on, and nobody knows how it ends.
+"""The longest wait for the disk. A write that takes longer goes on, without a caller that learns how it ends.
 
 It is less than ``maglevc`` waits for an answer: a change that is in force must not look like one that failed."""
 
@@ -51,7 +51,7 @@ TAKEN_SECONDS = 300.0
 """How often a daemon that may not write its state file says so again."""
 
 Identity = tuple[int, int, int, int]
-"""Tells one file from another of the same name: device, inode, size, time of its last change."""
+"""Distinguishes files of the same name: device, inode, size, time of its last change."""
 
 
 class Written(NamedTuple):
@@ -191,10 +191,10 @@ class StateFile:
         return self._state.get(section)
 
     def set(self, section: str, value: object) -> None:
-        """Change a section; it is written soon (``run``), or as soon as somebody waits for it (``saved``).
+        """Change a section; it is written soon (``run``), or as soon as a caller waits for it (``saved``).
 
-        Nobody changes the value any more. One that holds fragments of JSON (``orjson.Fragment``) has its keys in order
-        in them.
+        The value must not change any more, since a thread writes it. Fragments of JSON in it (``orjson.Fragment``) have
+        their keys in order.
         """
         if self._state.get(section) == value:
             return
@@ -356,7 +356,7 @@ def _new(path: Path) -> Path:
 
 
 def _link(path: Path, other: Path) -> bool:
-    """Give the file a second name, in place of what has it; False where the file system cannot."""
+    """Give the file a second name, replacing a file of that name; False where the file system cannot."""
     new = _new(other)
     try:
         os.link(path, new)

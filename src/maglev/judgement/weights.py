@@ -6,6 +6,7 @@ event stream all come here. The arithmetic is compiled (``ext/weights.pyx``).
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from maglev._weights import (
@@ -29,6 +30,7 @@ __all__ = [
     "WeightTable",
     "applied_weight",
     "effective_weight",
+    "fill",
     "flush_owed",
     "frontend_weights",
     "programmed_weight",
@@ -79,6 +81,19 @@ class StateSource(Protocol):
     def weights(self, frontend: Frontend) -> FrontendWeights:
         """What the rule gives the members of a frontend, by the states of now."""
         return frontend_weights(frontend, self)
+
+
+def fill(table: WeightTable, frontends: Iterable[Frontend], portion: int = 256) -> Iterator[None]:
+    """Fill a table with frontends and their members, of which all backends are unknown.
+
+    Yields after every ``portion`` members at most, about 50 microseconds, so that a caller can stop in between.
+    """
+    for frontend in frontends:
+        table.add(frontend)
+        for number, pool in enumerate(frontend.pools):
+            for start in range(0, len(pool.members), portion):
+                table.add_members(number, pool.members[start : start + portion])
+                yield
 
 
 def applied_weight(weight: int, unit: int) -> int:

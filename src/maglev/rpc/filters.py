@@ -1,4 +1,4 @@
-"""What a caller wants of many things: names by a regular expression, and events of a watch."""
+"""Filters of requests: names by a regular expression, and the events of a watch."""
 
 from __future__ import annotations
 

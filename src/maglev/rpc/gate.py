@@ -1,6 +1,6 @@
 """The gate before every call: the caller's role, room for the call, its status, counts and the log of changes.
 
-An interceptor of gRPC wraps handlers, it does not see calls. So the gate wraps every handler in a coroutine of its own,
+An interceptor of gRPC wraps handlers, it does not see calls. So the gate wraps every handler in another coroutine,
 which runs on the event loop like the call itself.
 """
 
@@ -32,7 +32,7 @@ MAX_CALLS = 512
 """Calls of each listener that may be open. The gate refuses and counts those beyond."""
 
 FAREWELL_SECONDS = 0.2
-"""How long the gate tries to tell a dropped reader its status. The status queues behind the messages that it has not
+"""How long the gate tries to send a dropped reader its status. The status queues after the messages that it has not
 read, so it usually arrives when it reads on."""
 
 

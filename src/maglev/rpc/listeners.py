@@ -59,7 +59,7 @@ def _prepare_directory(path: Path) -> None:
 
 
 def _answers(path: Path) -> bool:
-    """Whether a process listens on a socket. Raises ``CannotListen`` where that cannot be told."""
+    """Whether a process listens on a socket. Raises ``CannotListen`` where that remains unknown."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:

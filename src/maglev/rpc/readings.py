@@ -39,7 +39,7 @@ class Readings:
             age_ns = VIEWER_NS
 
         async def read() -> LbState:
-            # Looked up behind the turnstile: another caller may have read while this one waited.
+            # Looked up after the turnstile: another caller may have read while this one waited.
             last = self._last
             if last is not None and last.frontend == frontend and self._clock.monotonic_ns() - last.at_ns <= age_ns:
                 return last.state

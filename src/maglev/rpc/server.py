@@ -1,6 +1,6 @@
 """The gRPC server: where it listens, with which limits, and how it ends.
 
-Each listener has a server of its own, so that strangers on TCP who use up its limits do not keep an operator from the
+Each listener has its own server, so that strangers on TCP who use up its limits do not keep an operator from the
 Unix socket. The socket's directory has mode 0750, and every caller that can open it is an operator. Callers on TCP have
 the role that the daemon was started with, or with TLS and client certificates the role that their certificate gives
 them (``maglev.rpc.access``, ``maglev.rpc.tls``).

@@ -276,7 +276,7 @@ class MaglevService(pb_grpc.MaglevServicer):
         return answer
 
     async def ListOverrides(self, request: pb.ListOverridesRequest, context: Context) -> pb.ListOverridesResponse:
-        """What operators have set, oldest first."""
+        """Settings of operators, oldest first."""
         overrides = self._checker.overrides()
         order = paging.Order([_override_key(one) for one in overrides])
         answer = pb.ListOverridesResponse(total=len(overrides))
@@ -303,7 +303,7 @@ class MaglevService(pb_grpc.MaglevServicer):
         return convert.check_result(await bounded(self._checks.run()), self._services.loader.file)
 
     async def DiffConfig(self, request: pb.DiffConfigRequest, context: Context) -> pb.DiffConfigResponse:
-        """What a reload would change."""
+        """The changes that a reload would make."""
         return await bounded(self._diffs.run())
 
     async def _diff(self) -> pb.DiffConfigResponse:
@@ -322,7 +322,7 @@ class MaglevService(pb_grpc.MaglevServicer):
                 plan = await dataplane.plan(None, force=False, config=loaded.config)
                 answer.plan.CopyFrom(await convert.plan(plan))
             except errors.Unavailable:
-                # It went away while we asked: the diff of the file is an answer all the same, without a plan.
+                # VPP went away meanwhile. The diff of the file is still an answer, without a plan.
                 answer.ClearField("plan")
         return answer
 
@@ -338,7 +338,7 @@ class MaglevService(pb_grpc.MaglevServicer):
     # ---------------------------------------------------------------------------------------------------- server
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.ServerInfo:
-        """Who answers, and who asks."""
+        """The daemon, and the caller's role in its eyes."""
         services = self._services
         config = self._checker.config()
         caller = self._caller(context)
@@ -382,7 +382,7 @@ class MaglevService(pb_grpc.MaglevServicer):
         return convert.vpp_info(dataplane.info(), dataplane.connection())
 
     async def GetVPPLBState(self, request: pb.GetVPPLBStateRequest, context: Context) -> pb.GetVPPLBStateResponse:
-        """What VPP holds beside what is wanted of it."""
+        """The state of VPP beside the desired state."""
         dataplane = self._dataplane()
         wanted = self._wanted(request.frontend)
         role = self._caller(context).role
@@ -469,7 +469,7 @@ class MaglevService(pb_grpc.MaglevServicer):
         return self._orders.of(self._checker.config(), of)
 
     async def settle(self, seconds: float) -> None:
-        """Give changes that were begun so long to come to their end; then they are cancelled."""
+        """End: cancel checks and diffs, and wait that long for changes that were begun before cancelling them."""
         self._checks.cancel()
         self._diffs.cancel()
         await self._changes.settle(seconds)

@@ -1,4 +1,4 @@
-"""What a failed call becomes on the wire: errors of the API's own, and the gRPC status of each error."""
+"""Failed calls on the wire: the API's own errors, and the gRPC status of each error."""
 
 from __future__ import annotations
 
