@@ -209,3 +209,37 @@ def test_weight_out_of_range_says_nothing_of_the_table() -> None:
 @pytest.mark.parametrize("line", ["new-flows-table-length: 3, weight-unit: 1,", "weight-unit: 0,"])
 def test_value_in_error_gets_no_warning_beside_it(line: str) -> None:
     assert [problem.kind.value for problem in load_frontend(line.replace("192.0.2.1", "")).problems] == ["semantic"]
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("maglev:\n\tbackends:\n", "2:1"),
+        ("maglev:\n  backends:\n  \ta: {address: 192.0.2.1}\n", "3:3"),
+        ("maglev:\n  backends:\n    a:\n      address: 192.0.2.1\n\t  healthcheck: x\n", "5:1"),
+        ("maglev:\n  pools:\n  -\tname: x\n    b: 1\n", "3:4"),
+        ("maglev:\n  a: |\n\tfoo\n", "3:1"),
+    ],
+)
+def test_tab_is_named_with_its_place(text: str, place: str) -> None:
+    problems = shown(load_text(text).problems)
+    assert problems == [f"{place}: not valid YAML: a tab character; YAML is indented with spaces"]
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("maglev:\n  backends:\n    a:\n      address:192.0.2.1\n      healthcheck: x\n", "4:14"),
+        ("maglev:\n  backends:\n    a:\n      healthcheck: x\n      address:192.0.2.1\n      enabled: true\n", "5:14"),
+        ("maglev:\n  backends:\n    a:\n      healthcheck: x\n      address:192.0.2.1\n", "5:14"),
+        ("maglev:\n  x: 1\n  interval:2s   # c\n\n  # hey\n  y: 3\n", "3:11"),
+        ("maglev:\n  pools:\n    - name:x\n      backends: {a: }\n", "3:11"),
+    ],
+)
+def test_missing_space_after_a_colon_is_reported_on_its_own_line(text: str, place: str) -> None:
+    assert shown(load_text(text).problems) == [f"{place}: not valid YAML: a space is missing after the colon"]
+
+
+def test_other_syntax_errors_keep_the_words_of_the_parser() -> None:
+    (problem,) = load_text("maglev:\n  backends\n    b: {address: 1}\n").problems
+    assert str(problem) == "not valid YAML: mapping values are not allowed in this context"
