@@ -459,9 +459,9 @@ cdef class WeightTable:
 
     ``add`` takes the frontends one by one, ``add_members`` and ``set_backends`` take members and backends in portions,
     so that a large table can be filled in slices. ``set_backend`` and ``set_weight`` keep it up to date. ``compute``
-    works out every frontend in one pass without making a Python object, ``state`` and ``frontend`` a single one. A table
-    belongs to one configuration: a reload fills a new one. All backends start as unknown. Only the event loop's thread
-    may use it.
+    works out every frontend in one pass without making a Python object, ``state`` and ``frontend`` a single one. A
+    table belongs to one configuration: a reload fills a new one. All backends start as unknown. Only the event loop's
+    thread may use it.
     """
 
     cdef Member* members
