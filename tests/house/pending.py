@@ -4,8 +4,5 @@ from __future__ import annotations
 
 from typing import Final
 
-PENDING: Final[frozenset[tuple[str, str, str]]] = frozenset(
-    {
-        # (rule, file, name)
-    }
-)
+PENDING: Final[frozenset[tuple[str, str, str]]] = frozenset()
+"""Rule, file and name of each."""

@@ -13,10 +13,10 @@ import pytest
 
 from maglev.base.clock import SystemClock
 from maglev.base.errors import Unavailable
-from maglev.vpp.client import Refused, SocketLock, Timing, VppClient
-from maglev.vpp.messages import ProtocolError, VipKey, WeightCall, pack_as_add, pack_vip_add, pack_vip_dump
-from maglev.vpp.state import StateReader
-from maglev.vpp.transport import ConnectionLost, set_weight
+from maglev.vpp.state.reader import StateReader
+from maglev.vpp.wire.client import Refused, SocketLock, Timing, VppClient
+from maglev.vpp.wire.messages import ProtocolError, VipKey, WeightCall, pack_as_add, pack_vip_add, pack_vip_dump
+from maglev.vpp.wire.transport import ConnectionLost, set_weight
 from maglev.vppsim.api import Identity
 from maglev.vppsim.server import StandIn
 from tests.helpers.vpprig import HASTY, eventually, weights

@@ -19,15 +19,15 @@ from maglev.base.pace import Pace
 from maglev.base.states import State
 from maglev.config.model import SECOND, Config, LbConfig, OnAllDown, Prune
 from maglev.rpc.services import DataplaneApi
-from maglev.vpp.client import Timing
-from maglev.vpp.cost import CostModel
-from maglev.vpp.dataplane import Dataplane
-from maglev.vpp.drift import vip_drift
-from maglev.vpp.lost import LostWeights
-from maglev.vpp.messages import MESSAGES, VipKey, pack_handshake_reply, pack_set_weight
-from maglev.vpp.model import Actual
-from maglev.vpp.store import MemoryStore
-from maglev.vpp.transport import Reply, Request
+from maglev.vpp.planning.cost import CostModel
+from maglev.vpp.planning.lost import LostWeights
+from maglev.vpp.planning.model import Actual
+from maglev.vpp.shown.dataplane import Dataplane
+from maglev.vpp.state.drift import vip_drift
+from maglev.vpp.state.store import MemoryStore
+from maglev.vpp.wire.client import Timing
+from maglev.vpp.wire.messages import MESSAGES, VipKey, pack_handshake_reply, pack_set_weight
+from maglev.vpp.wire.transport import Reply, Request
 from maglev.vppsim.faults import Refusal
 from maglev.vppsim.journal import Entry
 from maglev.vppsim.model import embed, extract
@@ -511,7 +511,7 @@ def with_idle(count: int, *, lb: LbConfig = AT_ONCE) -> Config:
 async def test_a_waiting_frontend_is_overtaken_by_one_batch_of_vips_that_serve_nobody_at_most(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maglev.vpp.agenda.MOST_MEMBERS", 2)
+    monkeypatch.setattr("maglev.vpp.state.agenda.MOST_MEMBERS", 2)
     async with programmed(path, with_idle(2)) as (server, rig):
         rig.backend("s1", DOWN)
         rig.backend("s2", DOWN)
@@ -853,7 +853,7 @@ async def test_what_was_known_of_a_vpp_is_set_beside_what_it_holds_in_slices(
 
         monkeypatch.setattr("maglev.base.pace.SLICE_NS", 0)
         monkeypatch.setattr(LostWeights, "lose", at(LostWeights.lose))
-        monkeypatch.setattr("maglev.vpp.drift.vip_drift", at(vip_drift))
+        monkeypatch.setattr("maglev.vpp.state.drift.vip_drift", at(vip_drift))
         ticker = asyncio.create_task(ticking())
         connects = rig.client.connects
         if restarted:
@@ -1564,7 +1564,7 @@ async def test_a_plan_for_many_vips_is_made_in_slices_and_says_what_one_in_one_p
         by_cli(server, "conf timeout 77", "vip 198.51.100.1/32 protocol tcp port 443 encap gre4 new_len 64")
         config = replace(apart(several(5)), lb=replace(AT_ONCE, flow_timeout=50 * SECOND, prune=Prune.ALL))
         whole = await rig.dataplane.plan(None, force=False, config=config)
-        monkeypatch.setattr("maglev.vpp.fullsync.PIECE_MEMBERS", 1)
+        monkeypatch.setattr("maglev.vpp.sync.fullsync.PIECE_MEMBERS", 1)
         monkeypatch.setattr("maglev.base.pace.SLICE_NS", 0)
         turns = 0
 

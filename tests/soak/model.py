@@ -17,7 +17,7 @@ from maglev.base.states import State
 from maglev.config.load import load_text
 from maglev.config.model import Config
 from maglev.judgement.weights import StateSource, applied_weight, weight_unit
-from maglev.vpp.model import vip_key
+from maglev.vpp.planning.model import vip_key
 from tests.soak.world import PORT_CONNECT, PORT_HTTP, PORT_SYN, address_of
 
 MEMBERS, FALLBACK = 40, 10

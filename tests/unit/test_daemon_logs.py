@@ -15,8 +15,8 @@ import pytest
 from maglev.base import logs
 from maglev.base.events import Bus, Event, LogEvent
 from maglev.base.states import Code, State
-from maglev.vpp.messages import VipKey
-from maglev.vpp.plan import Op, Step
+from maglev.vpp.planning.plan import Op, Step
+from maglev.vpp.wire.messages import VipKey
 
 
 @pytest.fixture

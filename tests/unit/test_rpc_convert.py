@@ -22,10 +22,10 @@ from maglev.rpc.listeners import CannotListen, prepare_socket, tcp_target
 from maglev.rpc.services import CheckerApi, DataplaneApi, Tracer
 from maglev.rpc.watch import Encoder
 from maglev.views.backends import OverrideKind
-from maglev.vpp.dataplane import Dataplane
-from maglev.vpp.messages import Encap
-from maglev.vpp.plan import Op
-from maglev.vpp.warmup import Phase
+from maglev.vpp.planning.plan import Op
+from maglev.vpp.shown.dataplane import Dataplane
+from maglev.vpp.state.warmup import Phase
+from maglev.vpp.wire.messages import Encap
 from tests.helpers.rpc import NOW, PLAN, STEP, fake_daemon, log_event, small_config
 
 

@@ -8,10 +8,10 @@ from fractions import Fraction
 from maglev.base.pace import at_once
 from maglev.base.states import State
 from maglev.config.model import SECOND, LbConfig
-from maglev.vpp.adoption import LEAST_PATIENCE_NS, Adoption, Found, look_at
-from maglev.vpp.messages import Encap, VipKey
-from maglev.vpp.model import ActualAs, ActualVip
-from maglev.vpp.verification import WINDOW_NS, Verification
+from maglev.vpp.planning.model import ActualAs, ActualVip
+from maglev.vpp.state.adoption import LEAST_PATIENCE_NS, Adoption, Found, look_at
+from maglev.vpp.sync.verification import WINDOW_NS, Verification
+from maglev.vpp.wire.messages import Encap, VipKey
 from tests.helpers.checker import FakeClock
 from tests.helpers.vpp import FakeStates, make_config
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from maglev.vpp.agenda import MOST_MEMBERS, Admission, Agenda, Choice
-from maglev.vpp.messages import VipKey
-from maglev.vpp.plan import Op
+from maglev.vpp.planning.plan import Op
+from maglev.vpp.state.agenda import MOST_MEMBERS, Admission, Agenda, Choice
+from maglev.vpp.wire.messages import VipKey
 
 WWW = VipKey.parse("192.0.2.1/32", 6, 80)
 API = VipKey.parse("192.0.2.1/32", 6, 443)

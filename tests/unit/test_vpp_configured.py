@@ -11,11 +11,11 @@ import pytest
 from maglev.base.pace import at_once, let_go
 from maglev.base.states import State
 from maglev.config.model import Config
-from maglev.vpp.announced import PATIENCE_NS, Announced, Before, outdated
-from maglev.vpp.configured import Configured, Transition, transition
-from maglev.vpp.messages import VipKey
-from maglev.vpp.model import vip_key
-from maglev.vpp.plan import FlushKey
+from maglev.vpp.planning.model import vip_key
+from maglev.vpp.planning.plan import FlushKey
+from maglev.vpp.state.announced import PATIENCE_NS, Announced, Before, outdated
+from maglev.vpp.state.configured import Configured, Transition, transition
+from maglev.vpp.wire.messages import VipKey
 from tests.helpers.checker import FakeClock
 from tests.helpers.vpp import FakeStates, make_config
 

@@ -8,11 +8,11 @@ from typing import cast
 import pytest
 
 from maglev.base.errors import Unavailable
-from maglev.vpp.client import VppClient
-from maglev.vpp.executor import NO_REFUSALS, Executor, Outcome, Pacer, Refusals, refusal_key
-from maglev.vpp.messages import VipKey
-from maglev.vpp.plan import Op, Step
-from maglev.vpp.transport import WINDOW, Reply, Request
+from maglev.vpp.planning.plan import NO_REFUSALS, Op, Refusals, Step, refusal_key
+from maglev.vpp.sync.executor import Executor, Outcome, Pacer
+from maglev.vpp.wire.client import VppClient
+from maglev.vpp.wire.messages import VipKey
+from maglev.vpp.wire.transport import WINDOW, Reply, Request
 from tests.helpers.checker import FakeClock
 
 WWW = VipKey.parse("192.0.2.1/32", 6, 80)

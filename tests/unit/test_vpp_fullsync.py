@@ -10,10 +10,10 @@ import pytest
 
 from maglev.base.pace import at_once
 from maglev.config.model import Config
-from maglev.vpp.fullsync import pieces
-from maglev.vpp.messages import VipKey
-from maglev.vpp.model import vip_key
-from maglev.vpp.timetable import Timetable
+from maglev.vpp.planning.model import vip_key
+from maglev.vpp.sync.fullsync import pieces
+from maglev.vpp.sync.timetable import Timetable
+from maglev.vpp.wire.messages import VipKey
 from tests.helpers.vpp import make_config
 
 SECOND = 1_000_000_000
@@ -47,7 +47,7 @@ def test_what_serves_nobody_comes_first_and_then_by_number_whatever_the_order_of
 def test_frontends_on_one_address_are_in_one_piece_and_serve_together_or_come_first_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("maglev.vpp.fullsync.PIECE_MEMBERS", 3)
+    monkeypatch.setattr("maglev.vpp.sync.fullsync.PIECE_MEMBERS", 3)
     config = config_of(a=("192.0.2.1", 80, 2), b=("192.0.2.5", 80, 2), c=("192.0.2.5", 443, 2), d=("192.0.2.6", 80, 1))
     assert made(config, config.frontends) == [["a"], ["b", "c"], ["d"]]
     assert made(config, ["a", "b", "d"]) == [["b", "c"], ["a", "d"]]
@@ -56,7 +56,7 @@ def test_frontends_on_one_address_are_in_one_piece_and_serve_together_or_come_fi
 def test_a_piece_holds_about_so_many_members_and_a_frontend_with_more_is_one_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("maglev.vpp.fullsync.PIECE_MEMBERS", 4)
+    monkeypatch.setattr("maglev.vpp.sync.fullsync.PIECE_MEMBERS", 4)
     config = config_of(a=("192.0.2.1", 80, 2), b=("192.0.2.2", 80, 2), c=("192.0.2.3", 80, 9), d=("192.0.2.4", 80, 1))
     assert made(config, config.frontends) == [["a", "b"], ["c"], ["d"]]
     assert made(config_of(), []) == []

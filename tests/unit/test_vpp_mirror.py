@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import pytest
 
 from maglev.base.errors import Unavailable
-from maglev.vpp.drift import Drift
-from maglev.vpp.messages import AsDetails, Encap, LbConf, VipDetails, VipKey
-from maglev.vpp.mirror import Comparison, Mirror
-from maglev.vpp.model import Actual, ActualAs, ActualVip
-from maglev.vpp.plan import Op, Step
-from maglev.vpp.state import VerboseVip
+from maglev.vpp.planning.model import Actual, ActualAs, ActualVip
+from maglev.vpp.planning.plan import Op, Step
+from maglev.vpp.state.drift import Drift
+from maglev.vpp.state.mirror import Comparison, Mirror
+from maglev.vpp.state.reader import VerboseVip
+from maglev.vpp.wire.messages import AsDetails, Encap, LbConf, VipDetails, VipKey
 
 WWW = VipKey.parse("192.0.2.1/32", 6, 80)
 API = VipKey.parse("192.0.2.1/32", 6, 443)

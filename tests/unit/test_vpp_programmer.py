@@ -11,24 +11,24 @@ import pytest
 from maglev.base.errors import Unavailable
 from maglev.base.states import State
 from maglev.config.model import Config
-from maglev.vpp.adoption import Adoption, Found
-from maglev.vpp.agenda import Admission, Agenda
-from maglev.vpp.announced import Announced
-from maglev.vpp.cost import CostModel
-from maglev.vpp.counters import Counters
-from maglev.vpp.debts import Debts
-from maglev.vpp.executor import NO_REFUSALS, Executor, Outcome, Refusals, refusal_key
-from maglev.vpp.messages import VipKey
-from maglev.vpp.mirror import Mirror
-from maglev.vpp.model import Actual
-from maglev.vpp.ownership import Ownership
-from maglev.vpp.plan import Cause, FlushKey, Op, Step
-from maglev.vpp.programmer import Extent, Programmer
-from maglev.vpp.recreations import Recreations
-from maglev.vpp.rooms import Rooms, Signals
-from maglev.vpp.store import MemoryStore
-from maglev.vpp.timetable import Timetable
-from maglev.vpp.verification import Verification
+from maglev.vpp.planning.cost import CostModel
+from maglev.vpp.planning.model import Actual
+from maglev.vpp.planning.plan import NO_REFUSALS, Cause, FlushKey, Op, Refusals, Step, refusal_key
+from maglev.vpp.state.adoption import Adoption, Found
+from maglev.vpp.state.agenda import Admission, Agenda
+from maglev.vpp.state.announced import Announced
+from maglev.vpp.state.debts import Debts
+from maglev.vpp.state.mirror import Mirror
+from maglev.vpp.state.ownership import Ownership
+from maglev.vpp.state.recreations import Recreations
+from maglev.vpp.state.store import MemoryStore
+from maglev.vpp.sync.counters import Counters
+from maglev.vpp.sync.executor import Executor, Outcome
+from maglev.vpp.sync.programmer import Extent, Programmer
+from maglev.vpp.sync.rooms import Rooms, Signals
+from maglev.vpp.sync.timetable import Timetable
+from maglev.vpp.sync.verification import Verification
+from maglev.vpp.wire.messages import VipKey
 from tests.helpers.checker import FakeClock
 from tests.helpers.vpp import UNSET_CONF, FakeStates, make_config
 

@@ -8,10 +8,9 @@ import orjson
 import pytest
 
 from maglev.base.pace import at_once
-from maglev.vpp.debts import Debts
-from maglev.vpp.messages import VipKey
-from maglev.vpp.plan import Cause, FlushKey, Op, Owed, Plan, Step
-from maglev.vpp.store import (
+from maglev.vpp.planning.plan import Cause, FlushKey, Op, Owed, Plan, Step
+from maglev.vpp.state.debts import Debts
+from maglev.vpp.state.store import (
     held_from_json,
     held_to_json,
     owed_from_json,
@@ -19,6 +18,7 @@ from maglev.vpp.store import (
     vips_from_json,
     vips_to_json,
 )
+from maglev.vpp.wire.messages import VipKey
 
 WWW = VipKey.parse("192.0.2.1/32", 6, 80)
 API = VipKey.parse("2001:db8::1/128")

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from maglev.vpp.messages import MESSAGES, VipKey, WeightCall, pack_handshake_reply, pack_vip_dump, reply, vip_bytes
-from maglev.vpp.transport import Connection, ConnectionLost, Reply, Request, set_weight
+from maglev.vpp.wire.messages import MESSAGES, VipKey, WeightCall, pack_handshake_reply, pack_vip_dump, reply, vip_bytes
+from maglev.vpp.wire.transport import Connection, ConnectionLost, Reply, Request, set_weight
 
 VIP = VipKey.parse("192.0.2.1/32", 6, 80)
 IDS = {name: 100 + number for number, name in enumerate(MESSAGES)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
+
 from maglev._probe import TargetInfo
 from maglev.base.states import Code
 from maglev.checker.backend import LiveBackend
@@ -10,8 +12,9 @@ from maglev.views.backends import BackendStatus
 PASSES = (Code.L3OK, Code.L4OK, Code.L6OK, Code.L7OK)
 """The codes of a probe that passed."""
 
-# By number, as the engine gives them: a list of 50,000 backends asks for each.
-_CODES = tuple(sorted(Code))
+# A list of 50,000 backends asks for both, for each of them.
+_CODES = tuple(sorted(Code))  # by number, as the engine gives them
+_passed = itemgetter(*map(int, PASSES))  # from the engine's counts by code
 
 
 def status_of(live: LiveBackend, info: TargetInfo | None, now_ns: int) -> BackendStatus:
@@ -21,7 +24,7 @@ def status_of(live: LiveBackend, info: TargetInfo | None, now_ns: int) -> Backen
     age: int | None = None
     if info is not None:
         codes = info.codes
-        passed = sum([codes[code] for code in PASSES])
+        passed = sum(_passed(codes))
         failed = sum(codes) - passed
         if info.last_at_ns:
             # Two readings of a wall clock that may have been set back in between.

@@ -22,10 +22,10 @@ from maglev.daemon.options import Options
 from maglev.daemon.sdnotify import Notifier
 from maglev.daemon.statefile import StateFile
 from maglev.views.backends import Override
-from maglev.vpp.client import VppClient
-from maglev.vpp.dataplane import Dataplane
-from maglev.vpp.reconciler import Reconciler
-from maglev.vpp.stats import StatsPoller
+from maglev.vpp.shown.dataplane import Dataplane
+from maglev.vpp.shown.stats import StatsPoller
+from maglev.vpp.sync.reconciler import Reconciler
+from maglev.vpp.wire.client import VppClient
 
 log = logs.get(__name__)
 

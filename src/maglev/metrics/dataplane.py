@@ -10,7 +10,7 @@ from maglev.views.dataplane import DataplaneFigures, DataplaneInfo, VipTraffic
 
 
 class DataplaneFiguresSource(Protocol):
-    """Questions of the metrics to the dataplane (``maglev.vpp.dataplane.Dataplane``). Both answer from memory."""
+    """Questions of the metrics to the dataplane (``maglev.vpp.shown.dataplane.Dataplane``). Both answer from memory."""
 
     def figures(self) -> DataplaneFigures: ...
     def traffic(self) -> Iterable[VipTraffic]: ...
