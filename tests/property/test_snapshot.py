@@ -1,4 +1,4 @@
-"""What VPP is to be given, and how it differs from what health says: against the rule in words."""
+"""The weights for VPP, and their difference from those by health: against the rule in words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def presumptions(draw: st.DrawFn) -> tuple[Scene, Presumption]:
     scene = draw(scenes())
     names = st.sampled_from(list(scene.views))
     unresolved = draw(st.frozensets(names))
-    # What serves need not be unknown by the time it is asked for, nor without a verdict.
+    # A backend that serves need not be unknown, nor without a verdict.
     return scene, Presumption(unresolved, draw(st.frozensets(names)))
 
 

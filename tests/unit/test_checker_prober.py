@@ -1,4 +1,4 @@
-"""The prober: what the engine is told of a backend, and which of its answers count."""
+"""The prober: its commands to the engine, and the answers that count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What operators set: what it wants of a backend, when it ends, and what is reported of it."""
+"""Settings of operators: what they want of a backend, their ends, and the reports about them."""
 
 from __future__ import annotations
 
