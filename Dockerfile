@@ -11,19 +11,19 @@ SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 WORKDIR /src
 COPY . .
 # The suite of the base image is pinned, and its packages are Debian's stable ones.
+# All Python modules, those that build included, are checked against the hashes in debian/*.lock.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends debian-archive-keyring dpkg-dev git make python3 python3-venv \
-    && make deps \
-    && make \
-    && .venv/bin/python -m debian.package --arch "$(dpkg --print-architecture)" \
+    && apt-get install --yes --no-install-recommends \
+        ca-certificates debian-archive-keyring dpkg-dev gcc git make python3 python3-venv xz-utils \
+    && make pkg-build PKG_ARCHES="$(dpkg --print-architecture)" \
     && rm -rf /var/lib/apt/lists/*
 
 FROM debian:bookworm-slim
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 RUN --mount=type=bind,from=build,source=/src,target=/src \
     apt-get update \
-    && /src/docker/install /src/build/vpp-maglev_*.deb \
+    && /src/docker/install /src/build/vpp-maglev*.deb \
     && rm -rf /var/lib/apt/lists/*
 
 # Everybody who reaches the container's port may look; operators use the socket: docker exec ... maglevc

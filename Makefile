@@ -37,7 +37,7 @@ PROGRAMS := $(OUT)/maglevd $(OUT)/maglevc
 EXT_SOURCES := $(shell find ext -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h')
 
 .PHONY: help deps build check debug run test test-debug test-vpp test-asan fuzz fuzz-deps fuzz-install robot bench \
-    bench-deps lint alerts pkg-deps pkg-deb wheel test-pkg soak proto clean
+    bench-deps lint alerts pkg-deps pkg-build pkg-deb lock wheel test-pkg soak proto clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,12 +85,15 @@ $(VENV)/created.stamp:
 
 # What the build and the tests need, before the project itself: so the project can be built without pip's isolated
 # environment, which would download the compilers once more.
-$(VENV)/requirements.stamp: pyproject.toml $(VENV)/created.stamp
+# What the packages bundle has the version that is locked, so that the tests run with it.
+$(VENV)/requirements.stamp: pyproject.toml debian/requirements.lock debian/build.lock $(VENV)/created.stamp
+	$(PY) -m debian.lock --pins > $(VENV)/constraints.txt
 	$(PY) -c 'import tomllib; \
 	    project = tomllib.load(open("pyproject.toml", "rb")); \
 	    wanted = project["build-system"]["requires"] + project["project"]["dependencies"]; \
 	    print(*wanted, *project["project"]["optional-dependencies"]["dev"], sep="\n")' > $(VENV)/requirements.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade -r $(VENV)/requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade \
+	    -c $(VENV)/constraints.txt -r $(VENV)/requirements.txt
 	@touch $@
 
 build/stubs.stamp: $(wildcard proto/*.proto) setup.py $(VENV)/requirements.stamp
@@ -198,9 +201,25 @@ alerts: build/promtool ## test docs/alerts.yml with promtool
 	build/promtool check rules docs/alerts.yml
 	build/promtool test rules $(wildcard tests/promtool/*.yml)
 
-pkg-deb: build ## the Debian packages, in build/ (PKG_ARCHES="amd64 arm64")
-	$(PY) -m debian.package $(addprefix --arch ,$(PKG_ARCHES)) --mirror $(DEBIAN_MIRROR)
+# What builds the packages, by the hashes of the locks and nothing else: not .venv, which has more and newer tools.
+PKG_PY := build/pkg/venv/bin/python
+build/pkg/venv.stamp: debian/requirements.lock debian/build.lock
+	rm -rf build/pkg/venv
+	"$(PYTHON)" -m venv build/pkg/venv
+	$(PKG_PY) -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary=:all: \
+	    $(addprefix --requirement=,$^)
+	@touch $@
+
+# Without what the image does not need: lintian and the other architecture's compiler.
+pkg-build: build/pkg/venv.stamp
+	PYTHONPATH=src $(PKG_PY) -m debian.package $(addprefix --arch ,$(PKG_ARCHES)) --mirror $(DEBIAN_MIRROR)
+
+pkg-deb: pkg-deps pkg-build ## the Debian packages, in build/ (PKG_ARCHES="amd64 arm64")
 	lintian --allow-root --fail-on error $(foreach arch,$(PKG_ARCHES),build/*_$(arch).deb)
+
+lock: $(VENV)/created.stamp ## resolve debian/*.lock anew from pyproject.toml (KEEP=1: only what has to change)
+	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade uv
+	$(PY) -m debian.lock $(if $(KEEP),--keep)
 
 # Of the tree and not of the source archive, which does not know its commit.
 wheel: build ## a wheel for other machines, in build/: what it links is in it, as auditwheel sees to

@@ -2,49 +2,38 @@
 
 The packages are for Debian 12's python3, whatever builds them. Its headers and libraries are fetched with apt into a
 directory of our own, so that no foreign architecture is added to this system; the extensions are compiled against them;
-the modules that we need are unpacked from wheels of the target's platform, in the versions that the tests here run
-with. Nothing is downloaded on the target.
+the modules that we need are unpacked from wheels of the target's platform, by the hashes of ``requirements.lock``.
+Nothing is downloaded on the target.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import gzip
 import hashlib
-import importlib.metadata
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
-from packaging.requirements import Requirement
+from debian import lock, manpages
+from debian.tools import DOC, HERE, HOME, PYTHON, ROOT, TARGETS, WORK, CannotPackage, Target, run
+from debian.wheels import SOURCE, Imports, Staged, client_imports
+from debian.wheels import copy as install
 
-from debian import manpages
-
-ROOT = Path(__file__).resolve().parent.parent
-HERE = Path(__file__).resolve().parent
-WORK = ROOT / "build" / "pkg"
 RELEASE = "bookworm"
-PYTHON = "3.11"
-"""Debian 12's."""
-
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-HOME = "usr/lib/vpp-maglev"
-DOC = "usr/share/doc"
+DAEMON, CLIENT = "vpp-maglev", "vpp-maglev-client"
 
-# The client's share of our modules: what `maglev.cli` imports.
-CLIENT_MODULES = ("__init__.py", "_version.py", "version.py", "cli", "pb")
-
-# What a shared object may need of the system, and the package that has it.
+# Libraries of the system that a shared object may need, and the package of each.
 SYSTEM_LIBRARIES = {
     "ld-linux-aarch64.so.1": "libc6",
     "ld-linux-x86-64.so.2": "libc6",
@@ -60,45 +49,6 @@ SYSTEM_LIBRARIES = {
     "libz.so.1": "zlib1g",
 }
 LEAST = {"libc6": "2.36", "libssl3": "3.0.0", "libstdc++6": "12"}
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """An architecture as Debian, the compilers and the wheels call it."""
-
-    arch: str
-    triplet: str
-    machine: str
-
-    @property
-    def platforms(self) -> tuple[str, ...]:
-        """Tags of the wheels that Debian 12 (glibc 2.36) can use."""
-        newest = tuple(f"manylinux_2_{minor}_{self.machine}" for minor in range(36, 16, -1))
-        return (*newest, f"manylinux2014_{self.machine}")
-
-
-TARGETS = {
-    "amd64": Target("amd64", "x86_64-linux-gnu", "x86_64"),
-    "arm64": Target("arm64", "aarch64-linux-gnu", "aarch64"),
-}
-
-
-class CannotPackage(Exception):
-    """Why there is no package."""
-
-
-def run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path = ROOT) -> str:
-    """Run a command; returns its output. CannotPackage, with all that it said, if it fails."""
-    words = [str(word) for word in command]
-    try:
-        done = subprocess.run(
-            words, cwd=cwd, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        raise CannotPackage(f"{words[0]} is not installed: make pkg-deps") from None
-    if done.returncode:
-        raise CannotPackage(f"{' '.join(words[:4])} ...: status {done.returncode}\n{done.stdout}{done.stderr}")
-    return done.stdout
 
 
 # ------------------------------------------------------------------------------------------------- the target's system
@@ -141,14 +91,21 @@ def fetch_system(target: Target, into: Path, mirror: str) -> None:
 # ---------------------------------------------------------------------------------------------------------- extensions
 
 
-def compile_extensions(target: Target, system: Path, into: Path) -> None:
-    """Compile ours for the target, as setup.py says and as Debian hardens, against the target's headers."""
+def generate() -> list[dict[str, Any]]:
+    """Make the stubs and the C sources; returns what the extensions are compiled from and with."""
+    run(sys.executable, "setup.py", "-q", "build_proto", env={"MAGLEV_EXTENSIONS": "0"})
     setup = run(sys.executable, "setup.py", "-q", "list_extensions", env={"MAGLEV_DEBUG": "0"})
+    extensions: list[dict[str, Any]] = json.loads(setup.splitlines()[-1])
+    return extensions
+
+
+def compile_extensions(target: Target, system: Path, into: Path, sources: Sequence[dict[str, Any]]) -> None:
+    """Compile ours for the target, as setup.py says and as Debian hardens, against the target's headers."""
     host = {"DEB_HOST_ARCH": target.arch, "DEB_BUILD_MAINT_OPTIONS": "hardening=+all"}
     flags = {name: run("dpkg-buildflags", "--get", name, env=host) for name in ("CFLAGS", "CPPFLAGS", "LDFLAGS")}
     compiler = f"{target.triplet}-gcc"
     include = system / "usr" / "include"
-    for extension in json.loads(setup.splitlines()[-1]):
+    for extension in sources:
         *package, module = extension["name"].split(".")
         output = into.joinpath(*package, f"{module}.cpython-{PYTHON.replace('.', '')}-{target.triplet}.so")
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -161,101 +118,6 @@ def compile_extensions(target: Target, system: Path, into: Path) -> None:
             *extension["sources"], *flags["LDFLAGS"].split(),
             *(f"-l{library}" for library in extension["libraries"]), "-o", output,
         )  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------------------- what we need
-
-
-def requirements(names: Iterable[str]) -> dict[str, str]:
-    """The distributions that ``names`` need, all the way down, with the versions that are installed here."""
-    found: dict[str, str] = {}
-    waiting = list(names)
-    environment = {"python_version": PYTHON, "python_full_version": f"{PYTHON}.0", "sys_platform": "linux", "extra": ""}
-    while waiting:
-        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
-        if name in found:
-            continue
-        distribution = importlib.metadata.distribution(name)
-        found[name] = distribution.version
-        for line in distribution.requires or ():
-            requirement = Requirement(line)
-            if requirement.marker is None or requirement.marker.evaluate(environment):
-                waiting.append(requirement.name)
-    return dict(sorted(found.items()))
-
-
-def our_requirements() -> list[str]:
-    """What pyproject.toml asks for."""
-    import tomllib
-
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        return [Requirement(line).name for line in tomllib.load(file)["project"]["dependencies"]]
-
-
-def client_requirements() -> list[str]:
-    """What the client's share of our modules imports. CannotPackage: it imports more of ours than it has."""
-    source = ROOT / "src" / "maglev"
-    ours = {name.removesuffix(".py") for name in CLIENT_MODULES}
-    imported: set[str] = set()
-    for path in sorted(source.rglob("*.py")):
-        if path.relative_to(source).parts[0] not in CLIENT_MODULES:
-            continue
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
-            if isinstance(node, ast.ImportFrom):
-                module = node.module or ""
-                names = [f"{module}.{name}" for name in names] if module in ("maglev", "google") else [module]
-            for name in names:
-                top, _, rest = name.partition(".")
-                if top == "maglev" and rest and rest.partition(".")[0] not in ours:
-                    raise CannotPackage(f"{path.relative_to(ROOT)} imports {name}, which the client does not have")
-                # `google` is a name that many share.
-                imported.add("google.protobuf" if name.startswith("google.protobuf") else top)
-    wanted = {"protobuf"} if "google.protobuf" in imported else set()
-    distributions = importlib.metadata.packages_distributions()
-    for name in imported - sys.stdlib_module_names - {"maglev", "google.protobuf", "__future__", ""}:
-        wanted.update(distributions[name])
-    return sorted(wanted)
-
-
-def install_wheels(target: Target, wanted: dict[str, str], into: Path) -> None:
-    """Unpack wheels of the target's platform into a directory."""
-    run(
-        sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-compile",
-        "--only-binary=:all:", "--implementation=cp", f"--python-version={PYTHON}",
-        *(f"--abi={abi}" for abi in (f"cp{PYTHON.replace('.', '')}", "abi3", "none")),
-        *(f"--platform={platform}" for platform in target.platforms),
-        f"--target={into}", *(f"{name}=={version}" for name, version in wanted.items()),
-    )  # fmt: skip
-    # What only a compiler, a type checker or an entry point needs.
-    shutil.rmtree(into / "bin", ignore_errors=True)
-    for pattern in ("*.pyx", "*.pxd", "*.pxi", "*.c", "*.h", "*.pyi", "py.typed", "RECORD", "INSTALLER", "REQUESTED"):
-        for path in into.rglob(pattern):
-            path.unlink()
-    for name in ("tests", "testdata", "__pycache__"):
-        for path in into.rglob(name):
-            shutil.rmtree(path)
-    for path in into.rglob("*"):
-        if path.is_file():
-            path.chmod(0o644)
-
-
-def move_licences(modules: Path, into: Path) -> None:
-    """Take the licences of all distributions to where Debian has them; nothing may come without one."""
-    for information in sorted(modules.glob("*.dist-info")):
-        name = information.name.partition("-")[0]
-        texts = [
-            path
-            for path in information.rglob("*")
-            if path.is_file() and re.match(r"(?i)(licen[cs]e|copying|notice|authors)", path.name)
-        ]
-        if not texts:
-            raise CannotPackage(f"{name} comes without a licence")
-        for path in texts:
-            place = into / name / path.name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(path, place)
-        shutil.rmtree(information / "licenses", ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------------------------ the tree
@@ -283,28 +145,22 @@ class Version:
         return re.sub(r"\.?(dev|a|b|rc)(\d+)", r"~\1\2", public) + plus + local
 
 
-def install(source: Path, destination: Path, mode: int = 0o644) -> None:
-    """Copy a file."""
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, destination)
-    destination.chmod(mode)
-
-
 def compress(text: str, destination: Path) -> None:
     """Write text as gzip does with -9n."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     destination.write_bytes(gzip.compress(text.encode(), 9, mtime=0))
 
 
-def install_modules(tree: Path, version: Version, extensions: Path | None) -> None:
-    """Our own modules: all with their ``extensions``, or the client's share."""
-    source, home = ROOT / "src" / "maglev", tree / HOME / "maglev"
-    for path in sorted(source.rglob("*.py")):
-        relative = path.relative_to(source)
-        if extensions is not None or relative.parts[0] in CLIENT_MODULES:
+def install_modules(tree: Path, version: Version, imports: Imports, extensions: Path | None) -> None:
+    """Our own modules: the client's share or, with their ``extensions``, the rest."""
+    home = tree / HOME / "maglev"
+    for path in sorted(SOURCE.rglob("*.py")):
+        relative = path.relative_to(SOURCE)
+        if relative != Path("_version.py") and (relative in imports.ours) == (extensions is None):
             install(path, home / relative)
-    (home / "_version.py").write_text(f'version = "{version.python}"\ncommit_id = "{version.commit}"\n')
-    if extensions is not None:
+    if extensions is None:
+        (home / "_version.py").write_text(f'version = "{version.python}"\ncommit_id = "{version.commit}"\n')
+    else:
         for path in (extensions / "maglev").iterdir():
             install(path, home / path.name)
 
@@ -335,9 +191,9 @@ def library_packages(needed: dict[str, set[str]]) -> list[str]:
     return sorted(f"{name} (>= {LEAST[name]})" if name in LEAST else name for name in packages)
 
 
-def write_copyright(tree: Path, package: str, wanted: dict[str, str]) -> None:
+def write_copyright(tree: Path, package: str, modules: dict[str, str]) -> None:
     """The copyright file: ours, and where those of the others are."""
-    others = "\n".join(f"  {name} {version}" for name, version in wanted.items())
+    others = "\n".join(f"  {name} {version}" for name, version in modules.items())
     text = (HERE / "copyright").read_text().replace("@MODULES@", others).replace("@PACKAGE@", package)
     place = tree / DOC / package / "copyright"
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -354,34 +210,36 @@ def write_changelog(tree: Path, package: str, version: Version) -> None:
     compress(ours, tree / DOC / package / "CHANGELOG.md.gz")
 
 
-def common_files(tree: Path, package: str, version: Version, wanted: dict[str, str]) -> None:
-    """What both packages have."""
+def manual(tree: Path, version: Version, names: Sequence[str]) -> None:
+    """Manual pages, rendered from the code."""
+    date = time.strftime("%Y-%m-%d", time.gmtime(int(run("git", "log", "-1", "--format=%ct").strip())))
+    pages = manpages.render(version.debian, date)
+    for name in names:
+        compress(pages[name], tree / "usr/share/man" / f"man{name[-1]}" / f"{name}.gz")
+
+
+def client_files(tree: Path, version: Version) -> None:
+    """Install the files of the client's package beside the modules."""
     install(HERE / "maglevc", tree / "usr/bin/maglevc", 0o755)
     install(HERE / "maglevc.bash-completion", tree / "usr/share/bash-completion/completions/maglevc")
     install(HERE / "maglevc.zsh-completion", tree / "usr/share/zsh/vendor-completions/_maglevc")
-    date = time.strftime("%Y-%m-%d", time.gmtime(int(run("git", "log", "-1", "--format=%ct").strip())))
-    pages = manpages.render(version.debian, date)
-    compress(pages["maglevc.1"], tree / "usr/share/man/man1/maglevc.1.gz")
-    move_licences(tree / HOME, tree / DOC / package / "licenses")
-    write_copyright(tree, package, wanted)
-    write_changelog(tree, package, version)
-    if package == "vpp-maglev":
-        compress(pages["maglevd.8"], tree / "usr/share/man/man8/maglevd.8.gz")
-        compress(pages["maglev.yaml.5"], tree / "usr/share/man/man5/maglev.yaml.5.gz")
+    manual(tree, version, ["maglevc.1"])
 
 
-def daemon_files(tree: Path) -> None:
-    """What the daemon's package has beside."""
+def daemon_files(tree: Path, version: Version) -> None:
+    """Install the files of the daemon's package beside the modules."""
     install(HERE / "maglevd", tree / "usr/sbin/maglevd", 0o755)
     install(HERE / "maglev.yaml", tree / "etc/vpp-maglev/maglev.yaml")
     install(HERE / "vpp-maglev.default", tree / "etc/default/vpp-maglev")
     install(HERE / "vpp-maglevd.service", tree / "lib/systemd/system/vpp-maglevd.service")
     install(HERE / "vpp-maglev.sysctl", tree / "usr/lib/sysctl.d/50-vpp-maglev.conf")
-    install(HERE / "netns.conf", tree / DOC / "vpp-maglev/examples/netns.conf")
+    for example in sorted((HERE / "examples").iterdir()):
+        install(example, tree / DOC / DAEMON / "examples" / example.name)
     for path in (ROOT / "docs").iterdir():
         if path.is_file():
-            install(path, tree / DOC / "vpp-maglev" / path.name)
-    install(ROOT / "proto" / "maglev.proto", tree / DOC / "vpp-maglev/maglev.proto")
+            install(path, tree / DOC / DAEMON / path.name)
+    install(ROOT / "proto" / "maglev.proto", tree / DOC / DAEMON / "maglev.proto")
+    manual(tree, version, ["maglevd.8", "maglev.yaml.5"])
 
 
 # --------------------------------------------------------------------------------------------------------- the archive
@@ -408,7 +266,7 @@ def source_name() -> str:
 
 
 def maintainer() -> str:
-    """Who answers for the packages: DEBFULLNAME and DEBEMAIL, as Debian's own tools have it, else debian/control's."""
+    """The packages' maintainer: DEBFULLNAME and DEBEMAIL, as Debian's own tools have it, else debian/control's."""
     name, mail = os.environ.get("DEBFULLNAME"), os.environ.get("DEBEMAIL")
     return f"{name} <{mail}>" if name and mail else stanzas()[0]["Maintainer"]
 
@@ -477,28 +335,27 @@ def pack(tree: Path, package: str, target: Target, version: Version) -> Path:
     return output
 
 
-def build(target: Target, mirror: str) -> list[Path]:
+def build(target: Target, mirror: str, version: Version, sources: Sequence[dict[str, Any]]) -> list[Path]:
     """Both packages of an architecture; returns their paths."""
-    version = Version.of_tree()
     work = WORK / target.arch
     system, extensions = work / "system", work / "extensions"
     if not (work / "system.stamp").exists():
         fetch_system(target, system, mirror)
         (work / "system.stamp").touch()
     shutil.rmtree(extensions, ignore_errors=True)
-    compile_extensions(target, system, extensions)
+    compile_extensions(target, system, extensions, sources)
+    staged, imports = Staged.unpack(target, lock.BUNDLED, work / "wheels"), client_imports()
+    shared = staged.closure(imports.others)
     results = []
-    for package, names in (("vpp-maglev", our_requirements()), ("vpp-maglev-client", client_requirements())):
+    for package, names in ((CLIENT, shared), (DAEMON, set(staged.versions) - shared)):
         tree = work / package
         shutil.rmtree(tree, ignore_errors=True)
-        wanted = requirements(names)
-        install_wheels(target, wanted, tree / HOME)
-        daemon = package == "vpp-maglev"
-        install_modules(tree, version, extensions if daemon else None)
+        staged.install(names, tree / HOME, tree / DOC / package / "licenses")
+        install_modules(tree, version, imports, extensions if package == DAEMON else None)
         libraries = library_packages(strip(target, tree))
-        common_files(tree, package, version, wanted)
-        if daemon:
-            daemon_files(tree)
+        (daemon_files if package == DAEMON else client_files)(tree, version)
+        write_copyright(tree, package, {name: staged.versions[name] for name in sorted(names)})
+        write_changelog(tree, package, version)
         install(HERE / f"{package}.lintian-overrides", tree / "usr/share/lintian/overrides" / package)
         write_control(tree, package, target, version, libraries)
         results.append(pack(tree, package, target, version))
@@ -512,10 +369,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mirror", default="http://deb.debian.org/debian", help="Debian's archive")
     options = parser.parse_args(arguments)
     try:
+        version, sources = Version.of_tree(), generate()
         # Compilers, pip and apt are processes of their own: one thread waits for those of each architecture.
         with ThreadPoolExecutor() as pool:
             targets = [TARGETS[arch] for arch in options.arch or TARGETS]
-            for paths in pool.map(lambda target: build(target, options.mirror), targets):
+            for paths in pool.map(lambda target: build(target, options.mirror, version, sources), targets):
                 for path in paths:
                     print(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1e6:.1f} MB", flush=True)
     except CannotPackage as error:

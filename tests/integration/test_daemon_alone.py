@@ -209,7 +209,7 @@ async def test_a_server_under_maintenance_stays_out_though_the_state_file_was_to
 
 
 async def test_state_that_cannot_be_written_is_told_to_the_caller(lab: Lab) -> None:
-    (lab.daemon.directory / ".state.json.new").mkdir()
+    (lab.daemon.directory / "state.json.prev").mkdir()
     async with lab.daemon.api() as stub:
         answer = await stub.DrainBackend(pb.ChangeBackendRequest(name="one"))
         assert answer.changed

@@ -1,7 +1,8 @@
 """The tour: `make run` shows a failover on this machine, from a probe to a weight in the dataplane.
 
 ``python -m tests.lab [--once]``: with ``--once`` it ends after the tour, with status 0 if everything that it showed
-was as it should be; without it the lab stays until Ctrl-C. It leaves nothing behind.
+was as it should be; without it the lab stays until Ctrl-C, and takes commands that break things. It leaves nothing
+behind but the logs, in a directory of their own below build/lab.
 """
 
 from __future__ import annotations
@@ -9,21 +10,28 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from tests.lab.console import Console
 from tests.lab.events import BackendChange, backend_change
 from tests.lab.lab import Lab
 from tests.lab.processes import ROOT, LabError, Watch
 
 CONFIGURATION = Path(__file__).with_name("maglev.yaml")
+LOGS = ROOT / "build" / "lab"
+KEPT_RUNS = 10
+"""Directories of logs that are kept, the newest."""
+
 WIDTH = 78
 VERDICT_SECONDS = 20.0
 """Deadline of a verdict: three probes of half a second, and patience for a busy machine."""
@@ -108,14 +116,19 @@ class Tour:
 
     def change(self, names: Sequence[str], state: str) -> None:
         """Stop or start servers, and show the transition that follows."""
+
+        def act() -> None:
+            for name in names:
+                (self.lab.servers.start if state == "up" else self.lab.servers.stop)(name)
+
+        print()
+        self.follow(act, names, state)
+
+    def follow(self, act: Callable[[], None], names: Sequence[str], state: str) -> None:
+        """Do something, and show the transitions of backends to ``state`` that follow. LabError: one did not come."""
         assert self.watch is not None
         mark = self.watch.mark()
-        for name in names:
-            if state == "up":
-                self.lab.servers.start(name)
-            else:
-                self.lab.servers.stop(name)
-        print()
+        act()
         for name in names:
             change = self.expect_backend(name, state, mark)
             line = f"{change.name}: {change.before} -> {change.after}  {change.code}  {change.detail}"
@@ -150,20 +163,21 @@ class Tour:
         show("python -m maglev.vppsim show", "\n".join(block))
 
     def stay(self) -> None:
-        """Tell what can be done here, and wait to be ended."""
+        """Print what can be done here, and do it until the lab is ended."""
         lab = self.lab
         shell = " ".join(lab.maglevc.command()).replace(f"{ROOT}/", "")
-        say("The lab stays as it is until Ctrl-C. In another terminal:")
+        say("The lab stays until Ctrl-C. In another terminal:")
         print(f"\n  # the shell; Tab completes, ? helps\n  {shell}")
         print(f"  # what happens, as it happens\n  {shell} watch events")
         print(f"  {' '.join(lab.show_command()).replace(f'{ROOT}/', '')}")
         print(f"  curl http://127.0.0.1:{lab.metrics_port}/metrics")
-        print(f"\n  configuration  {lab.config_file}\n  log            {lab.directory / 'maglevd.log'}", flush=True)
-        while True:
-            time.sleep(1)
-            for process in (lab.daemon, lab.stand_in):
-                if process is not None:
-                    process.expect_running()
+        print(f"\n  configuration  {lab.config_file}\n  log            {lab.logs / 'maglevd.log'}")
+        say("Here, things can be broken and mended:")
+        console = Console(self)
+        print()
+        console.help()
+        print(flush=True)
+        console.run()
 
 
 class Ended(BaseException):
@@ -182,6 +196,14 @@ def end(number: int, frame: FrameType | None) -> NoReturn:
     raise Ended(signal.Signals(number).name)
 
 
+def new_logs() -> Path:
+    """A directory for the logs of this run; the oldest ones of other runs go."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    for old in sorted(LOGS.iterdir())[: -KEPT_RUNS + 1]:
+        shutil.rmtree(old, ignore_errors=True)
+    return LOGS / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+
+
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -194,10 +216,12 @@ def main(arguments: Sequence[str]) -> int:
     for number in ENDING_SIGNALS:
         signal.signal(number, end)
     toured = False
-    left = "the VIPs stay in VPP, nothing else is left behind" if options.vpp else "nothing is left behind"
+    logs = new_logs()
+    stay = "the VIPs stay in VPP, and " if options.vpp else ""
+    left = f"{stay}nothing is left behind but the logs"
     began = time.monotonic()
     try:
-        with Lab(CONFIGURATION, options.vpp) as lab, contextlib.closing(Tour(lab)) as tour:
+        with Lab(CONFIGURATION, options.vpp, logs) as lab, contextlib.closing(Tour(lab)) as tour:
             try:
                 tour.start()
                 tour.fail()
@@ -211,11 +235,13 @@ def main(arguments: Sequence[str]) -> int:
             finally:
                 ignore_signals()  # taking down is not interrupted
         say(f"Everything was as it should be; {time.monotonic() - began:.1f} s; {left}.")
+        print(f"\n  logs  {logs}")
     except Ended as ended:
         say(f"{ended}: the lab is taken down, {left}.")
+        print(f"\n  logs  {logs}")
         return 0 if toured and not options.once else 1
     except (LabError, OSError) as error:
-        print(f"\nThe lab failed: {error}", file=sys.stderr)
+        print(f"\nThe lab failed: {error}\n\n  logs  {logs}", file=sys.stderr)
         return 1
     return 0
 

@@ -54,10 +54,15 @@ def members(text: str) -> dict[str, Member]:
 class Lab:
     """Everything of one lab; a context manager that ends and removes it all."""
 
-    def __init__(self, configuration: Path, vpp: Path | None = None) -> None:
-        """With ``vpp``, the API socket of a real VPP, there is no stand-in: ``start_stand_in`` only looks at it."""
+    def __init__(self, configuration: Path, vpp: Path | None = None, logs: Path | None = None) -> None:
+        """With ``vpp``, the API socket of a real VPP, there is no stand-in: ``start_stand_in`` only looks at it.
+
+        ``logs``: a directory for the programs' output, which stays; without it the output goes with the lab.
+        """
         self.real_vpp = vpp is not None
         self.directory = Path(tempfile.mkdtemp(prefix="maglev-lab-"))
+        self.logs = logs or self.directory
+        self.logs.mkdir(parents=True, exist_ok=True)
         self._thread = LoopThread()
         self.servers = Servers(self._thread)
         self.stand_in: Program | None = None
@@ -136,7 +141,7 @@ class Lab:
                 "--socket", self.api_socket,
                 "--log-calls", self.call_log,
             ],
-            self.directory / "vppsim.log",
+            self.logs / "vppsim.log",
         )  # fmt: skip
         self.stand_in.wait_ready(self._stand_in_answers)
 
@@ -192,7 +197,7 @@ class Lab:
     def start_maglevd(self, *, dataplane: bool) -> None:
         """Start the installed maglevd and wait until it answers. LabError: it does not."""
         self.metrics_port = free_port(["127.0.0.1"])
-        self.daemon = Program("maglevd", self.daemon_command(dataplane=dataplane), self.directory / "maglevd.log")
+        self.daemon = Program("maglevd", self.daemon_command(dataplane=dataplane), self.logs / "maglevd.log")
         self.daemon.wait_ready(self._maglevd_answers)
 
     def _maglevd_answers(self) -> bool:

@@ -74,6 +74,11 @@ class Server:
         """Whether the port is open."""
         return self._listener is not None
 
+    @property
+    def status(self) -> int:
+        """The HTTP status of its answers."""
+        return self._status
+
     def lose_next(self, probes: int) -> None:
         """Leave the next requests without an answer, as if they were lost on the way."""
         self._to_lose = probes

@@ -181,7 +181,9 @@ class Machine:
         for package in packages:
             shutil.copy(package, place)
         try:
-            self.run("dpkg", "--install", *(f"/root/{package.name}" for package in packages))
+            # Not dpkg: where packages have taken files from one another, apt alone knows which one to unpack first.
+            names = [f"/root/{package.name}" for package in packages]
+            self.run("apt-get", "-q", "-y", "install", "--no-install-recommends", *names)
         finally:
             for package in packages:
                 (place / package.name).unlink()

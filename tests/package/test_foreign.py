@@ -38,7 +38,7 @@ maglev:
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """An unpacked package and how to run its programs."""
+    """The unpacked packages and how to run their programs."""
 
     directory: Path
     python: Path
@@ -67,7 +67,9 @@ def foreign() -> Iterator[Foreign]:
     directory = Path(tempfile.mkdtemp(prefix="maglev-foreign-"))
     system = ROOT / "build" / "pkg" / FOREIGN / "system"
     package = next((ROOT / "build").glob(f"vpp-maglev_*_{FOREIGN}.deb"))
-    subprocess.run(["dpkg-deb", "--extract", package, directory / "root"], check=True)
+    client = next((ROOT / "build").glob(f"vpp-maglev-client_*_{FOREIGN}.deb"))
+    for archive in (client, package):
+        subprocess.run(["dpkg-deb", "--extract", archive, directory / "root"], check=True)
     python = directory / "python3"
     python.write_text(f'#!/bin/sh\nexec {EMULATOR} -L {system} {system}/usr/bin/python3 "$@"\n')
     python.chmod(0o755)

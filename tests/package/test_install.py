@@ -23,6 +23,7 @@ from tests.package.machine import Machine, until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CAP_NET_RAW = 1 << 13
+NAMES = ("vpp-maglev", "vpp-maglev-client")
 
 CONFIG = """\
 maglev:
@@ -62,6 +63,37 @@ def told(package: Path, words: str) -> bool:
     return version.startswith(field.stdout.strip()) and "+g" in version
 
 
+def before_the_split(directory: Path, package: Path, client: Path) -> tuple[Path, Path]:
+    """Packages as 0.1.0 had them: the daemon's with the client's files in it, and each in conflict with the other."""
+    made = []
+    for name, parts, relations in (
+        (
+            "vpp-maglev",
+            (client, package),
+            ("Conflicts: vpp-maglev-client", "Replaces: vpp-maglev-client", "Provides: vpp-maglev-client (= 0.1.0)"),
+        ),
+        ("vpp-maglev-client", (client,), ("Conflicts: vpp-maglev",)),
+    ):
+        tree = directory / name
+        for part in parts:
+            shutil.rmtree(tree / "DEBIAN", ignore_errors=True)
+            subprocess.run(["dpkg-deb", "--raw-extract", part, tree], check=True)
+        control = tree / "DEBIAN" / "control"
+        lines = []
+        for line in control.read_text().splitlines():
+            field, _, value = line.partition(": ")
+            if field == "Depends":
+                value = ", ".join(one for one in value.split(", ") if not one.startswith("vpp-maglev-client"))
+                lines += [f"Depends: {value}", *relations]
+            elif field not in ("Breaks", "Replaces"):
+                lines.append("Version: 0.1.0" if field == "Version" else line)
+        control.write_text("\n".join(lines) + "\n")
+        made.append(directory / f"{name}_0.1.0.deb")
+        subprocess.run(["dpkg-deb", "-Znone", "--build", tree, made[-1]], check=True, capture_output=True)
+        shutil.rmtree(tree)
+    return made[0], made[1]
+
+
 class Story:
     """What the tests share."""
 
@@ -70,13 +102,14 @@ class Story:
         self.before: set[str] = set()
         self.package = built("vpp-maglev")
         self.client = built("vpp-maglev-client")
-        self.older = self.machine.directory / "older.deb"
+        self.both = (self.package, self.client)
+        self.older = self.older_client = Path()
         self.calls = self.machine.directory / "calls.jsonl"
         self.socket = self.machine.vpp / "api.sock"
         self.stand_in: Program | None = None
 
     def start(self) -> None:
-        """Make the machine, the stand-in for its VPP, and the package under an older version."""
+        """Make the machine, the stand-in for its VPP, and the packages as they were before the client had its own."""
         self.machine.start()
         self.machine.run("groupadd", "--system", "vpp")
         group = int(self.machine.ask("getent", "group", "vpp").split(":")[2])
@@ -88,13 +121,7 @@ class Story:
         self.stand_in.wait_ready(self.socket.exists)
         os.chown(self.socket, 0, group)
         self.socket.chmod(0o770)
-        tree = self.machine.directory / "older"
-        subprocess.run(["dpkg-deb", "--raw-extract", self.package, tree], check=True)
-        control = tree / "DEBIAN" / "control"
-        lines = control.read_text().splitlines()
-        control.write_text("\n".join("Version: 0~0" if ln.startswith("Version:") else ln for ln in lines) + "\n")
-        subprocess.run(["dpkg-deb", "-Znone", "--build", tree, self.older], check=True, capture_output=True)
-        shutil.rmtree(tree)
+        self.older, self.older_client = before_the_split(self.machine.directory, self.package, self.client)
         self.before = self.machine.files()
 
     def close(self) -> None:
@@ -125,6 +152,7 @@ def machine(story: Story) -> Machine:
 
 def test_install_enables_and_does_not_start(story: Story, machine: Machine) -> None:
     machine.install(story.older)
+    assert machine.try_("dpkg-query", "--show", "vpp-maglev-client")[0] != 0
     assert machine.ask("systemctl", "is-enabled", "vpp-maglevd") == "enabled"
     assert machine.ask("systemctl", "is-active", "vpp-maglevd") == "inactive"
     assert machine.run("id", "-nG", "maglevd").split() == ["maglevd", "vpp"]
@@ -157,6 +185,8 @@ def test_start_under_the_unit_s_restrictions(story: Story, machine: Machine) -> 
     assert status["Uid"].split() == [user] * 4
     assert {int(status[name], 16) for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb")} == {CAP_NET_RAW}
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert int(machine.run("cat", f"/proc/{pid}/oom_score_adj")) > 0, "VPP's is 0, and VPP has to die last"
+    assert int(machine.service("MemoryMax")) == 2 << 30
     for path, mode in (
         ("/run/vpp-maglev", "750"),
         ("/var/lib/vpp-maglev", "750"),
@@ -198,7 +228,7 @@ def test_upgrade_while_it_runs_changes_no_weight(story: Story, machine: Machine)
     machine.run("maglevc", "set", "backend", "static", "drain", "reason", "survives")
     weights, calls = story.weights(), len(read_calls(story.calls))
     pid = machine.service("MainPID")
-    machine.install(story.package)
+    machine.install(*story.both)
     assert machine.service("ActiveState") == "active"
     assert machine.service("MainPID") != pid
     assert told(story.package, machine.run("maglevd", "--version"))
@@ -209,9 +239,19 @@ def test_upgrade_while_it_runs_changes_no_weight(story: Story, machine: Machine)
     assert "survives" in machine.run("maglevc", "show", "overrides")
 
 
-def test_a_failed_daemon_is_started_again(machine: Machine) -> None:
+def test_the_command_line_comes_with_the_client_s_package_alone(machine: Machine) -> None:
+    assert machine.run("dpkg", "--verify", "vpp-maglev", "vpp-maglev-client") == ""
+    assert machine.run("dpkg", "--search", "/usr/bin/maglevc").startswith("vpp-maglev-client:")
+    owned = [set(machine.run("dpkg-query", "--listfiles", name).split("\n")) for name in NAMES]
+    shared = {path for path in owned[0] & owned[1] if path and not (machine.root / path[1:]).is_dir()}
+    assert shared == set()
+
+
+# SIGTERM ends the daemon as if it were meant to end; only systemctl means it.
+@pytest.mark.parametrize("signal", ["KILL", "TERM"])
+def test_a_daemon_that_ended_is_started_again(machine: Machine, signal: str) -> None:
     pid = machine.service("MainPID")
-    machine.run("systemctl", "kill", "--signal=KILL", "vpp-maglevd")
+    machine.run("kill", f"-{signal}", pid)
     until(
         "another process",
         lambda: machine.service("ActiveState") == "active" and machine.service("MainPID") not in ("0", pid),
@@ -248,15 +288,6 @@ def test_robot_lab_on_the_installed_programs(story: Story, machine: Machine) -> 
         shutil.rmtree(inside, ignore_errors=True)
 
 
-def test_daemon_and_client_do_not_mix(story: Story, machine: Machine) -> None:
-    shutil.copy(story.client, machine.root / "root" / "client.deb")
-    status, _, complaint = machine.try_("dpkg", "--install", "/root/client.deb")
-    (machine.root / "root" / "client.deb").unlink()
-    assert status != 0
-    assert "conflict" in complaint
-    assert machine.service("ActiveState") == "active"
-
-
 def test_remove_keeps_configuration_and_state(story: Story, machine: Machine) -> None:
     weights = story.weights()
     machine.run("dpkg", "--remove", "vpp-maglev")
@@ -264,13 +295,12 @@ def test_remove_keeps_configuration_and_state(story: Story, machine: Machine) ->
     assert story.weights() == weights, "VPP goes on as it was"
     for kept in ("etc/vpp-maglev/maglev.yaml", "etc/default/vpp-maglev", "var/lib/vpp-maglev/state.json"):
         assert (machine.root / kept).exists(), kept
-    for gone in ("usr/lib/vpp-maglev", "usr/sbin/maglevd", "usr/bin/maglevc"):
+    for gone in ("usr/lib/vpp-maglev/maglev/daemon", "usr/lib/vpp-maglev/uvloop", "usr/sbin/maglevd"):
         assert not (machine.root / gone).exists(), gone
     assert machine.try_("getent", "passwd", "maglevd")[0] == 0
 
 
 def test_client_alone(story: Story, machine: Machine) -> None:
-    machine.install(story.client)
     assert told(story.client, machine.run("maglevc", "--version"))
     assert machine.try_("maglevc", "--server", "127.0.0.1:1", "show", "version")[0] == 3
     assert machine.run("sh", "-c", "echo help | maglevc --server 127.0.0.1:1") != ""
@@ -279,15 +309,26 @@ def test_client_alone(story: Story, machine: Machine) -> None:
     assert not (machine.root / "usr/lib/vpp-maglev").exists()
 
 
+def test_an_older_client_is_upgraded_alone_and_with_the_daemon(story: Story, machine: Machine) -> None:
+    machine.install(story.older_client)
+    machine.install(story.client)
+    assert told(story.client, machine.run("maglevc", "--version"))
+    machine.run("dpkg", "--purge", "vpp-maglev-client")
+    machine.install(story.older_client)
+    machine.install(*story.both)
+    assert told(story.package, machine.run("maglevd", "--version"))
+    machine.run("dpkg", "--remove", *NAMES)
+
+
 def test_purge_leaves_nothing(story: Story, machine: Machine) -> None:
-    machine.run("dpkg", "--purge", "vpp-maglev")
+    machine.run("dpkg", "--purge", *NAMES)
     assert machine.files() - story.before == set()
     assert machine.try_("getent", "passwd", "maglevd")[0] != 0
     assert machine.try_("getent", "group", "maglevd")[0] != 0
 
 
 def test_install_again(story: Story, machine: Machine) -> None:
-    machine.install(story.package)
+    machine.install(*story.both)
     assert machine.ask("systemctl", "is-enabled", "vpp-maglevd") == "enabled"
     machine.run("systemctl", "start", "vpp-maglevd")
     assert machine.service("ActiveState") == "active"
@@ -304,11 +345,11 @@ def instruction(name: str) -> str:
 
 
 def test_the_container_s_steps(story: Story, machine: Machine) -> None:
-    machine.run("dpkg", "--purge", "vpp-maglev")
-    for path in (ROOT / "docker" / "install", story.package):
+    machine.run("dpkg", "--purge", *NAMES)
+    for path in (ROOT / "docker" / "install", *story.both):
         shutil.copy(path, machine.root / "root")
-    assert "/src/docker/install /src/build/vpp-maglev_*.deb" in instruction("RUN")
-    machine.run("/root/install", f"/root/{story.package.name}")
+    assert "/src/docker/install /src/build/vpp-maglev*.deb" in instruction("RUN")
+    machine.run("sh", "-c", "/root/install /root/vpp-maglev*.deb")
     (machine.root / "etc/vpp-maglev/maglev.yaml").write_text(CONFIG)
     settings = re.findall(r"(\w+)=(\S+)", instruction("ENV"))
     entry = json.loads(instruction("ENTRYPOINT"))

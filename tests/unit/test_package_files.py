@@ -62,7 +62,7 @@ def test_systemd_finds_the_unit_hardened(system: Path) -> None:
 def test_the_drop_in_for_namespaces_adds_what_setns_takes(system: Path) -> None:
     place = system / "etc" / "systemd" / "system" / f"{UNIT}.d"
     place.mkdir(parents=True)
-    shutil.copy(DEBIAN / "netns.conf", place)
+    shutil.copy(DEBIAN / "examples" / "netns.conf", place)
     assert analyze("verify", "--man=no", f"--root={system}", UNIT) == (0, "")
     _, said = exposure(system)
     rows = {line.split()[1]: line[0] for line in said.splitlines() if line.startswith(("✓", "✗"))}
@@ -72,10 +72,16 @@ def test_the_drop_in_for_namespaces_adds_what_setns_takes(system: Path) -> None:
     assert rows["CapabilityBoundingSet=~CAP_NET_ADMIN"] == "✓"
 
 
-def test_the_unit_starts_us_as_promised() -> None:
+def settings(path: Path) -> configparser.RawConfigParser:
+    """A unit or a drop-in, with the case of its keys."""
     unit = configparser.RawConfigParser(strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read(DEBIAN / UNIT)
+    unit.read(path)
+    return unit
+
+
+def test_the_unit_starts_us_as_promised() -> None:
+    unit = settings(DEBIAN / UNIT)
     service = unit["Service"]
     assert service["Type"] == "notify"
     assert service["AmbientCapabilities"] == service["CapabilityBoundingSet"] == "CAP_NET_RAW"
@@ -86,6 +92,34 @@ def test_the_unit_starts_us_as_promised() -> None:
     assert "vpp.service" in unit["Unit"]["After"].split()
 
 
+def test_the_unit_comes_back_from_every_end_without_a_limit_of_starts() -> None:
+    unit = settings(DEBIAN / UNIT)
+    assert unit["Service"]["Restart"] == "always"
+    assert unit["Service"]["RestartSec"] == "2s"
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+
+
+def test_the_unit_dies_before_vpp_and_long_before_the_machine_is_out_of_memory() -> None:
+    service = settings(DEBIAN / UNIT)["Service"]
+    assert int(service["OOMScoreAdjust"]) > 0, "VPP's unit leaves it at 0"
+    assert service["MemoryMax"] == "2G"
+    assert service["OOMPolicy"] == "continue"
+
+
+@pytest.mark.parametrize(
+    ("example", "unit", "key"),
+    [("memory.conf", UNIT, "MemoryMax"), ("vpp-oom.conf", "vpp.service", "OOMScoreAdjust")],
+)
+def test_an_example_is_a_drop_in_that_systemd_understands(system: Path, example: str, unit: str, key: str) -> None:
+    if unit != UNIT:
+        (system / "usr/lib/systemd/system" / unit).write_text("[Service]\nExecStart=/bin/sh\n")
+    place = system / "etc" / "systemd" / "system" / f"{unit}.d"
+    place.mkdir(parents=True)
+    shutil.copy(DEBIAN / "examples" / example, place)
+    assert analyze("verify", "--man=no", f"--root={system}", unit) == (0, "")
+    assert key in settings(place / example)["Service"]
+
+
 def test_the_environment_file_tells_every_variable_with_its_default() -> None:
     text = (DEBIAN / "vpp-maglev.default").read_text()
     told = dict(re.findall(r"^#(MAGLEV_\w+)=(.*)$", text, re.MULTILINE))
@@ -93,12 +127,25 @@ def test_the_environment_file_tells_every_variable_with_its_default() -> None:
     assert re.findall(r"^[^#\n].*", text, re.MULTILINE) == ["MAGLEVD_OPTS="]
 
 
-def test_the_sysctl_file_allows_the_buffer_that_the_engine_asks_for() -> None:
-    asked = re.search(r"int space = (\d+) << (\d+)", (ROOT / "ext" / "probe" / "opener.pyx").read_text())
+@pytest.mark.parametrize("limit", ["rmem_max", "wmem_max"])
+def test_the_sysctl_file_allows_the_buffer_that_the_engine_asks_for(limit: str) -> None:
+    source = "".join(path.read_text() for path in sorted((ROOT / "ext" / "probe").glob("*.pyx")))
+    asked = re.search(r"int space = (\d+) << (\d+)", source)
     assert asked is not None
-    allowed = re.search(r"^net\.core\.rmem_max = (\d+)$", (DEBIAN / "vpp-maglev.sysctl").read_text(), re.MULTILINE)
+    allowed = re.search(rf"^net\.core\.{limit} = (\d+)$", (DEBIAN / "vpp-maglev.sysctl").read_text(), re.MULTILINE)
     assert allowed is not None
     assert int(allowed[1]) >= int(asked[1]) << int(asked[2])
+
+
+def test_the_example_for_many_servers_names_limits_that_the_kernel_has_in_ascending_order() -> None:
+    text = (DEBIAN / "examples" / "many-servers.conf").read_text()
+    limits = {name: int(value) for name, value in re.findall(r"^-?([\w.]+) = (\d+)$", text, re.MULTILINE)}
+    for family in ("ipv4", "ipv6"):
+        thresholds = [f"net.{family}.neigh.default.gc_thresh{number}" for number in (1, 2, 3)]
+        for name in thresholds:
+            assert Path("/proc/sys", *name.split(".")).exists(), name
+        first, second, last = (limits[name] for name in thresholds)
+        assert 50_000 <= first < second < last
 
 
 def test_the_first_configuration_is_valid_and_so_is_its_example() -> None:

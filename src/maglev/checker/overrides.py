@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import orjson
 
+from maglev.base.limits import MAX_WEIGHT
 from maglev.views.backends import Override, OverrideKey, OverrideKind
 
 
@@ -122,8 +123,15 @@ def to_json(override: Override) -> dict[str, str | int | bool]:
     return value
 
 
+LAST_MOMENT_NS = (1 << 63) - 1
+"""The latest moment that the API can tell. A later one is taken for it."""
+
+
 def from_json(value: object) -> Override:
-    """The override that ``to_json`` wrote. Raises ``ValueError`` for anything else."""
+    """The override that ``to_json`` wrote. Moments are limited to ``LAST_MOMENT_NS``, and the file's weight to 100.
+
+    Raises ``ValueError`` for anything else.
+    """
     if not isinstance(value, Mapping):
         raise ValueError("an override is not an object")
 
@@ -148,16 +156,16 @@ def from_json(value: object) -> Override:
         kind=kind,
         backend=text("backend"),
         address=text("address"),
-        since_ns=number("since_ns"),
-        until_ns=number("until_ns", 0),
+        since_ns=min(number("since_ns"), LAST_MOMENT_NS),
+        until_ns=min(number("until_ns", 0), LAST_MOMENT_NS),
         by=text("by", ""),
         reason=text("reason", ""),
         frontend=text("frontend") if weighted else "",
         pool=text("pool") if weighted else "",
         weight=number("weight") if weighted else 0,
-        file_weight=number("file_weight") if weighted else 0,
+        file_weight=min(number("file_weight"), MAX_WEIGHT) if weighted else 0,
         file_enabled=file_enabled,
     )
-    if override.weight > 100:
+    if override.weight > MAX_WEIGHT:
         raise ValueError("override: a weight above 100")
     return override

@@ -129,7 +129,11 @@ class Daemon:
         limit = raise_file_limit()
         log.debug("file-limit", f"{limit} open files", limit=limit)
 
-        parts = make_parts(options, self._logs, self._clock, self._notifier, self._identity.started_monotonic_ns)
+        state_file = StateFile(options.state_file, self._clock)
+        await state_file.claim()
+        parts = make_parts(
+            options, self._logs, self._clock, self._notifier, state_file, self._identity.started_monotonic_ns
+        )
         self._stack.push_async_callback(_save, parts.state_file)
         self._stack.callback(parts.engine.stop)
         # The engine's thread makes the eventfd readable; the checker reads its ring on this thread.

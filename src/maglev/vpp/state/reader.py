@@ -23,6 +23,7 @@ from maglev.vpp.wire.messages import (
     ProtocolError,
     VipDetails,
     VipKey,
+    number_of,
     pack_as_dump,
     pack_vip_dump,
     unpack_as_details,
@@ -45,14 +46,15 @@ class VerboseVip:
 
 
 # Each with the line break before it: what begins with a fixed text is searched for many times faster.
-_VIP_LINE = re.compile(r"\n (?P<kind>\S+) \[(?P<index>\d+)\] (?P<prefix>[0-9a-fA-F.:]+/\d+)(?P<flags>[^\r\n]*)")
-_PORT_LINE = re.compile(r"\n  protocol:(?P<protocol>\d+) port:(?P<port>\d+)[ \t]*(?=[\r\n])")
+_VIP_LINE = re.compile(r"\n (?P<kind>\S+) \[(?P<index>[0-9]+)\] (?P<prefix>[0-9a-fA-F.:]+/[0-9]+)(?P<flags>[^\r\n]*)")
+_PORT_LINE = re.compile(r"\n  protocol:(?P<protocol>[0-9]+) port:(?P<port>[0-9]+)[ \t]*(?=[\r\n])")
 
 
 def parse_verbose(text: str) -> dict[VipKey, VerboseVip]:
     """The live VIPs in the output of ``show lb vips verbose``; what is removed and lingers is left out.
 
-    Lines that are not understood are passed over: another build of VPP may say more. Nearly all are of ASes.
+    Lines that are not understood are passed over: another build of VPP may say more. Nearly all are of ASes. Raises
+    ProtocolError for numbers that no VIP has.
     """
     text = f"\n{text}\n"
     heads = list(_VIP_LINE.finditer(text))
@@ -63,12 +65,15 @@ def parse_verbose(text: str) -> dict[VipKey, VerboseVip]:
         if "removed" in flags:
             continue
         ported = _PORT_LINE.search(text, head.end(), end)
-        protocol, port = (int(ported["protocol"]), int(ported["port"])) if ported is not None else (ANY_PROTOCOL, 0)
+        protocol, port = ANY_PROTOCOL, 0
+        if ported is not None:
+            protocol, port = number_of(ported["protocol"], 255), number_of(ported["port"], 65535)
+        index = number_of(head["index"], 0xFFFFFFFF)
         try:
             key = VipKey.parse(head["prefix"], protocol, port)
         except ValueError:
             continue
-        found[key] = VerboseVip(int(head["index"]), "src_ip_sticky" in flags)
+        found[key] = VerboseVip(index, "src_ip_sticky" in flags)
     return found
 
 
@@ -113,7 +118,8 @@ class StateReader:
 
     async def verbose(self) -> dict[VipKey, VerboseVip]:
         """Index and stickiness of the live VIPs."""
-        return parse_verbose(await self._client.cli("show lb vips verbose"))
+        output = await self._client.cli("show lb vips verbose")
+        return self._understand(partial(parse_verbose, output))
 
     def _understand(self, unpack: Callable[[], T]) -> T:
         try:

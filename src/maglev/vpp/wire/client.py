@@ -7,17 +7,12 @@ an operator sees what is there, and ``usable`` is False. One daemon drives one V
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
-import hashlib
 import os
 import random
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from maglev.base import logs
 from maglev.base.clock import Clock
@@ -26,18 +21,24 @@ from maglev.vpp.wire.messages import (
     MESSAGES,
     WEIGHT_MESSAGES,
     ProtocolError,
+    number_of,
     pack_cli,
     retval_text,
     unpack_cli_reply,
     unpack_threads,
     unpack_version,
 )
+from maglev.vpp.wire.socketlock import SocketLock
 from maglev.vpp.wire.transport import WINDOW, Connection, ConnectionLost, Reply, Request
 
 log = logs.get(__name__)
 
 BASE_MESSAGES = ("control_ping", "show_version", "cli_inband")
 LB_MESSAGES = (*WEIGHT_MESSAGES, "lb_add_del_vip_v2", "lb_vip_dump", "lb_vip_details", "lb_conf", "lb_flush_vip")
+
+
+MOST_UPTIME = 9_000_000_000
+"""Longest uptime of a VPP that is believed, seconds: in nanoseconds it still fits into 64 bits."""
 
 
 class Refused(Exception):
@@ -76,78 +77,6 @@ class Timing:
     ping: float = 2.0
     backoff: float = 0.1
     backoff_most: float = 5.0
-
-
-class SocketLock:
-    """One daemon per VPP: advisory locks on files named after the socket, free again when their holder dies.
-
-    The file beside the socket is the one that counts, where it can be opened. A daemon that may not make it there falls
-    back to a common directory; so every one also takes the locks that are there, and those of different users meet.
-    """
-
-    def __init__(self, socket: str) -> None:
-        self._socket = socket
-        self._held: dict[str, int] = {}
-
-    @property
-    def paths(self) -> list[str]:
-        """The files that are locked."""
-        return list(self._held)
-
-    def acquire(self) -> str:
-        """Take or keep the lock; returns why not, or an empty string. Never waits."""
-        if self._held and all(self._is_there(path, fd) for path, fd in self._held.items()):
-            return ""
-        # The directory was made anew (VPP's /run/vpp is, at its start): our lock is on a file nobody sees.
-        self.release()
-        for path in self._candidates():
-            fd = _open_lock(path, make=not self._held)
-            if fd < 0:
-                continue
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
-                os.close(fd)
-                self.release()
-                return f"another daemon (pid {holder or 'unknown'}) drives this VPP: it holds {path}"
-            with contextlib.suppress(OSError):
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-            self._held[path] = fd
-        return "" if self._held else f"no lock file for {self._socket} can be opened"
-
-    def release(self) -> None:
-        """Let go. The files stay: removing one would let two daemons hold two files of one name."""
-        for fd in self._held.values():
-            os.close(fd)
-        self._held.clear()
-
-    @staticmethod
-    def _is_there(path: str, fd: int) -> bool:
-        try:
-            ours, there = os.fstat(fd), os.stat(path)
-        except OSError:
-            return False
-        return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
-
-    def _candidates(self) -> list[str]:
-        real = os.path.realpath(self._socket)
-        name = f"maglevd-{hashlib.sha256(real.encode()).hexdigest()[:16]}.lock"
-        return [
-            f"{real}.maglevd-lock",
-            *(str(Path(directory) / name) for directory in ("/run/lock", tempfile.gettempdir())),
-        ]
-
-
-def _open_lock(path: str, *, make: bool) -> int:
-    """A descriptor of the lock file; -1 where there is none. Reading is enough to lock."""
-    if make:
-        with contextlib.suppress(OSError):
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    with contextlib.suppress(OSError):
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    return -1
 
 
 class VppClient:
@@ -237,8 +166,13 @@ class VppClient:
         return await self._connected().dump(name, payload)
 
     async def cli(self, command: str) -> str:
-        """Output of a CLI command (``cli_inband``)."""
-        retval, text = unpack_cli_reply(await self.call("cli_inband", pack_cli(command)))
+        """Output of a CLI command (``cli_inband``). An answer that is none drops the connection (ProtocolError)."""
+        payload = await self.call("cli_inband", pack_cli(command))
+        try:
+            retval, text = unpack_cli_reply(payload)
+        except ProtocolError as error:
+            self.drop(f"VPP sent nonsense: {error}")
+            raise
         if retval < 0:
             raise Refused("cli_inband", retval)
         return text
@@ -396,12 +330,21 @@ class VppClient:
         )
 
     async def _uptime(self, connection: Connection) -> int:
-        """Nanoseconds since VPP started, which no API message tells; 0 where the CLI does not say."""
+        """Nanoseconds since VPP started, which no API message tells; 0 where the CLI does not say.
+
+        Raises ProtocolError for a time that no VPP can have run.
+        """
         (reply,) = await connection.send([Request("cli_inband", pack_cli("show clock"))])
         if reply.retval != 0:
             return 0
-        found = re.match(r"Time now ([0-9]+(?:\.[0-9]+)?)", unpack_cli_reply(reply.payload)[1])
-        return int(float(found[1]) * 1e9) if found else 0
+        found = re.match(r"Time now ([0-9]+)(?:\.([0-9]{1,9}))?", unpack_cli_reply(reply.payload)[1])
+        if found is None:
+            return 0
+        try:
+            seconds = number_of(found[1], MOST_UPTIME)
+        except ProtocolError as error:
+            raise ProtocolError(f"show clock: {error}") from error
+        return seconds * 1_000_000_000 + int((found[2] or "").ljust(9, "0"))
 
     def _problem(self, connection: Connection) -> str:
         missing = [name for name in LB_MESSAGES if not connection.supports(name)]

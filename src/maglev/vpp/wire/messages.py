@@ -337,7 +337,11 @@ def _unpack_prefix(data: bytes) -> Prefix:
 
 def _unpack_vip(data: bytes) -> VipKey:
     family, union, length, protocol, port = _VIP.unpack(data)
-    return VipKey(_unpad(family, union), length, protocol, port)
+    address = _unpad(family, union)
+    if length > len(address) * 8:
+        # It could be read, but not be sent back: a filter for it does not fit into its byte.
+        raise ProtocolError(f"a prefix of {length} bits in {address_text(address)}")
+    return VipKey(address, length, protocol, port)
 
 
 def _pack_raw(size: int) -> Callable[[Any], bytes]:
@@ -804,6 +808,18 @@ def reply_head(body: bytes) -> tuple[int, int]:
 
 REQUEST_PAYLOAD: Final = _REQUEST_HEAD.size
 REPLY_PAYLOAD: Final = _REPLY_HEAD.size
+
+
+def number_of(digits: str, most: int) -> int:
+    """The number that VPP wrote into a CLI output, 0 to ``most``. Raises ProtocolError for a larger one.
+
+    Python refuses to convert more than 4,300 digits with a ValueError: the length is looked at first.
+    """
+    shown = digits.lstrip("0")
+    if len(shown) > len(str(most)) or (number := int(shown or "0")) > most:
+        shown = digits if len(digits) <= 24 else f"{digits[:20]}... ({len(digits)} digits)"
+        raise ProtocolError(f"the number {shown}, where at most {most} makes sense")
+    return number
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,20 @@ log = logs.get(__name__)
 WINDOW = 256
 """Most requests that are sent before their replies are in. VPP queues replies without bound; we do not let it."""
 
-MOST_DETAILS = 2_000_000
-"""Most entries that one dump may bring."""
+MOST_REPLY = 32 << 20
+"""Longest message that is taken from VPP, bytes. ``show lb vips verbose`` takes about 80 bytes an AS."""
+
+MOST_FIXED = 4096
+"""Longest reply of a message without a part of variable size, bytes. No definition comes near it."""
+
+MOST_DUMP = 32 << 20
+"""Most bytes that the entries of one dump may take, ``ENTRY_COST`` included: 270,000 ASes of one VIP."""
+
+ENTRY_COST = 64
+"""Bytes of memory that an entry of a dump takes besides its body."""
+
+PATIENCE = 12
+"""Deadlines within which a request must be answered in full, however steadily bytes trickle in."""
 
 
 class ConnectionLost(Unavailable):
@@ -85,6 +97,7 @@ class _Pending:
     batch: _Batch | None = None
     details: list[bytes] | None = None
     dump: asyncio.Future[list[bytes]] | None = None
+    size: int = 0
 
 
 class Connection(asyncio.Protocol):
@@ -99,14 +112,14 @@ class Connection(asyncio.Protocol):
         self._deadline = deadline
         self._counters = counters
         self._transport: asyncio.WriteTransport | None = None
-        self._decoder = Decoder()
+        self._decoder = Decoder(MOST_REPLY)
         self._pending: deque[_Pending] = deque()
         self._context = 0
         self._handshake: asyncio.Future[Handshake] | None = None
         self._shaken: Handshake | None = None
         self._names: dict[int, str] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._progress = self._loop.time()
+        self._progress = self._answered = self._loop.time()
         self.lost: asyncio.Future[str] = self._loop.create_future()
         self.ignored = 0
         self.last_heard = self._loop.time()
@@ -280,13 +293,18 @@ class Connection(asyncio.Protocol):
             self._stranger(message_id, context, head)
             return
         if head.details is not None:
-            if len(head.details) >= MOST_DETAILS:
-                raise ProtocolError(f"{head.name} brings more than {MOST_DETAILS} entries")
+            head.size += len(body) + ENTRY_COST
+            if head.size > MOST_DUMP:
+                raise ProtocolError(f"{head.name} brings more than {MOST_DUMP} bytes")
             head.details.append(body)
             return
+        if len(body) > MOST_FIXED and not MESSAGES[MESSAGES[head.name].reply].has_tail:
+            # Replies of a batch are kept until the last one is in: a bound for each one bounds them all.
+            raise ProtocolError(f"{MESSAGES[head.name].reply} has {len(body)} bytes")
         payload = body[REPLY_PAYLOAD:]
         retval = unpack_retval(payload)
         pending.popleft()  # not before it is understood: what is taken off without an answer would wait for ever
+        self._answered = self._progress
         self._counters[MESSAGES[head.name].reply, "received", "ok" if retval == 0 else str(retval)] += 1
         if log.enabled(logging.DEBUG):
             name = MESSAGES[head.name].reply
@@ -341,7 +359,7 @@ class Connection(asyncio.Protocol):
         """Something is about to be owed. Arm the one deadline: while anything is, some answer must come."""
         if not self._pending:
             # The timer may still run for what was answered long ago: that is no time that this call has had.
-            self._progress = self._loop.time()
+            self._progress = self._answered = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_later(self._deadline, self._expired)
 
@@ -352,12 +370,16 @@ class Connection(asyncio.Protocol):
             owed = "sockclnt_create"
         if not owed or self.lost.done():
             return
-        left = self._progress + self._deadline - self._loop.time()
+        now = self._loop.time()
+        # Bytes are a sign of life, but no answer: what only trickles, or says things nobody asked for, ends too.
+        whole = self._deadline * PATIENCE
+        left = min(self._progress + self._deadline, self._answered + whole) - now
         if left > 0:
             self._timer = self._loop.call_later(left, self._expired)
             return
         self._counters[owed, "sent", "timeout"] += 1
-        self.abort(f"no answer to {owed} within {self._deadline:g} s")
+        slow = self._progress + self._deadline > now
+        self.abort(f"no {'whole ' if slow else ''}answer to {owed} within {whole if slow else self._deadline:g} s")
 
     def _fail(self, why: str) -> None:
         if self.lost.done():
