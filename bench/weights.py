@@ -1,4 +1,4 @@
-"""What the weight rule costs: everything at once, and one frontend after a transition."""
+"""The cost of the weight rule: everything at once, and one frontend after a transition."""
 
 from __future__ import annotations
 

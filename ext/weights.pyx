@@ -81,7 +81,7 @@ cdef inline bint flushes(int to_state, bint flush_on_down) noexcept nogil:
 
 
 cdef inline bint keeps(int state, bint drained, int weight) noexcept nogil:
-    # on-all-down: keep is about health. What an operator took out (disabled, drained, weight 0) still goes to 0.
+    # on-all-down: keep is about health. Members that an operator took out (disabled, drained, weight 0) still go to 0.
     return weight > 0 and not drained and state != DISABLED and state != REMOVED
 
 
@@ -204,7 +204,7 @@ def weight_unit(frontend):
 @cython.final
 @cython.freelist(256)
 cdef class MemberWeight:
-    """What one member of a pool gets. Immutable; compares and hashes by value.
+    """The weights of one member of a pool. Immutable; compares and hashes by value.
 
     ``configured`` is the file's weight, ``weight`` the one in force (the operator's run-time weight, else the
     file's), ``effective`` what the rule makes of it (0..100), ``programmed`` the same in units. ``keep``: the
@@ -268,7 +268,7 @@ cdef class MemberWeight:
 
 @cython.final
 cdef class FrontendWeights:
-    """What the members of one frontend get, in the order of the file. Immutable; compares and hashes by value.
+    """The weights of a frontend's members, in the order of the file. Immutable; compares and hashes by value.
 
     ``usable``: some member has an effective weight above 0, which is the same as ``state`` being up.
     """
@@ -394,7 +394,7 @@ def frontend_weights(frontend, source):
 
 
 def presumed_weights(FrontendWeights health, unresolved, serving, *, bint keep_on_all_down):
-    """What VPP is to be given, from what ``health`` says and what is presumed of backends without a verdict.
+    """The weights for VPP: those by ``health``, changed by the presumption about backends without a verdict.
 
     ``maglev.judgement.snapshot`` has the rule in words. Returns ``health`` itself where nothing is presumed.
     """
@@ -459,9 +459,9 @@ cdef class WeightTable:
 
     ``add`` takes the frontends one by one, ``add_members`` and ``set_backends`` take members and backends in portions,
     so that a large table can be filled in slices. ``set_backend`` and ``set_weight`` keep it up to date. ``compute``
-    works out every frontend in one pass without making a Python object, ``state`` and ``frontend`` a single one. A table
-    belongs to one configuration: a reload fills a new one. All backends start as unknown. Only the event loop's thread
-    may use it.
+    works out every frontend in one pass without making a Python object, ``state`` and ``frontend`` a single one. A
+    table belongs to one configuration: a reload fills a new one. All backends start as unknown. Only the event loop's
+    thread may use it.
     """
 
     cdef Member* members

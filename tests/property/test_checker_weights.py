@@ -36,7 +36,7 @@ def configuration(names: str, moved: bool, heavy: bool) -> Config:
 
 
 def agree(checker: Checker) -> None:
-    """Every frontend has the same weights both ways. What is published may lag behind, these may not."""
+    """Every frontend has the same weights both ways. Published states may lag behind, weights may not."""
     for frontend in checker.config().frontends.values():
         assert checker.weights(frontend) == frontend_weights(frontend, checker)
 

@@ -1,4 +1,4 @@
-"""The weight rule for any states: against a plain model, and what must hold whatever happens."""
+"""The weight rule for any states: against a plain model, and with the invariants of any state."""
 
 from __future__ import annotations
 

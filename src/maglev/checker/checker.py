@@ -4,8 +4,8 @@ It implements ``maglev.judgement.weights.StateSource``. It knows nothing of VPP:
 here for states. The state itself has other owners:
 
 - ``backends``: every backend's state and history; what a verdict changes is in ``Backends.verdict``;
-- ``prober``: what the probe engine is told, and whose its answers are;
-- ``settings``: what operators have set, and until when;
+- ``prober``: the commands to the probe engine, and the backends that its answers are about;
+- ``settings``: the operators' settings, and their ends;
 - ``frontends``: the states of the frontends;
 - ``reload``: the step from one configuration to the next.
 
@@ -59,7 +59,7 @@ EXPIRY = "expiry"
 
 @dataclasses.dataclass(slots=True)
 class CheckerCounters:
-    """What the checker counts of itself. ``errors``: verdicts at which a listener failed."""
+    """Counters of the checker. ``errors``: verdicts at which a listener failed. ``expired``: settings that ended."""
 
     errors: int = 0
     expired: int = 0
@@ -140,7 +140,7 @@ class Checker:
         return self._prober.records()
 
     def overrides(self) -> list[Override]:
-        """What operators have set at run time and not taken back, oldest first."""
+        """The settings of operators that are in force, oldest first."""
         return self._settings.all()
 
     def overrides_of(self, backend: str) -> list[Override]:
@@ -169,8 +169,8 @@ class Checker:
     def read_engine(self) -> None:
         """Take the engine's verdicts and single probes; to be called when its ``fileno`` is readable.
 
-        For about a millisecond: the descriptor stays readable while there is more, so that in a mass failure the loop
-        and the dataplane get their turn.
+        Returns after about a millisecond. The descriptor stays readable while there is more, so that the loop and the
+        dataplane can run in the middle of a mass failure.
         """
         end = time.monotonic_ns() + SLICE_NS
         while transitions := self._engine.transitions(AT_ONCE):
@@ -218,7 +218,7 @@ class Checker:
 
         New backends start at unknown; removed ones stop. An unchanged check keeps probing; a changed one goes on in
         the present state; a changed address is a new server, presumed good if it was up under another name until now.
-        What operators set stays, unless the file's own value for it changed. Raises ``NotAllowed``, with nothing
+        Settings of operators stay, unless the file's own value for them changed. Raises ``NotAllowed``, with nothing
         changed, when the guard wants ``force``.
         """
         async with self._applying:
@@ -359,7 +359,7 @@ class Checker:
     ) -> WeightChange:
         """Set the run-time weight of a pool member, 0..100; None: back to the file's.
 
-        A weight that is no multiple of the frontend's unit is rounded to one. ``flush``: where the weight becomes 0,
+        The weight is rounded to a multiple of the frontend's unit. ``flush``: where the weight becomes 0,
         its flows are evicted too. Raises ``UnknownName``, ``BadValue``.
         """
         conf = self.frontend(frontend)

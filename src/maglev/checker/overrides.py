@@ -1,4 +1,4 @@
-"""What operators set at run time: one record per thing that differs from the file, until it is taken back.
+"""The settings of operators at run time: one record per thing that differs from the file, until it is taken back.
 
 Pure bookkeeping without clocks or sockets. The checker decides when a record comes and goes;
 ``maglev.daemon.statefile`` keeps the records across a restart.

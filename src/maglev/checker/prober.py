@@ -1,9 +1,9 @@
-"""What the probe engine is told, and which backend its answers are about.
+"""Commands to the probe engine, and the backends that its answers are about.
 
 Owns the health checks as the engine knows them, the table from a target to its backend, and the traces. It decides
 nothing about states: ``backends`` says when a backend is to be probed, in which state, and what a verdict means.
 
-Everything runs on the event loop. The engine has a thread of its own and applies commands at its next tick, so it may
+Everything runs on the event loop. The engine runs in another thread and applies commands at its next tick, so it may
 still report what it found before a command. Such a report carries an older generation and is dropped (``backend_of``).
 """
 
@@ -175,11 +175,11 @@ class Prober:
         return live
 
     def info(self, live: LiveBackend) -> TargetInfo | None:
-        """What the engine knows of a backend; None while it has no target."""
+        """The engine's knowledge of a backend; None while it has no target."""
         return self._engine.target_info(live.target) if live.target >= 0 else None
 
     def records(self) -> tuple[bytes, Mapping[int, LiveBackend]]:
-        """What the engine knows of all targets at one moment (``engine.RECORD``), and their backends by target."""
+        """The engine's records of all targets at one moment (``engine.RECORD``), and their backends by target."""
         return self._engine.snapshot(), dict(self._targets)
 
     # ------------------------------------------------------------------------------------------------------- traces

@@ -1,4 +1,4 @@
-"""A reload: may it be done without being forced, and what is the step from the old configuration to the new one.
+"""A reload: whether it needs force, and the step from the old configuration to the new one.
 
 Pure questions about two configurations, and ``prepare``, which works the step out before anything of it is visible.
 ``Checker.apply`` then takes the step at once, and brings the backends to it in slices.

@@ -1,4 +1,4 @@
-"""What operators have set at run time: when it begins, what it wants of a backend, and when it ends.
+"""The settings of operators at run time: their beginning, what they want of a backend, and their end.
 
 Owns the overrides and their ends. An override ends by the opposite verb, by its duration, or when a reload makes it
 obsolete: the file's own value for that very item changes, or the item now means something else. Durations count by
@@ -28,7 +28,7 @@ log = logs.get(__name__)
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Request:
-    """Who sets something, why, and for how long (``duration_ns`` 0: until it is taken back)."""
+    """The author of a setting, the reason, and the duration (``duration_ns`` 0: until it is taken back)."""
 
     by: str
     reason: str = ""
@@ -194,7 +194,7 @@ class Settings:
 
 
 def file_weight(config: Config, frontend: str, pool: str, backend: str) -> int | None:
-    """The file's weight of a pool member; None if there is no such member."""
+    """The file's weight of a pool member; None if the pool has no member of this name."""
     conf = config.frontends.get(frontend)
     for candidate in conf.pools if conf is not None else ():
         if candidate.name == pool:

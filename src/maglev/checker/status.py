@@ -1,4 +1,4 @@
-"""What is shown of one backend: its state, its settings, and what the probe engine knows of it."""
+"""The status of one backend: its state, its settings, and the probe engine's knowledge of it."""
 
 from __future__ import annotations
 

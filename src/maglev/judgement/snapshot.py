@@ -1,4 +1,4 @@
-"""What a frontend is judged to be: one answer for every reader. Pure.
+"""The judgement of a frontend: one answer for every reader. Pure.
 
 Two questions have different answers while little is known. Both answers are made here, from one reading of the states,
 so they cannot drift apart:
@@ -28,7 +28,7 @@ from maglev.judgement.weights import FrontendWeights, StateSource
 
 
 class Presumption(NamedTuple):
-    """What the dataplane knows of backends without a verdict.
+    """The dataplane's knowledge of backends without a verdict.
 
     ``unresolved``: backends that have had no verdict since the daemon started, or since a reload brought them.
     ``serving``: those of them to which VPP sends traffic, or did so before it was emptied.

@@ -39,7 +39,7 @@ __all__ = [
 
 
 class TargetState(Protocol):
-    """What the rule needs to know of a target."""
+    """The part of a target that the rule looks at."""
 
     @property
     def state(self) -> State:
@@ -53,11 +53,11 @@ class TargetState(Protocol):
 
 
 class StateSource(Protocol):
-    """What the rule works on; the checker is one source.
+    """Configuration, states and run-time weights, on which the rule works; the checker is one source.
 
     The unit of state is the *target*: a backend on a path, which is the way that the probes of a frontend take to it.
     Today all frontends share one path to a backend, so a backend is one target. Readers ask for the target of a
-    frontend's member all the same (``target_state``): with a second path, only the source answers differently.
+    frontend's member nevertheless (``target_state``): with a second path, only the source answers differently.
 
     A class that derives from this one gets ``target_state`` and ``weights`` from the other methods.
     """
@@ -79,7 +79,7 @@ class StateSource(Protocol):
         ...
 
     def weights(self, frontend: Frontend) -> FrontendWeights:
-        """What the rule gives the members of a frontend, by the states of now."""
+        """The weights of a frontend's members by the rule and the present states."""
         return frontend_weights(frontend, self)
 
 
@@ -97,9 +97,9 @@ def fill(table: WeightTable, frontends: Iterable[Frontend], portion: int = 256) 
 
 
 def applied_weight(weight: int, unit: int) -> int:
-    """What a weight becomes in VPP, on the operator's scale: the programmed weight times the unit.
+    """A weight as VPP will have it, on the operator's scale: the programmed weight times the unit.
 
-    It differs from ``weight`` where that is no multiple of the unit, and may then be above 100. Raises ValueError
+    It equals ``weight`` only for multiples of the unit, and may otherwise be above 100. Raises ValueError
     for a unit outside 1..100.
     """
     return programmed_weight(weight, unit) * unit

@@ -58,7 +58,7 @@ class Before(StateSource):
         return self._now.weight_override(frontend, pool, backend)
 
     def weights(self, frontend: Frontend) -> FrontendWeights:
-        """What the rule gives the members of a frontend of the old configuration, by the states of now."""
+        """The weights of a frontend of the old configuration, by the rule and the present states."""
         return self._now.weights(frontend)
 
     def waits(self, frontend: Frontend) -> bool:
