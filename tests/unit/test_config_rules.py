@@ -243,3 +243,10 @@ def test_missing_space_after_a_colon_is_reported_on_its_own_line(text: str, plac
 def test_other_syntax_errors_keep_the_words_of_the_parser() -> None:
     (problem,) = load_text("maglev:\n  backends\n    b: {address: 1}\n").problems
     assert str(problem) == "not valid YAML: mapping values are not allowed in this context"
+
+
+def test_missing_space_in_braces_is_told_from_an_unknown_key() -> None:
+    problems = shown(load_text("maglev: {backends: {a: {healthcheck: x, address:192.0.2.1}}}").problems)
+    assert problems[-1] == (
+        "1:41: maglev.backends.a.address:192.0.2.1: unknown key in a backend; a space is missing after the colon"
+    )
