@@ -211,69 +211,78 @@ cdef class TimingWheel:
         return [self.out[i] for i in range(count)]
 
 
-# The fields of event number `number`: every byte of it depends on the number, so that a stale or torn one shows.
-cdef void event_numbered(Event* event, uint32_t number) noexcept nogil:
-    cdef uint64_t mixed = number * <uint64_t>0x9e3779b97f4a7c15
-    memset(event, <uint8_t>(mixed >> 56), sizeof(Event))
-    event.slot = number
-    event.generation = ~number
-    event.detail_value = <uint32_t>(mixed >> 32)
-    event.at = <int64_t>mixed
-    event.rtt = <int64_t>~mixed
+cdef enum:
+    ITEM_WORDS = 512
+
+# Much larger than what the engine hands over: copying it takes so long that a thread is often interrupted in the
+# middle, also where both threads share a CPU. A wrong order of publishing shows at once then.
+cdef struct Item:
+    uint64_t words[ITEM_WORDS]
 
 
-cdef class EventRing:
-    """A ring of events, for one thread that produces and one that consumes. See ``_cores.pyi``."""
+# Item number `number`: every word depends on the number, so that a stale or torn item shows.
+cdef void item_fill(Item* item, uint32_t number) noexcept nogil:
+    cdef int i
+    for i in range(ITEM_WORDS):
+        item.words[i] = (number + <uint64_t>1) * <uint64_t>0x9e3779b97f4a7c15
+
+
+# One more turn of a thread that spins for the other one. False: it is late. On a single CPU the other one needs the
+# rest of this time slice.
+cdef bint patient(uint32_t* idle, int64_t until) noexcept nogil:
+    idle[0] += 1
+    if idle[0] & 1023:
+        return True
+    sched_yield()
+    return clock_ns(CLOCK_MONOTONIC) < until
+
+
+cdef class ItemRing:
+    """A ring as the engine uses it, for one thread that produces and one that consumes. See ``_cores.pyi``."""
     cdef Ring ring
+    cdef uint32_t pushed        # the producer's
+    cdef uint32_t taken         # the consumer's
 
     def __cinit__(self, uint32_t size):
         if not 1 <= size <= 1 << 24 or size & (size - 1):
             raise ValueError(f"size must be a power of two up to 2**24, not {size}")
-        if not ring_init(&self.ring, size, sizeof(Event)):
+        if not ring_init(&self.ring, size, sizeof(Item)):
             raise MemoryError
 
     def __dealloc__(self):
         ring_free(&self.ring)
 
     def produce(self, uint32_t count, double seconds):
-        """Push the events 0 .. count-1 as there is room; returns how many were pushed within ``seconds``."""
-        cdef Event event
-        cdef uint32_t number = 0
+        """Push the next ``count`` items as there is room; returns how many were pushed within ``seconds``."""
+        cdef Item item
+        cdef uint32_t begun = self.pushed
         cdef uint32_t idle = 0
         cdef int64_t until = clock_ns(CLOCK_MONOTONIC) + <int64_t>(seconds * SECOND)
         with nogil:
-            while number < count:
-                event_numbered(&event, number)
-                while not ring_push(&self.ring, &event):
-                    idle += 1
-                    if idle & 1023 == 0:
-                        if clock_ns(CLOCK_MONOTONIC) > until:
-                            break
-                        sched_yield()
-                else:
-                    number += 1
-                    continue
-                break
-        return number
+            while self.pushed - begun < count:
+                item_fill(&item, self.pushed)
+                if ring_push(&self.ring, &item):
+                    self.pushed += 1
+                elif not patient(&idle, until):
+                    break
+        return self.pushed - begun
 
     def consume(self, uint32_t count, double seconds):
-        """Take ``count`` events as they come; returns how many of those taken were not what they must be, and how many
-        came within ``seconds``."""
-        cdef Event event, expected
-        cdef uint32_t number = 0
+        """Take the next ``count`` items as they come.
+
+        Returns how many of those taken were stale or torn, and how many came within ``seconds``.
+        """
+        cdef Item item, expected
+        cdef uint32_t begun = self.taken
         cdef uint32_t idle = 0
         cdef uint32_t wrong = 0
         cdef int64_t until = clock_ns(CLOCK_MONOTONIC) + <int64_t>(seconds * SECOND)
         with nogil:
-            while number < count:
-                if ring_take(&self.ring, &event):
-                    event_numbered(&expected, number)
-                    wrong += memcmp(&event, &expected, sizeof(Event)) != 0
-                    number += 1
-                    continue
-                idle += 1
-                if idle & 1023 == 0:
-                    if clock_ns(CLOCK_MONOTONIC) > until:
-                        break
-                    sched_yield()
-        return wrong, number
+            while self.taken - begun < count:
+                if ring_take(&self.ring, &item):
+                    item_fill(&expected, self.taken)
+                    wrong += memcmp(&item, &expected, sizeof(Item)) != 0
+                    self.taken += 1
+                elif not patient(&idle, until):
+                    break
+        return wrong, self.taken - begun

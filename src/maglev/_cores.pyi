@@ -92,13 +92,13 @@ class TimingWheel:
     def take(self, until: int) -> list[int]:
         """Everything up to millisecond ``until``, in no order within one."""
 
-class EventRing:
-    """One of the engine's rings of events, ``size`` a power of two: one thread produces, one consumes, both without
-    the interpreter's lock. ``seconds``: how long they go on at most."""
+class ItemRing:
+    """A ring as the engine uses it, ``size`` a power of two: one thread produces, one consumes, both without
+    the interpreter's lock. ``seconds``: how long a call goes on at most. Items are numbered across calls."""
 
     def __init__(self, size: int) -> None: ...
     def produce(self, count: int, seconds: float) -> int:
-        """Push the events 0 .. count-1 as there is room; returns how many were pushed."""
+        """Push the next ``count`` items as there is room; returns how many were pushed."""
 
     def consume(self, count: int, seconds: float) -> tuple[int, int]:
-        """Take ``count`` events as they come; returns how many of them were stale or torn, and how many came."""
+        """Take the next ``count`` items as they come; returns how many were stale or torn, and how many came."""
