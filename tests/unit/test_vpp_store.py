@@ -103,3 +103,10 @@ def test_debts_of_what_is_no_longer_configured_are_forgotten() -> None:
     debts = Debts([(A, Owed(Cause.DOWN)), (C, Owed(Cause.DOWN))])
     debts.forget_but({A, B})
     assert list(debts.owed) == [A]
+
+
+@pytest.mark.parametrize("value", [7, "x", True, [[1]], {"www": 7}, {"192.0.2.1/32": 7}, {"x": {}}])
+def test_sections_of_another_type_are_told_and_empty(value: object, caplog: pytest.LogCaptureFixture) -> None:
+    found = [*vips_from_json(value), *held_from_json(value), *owed_from_json(value)]
+    assert found == []
+    assert "an entry of the state file makes no sense" in caplog.text

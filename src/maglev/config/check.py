@@ -36,12 +36,19 @@ def check(config: Config, report: Report) -> None:
     """Report every rule that ``config`` breaks, and as warnings the valid parts that look like mistakes."""
     _check_lb(config.lb, report)
     files = Files()
-    vips = {frontend.address: frontend.name for frontend in reversed(config.frontends.values())}
+    vips = {frontend.address: frontend.name for frontend in reversed([*config.frontends.values()])}
     for healthcheck in config.healthchecks.values():
         _check_healthcheck(healthcheck, files, report)
         _check_sources(healthcheck, vips, report)
     _check_backends(config, report)
     _check_addresses(config, vips, report)
+    if not config.frontends:
+        report.warn(
+            _FRONTENDS,
+            "there are no frontends: with this file nothing is served, and a forced reload or prune would remove every "
+            "VIP from VPP; was the file cut off?",
+            at_key=True,
+        )
     for frontend in config.frontends.values():
         _check_frontend(frontend, config, report)
     _check_vips(config, report)
@@ -99,7 +106,7 @@ def _check_sources(healthcheck: HealthCheck, vips: Mapping[IPAddress, str], repo
 
 
 def _check_addresses(config: Config, vips: Mapping[IPAddress, str], report: Report) -> None:
-    """Rules for the addresses of VIPs and backends, and between the two.
+    """Rules for the addresses of VIPs and backends, and between the two; warns of backends that no frontend uses.
 
     Backends are many: one warning stands for all backends of one doubt, and numbers are compared in place of address
     objects, whose hash is made in Python and takes longer than the whole rest of the loop.
@@ -124,6 +131,10 @@ def _check_addresses(config: Config, vips: Mapping[IPAddress, str], report: Repo
         doubt = addresses.doubt(address)
         if doubt is not None:
             doubts.setdefault(doubt, []).append(name)
+    # A frontend that names a backend that is not there has an error already, and may mean one of the unused.
+    if config.frontends and len(used) < len(config.backends) and used.issubset(config.backends):
+        unused = [name for name in config.backends if name not in used]
+        report.warn((_BACKENDS, unused[0]), f"no frontend uses this backend{_likewise(unused)}", at_key=True)
     for doubt, names in doubts.items():
         first = config.backends[names[0]].address
         message = f"{first} {doubt}{_likewise(names)}"
@@ -223,6 +234,8 @@ def _check_weights(frontend: Frontend, path: Path, report: Report) -> None:
     unit = frontend.weight_unit
     if unit is not None and not 1 <= unit <= 100:
         return  # out of range, which has been reported
+    if any(not 0 <= weight <= 100 for _, _, weight in _members(frontend.pools)):
+        return  # likewise: a total of such weights says nothing about the table
     unit = weight_unit(frontend)
     units = total = 0
     heaviest = 0

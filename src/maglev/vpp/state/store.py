@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from ipaddress import ip_address
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from maglev.base import logs
 from maglev.vpp.planning.model import parse_vip_key
@@ -16,6 +16,8 @@ from maglev.vpp.planning.plan import Cause, FlushKey, Owed
 from maglev.vpp.wire.messages import VipKey, address_text
 
 log = logs.get(__name__)
+
+Entries = TypeVar("Entries", list[Any], dict[Any, Any])
 
 VIPS, HELD, FLUSHES = "vips", "held", "flushes"
 
@@ -58,7 +60,7 @@ def vips_to_json(keys: Iterable[VipKey]) -> object:
 
 def vips_from_json(value: object) -> Iterator[VipKey]:
     """The VIPs in a section; what names none is logged and left out, here and in the others."""
-    for text in value if isinstance(value, list) else ():
+    for text in _entries(value, list, VIPS):
         try:
             yield parse_vip_key(str(text))
         except ValueError as error:
@@ -72,8 +74,8 @@ def held_to_json(held: Mapping[str, Iterable[bytes]]) -> object:
 
 def held_from_json(value: object) -> Iterator[tuple[str, bytes]]:
     """Frontends and addresses that they are held at."""
-    for name, addresses in value.items() if isinstance(value, dict) else ():
-        for text in addresses if isinstance(addresses, list) else ():
+    for name, addresses in _entries(value, dict, HELD).items():
+        for text in _entries(addresses, list, HELD):
             try:
                 yield name, ip_address(str(text)).packed
             except ValueError as error:
@@ -91,19 +93,28 @@ def owed_to_json(items: Iterable[tuple[FlushKey, Owed]]) -> Generator[None, None
 
 def owed_from_json(value: object) -> Iterator[tuple[FlushKey, Owed]]:
     """The flushes that are owed; without serials."""
-    for text, flushes in value.items() if isinstance(value, dict) else ():
+    for text, flushes in _entries(value, dict, FLUSHES).items():
         try:
             vip = parse_vip_key(text)
         except ValueError as error:
             _unreadable(error)
             continue
-        for address, why in flushes.items() if isinstance(flushes, dict) else ():
+        for address, why in _entries(flushes, dict, FLUSHES).items():
             try:
                 yield FlushKey(vip, ip_address(address).packed), _OWED[str(why)]
             except ValueError as error:
                 _unreadable(error)
             except KeyError:
                 _unreadable(f"a flush is owed for {why!r}")
+
+
+def _entries(value: object, kind: type[Entries], section: str) -> Entries:
+    """The entries of a section or of a part of it; none, and a word in the log, where it is of another type."""
+    if isinstance(value, kind):
+        return value
+    if value is not None:
+        _unreadable(f"{section} has a {type(value).__name__} where a {kind.__name__} belongs")
+    return kind()
 
 
 def _unreadable(why: object) -> None:
