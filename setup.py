@@ -23,24 +23,25 @@ ROOT = Path(__file__).resolve().parent
 DEBUG = os.environ.get("MAGLEV_DEBUG") == "1"
 WITH_EXTENSIONS = os.environ.get("MAGLEV_EXTENSIONS") != "0"
 
-# The one list of compiled modules: module name -> its .pyx. What a .pyx includes is found by Cython itself.
+# The one list of compiled modules: module name -> its .pyx. Cython itself finds the files that a .pyx includes.
 MODULES = {
     "maglev._health": "ext/health.pyx",
     "maglev._weights": "ext/weights.pyx",
     "maglev._flowtable": "ext/flowtable.pyx",
     "maglev._probecore": "ext/probe/core.pyx",
     "maglev._probe": "ext/probe/engine.pyx",
+    "maglev._cores": "ext/probe/cores.pyx",
 }
 
-# What a module is linked with beside pthread.
+# Libraries that a module needs beside pthread.
 LIBRARIES = {
     "maglev._probe": ["ssl", "crypto"],
     "maglev._probecore": ["ssl", "crypto"],
 }
 
-# Modules that are nothing but calls of the interpreter, which no optimisation makes faster. At -O3 the compiler would
-# take four times as long for them as for the native core.
-GLUE = frozenset({"maglev._probe"})
+# Modules that are mostly calls of the interpreter, which no optimisation makes faster. At -O3 with all debugging
+# information the compiler would take four times as long for them as for the native core.
+GLUE = frozenset({"maglev._probe", "maglev._cores"})
 
 # No line tracing, in the debug build either: traced functions take the interpreter's lock, ``nogil`` or not, and the
 # probe engine's thread would wait whenever Python is busy.
@@ -57,13 +58,13 @@ DIRECTIVES = {
 def optimisation(name: str) -> list[str]:
     """The flags that say how much the compiler does for a module."""
     if DEBUG:
-        return ["-O0", "-UNDEBUG"]
-    return ["-O1" if name in GLUE else "-O3"]
+        return ["-O0", "-g", "-UNDEBUG"]
+    return ["-O1", "-g1"] if name in GLUE else ["-O3", "-g"]
 
 
 def extensions() -> list[Extension]:
     """The Extension objects of all modules whose source is in the tree."""
-    flags = ["-g", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-sign-compare"]
+    flags = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-sign-compare"]
     macros: list[tuple[str, str | None]] = [("_GNU_SOURCE", None)]
     return [
         Extension(
@@ -144,7 +145,7 @@ class BuildProto(Command):
 
 
 class ListExtensions(Command):
-    """What the extensions are compiled from and with, as JSON: for compilers of other machines."""
+    """Sources and flags of the extensions as JSON: for compilers of other machines."""
 
     description = "print the extensions as JSON"
     user_options: ClassVar[list[tuple[str, str | None, str | None]]] = []
@@ -167,7 +168,8 @@ setup(
         include_path=["ext"],
         compiler_directives=DIRECTIVES,
         build_dir="build/cython-debug" if DEBUG else "build/cython",
-        gdb_debug=False,
+        # The debug build's lines are those of the .pyx: gdb shows them, and stops at them.
+        emit_linenums=DEBUG,
         nthreads=0,
     ),
     cmdclass={"build_py": BuildPy, "build_ext": BuildExt, "build_proto": BuildProto, "list_extensions": ListExtensions},

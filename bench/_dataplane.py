@@ -29,15 +29,15 @@ from maglev.base.states import Code, State
 from maglev.checker import Checker
 from maglev.config.model import Backend, Config, Frontend, LbConfig, Pool, PoolMember, Protocol
 from maglev.daemon.process import settle_collector
-from maglev.vpp.client import VppClient
-from maglev.vpp.desired import desired_vips
-from maglev.vpp.diff import diff
-from maglev.vpp.lost import NOTHING_LOST
-from maglev.vpp.model import Actual
-from maglev.vpp.plan import Plan, acknowledge
-from maglev.vpp.policy import Policy
-from maglev.vpp.reconciler import Reconciler
-from maglev.vpp.transport import Reply, Request
+from maglev.vpp.planning.desired import desired_vips
+from maglev.vpp.planning.diff import diff
+from maglev.vpp.planning.lost import NOTHING_LOST
+from maglev.vpp.planning.model import Actual
+from maglev.vpp.planning.plan import Plan, acknowledge
+from maglev.vpp.planning.policy import Policy
+from maglev.vpp.sync.reconciler import Reconciler
+from maglev.vpp.wire.client import VppClient
+from maglev.vpp.wire.transport import Reply, Request
 from tests.helpers.checker import FakeClock, FakeEngine, check
 from tests.helpers.vpp import FakeStates
 

@@ -15,7 +15,7 @@ from typing import IO
 
 import uvloop
 
-from maglev.vpp.messages import MESSAGES, REQUEST_PAYLOAD, reply
+from maglev.vpp.wire.messages import MESSAGES, REQUEST_PAYLOAD, reply
 from maglev.vppsim.model import NO_SUCH_ENTRY, Vip, embed
 from maglev.vppsim.server import StandIn, _Connection
 

@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 from bench._dataplane import PATIENCE
 from bench._rig import cpu_ns
 from maglev.base.clock import SystemClock
-from maglev.vpp.client import VppClient
-from maglev.vpp.executor import Executor, Pacer
-from maglev.vpp.plan import Step
-from maglev.vpp.state import StateReader
+from maglev.vpp.planning.plan import Step
+from maglev.vpp.state.reader import StateReader
+from maglev.vpp.sync.executor import Executor, Pacer
+from maglev.vpp.wire.client import VppClient
 
 SOCKET = os.environ.get("VPP_SOCKET", "")
 

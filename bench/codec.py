@@ -8,7 +8,7 @@ from typing import Any
 from vpp_papi import VPPApiJSONFiles
 
 from bench.harness import Figure, cpu_ms
-from maglev.vpp.messages import (
+from maglev.vpp.wire.messages import (
     MESSAGES,
     Decoder,
     VipKey,

@@ -17,14 +17,14 @@ from bench._vpp import SOCKET, connected
 from bench.harness import Figure
 from maglev.base.states import State
 from maglev.config.model import Config
-from maglev.vpp.cost import CostModel
-from maglev.vpp.desired import DesiredVip, desired_vips
-from maglev.vpp.diff import diff
-from maglev.vpp.lost import NOTHING_LOST
-from maglev.vpp.messages import VipKey
-from maglev.vpp.model import Actual, vip_key
-from maglev.vpp.plan import Op, Step, acknowledge
-from maglev.vpp.policy import Policy
+from maglev.vpp.planning.cost import CostModel
+from maglev.vpp.planning.desired import DesiredVip, desired_vips
+from maglev.vpp.planning.diff import diff
+from maglev.vpp.planning.lost import NOTHING_LOST
+from maglev.vpp.planning.model import Actual, vip_key
+from maglev.vpp.planning.plan import Op, Step, acknowledge
+from maglev.vpp.planning.policy import Policy
+from maglev.vpp.wire.messages import VipKey
 from tests.helpers.vpp import FakeStates
 
 QUESTION = "1,000 ASes configured 100 fail over to another 1,000: time of VPP's main thread"

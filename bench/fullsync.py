@@ -9,7 +9,7 @@ from bench._dataplane import config_of, rig
 from bench._dataplane import run as on_loop
 from bench.harness import Figure, LoopWatch, held
 from maglev.config.model import LbConfig
-from maglev.vpp.cost import CostModel
+from maglev.vpp.planning.cost import CostModel
 
 QUESTION = "sync of 1,000 frontends and 50,000 ASes with nothing to do"
 ROUNDS = 5

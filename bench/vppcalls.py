@@ -8,9 +8,9 @@ from ipaddress import ip_address
 from bench._dataplane import run as on_loop
 from bench._vpp import SOCKET, Vpp, connected
 from bench.harness import Figure
-from maglev.vpp.cost import CostModel
-from maglev.vpp.messages import Encap, VipKey
-from maglev.vpp.plan import Op, Step
+from maglev.vpp.planning.cost import CostModel
+from maglev.vpp.planning.plan import Op, Step
+from maglev.vpp.wire.messages import Encap, VipKey
 
 QUESTION = "What do a weight call, a flush and a read cost VPP's main thread? (VPP_SOCKET=...; nothing without)"
 

@@ -1,4 +1,4 @@
-"""What the weight rule costs: everything at once, and one frontend after a transition."""
+"""The cost of the weight rule: everything at once, and one frontend after a transition."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from bench.harness import Figure, cpu_ms
 from maglev.base.states import State
 from maglev.config.model import Backend, Config, Frontend, Pool, PoolMember
-from maglev.judgement.weights import WeightTable, frontend_weights
+from maglev.judgement.weights import StateSource, WeightTable, fill, frontend_weights
 
 QUESTION = "How long does the weight rule take?"
 
@@ -24,7 +24,7 @@ class View:
     drained: bool = False
 
 
-class Source:
+class Source(StateSource):
     """States from a dictionary, no run-time weights."""
 
     def __init__(self, config: Config) -> None:
@@ -65,7 +65,9 @@ def run() -> list[Figure]:
     """Targets 10 and 11."""
     config = configuration()
     source = Source(config)
-    table = WeightTable(config)
+    table = WeightTable()
+    for _ in fill(table, config.frontends.values()):
+        pass
     for name in config.backends:
         view = source.backend_state(name)
         table.set_backend(name, view.state, view.drained)

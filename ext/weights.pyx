@@ -1,12 +1,13 @@
 """The weight rule: active pool, effective weight, units, frontend state, over C arrays.
 
-``maglev.judgement.weights`` is the face that the rest of the program imports. Weights are plain integers 0..100; a *unit* is
-what an effective weight is divided by before VPP gets it. Nothing here knows VPP, time or sockets.
+``maglev.judgement.weights`` is the face that the rest of the program imports. Weights are plain integers 0..100; an
+effective weight is divided by a *unit* before VPP gets it. Nothing here knows VPP, time or sockets.
 """
 
 cimport cython
-from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from libc.stdint cimport int32_t, uint8_t
+from libc.string cimport memset
 
 from maglev.base.states import FrontendState, State
 
@@ -80,7 +81,7 @@ cdef inline bint flushes(int to_state, bint flush_on_down) noexcept nogil:
 
 
 cdef inline bint keeps(int state, bint drained, int weight) noexcept nogil:
-    # on-all-down: keep is about health. What an operator took out (disabled, drained, weight 0) still goes to 0.
+    # on-all-down: keep is about health. Members that an operator took out (disabled, drained, weight 0) still go to 0.
     return weight > 0 and not drained and state != DISABLED and state != REMOVED
 
 
@@ -203,7 +204,7 @@ def weight_unit(frontend):
 @cython.final
 @cython.freelist(256)
 cdef class MemberWeight:
-    """What one member of a pool gets. Immutable; compares and hashes by value.
+    """The weights of one member of a pool. Immutable; compares and hashes by value.
 
     ``configured`` is the file's weight, ``weight`` the one in force (the operator's run-time weight, else the
     file's), ``effective`` what the rule makes of it (0..100), ``programmed`` the same in units. ``keep``: the
@@ -267,7 +268,7 @@ cdef class MemberWeight:
 
 @cython.final
 cdef class FrontendWeights:
-    """What the members of one frontend get, in the order of the file. Immutable; compares and hashes by value.
+    """The weights of a frontend's members, in the order of the file. Immutable; compares and hashes by value.
 
     ``usable``: some member has an effective weight above 0, which is the same as ``state`` being up.
     """
@@ -347,7 +348,7 @@ cdef inline bint is_keep(object frontend):
 def frontend_weights(frontend, source):
     """The weights of all members of ``frontend``, from what ``source`` (a ``StateSource``) says of its backends.
 
-    Raises what ``source.backend_state`` raises for a name it does not know.
+    Raises what ``source.target_state`` raises for a name that it does not know.
     """
     cdef Member* members
     cdef Py_ssize_t count = 0
@@ -357,7 +358,7 @@ def frontend_weights(frontend, source):
     cdef Outcome outcome
     cdef list result
     cdef str frontend_name = frontend.name
-    cdef object backend_state = source.backend_state
+    cdef object target_state = source.target_state
     cdef object weight_override = source.weight_override
     cdef tuple pools = frontend.pools
     for pool in pools:
@@ -370,7 +371,7 @@ def frontend_weights(frontend, source):
             pool_name = pool.name
             for member in <tuple> pool.members:
                 name = member.backend
-                view = backend_state(name)
+                view = target_state(frontend_name, name)
                 override = weight_override(frontend_name, pool_name, name)
                 members[i].pool = pool_index
                 members[i].configured = clamp(member.weight)
@@ -392,6 +393,52 @@ def frontend_weights(frontend, source):
     return make_frontend(outcome, unit, tuple(result))
 
 
+def presumed_weights(FrontendWeights health, unresolved, serving, *, bint keep_on_all_down):
+    """The weights for VPP: those by ``health``, changed by the presumption about backends without a verdict.
+
+    ``maglev.judgement.snapshot`` has the rule in words. Returns ``health`` itself where nothing is presumed.
+    """
+    cdef Py_ssize_t count = len(health.members)
+    cdef Py_ssize_t i
+    cdef bint ignorant = False
+    cdef Outcome outcome
+    cdef MemberWeight member
+    cdef list result = []
+    cdef Member* members = <Member*> PyMem_Calloc(count or 1, sizeof(Member))
+    cdef uint8_t* without = <uint8_t*> PyMem_Calloc(count or 1, 1)
+    try:
+        if members == NULL or without == NULL:
+            raise MemoryError
+        for i in range(count):
+            member = <MemberWeight> health.members[i]
+            members[i].pool = member.pool_index
+            members[i].configured = member.configured
+            members[i].weight = member.weight
+            members[i].state = member.state
+            members[i].drained = member.drained
+            if (
+                members[i].state == UNKNOWN and not member.drained and member.weight > 0
+                and member.backend in unresolved
+            ):
+                without[i] = True
+                ignorant = True
+                if member.backend in serving and (health.usable or not keep_on_all_down):
+                    members[i].state = UP
+        if not ignorant:
+            return health
+        outcome = evaluate(members, count, health.unit, keep_on_all_down)
+        for i in range(count):
+            if without[i]:
+                members[i].state = UNKNOWN
+                members[i].keep = True
+            member = <MemberWeight> health.members[i]
+            result.append(make_member(&members[i], member.pool, member.backend))
+    finally:
+        PyMem_Free(members)
+        PyMem_Free(without)
+    return make_frontend(outcome, health.unit, tuple(result))
+
+
 cdef struct FrontendRow:
     Py_ssize_t first   # index of its first member
     Py_ssize_t count
@@ -401,104 +448,164 @@ cdef struct FrontendRow:
     int state
 
 
+cdef struct Backend:
+    uint8_t state
+    uint8_t drained
+
+
 @cython.final
 cdef class WeightTable:
-    """The weights of a whole configuration, kept in arrays: 16 bytes a member.
+    """The states and weights of a whole configuration, in arrays: 20 bytes a member.
 
-    Backend states and run-time weights are set by name; ``compute`` then works out every frontend in one pass
-    without making a Python object, and ``frontend`` one frontend with its members. A table belongs to one
-    configuration: a reload makes a new one. All backends start as unknown. Not for use from two threads at once.
-
-    Unknown names raise KeyError.
+    ``add`` takes the frontends one by one, ``add_members`` and ``set_backends`` take members and backends in portions,
+    so that a large table can be filled in slices. ``set_backend`` and ``set_weight`` keep it up to date. ``compute``
+    works out every frontend in one pass without making a Python object, ``state`` and ``frontend`` a single one. A
+    table belongs to one configuration: a reload fills a new one. All backends start as unknown. Only the event loop's
+    thread may use it.
     """
 
     cdef Member* members
     cdef FrontendRow* rows
-    cdef uint8_t* states           # by backend index
-    cdef uint8_t* drains           # by backend index
+    cdef Backend* backends
     cdef Py_ssize_t member_count
-    cdef Py_ssize_t frontend_count
-    cdef Py_ssize_t backend_count
-    cdef dict backend_index        # name -> index
-    cdef list backend_names
-    cdef dict frontend_index       # name -> row
-    cdef list frontend_names
-    cdef list pool_names           # by row: tuple of names
-    cdef dict places               # (frontend, pool, backend) -> member
+    cdef Py_ssize_t member_space
+    cdef Py_ssize_t row_space
+    cdef Py_ssize_t backend_space
+    cdef dict backend_index        # name -> index in `backends`
+    cdef list users                # by backend: names of the frontends that use it, a tuple in the order of the file
+    cdef dict frontend_index       # name -> index in `rows`
+    cdef list frontends            # by row: the frontends as configured
+    cdef tuple alone               # the name of the frontend that was added last
 
     def __cinit__(self):
         self.members = NULL
         self.rows = NULL
-        self.states = NULL
-        self.drains = NULL
-
-    def __init__(self, config):
-        cdef Py_ssize_t i
-        cdef Py_ssize_t row = 0
-        cdef Py_ssize_t place = 0
-        cdef int pool_index
-        if self.rows != NULL:
-            raise RuntimeError("a WeightTable is filled once")
-        self.backend_names = list(config.backends)
+        self.backends = NULL
+        self.member_count = self.member_space = self.row_space = self.backend_space = 0
         self.backend_index = {}
-        for i in range(len(self.backend_names)):
-            self.backend_index[self.backend_names[i]] = i
-        self.backend_count = len(self.backend_names)
-        self.frontend_names = list(config.frontends)
+        self.users = []
         self.frontend_index = {}
-        self.frontend_count = len(self.frontend_names)
-        self.pool_names = []
-        self.places = {}
-        self.member_count = 0
-        for frontend in config.frontends.values():
-            for pool in frontend.pools:
-                self.member_count += len(pool.members)
-        self.members = <Member*> PyMem_Calloc(self.member_count or 1, sizeof(Member))
-        self.rows = <FrontendRow*> PyMem_Calloc(self.frontend_count or 1, sizeof(FrontendRow))
-        self.states = <uint8_t*> PyMem_Calloc(self.backend_count or 1, 1)
-        self.drains = <uint8_t*> PyMem_Calloc(self.backend_count or 1, 1)
-        if self.members == NULL or self.rows == NULL or self.states == NULL or self.drains == NULL:
-            raise MemoryError
-        for name, frontend in config.frontends.items():
-            self.frontend_index[name] = row
-            self.rows[row].first = place
-            self.rows[row].unit = unit_of(frontend)
-            self.rows[row].keep = is_keep(frontend)
-            self.pool_names.append(tuple([pool.name for pool in frontend.pools]))
-            pool_index = 0
-            for pool in frontend.pools:
-                pool_name = pool.name
-                for member in pool.members:
-                    self.members[place].backend = self.backend_index[member.backend]
-                    self.members[place].pool = pool_index
-                    self.members[place].configured = clamp(member.weight)
-                    self.members[place].weight = self.members[place].configured
-                    self.places[(name, pool_name, member.backend)] = place
-                    place += 1
-                pool_index += 1
-            self.rows[row].count = place - self.rows[row].first
-            row += 1
+        self.frontends = []
 
     def __dealloc__(self):
         PyMem_Free(self.members)
         PyMem_Free(self.rows)
-        PyMem_Free(self.states)
-        PyMem_Free(self.drains)
+        PyMem_Free(self.backends)
 
     def __len__(self):
         """Number of members over all frontends."""
         return self.member_count
 
+    def __contains__(self, frontend):
+        """Whether this very frontend is in the table: one of the same name may be of another configuration."""
+        row = self.frontend_index.get(frontend.name)
+        return row is not None and self.frontends[row] is frontend
+
+    def add(self, frontend):
+        """Add a frontend, so far without members. Raises ValueError for a name that is there already."""
+        cdef Py_ssize_t row = len(self.frontends)
+        if frontend.name in self.frontend_index:
+            raise ValueError(f"frontend {frontend.name} is in the table already")
+        self.rows = <FrontendRow*> grown(self.rows, &self.row_space, row + 1, sizeof(FrontendRow))
+        memset(&self.rows[row], 0, sizeof(FrontendRow))
+        self.rows[row].first = self.member_count
+        self.rows[row].unit = unit_of(frontend)
+        self.rows[row].keep = is_keep(frontend)
+        self.frontend_index[frontend.name] = row
+        self.frontends.append(frontend)
+        # Most backends are used by one frontend: those of this one share a tuple.
+        self.alone = (frontend.name,)
+
+    def add_members(self, int pool_index, tuple members):
+        """Add members to the frontend that was added last, with the weights of the file.
+
+        ``members`` are the next ones in the order of the file, from the pool with this index: a pool of thousands can
+        be added in portions.
+        """
+        cdef FrontendRow* row
+        cdef Py_ssize_t place = self.member_count
+        cdef Member* member
+        if not self.frontends:
+            raise IndexError("no frontend was added yet")
+        row = &self.rows[len(self.frontends) - 1]
+        self.members = <Member*> grown(self.members, &self.member_space, place + len(members), sizeof(Member))
+        for each in members:
+            member = &self.members[place]
+            memset(member, 0, sizeof(Member))
+            member.backend = <int32_t> self.index_of(each.backend, self.alone)
+            member.pool = pool_index
+            member.configured = member.weight = clamp(each.weight)
+            place += 1
+        row.count += place - self.member_count
+        self.member_count = place
+
+    cdef Py_ssize_t index_of(self, str name, tuple user) except -1:
+        # The index of a backend, which gets one at its first use.
+        cdef object known = self.backend_index.get(name)
+        cdef Py_ssize_t index
+        cdef tuple others
+        if known is not None:
+            index = known
+            others = self.users[index]
+            if others[len(others) - 1] != user[0]:
+                self.users[index] = others + user
+            return index
+        index = len(self.backend_index)
+        self.backends = <Backend*> grown(self.backends, &self.backend_space, index + 1, sizeof(Backend))
+        self.backends[index].state = UNKNOWN
+        self.backends[index].drained = False
+        self.backend_index[name] = index
+        self.users.append(user)
+        return index
+
+    cdef tuple put(self, str name, object state, bint drained):
+        cdef object known = self.backend_index.get(name)
+        cdef Py_ssize_t index
+        if known is None:
+            return ()
+        index = known
+        self.backends[index].state = state_number(state)
+        self.backends[index].drained = drained
+        return self.users[index]
+
     def set_backend(self, str name, state, bint drained=False):
-        """Set the state of a backend, in every frontend that uses it."""
-        cdef Py_ssize_t index = self.backend_index[name]
-        self.states[index] = state_number(state)
-        self.drains[index] = drained
+        """Set the state of a backend in every frontend that uses it, and return the names of these frontends.
+
+        A backend that no frontend uses has no place here.
+        """
+        return self.put(name, state, drained)
+
+    def set_backends(self, backends):
+        """Set the states of many backends: objects with ``name``, ``state`` and ``drained``."""
+        for backend in backends:
+            self.put(backend.name, backend.state, backend.drained)
+
+    def users_of(self, str backend):
+        """Names of the frontends that use a backend, in the order in which they were added."""
+        cdef object index = self.backend_index.get(backend)
+        return () if index is None else self.users[index]
 
     def set_weight(self, str frontend, str pool, str backend, weight):
-        """Set a member's run-time weight (0..100, clamped); None goes back to the file's."""
-        cdef Py_ssize_t place = self.places[(frontend, pool, backend)]
-        self.members[place].weight = self.members[place].configured if weight is None else clamp(weight)
+        """Set a member's run-time weight (0..100, clamped); None goes back to the file's. Raises KeyError."""
+        cdef FrontendRow* row = &self.rows[<Py_ssize_t> self.frontend_index[frontend]]
+        cdef Py_ssize_t index = self.backend_index[backend]
+        cdef Py_ssize_t i
+        names = [each.name for each in self.frontends[self.frontend_index[frontend]].pools]
+        for i in range(row.first, row.first + row.count):
+            if self.members[i].backend == index and names[self.members[i].pool] == pool:
+                self.members[i].weight = self.members[i].configured if weight is None else clamp(weight)
+                return
+        raise KeyError(f"{frontend}/{pool}/{backend}")
+
+    def shed(self, int most):
+        """Forget up to ``most`` backends, and return whether any are left: to free 50,000 at once takes a millisecond.
+
+        The table cannot be used any more. Its arrays and its frontends go with the object.
+        """
+        self.users = []
+        for _ in range(min(most, len(self.backend_index))):
+            self.backend_index.popitem()
+        return len(self.backend_index) > 0
 
     cdef Outcome work_out(self, Py_ssize_t row) noexcept nogil:
         cdef FrontendRow* line = &self.rows[row]
@@ -506,8 +613,8 @@ cdef class WeightTable:
         cdef Py_ssize_t i
         cdef Outcome outcome
         for i in range(line.count):
-            members[i].state = self.states[members[i].backend]
-            members[i].drained = self.drains[members[i].backend]
+            members[i].state = self.backends[members[i].backend].state
+            members[i].drained = self.backends[members[i].backend].drained
         outcome = evaluate(members, line.count, line.unit, line.keep)
         line.active_pool = outcome.active_pool
         line.state = outcome.state
@@ -516,49 +623,44 @@ cdef class WeightTable:
     def compute(self):
         """Work out every frontend. Returns the number of frontends that are up."""
         cdef Py_ssize_t row
+        cdef Py_ssize_t count = len(self.frontends)
         cdef Py_ssize_t up = 0
         with nogil:
-            for row in range(self.frontend_count):
+            for row in range(count):
                 up += self.work_out(row).usable
         return up
 
+    def computed_state(self, str name):
+        """The state of a frontend as it was last worked out. Raises KeyError."""
+        return FRONTEND_STATES[self.rows[<Py_ssize_t> self.frontend_index[name]].state]
+
+    def state(self, str name):
+        """Work out one frontend, and return its state. Raises KeyError."""
+        return FRONTEND_STATES[self.work_out(self.frontend_index[name]).state]
+
     def frontend(self, str name):
-        """Work out one frontend and return its FrontendWeights."""
+        """Work out one frontend, and return its FrontendWeights. Raises KeyError."""
         cdef Py_ssize_t row = self.frontend_index[name]
         cdef Outcome outcome = self.work_out(row)
-        cdef FrontendRow* line = &self.rows[row]
-        cdef tuple pools = self.pool_names[row]
+        cdef Member* member = &self.members[self.rows[row].first]
         cdef list members = []
-        cdef Member* member
-        cdef Py_ssize_t i
-        for i in range(line.count):
-            member = &self.members[line.first + i]
-            members.append(make_member(member, pools[member.pool], self.backend_names[member.backend]))
-        return make_frontend(outcome, line.unit, tuple(members))
+        for pool in self.frontends[row].pools:
+            pool_name = pool.name
+            for each in <tuple> pool.members:
+                members.append(make_member(member, pool_name, each.backend))
+                member += 1
+        return make_frontend(outcome, self.rows[row].unit, tuple(members))
 
-    def frontend_state(self, str name):
-        """The frontend's state as ``compute`` or ``frontend`` last found it."""
-        cdef Py_ssize_t row = self.frontend_index[name]
-        return FRONTEND_STATES[self.rows[row].state]
 
-    def effective(self):
-        """Effective weights of all members as ``compute`` last found them, one byte each, in the order of the file."""
-        cdef bytearray out = bytearray(self.member_count)
-        cdef uint8_t[::1] view
-        cdef Py_ssize_t i
-        if self.member_count:
-            view = out
-            for i in range(self.member_count):
-                view[i] = self.members[i].effective
-        return bytes(out)
-
-    def programmed(self):
-        """Programmed weights of all members as ``compute`` last found them, one byte each, in the order of the file."""
-        cdef bytearray out = bytearray(self.member_count)
-        cdef uint8_t[::1] view
-        cdef Py_ssize_t i
-        if self.member_count:
-            view = out
-            for i in range(self.member_count):
-                view[i] = self.members[i].programmed
-        return bytes(out)
+cdef void* grown(void* array, Py_ssize_t* space, Py_ssize_t wanted, size_t item) except? NULL:
+    # Room for `wanted` items, at least doubled: a table is filled item by item.
+    cdef void* larger
+    cdef Py_ssize_t count
+    if wanted <= space[0]:
+        return array
+    count = max(wanted, 2 * space[0], 64)
+    larger = PyMem_Realloc(array, count * item)
+    if larger == NULL:
+        raise MemoryError
+    space[0] = count
+    return larger

@@ -26,7 +26,7 @@ cdef void authorities_release(TlsPool* pool, Authorities* one) noexcept nogil:
     free(one)
 
 
-# Is there anything at all to verify with, where the system keeps it? An empty machine is no verdict on a server.
+# Is there anything at all to verify with, where the system keeps it? A machine without any says nothing about a server.
 cdef bint system_has_authorities() noexcept nogil:
     cdef stat_t found
     cdef const char* file = getenv(X509_get_default_cert_file_env())
@@ -132,12 +132,12 @@ cdef Authorities* authorities_take(TlsPool* pool, const char* file, uint32_t rea
     return one
 
 
-# What a check asks of a connection. No DHE: a server may choose its group, and with that how long we calculate.
+# The settings of a check's connections. No DHE: a server may choose its group, and with that how long we calculate.
 cdef SSL_CTX* context_make(const TlsContext* context, X509_STORE* store) noexcept nogil:
     cdef SSL_CTX* ctx = SSL_CTX_new(TLS_client_method())
     if ctx is NULL:
         return NULL
-    # OpenSSL's own settings of the system (openssl.cnf) stay in force but for what is set here.
+    # OpenSSL's own settings of the system (openssl.cnf) stay in force, except those set here.
     if (
         SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION) != 1
         or SSL_CTX_set_cipher_list(ctx, b"DEFAULT:!kDHE") != 1
@@ -208,7 +208,7 @@ cdef void context_free(TlsPool* pool, TlsContext* context) noexcept nogil:
     free(context)
 
 
-# The engine's: one user less. A worker frees what nobody uses, since large stores take their time.
+# The engine's: one user less. A worker frees unused contexts, since large stores take their time.
 cdef void context_release(TlsPool* pool, TlsContext* context) noexcept nogil:
     cdef uint64_t one = 1
     if context is NULL:

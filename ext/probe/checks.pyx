@@ -1,5 +1,5 @@
-# Checks and origins, as Python's thread keeps them. What was asked for becomes a native Check or Origin, which belongs
-# to the engine once its command is pushed. Here stays which targets use it, and its number.
+# Checks and origins, as Python's thread keeps them. Each becomes a native Check or Origin, which belongs to the engine
+# once its command is pushed; its number and the count of its targets stay here.
 
 _TYPES = {
     CheckType.ICMP: PROBE_ICMP,
@@ -13,7 +13,7 @@ _DAY = 86400 * <int64_t>SECOND
 
 
 def missing_capabilities(check):
-    """What this process lacks and ``check`` needs, of CAP_NET_RAW (icmp, tcp syn) and CAP_SYS_ADMIN (netns)."""
+    """Capabilities that ``check`` needs and this process lacks: CAP_NET_RAW (icmp, tcp syn), CAP_SYS_ADMIN (netns)."""
     needed = []
     if check.type == CheckType.ICMP or (
         check.type == CheckType.TCP and check.params.tls is None and check.params.mode is TcpMode.SYN
@@ -48,11 +48,11 @@ def _request(params, port, user_agent, usual_port):
     rest = f"\r\nUser-Agent: {_clean(user_agent, 'user agent')}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     if params.host is None:
         return start.encode(), (suffix + rest).encode()
+    # As written: a server that compares the whole header knows no port that the operator did not write. Only a bare IPv6
+    # address gets its brackets, without which it is no Host header (RFC 9110, 7.2).
     host = _clean(params.host, "host")
     if host.count(":") > 1 and not host.startswith("["):
         host = f"[{host}]"
-    if not re.search(r":\d+$", host) or host.endswith("]"):
-        host += suffix
     return (start + host + rest).encode(), b""
 
 
@@ -115,7 +115,7 @@ def _validate(check, kind):
         raise ValueError(f"healthcheck {check.name!r}: {netns!r} is no name of a network namespace")
 
 
-# A copy with a NUL behind it, which the engine frees.
+# A copy that ends with a NUL; the engine frees it.
 cdef char* _copied(bytes text) except NULL:
     cdef char* copy = <char*>malloc(len(text) + 1)
     if copy is NULL:
@@ -124,7 +124,7 @@ cdef char* _copied(bytes text) except NULL:
     return copy
 
 
-# What an HTTP check adds to a Check.
+# The fields of a Check that only HTTP needs.
 cdef int _fill_http(Check* c, object params, bytes prefix, bytes suffix) except -1:
     c.head_request = params.method == "HEAD"
     c.regexp = params.response_regexp is not None
@@ -138,7 +138,7 @@ cdef int _fill_http(Check* c, object params, bytes prefix, bytes suffix) except 
     return 0
 
 
-# What a TLS thread needs of a check; the authorities are read there, by the first probe.
+# The context of a check over TLS; the authorities are read by a TLS thread, with the first probe.
 cdef int _fill_tls(Check* c, object params) except -1:
     cdef TlsContext* context = <TlsContext*>calloc(1, sizeof(TlsContext))
     cdef bytes packed
@@ -198,7 +198,7 @@ cdef class Checks:
         return entry
 
     cdef object expression(self, uint32_t number):
-        """What the regexp thread looks for; None if the check was removed meanwhile."""
+        """The expression that the regexp thread looks for; None if the check was removed meanwhile."""
         cdef CheckEntry entry = self.table.get(number)
         return None if entry is None else entry.expression
 
@@ -305,7 +305,7 @@ cdef class Origins:
         self.unused = []
 
     cdef tuple key(self, CheckEntry entry, bint v6):
-        """What targets must have in common to share sockets."""
+        """Targets share sockets if all of this is the same."""
         check = entry.check
         source = check.probe_ipv6_src if v6 else check.probe_ipv4_src
         whole = entry.kind == PROBE_ICMP and not v6 and check.params.size <= ICMP_WHOLE_PAYLOAD

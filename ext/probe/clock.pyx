@@ -1,10 +1,4 @@
-# The engine thread's time: clocks, jitter, and when a slot is looked at next.
-
-
-cdef inline int64_t clock_ns(clockid_t which) noexcept nogil:
-    cdef timespec now
-    clock_gettime(which, &now)
-    return <int64_t>now.tv_sec * SECOND + now.tv_nsec
+# The engine thread's time: clocks, stalls, and when a slot is looked at next.
 
 
 # Between two readings there is never much work; a large gap is time in which this thread was not let run.
@@ -17,7 +11,7 @@ cdef void refresh_clock(State* e) noexcept nogil:
 
 
 # The wall clock less the monotonic one. It lies between two readings, however long we were not let run in between.
-# What people do to the clock makes time stamps of before worthless, like a stall of that length.
+# Setting the clock makes earlier time stamps worthless, like a stall of that length.
 cdef void read_wall(State* e) noexcept nogil:
     cdef int64_t before = clock_ns(CLOCK_MONOTONIC)
     cdef int64_t wall = clock_ns(CLOCK_REALTIME)
@@ -36,26 +30,6 @@ cdef void read_wall(State* e) noexcept nogil:
 
 cdef inline int64_t stalled_since(const State* e, const Slot* slot) noexcept nogil:
     return e.clock.stalled - slot.stalled
-
-
-# xorshift64*: for jitter, nothing secret.
-cdef inline int64_t draw_below(uint64_t* random, int64_t limit) noexcept nogil:
-    random[0] ^= random[0] >> 12
-    random[0] ^= random[0] << 25
-    random[0] ^= random[0] >> 27
-    return <int64_t>((random[0] * <uint64_t>0x2545f4914f6cdd1d >> 24) % <uint64_t>limit) if limit > 0 else 0
-
-
-# When a probe that is `late` is due, now that all others are as late: not at once with them.
-cdef inline int64_t spread_due(uint64_t* random, int64_t now, int64_t late, int64_t interval) noexcept nogil:
-    return now + draw_below(random, late if late < interval else interval)
-
-
-# When the probe after the one that was due at `due` is due: counted from there, whenever that was sent and answered, so
-# that nothing drifts, with a tenth of jitter to either side. What a stall has delayed is not caught up with.
-cdef inline int64_t next_due(uint64_t* random, int64_t due, int64_t now, int64_t interval) noexcept nogil:
-    due += interval - interval // 10 + draw_below(random, interval // 5)
-    return spread_due(random, now, now - due, interval) if now - due > OVERDUE else due
 
 
 cdef inline int64_t interval_of(const Slot* slot, const Check* check) noexcept nogil:
@@ -85,7 +59,7 @@ cdef void plan(State* e, uint32_t index, int64_t at) noexcept nogil:
         wheel_put(&e.wheel, index, ms)
 
 
-# The slot's next probe is due at `due`. What is due within a tick leaves together when the tick begins: a little early,
+# The slot's next probe is due at `due`. Probes of one tick leave together when the tick begins: a little early,
 # and late only if this thread is.
 cdef inline void plan_probe(State* e, uint32_t index, int64_t due) noexcept nogil:
     e.slots[index].due = due

@@ -1,4 +1,4 @@
-# What Python and the regexp thread have asked for, done by the engine thread at the start of a tick.
+# Commands of Python and the regexp thread. The engine thread applies them at the start of a tick.
 
 
 cdef void set_state(State* e, uint32_t index, const Command* command) noexcept nogil:

@@ -1,6 +1,6 @@
 """The native core of the probe engine: threads, packets and decisions, none of which needs the interpreter.
 
-Python sees of it what tests and tools want to look at alone; see ``_probecore.pyi``. ``maglev._probe`` is the engine.
+``maglev._probe`` is the engine as Python sees it; ``maglev._cores`` has the pure parts alone, for tests.
 """
 
 # One module, made of the files below: they call each other for each packet, and the compiler can inline only what it
@@ -19,7 +19,9 @@ from probe.http cimport *
 from probe.numbers cimport *
 from probe.openssl cimport *
 from probe.packet cimport *
+from probe.ports cimport *
 from probe.ring cimport *
+from probe.schedule cimport *
 from probe.state cimport *
 from probe.sys cimport *
 from probe.tls cimport *
@@ -43,7 +45,6 @@ include "handover.pyx"
 include "commands.pyx"
 include "loop.pyx"
 include "life.pyx"
-include "cores.pyx"
 
 cdef int64_t bounds_ns[BOUNDS]
 BOUND_SECONDS = (
@@ -51,18 +52,5 @@ BOUND_SECONDS = (
 )
 for _i, _bound in enumerate(BOUND_SECONDS):
     bounds_ns[_i] = round(_bound * SECOND)
-
-HTTP_FAULTS = {
-    FAULT_NOT_HTTP: "not an HTTP response",
-    FAULT_HEAD_TOO_LONG: "headers longer than 16 KiB",
-    FAULT_BAD_HEADER: "bad header",
-    FAULT_BAD_LENGTH: "bad content length",
-    FAULT_BAD_CHUNK: "bad chunk",
-    FAULT_CLOSED_EMPTY: "closed without a response",
-    FAULT_CLOSED_HEAD: "closed within the headers",
-    FAULT_CLOSED_BODY: "closed within the body",
-    FAULT_NO_MATCH: "body does not match",
-}
-
 
 tls_prepare()

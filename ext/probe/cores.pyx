@@ -1,4 +1,25 @@
-# The pure cores as Python sees them, for tests, fuzzing and tools that look at packets. None of it touches an engine.
+"""The pure parts of the probe engine alone, for tests, fuzzing and tools that look at packets. See ``_cores.pyi``.
+
+None of it touches an engine or a socket.
+"""
+
+# The engine's own source, compiled once more: within the core these functions are inlined and have no address. It is
+# another module since Python's calling conventions around them take the compiler longer than the engine itself.
+
+from maglev._probe import HTTP_FAULTS
+
+from probe.http cimport *
+from probe.packet cimport *
+from probe.ports cimport *
+from probe.ring cimport *
+from probe.schedule cimport *
+from probe.state cimport *
+from probe.sys cimport *
+from probe.wheel cimport *
+
+include "packet.pyx"
+include "wheel.pyx"
+include "http.pyx"
 
 
 cdef Key _key(bytes key) except *:
@@ -108,7 +129,7 @@ def read_tcp(const uint8_t[::1] data, bint v6, bytes source=bytes(16)):
 
 
 cdef class HttpParser:
-    """An HTTP response parser: ``feed`` bytes as they come, ``eof`` when the server closes. See ``_probecore.pyi``."""
+    """An HTTP response parser: ``feed`` bytes as they come, ``eof`` when the server closes. See ``_cores.pyi``."""
     cdef Http http
     cdef uint64_t codes[10]
 
@@ -124,7 +145,7 @@ cdef class HttpParser:
         free(self.http.body)
 
     def feed(self, const uint8_t[::1] data):
-        """Take bytes; those behind the end of the response are ignored."""
+        """Take bytes; those after the end of the response are ignored."""
         if data.shape[0]:
             http_feed(&self.http, &data[0], data.shape[0])
 
@@ -202,7 +223,7 @@ cdef void event_numbered(Event* event, uint32_t number) noexcept nogil:
 
 
 cdef class EventRing:
-    """A ring of events, for one thread that produces and one that consumes. See ``_probecore.pyi``."""
+    """A ring of events, for one thread that produces and one that consumes. See ``_cores.pyi``."""
     cdef Ring ring
 
     def __cinit__(self, uint32_t size):

@@ -1,4 +1,5 @@
-# The words for what the engine keeps as two numbers.
+# Texts for what the engine keeps as two numbers. Python's thread.
+
 
 _ICMP4 = {
     (3, 0): "network unreachable",
@@ -29,6 +30,18 @@ _ICMP6 = {
     (3, 1): "reassembly time exceeded",
 }
 
+HTTP_FAULTS = {
+    FAULT_NOT_HTTP: "not an HTTP response",
+    FAULT_HEAD_TOO_LONG: "headers longer than 16 KiB",
+    FAULT_BAD_HEADER: "bad header",
+    FAULT_BAD_LENGTH: "bad content length",
+    FAULT_BAD_CHUNK: "bad chunk",
+    FAULT_CLOSED_EMPTY: "closed without a response",
+    FAULT_CLOSED_HEAD: "closed within the headers",
+    FAULT_CLOSED_BODY: "closed within the body",
+    FAULT_NO_MATCH: "body does not match",
+}
+
 _BLOCKS = {
     BLOCK_SEND: "cannot send",
     BLOCK_SOCKET: "cannot open a socket",
@@ -50,7 +63,7 @@ _TLS = {
     TLS_FAULT_FLOOD: "far too much data",
 }
 
-# What OpenSSL says of a certificate, where a reader of a transition is better served with other words.
+# OpenSSL's reasons against a certificate, where a transition needs plainer words.
 _VERIFY = {
     2: "certificate signed by unknown authority",
     9: "certificate is not yet valid",

@@ -1,7 +1,7 @@
 """The probe engine: a native thread that probes, decides, and reports only transitions. See ``_probe.pyi``."""
 
 # The Python face. Its files run on Python's thread with the interpreter's lock, except `_judge_run`, which is the
-# regexp thread. What runs without the lock is in the native core (core.pyx), and is reached through _probecore.pxd.
+# regexp thread. Code without the lock is in the native core (core.pyx), reached through _probecore.pxd.
 
 import atexit
 import errno as errnos
@@ -12,7 +12,7 @@ import struct
 import threading
 from collections import namedtuple
 
-from maglev._probecore import BOUND_SECONDS, HTTP_FAULTS
+from maglev._probecore import BOUND_SECONDS
 from maglev.config.model import HttpParams, IcmpParams, TcpMode, TcpParams
 from maglev.base.states import CheckType
 
@@ -147,7 +147,7 @@ cdef class Engine:
             self._thread.start()
             self._judge_thread.start()
         except BaseException:
-            # Those that run already work on memory that goes with this object.
+            # Threads that run already use memory that is freed with this object.
             self.stop()
             raise
 

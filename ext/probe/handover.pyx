@@ -1,3 +1,10 @@
+# TLS as the engine thread sees it: handing connections over to the TLS threads, and taking their outcomes back.
+# Starting and stopping the threads is Python's.
+#
+# The rule of the hand-over stands beside `Tls` (tls.pxd). A connection whose probe is given up stays with its thread
+# until that has answered, and with it its socket and its stream: an orphan.
+
+
 cdef void tls_send(State* e, Tls* tls, int what) noexcept nogil:
     cdef TlsWorker* w = e.tls.workers[tls.worker]
     cdef TlsMessage message
@@ -84,7 +91,7 @@ cdef bint tls_release(State* e, Stream* stream) noexcept nogil:
     return True
 
 
-# The time is over. What the worker took of it itself is given back to the server before it is asked for its last word.
+# The deadline has passed. The server gets back the time that the worker took itself, before the last look.
 cdef void tls_expired(State* e, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     cdef Tls* tls = e.streams.table[slot.stream].tls
@@ -142,7 +149,7 @@ cdef void tls_ended(State* e, Tls* tls) noexcept nogil:
         stream_fail(e, index, code, kind, value, when - slot.sent)
 
 
-# What the workers have answered since the last tick.
+# Take the workers' answers since the last tick.
 cdef void tls_take(State* e) noexcept nogil:
     cdef TlsWorker* w
     cdef TlsMessage message

@@ -26,7 +26,7 @@ cdef enum:
 # Why a response is not one. The texts are in details.pyx.
 cdef enum:
     FAULT_NONE = 0
-    FAULT_NOT_HTTP = 1          # the first bytes are no status line
+    FAULT_NOT_HTTP = 1          # the first bytes are not a status line
     FAULT_HEAD_TOO_LONG = 2
     FAULT_BAD_HEADER = 3
     FAULT_BAD_LENGTH = 4

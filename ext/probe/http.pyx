@@ -1,5 +1,6 @@
 # A response parser that takes bytes as they come, split anywhere, and ends in HTTP_COMPLETE or HTTP_FAILED. It does no
-# I/O and reads no byte twice, so any split of the same bytes gives the same end.
+# I/O and reads no byte twice, so any split of the same bytes gives the same end. Runs on the engine thread, and over
+# TLS on a TLS thread.
 
 
 cdef void http_init(Http* http, const uint64_t* codes, bint head_request, bint want_body) noexcept nogil:
@@ -187,7 +188,7 @@ cdef bint http_keep(Http* http, const uint8_t* data, size_t length) noexcept nog
     return http.body_bytes == HTTP_MAX_BODY
 
 
-# Take `length` bytes. Stops at the end of the response; what a server sends behind it does not matter.
+# Take `length` bytes. Stops at the end of the response; later bytes do not matter.
 cdef void http_feed(Http* http, const uint8_t* data, size_t length) noexcept nogil:
     cdef size_t i = 0
     cdef size_t part
@@ -245,7 +246,7 @@ cdef void http_feed(Http* http, const uint8_t* data, size_t length) noexcept nog
         elif http.state == HTTP_CHUNK_SIZE:
             http_fail(http, FAULT_BAD_CHUNK)    # a size with an endless extension
         else:
-            http.line_bytes = HTTP_LINE + 1     # longer than what is kept
+            http.line_bytes = HTTP_LINE + 1     # longer than the kept part of a line
 
 
 # The server has closed. A body without a length ends so; anything else is cut off.

@@ -1,4 +1,5 @@
-# ICMP echo: the payload is the magic of the origin (which the filter asks for), a 64-bit cookie, and zeros.
+# ICMP echo, on the engine thread: the payload is the magic of the origin (which the filter asks for), a 64-bit cookie,
+# and zeros.
 
 
 # Message `at` of the batch. Always True: nothing can be missing.

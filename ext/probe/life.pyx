@@ -124,7 +124,7 @@ cdef State* state_new(uint32_t capacity, uint32_t ring, const Key* key) noexcept
     return e
 
 
-# Commands that the engine did not come to, with what they carry.
+# Free the commands that the engine did not take, and their checks and origins.
 cdef void inbox_free(State* e) noexcept nogil:
     cdef uint32_t i
     cdef Command* command

@@ -1,7 +1,7 @@
 # The engine thread's life: commands in, packets in, time-outs, packets out, transitions out; then sleep.
 
 
-# Whatever probe is out, forget it.
+# Forget the probe that is under way, of any kind.
 cdef void abandon(State* e, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     if slot.phase == PHASE_FLYING:
@@ -174,7 +174,7 @@ cdef void rest(State* e) noexcept nogil:
         rest_until(e, target)
         return
     if e.streams.used and target > e.clock.now + ATTENTION:
-        # Who is stopped must notice that: a server that waits for us may give up meanwhile.
+        # A stopped thread must notice that it was: a server that waits for us may give up meanwhile.
         target = e.clock.now + ATTENTION
     wait = target - e.clock.now if target > e.clock.now else 0
     fds[0].fd = e.settings.wake
@@ -210,7 +210,7 @@ cdef void rest(State* e) noexcept nogil:
 
 
 cdef void engine_loop(State* e) noexcept nogil:
-    # What this thread does at a time is short, and it may say so (Linux 6.12; others do not listen): then it runs soon
+    # This thread works in short bursts, and it may say so (Linux 6.12; others do not listen): then it runs soon
     # after it wakes, also beside processes that compute. It gets no larger share by that. Of SCHED_OTHER only: with
     # another policy an administrator has decided.
     sched_slice(SLICE)

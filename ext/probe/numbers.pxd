@@ -43,7 +43,7 @@ cdef enum:
     DETAIL_TLS_ERROR = 10           # OpenSSL's packed error
     DETAIL_TLS_FAULT = 11           # TLS_FAULT_*
 
-# What could not be done, of a local error.
+# The step that failed, of a local error.
 cdef enum:
     BLOCK_NONE = 0
     BLOCK_SEND = 1

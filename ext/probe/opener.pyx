@@ -28,7 +28,7 @@ cdef int open_raw(Origin* origin, RawSocket* raw, bint tcp, uint32_t* allow) noe
     if (filter_tcp(raw.fd, origin) if tcp else filter_icmp(raw.fd, origin)) < 0:
         return origin_failed(origin, BLOCK_FILTER)
     while recv(raw.fd, &one, sizeof(one), MSG_DONTWAIT) >= 0:
-        pass        # what came before the filter did is nobody's: nothing was sent yet
+        pass        # packets from before the filter are not ours: nothing was sent yet
     one = 1
     if not tcp:
         if origin.v6:
@@ -91,7 +91,7 @@ cdef void bind_ports(Origin* origin, uint32_t port, uint32_t high, bint gaps) no
 # Reserve TCP ports by binding them: no other socket of this host can send from them, so what comes to them is an answer
 # to us, and the kernel resets what an answer opened. They are taken from the range that the kernel gives to clients,
 # where no service has its fixed port; only a host that has used most of that up falls back on lower ones. They are a
-# run if there is one: the filter knows a range, and what comes to other sockets' ports in it is taken in for nothing.
+# run if there is one: the filter knows a range, and packets to other sockets' ports in it are received for nothing.
 cdef int reserve_ports(Opener* opener, Origin* origin) noexcept nogil:
     cdef uint32_t wanted = origin.ports.granted
     cdef uint32_t attempt, low, high
@@ -147,8 +147,8 @@ cdef int origin_open_here(Opener* opener, Origin* origin) noexcept nogil:
     return 0
 
 
-# Enter the origin's namespace, and say which one that is. -1 with errno set: still at home. `home`, the descriptor of our
-# own namespace, is the way back; without it nothing is entered.
+# Enters the origin's namespace and says which one it is. -1 with errno set: the thread is still at home. `home`, the
+# descriptor of the daemon's namespace, is the way back; without it nothing is entered.
 cdef int enter(const Origin* origin, int home, uint64_t* device, uint64_t* inode) noexcept nogil:
     cdef char path[300]
     cdef stat_t found
@@ -193,7 +193,7 @@ cdef void opener_stock(Origin* origin, int home) noexcept nogil:
         stock.count += 1
 
 
-# What the engine asked for: an origin to be opened, or one that is open to be stocked. The store at the end gives it
+# One request of the engine: an origin to be opened, or an open one to be stocked. The store at the end gives it
 # back.
 cdef void opener_do(Opener* opener, Origin* origin, int home) noexcept nogil:
     cdef bint opening = load32(&origin.state) == ORIGIN_OPENING

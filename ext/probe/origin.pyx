@@ -1,5 +1,5 @@
 # Origins, as the engine thread sees them: ready or not, and noticing when a namespace or a source address is gone,
-# because then silence is our fault and not the target's. What opens them is in opener.pyx; `fill_name`, `close_fd`,
+# because then silence is our fault and not the target's. opener.pyx opens them; `fill_name`, `close_fd`,
 # `origin_failed`, `release_ports`, `source_is_ours` and `stream_socket` belong to whichever thread has the origin.
 
 
@@ -113,8 +113,8 @@ cdef void origin_close(State* e, Origin* origin) noexcept nogil:
     origin.pool.count = 0
 
 
-# Those in use are in the queue at most twice each, but some that are in use no more may be there still. Who finds the
-# queue full tries again.
+# Those in use are in the queue at most twice each, but some that are in use no more may be there still. A caller that
+# finds the queue full tries again.
 cdef bint opener_full(State* e) noexcept nogil:
     cdef bint full
     pthread_mutex_lock(&e.opener.lock)
@@ -167,7 +167,7 @@ cdef bint origin_ready(State* e, Origin* origin) noexcept nogil:
 
 
 # Is what this origin stands on still there? Asked before a failure becomes a verdict: a namespace that was deleted or
-# made anew, or a source address that went away, lets every target of it look dead.
+# recreated, or a source address that went away, lets every target of it look dead.
 cdef bint origin_sound(State* e, Origin* origin) noexcept nogil:
     cdef char path[300]
     cdef stat_t found
@@ -204,7 +204,7 @@ cdef void origin_lost(State* e, Origin* origin, int kind) noexcept nogil:
     origin.state = ORIGIN_FAILED
 
 
-# The address that the kernel sends from towards this target; False if there is no way (errno).
+# The address that the kernel sends from towards this target; False without a route (errno).
 cdef bint resolve_source(Origin* origin, const uint8_t* address, uint8_t* source) noexcept nogil:
     cdef sockaddr_in name
     cdef sockaddr_in own

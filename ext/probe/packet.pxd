@@ -1,4 +1,4 @@
-# Packets as bytes: what a probe looks like on the wire and what may come back for it.
+# Packets as bytes: probes as they are sent, and replies to them.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 

@@ -1,4 +1,7 @@
-# Checksums, keyed cookies, builders and parsers. Pure functions: no socket, no clock, no allocation.
+# Checksums, keyed cookies, builders and parsers. Pure functions: no socket, no clock, no allocation. Any thread.
+#
+# Every byte that the parsers see was sent by a stranger: each length is checked against what was received before it is
+# used (tests/fuzz/parsers.pyx).
 
 
 cdef inline uint64_t rotl(uint64_t value, int bits) noexcept nogil:
@@ -36,7 +39,7 @@ cdef inline void sip_round(uint64_t* v) noexcept nogil:
     v[2] = rotl(v[2], 32)
 
 
-# SipHash-1-3 of one 64-bit word (Aumasson and Bernstein, 2012): a keyed function that nobody without the key predicts.
+# SipHash-1-3 of one 64-bit word (Aumasson and Bernstein, 2012): a keyed function, unpredictable without the key.
 cdef inline uint64_t siphash(const Key* key, uint64_t word) noexcept nogil:
     cdef uint64_t v[4]
     cdef uint64_t length = <uint64_t>sizeof(word) << 56
@@ -56,7 +59,7 @@ cdef inline uint64_t siphash(const Key* key, uint64_t word) noexcept nogil:
     return v[0] ^ v[1] ^ v[2] ^ v[3]
 
 
-# What the one key is used for goes into the upper half of the word.
+# The purpose that the one key is used for goes into the upper half of the word.
 cdef enum:
     USE_COOKIE = 0
     USE_SEAL = 1
@@ -143,7 +146,7 @@ cdef void build_syn(uint8_t* head, uint16_t own_port, uint16_t peer_port, uint32
     store_be16(head + 22, 1460)
 
 
-# An IPv4 header and a SYN behind it. The kernel fills in the header's length, identification and checksum.
+# An IPv4 header, then a SYN. The kernel fills in the header's length, identification and checksum.
 cdef void build_syn4(
     uint8_t* packet,
     const uint8_t* source,
@@ -167,8 +170,8 @@ cdef void build_syn4(
     store_be16(tcp + 16, fold(total))
 
 
-# What an ICMP error quotes: `data` starts with the IP header of the packet that caused it, and may end after 8 bytes
-# of what was in it.
+# The packet that an ICMP error quotes: `data` starts with the IP header of the packet that caused it, and may end after
+# 8 bytes of its payload.
 cdef void parse_quote(const uint8_t* data, size_t length, bint v6, Packet* out) noexcept nogil:
     cdef size_t head
     cdef uint8_t proto
@@ -186,7 +189,7 @@ cdef void parse_quote(const uint8_t* data, size_t length, bint v6, Packet* out) 
             return
         proto = data[9]
         if load_be16(data + 6) & 0x1fff:
-            out.kind = PACKET_OTHER     # a later fragment: its first bytes are no header
+            out.kind = PACKET_OTHER     # a later fragment: it does not begin with a header
             return
         memcpy(out.address, data + 16, 4)
     data += head
@@ -202,7 +205,7 @@ cdef void parse_quote(const uint8_t* data, size_t length, bint v6, Packet* out) 
         out.kind = PACKET_OTHER
 
 
-# What follows the IP header of a packet as a raw socket gives it: IPv4 with its header, IPv6 without (`source` is the
+# The payload of an IP packet as a raw socket gives it: IPv4 with its header, IPv6 without (`source` is the
 # sender then). Notes the sender and shortens `length`; NULL where the header is none.
 cdef inline const uint8_t* past_ip(
     const uint8_t* data, size_t* length, bint v6, const uint8_t* source, Packet* out

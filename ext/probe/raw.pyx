@@ -1,4 +1,9 @@
-# What ICMP and SYN probes share: batches out by sendmmsg, batches in by recvmmsg, and the matching of what comes in.
+# The common part of ICMP and SYN probes, on the engine thread: batches out by sendmmsg, batches in by recvmmsg, and
+# matching replies to probes.
+#
+# A raw socket gets a copy of every packet of its protocol that reaches the host, whatever the port: the filter of the
+# origin drops the rest before it is queued, and what passes is matched here by cookie. A socket without a filter would
+# fill its queue with other programs' traffic.
 
 
 # Kernel receive time of a message on the monotonic clock. The stamp is on the wall clock, which may have been set since
@@ -55,56 +60,36 @@ cdef void raw_unmatched(State* e, const Slot* slot, uint32_t serial) noexcept no
         e.stats.counters[STAT_FORGED] += 1
 
 
-# One packet of a raw socket.
-cdef void raw_packet(State* e, Origin* origin, RawSocket* raw, mmsghdr* message, const uint8_t* source) noexcept nogil:
-    cdef Packet packet
-    cdef uint32_t plain, index
+# The slot that a packet answers, by its cookie, kind and source address; NULL: none, or the packet is forged.
+cdef inline Slot* raw_match(
+    State* e, const Origin* origin, const Packet* packet, uint32_t index, bint icmp
+) noexcept nogil:
+    cdef Slot* slot
     cdef uint64_t seal
-    cdef Slot* slot = NULL
-    cdef const Check* check
-    cdef const uint8_t* data = <const uint8_t*>message.msg_hdr.msg_iov.iov_base
-    cdef bint icmp
-    cdef int64_t at
-    if raw.tcp:
-        parse_tcp(data, message.msg_len, origin.v6, source, &packet)
-    else:
-        parse_icmp(data, message.msg_len, origin.v6, source, &packet)
-    if packet.kind == PACKET_MALFORMED:
-        e.stats.counters[STAT_MALFORMED] += 1
-        return
-    if packet.kind == PACKET_OTHER or (packet.kind == PACKET_ECHO and packet.magic != origin.magic):
-        e.stats.counters[STAT_FOREIGN] += 1
-        return
-    plain = cookie_open(&e.settings.key, packet.cookie)
-    index = plain >> SERIAL_BITS
-    icmp = packet.kind == PACKET_ECHO or packet.kind == PACKET_ERROR_ICMP
-    if index < e.settings.capacity:
-        slot = &e.slots[index]
-    if slot is not NULL and (
+    if index >= e.settings.capacity:
+        return NULL
+    slot = &e.slots[index]
+    if (
         slot.type != (PROBE_ICMP if icmp else PROBE_SYN)
         or slot.origin != origin.id
         or memcmp(slot.address, packet.address, 16) != 0       # behind an IPv4 address both are zero
     ):
-        slot = NULL
-    if packet.kind == PACKET_ECHO and slot is not NULL:
+        return NULL
+    if packet.kind == PACKET_ECHO:
         # The seal of the probe in flight is at hand; that of an older one, whose answer is late, is worked out again.
         seal = slot.seal if packet.cookie == slot.cookie else cookie_seal64(&e.settings.key, packet.cookie)
         if packet.seal != seal:
-            slot = NULL
-    if slot is NULL and packet.kind == PACKET_ERROR_ICMP:
-        e.stats.counters[STAT_FOREIGN] += 1      # somebody else on this host pings, too
-        return
-    if slot is not NULL and not icmp and slot.phase == PHASE_FLYING and slot.cookie == packet.cookie:
-        check = e.checks[slot.check]
-        if packet.own_port != slot.own_port or packet.peer_port != check.port:
-            slot = NULL
-    if slot is NULL or slot.phase != PHASE_FLYING or slot.cookie != packet.cookie:
-        if icmp or port_is_ours(origin, packet.own_port):
-            raw_unmatched(e, slot, plain & SERIAL_MASK)
-        else:
-            e.stats.counters[STAT_FOREIGN] += 1      # of another socket's port between ours
-        return
-    at = received_at(e, &message.msg_hdr, slot)
+            return NULL
+    return slot
+
+
+# Take the answer to the probe in flight.
+cdef inline void raw_answer(
+    State* e, const Origin* origin, uint32_t index, int64_t at, const Packet* packet, bint icmp
+) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    cdef int code
+    cdef uint32_t error = (<uint32_t>packet.error_type << 8) | packet.error_code
     if packet.kind == PACKET_ECHO:
         raw_reply(e, index, at, True, CODE_L3OK, DETAIL_NONE, 0)
     elif packet.kind == PACKET_SYN_ACK:
@@ -122,19 +107,48 @@ cdef void raw_packet(State* e, Origin* origin, RawSocket* raw, mmsghdr* message,
             e.stats.counters[STAT_ICMP_ERRORS] += 1
     else:
         e.stats.counters[STAT_ICMP_ERRORS] += 1
-        raw_reply(
-            e,
-            index,
-            at,
-            False,
-            CODE_L3ERR if icmp else CODE_L4CON,
-            DETAIL_ICMP6 if origin.v6 else DETAIL_ICMP4,
-            (<uint32_t>packet.error_type << 8) | packet.error_code,
-        )
+        code = CODE_L3ERR if icmp else CODE_L4CON
+        raw_reply(e, index, at, False, code, DETAIL_ICMP6 if origin.v6 else DETAIL_ICMP4, error)
 
 
-# What the kernel has dropped since the last look, because the receive queue was full. Its counter also rises with bad
-# checksums, which any stranger may send; but an overflow leaves a queue behind that nobody but us empties.
+# One packet of a raw socket.
+cdef void raw_packet(State* e, Origin* origin, RawSocket* raw, mmsghdr* message, const uint8_t* source) noexcept nogil:
+    cdef Packet packet
+    cdef uint32_t plain, index
+    cdef Slot* slot
+    cdef const uint8_t* data = <const uint8_t*>message.msg_hdr.msg_iov.iov_base
+    cdef bint icmp
+    if raw.tcp:
+        parse_tcp(data, message.msg_len, origin.v6, source, &packet)
+    else:
+        parse_icmp(data, message.msg_len, origin.v6, source, &packet)
+    if packet.kind == PACKET_MALFORMED:
+        e.stats.counters[STAT_MALFORMED] += 1
+        return
+    if packet.kind == PACKET_OTHER or (packet.kind == PACKET_ECHO and packet.magic != origin.magic):
+        e.stats.counters[STAT_FOREIGN] += 1
+        return
+    plain = cookie_open(&e.settings.key, packet.cookie)
+    index = plain >> SERIAL_BITS
+    icmp = packet.kind == PACKET_ECHO or packet.kind == PACKET_ERROR_ICMP
+    slot = raw_match(e, origin, &packet, index, icmp)
+    if slot is NULL and packet.kind == PACKET_ERROR_ICMP:
+        e.stats.counters[STAT_FOREIGN] += 1     # another program on this host pings, too
+        return
+    if slot is not NULL and not icmp and slot.phase == PHASE_FLYING and slot.cookie == packet.cookie:
+        if packet.own_port != slot.own_port or packet.peer_port != e.checks[slot.check].port:
+            slot = NULL
+    if slot is not NULL and slot.phase == PHASE_FLYING and slot.cookie == packet.cookie:
+        raw_answer(e, origin, index, received_at(e, &message.msg_hdr, slot), &packet, icmp)
+    elif icmp or port_is_ours(origin, packet.own_port):
+        raw_unmatched(e, slot, plain & SERIAL_MASK)
+    else:
+        e.stats.counters[STAT_FOREIGN] += 1     # of another socket's port between ours
+
+
+# Count packets that the kernel has dropped since the last look, because the receive queue was full. Its counter also
+# rises with bad checksums, which any stranger may send; but an overflow leaves a full queue, which only this thread
+# empties.
 cdef void raw_drops(State* e, Origin* origin, RawSocket* raw) noexcept nogil:
     cdef uint32_t info[SK_MEMINFO_VARS]
     cdef socklen_t length = sizeof(info)
@@ -238,7 +252,7 @@ cdef inline void raw_departed(State* e, uint32_t index) noexcept nogil:
         e.raw.departed_count += 1
 
 
-# Those that the last tick sent and that have no answer yet; called when all that came since was read.
+# Plan the deadlines of probes that the last tick sent and that have no answer yet, after the sockets were read.
 cdef void raw_await(State* e) noexcept nogil:
     cdef uint32_t i
     cdef Slot* slot
@@ -249,21 +263,15 @@ cdef void raw_await(State* e) noexcept nogil:
     e.raw.departed_count = 0
 
 
-# Send a batch. What the kernel refuses is a local error of that target alone; what does not fit waits for a tick.
-cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
-    cdef uint32_t count = origin.batch_count[kind]
+# Build the packets of a batch, each with a serial and a cookie of its own. Returns how many are ready to be sent; their
+# slots stand at the beginning of the batch.
+cdef uint32_t raw_build(State* e, Origin* origin, int kind, const RawSocket* raw) noexcept nogil:
     cdef uint32_t* batch = origin.batch[kind]
     cdef uint32_t ready = 0
-    cdef uint32_t done = 0
     cdef uint32_t i
-    cdef int sent, error
-    cdef int64_t before, after, step
     cdef Slot* slot
-    cdef const Check* check
-    cdef RawSocket* raw = &origin.tcp if kind else &origin.icmp
-    origin.batch_count[kind] = 0
-    for i in range(count):
-        if raw.fd < 0:      # lost since these were queued, perhaps with the one before
+    for i in range(origin.batch_count[kind]):
+        if raw.fd < 0:      # lost since these were queued, perhaps with the packet before
             block(e, batch[i], origin.failure.kind, origin.failure.error)
             continue
         slot = &e.slots[batch[i]]
@@ -272,11 +280,28 @@ cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
         if (syn_build(e, origin, ready, batch[i]) if kind else icmp_build(e, origin, ready, batch[i])):
             batch[ready] = batch[i]
             ready += 1
+    origin.batch_count[kind] = 0
+    return ready
+
+
+# Send a batch. What the kernel refuses is a local error of that target alone; what does not fit waits for a tick.
+cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
+    cdef uint32_t* batch = origin.batch[kind]
+    cdef RawSocket* raw = &origin.tcp if kind else &origin.icmp
+    cdef uint32_t ready = raw_build(e, origin, kind, raw)
+    cdef uint32_t done = 0
+    cdef uint32_t i
+    cdef int sent, error
+    cdef int64_t before, after, step
+    cdef Slot* slot
+    cdef const Check* check
     if raw.fd < 0:
         for i in range(ready):
             block(e, batch[i], origin.failure.kind, origin.failure.error)
         return
     refresh_clock(e)
+    # The kernel sends the messages in order and stops before the first that it refuses. It returns how many have left,
+    # and keeps the errno to itself: only the next call, which begins with the refused message, has it.
     while done < ready:
         before = e.clock.now
         sent = sendmmsg(raw.fd, e.raw.send.messages + done, ready - done, MSG_DONTWAIT)
@@ -285,6 +310,8 @@ cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
         if sent < 0:
             if error == EINTR:
                 continue
+            # Of a full send buffer. Packets to a dead server on the link stay in it until the kernel gives up its
+            # neighbour (three seconds), so others can fill it: this target is not at fault.
             if error == EAGAIN or error == ENOBUFS:
                 e.stats.counters[STAT_ENOBUFS] += 1
                 for i in range(done, ready):

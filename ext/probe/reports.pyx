@@ -1,5 +1,5 @@
-# What comes out of the engine: transitions and results, which it pushes, and what is read when somebody asks. All of it
-# runs on Python's thread.
+# The engine's output: transitions and results, which it pushes, and snapshots and counters, which callers read. All of
+# it runs on Python's thread.
 
 CODES = CODE_COUNT
 

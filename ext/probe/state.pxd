@@ -7,7 +7,7 @@
 #   regexp    a Python thread that searches bodies, since RE2 is reached through Python.
 #   opener    `opener_main` (origin.pyx): opens sockets, and enters network namespaces for that.
 #   TLS       `worker_main` (tls.pyx), one to four of them: handshakes and what follows.
-# Names in gdb and top: maglev-probe, maglev-regexp, maglev-opener, maglev-tls-N.
+# Names in gdb and top: maglev-probe, maglev-regexp, maglev-opener, maglev-tls.
 
 from probe.sys cimport *
 from probe.http cimport Http
@@ -29,13 +29,13 @@ cdef enum:
     LATE = 5 * MS                   # a probe sent this late is counted as late
     OVERDUE = 100 * MS              # a probe this late is not sent at once with all others, but spread
 
-    AHEAD = 8                       # slots that are fetched into the cache before their turn
+    AHEAD = 8                       # slots that are fetched into the cache before they are visited
     TOO_BIG_TRIES = 4               # routers of one way that each may find a packet too big
     BATCH = 128                     # packets a sendmmsg
     DEPARTED = 4096                 # probes of a tick whose deadlines can wait for the next one
     HEAD_BYTES = 64                 # of a packet that are built for it: the head, and all of a usual echo request
     RECV_BATCH = 128                # packets a recvmmsg
-    RECV_BYTES = 192                # of a packet: IP header with options, ICMP header, the quoted headers likewise
+    RECV_BYTES = 192                # of a packet: IP header with options, ICMP header, the quoted headers with options
     RECV_CONTROL = 96
     RECV_ROUNDS = 512               # recvmmsg calls a socket and a tick
     RECV_MEMORY = 1024              # bytes of a receive buffer that a packet takes at most: cut by the filter
@@ -56,7 +56,7 @@ cdef enum:
     USUAL_PORTS = 512               # enough for one probe in 118 ms
     MAX_PORTS = 8192
     PORT_REST = 60                  # seconds in which a port is not used again for a target
-    TRIM_SECONDS = 10               # between two looks at sockets that nobody used
+    TRIM_SECONDS = 10               # between two looks at unused sockets
     TRIM_STEP = 256                 # of an origin, closed at one look
 
 # Where a probe is.
@@ -128,11 +128,11 @@ cdef struct Slot:
     uint8_t too_big                 # how often a router has found this probe too big
     uint8_t spare[3]
 
-# What Python reads of a slot, guarded by `sequence`. Two cache lines, too.
+# The part of a slot that Python reads, guarded by `sequence`. Two cache lines, too.
 #
-# The ordering rule (a sequence lock): the engine makes `sequence` odd before it writes and even again behind that, and
+# The ordering rule (a sequence lock): the engine makes `sequence` odd before it writes and even again afterwards, and
 # never waits. A reader copies it all, and copies again unless `sequence` was even before and is the same after. The
-# fence behind the odd number keeps the writes from being seen before it; the release store keeps the even number from
+# fence after the odd number keeps the writes from being seen before it; the release store keeps the even number from
 # being seen before the writes. The reader's acquire load and its fence do the same for its reads.
 cdef struct Record:
     uint32_t sequence
@@ -150,7 +150,7 @@ cdef struct Record:
     uint32_t detail_value
     int32_t blocked_errno
     uint32_t rtt_count
-    uint32_t codes[CODE_COUNT - 1]  # without CODE_NONE, which is no result
+    uint32_t codes[CODE_COUNT - 1]  # without CODE_NONE: that is for targets without a result
     int64_t rtt_sum
     int64_t last_rtt
     int64_t last_at
@@ -227,7 +227,7 @@ cdef struct Pool:
     uint32_t space
     uint32_t idle                   # how few of them there have been since the pool was last trimmed
 
-# Stream sockets made in a namespace of its own, where only the opener goes. `state` says which thread may touch the
+# Stream sockets made in a namespace of its own, which only the opener enters. `state` says which thread may touch the
 # rest: while it is STOCK_ASKED the opener, which stores STOCK_THERE last, with release; the engine loads that with
 # acquire, and owns it until it asks again.
 cdef struct Stock:
@@ -280,7 +280,8 @@ cdef struct Stream:
     int64_t own                     # of its time, what we took ourselves
     Http http
 
-# What Python and the regexp thread ask of the engine. Each field has one meaning; an operation leaves the others zero.
+# A request of Python or the regexp thread to the engine. Each field has one meaning; an operation leaves the others
+# zero.
 cdef struct Command:
     uint8_t op                      # Op
     uint8_t state                   # ADD, RESUME, CHANGE
@@ -300,7 +301,7 @@ cdef struct Command:
     int64_t delay                   # ADD, RESUME: before the first probe
     uint8_t address[16]             # ADD
     Check* new_check                # CHECK_SET: the engine's, from here on
-    Origin* new_origin              # ORIGIN_SET: likewise
+    Origin* new_origin              # ORIGIN_SET: the engine's, from here on
 
 cdef struct Event:
     uint32_t slot
@@ -348,7 +349,7 @@ cdef struct Settings:
     uint32_t max_sockets
     uint16_t ephemeral_low          # the ports that the kernel gives to clients
     uint16_t ephemeral_high
-    Key key                         # of cookies, and of what must not be guessed
+    Key key                         # of cookies, and of all other numbers that must be unpredictable
     int wake                        # eventfd: any thread may write to it, the engine alone reads it
 
 # The engine's.
@@ -360,7 +361,7 @@ cdef struct Clocks:
     uint32_t quiet                  # ticks without a packet sent or received
     uint64_t random                 # for jitter: see `draw_below`
 
-# The engine's. Those that are doomed wait for the opener to let go of them: each is in its queue, or in its hand.
+# The engine's. Doomed origins are freed once the opener has finished with them.
 cdef struct OriginTable:
     Origin** table
     uint32_t top                    # one more than the highest in use
@@ -437,7 +438,7 @@ cdef struct Opener:
     uint32_t tail                   # guarded by `lock`
     bint stop                       # guarded by `lock`
 
-# What has happened since the engine was made. The engine writes; Python reads single values while they change: each is
+# Counts since the engine was made. The engine writes; Python reads single values while they change: each is
 # an aligned word, whole at any time, and none has to fit another.
 cdef struct Statistics:
     int64_t counters[STAT_COUNT]

@@ -1,7 +1,12 @@
-# Checks over a TCP connection: connect, HTTP on top of it, and the way to the threads that do TLS. Sockets are used
-# again and again: connect() to AF_UNSPEC resets the connection and costs less than close() and socket(). What a server
-# answers within a tick or two is seen by a direct system call; only what takes longer is given to epoll, and its
-# descriptor is closed afterwards.
+# Checks over a TCP connection, on the engine thread: connect, HTTP on top of it, and the way to the threads that do
+# TLS.
+#
+# Sockets are used again: connect() to AF_UNSPEC resets the connection and costs less than close() and socket(). It does
+# not take a descriptor out of epoll, though, and a descriptor that epoll has watched would report events of its next
+# connection to the previous one's entry; so those are closed.
+#
+# An answer within a tick or two is seen by a direct system call: on a near network that is nearly all, and
+# adding a descriptor to epoll and waiting for it costs more than looking three times. Slower answers are left to epoll.
 
 
 cdef Stream* stream_take(State* e, uint32_t index) noexcept nogil:
@@ -39,7 +44,7 @@ cdef int stream_descriptor(State* e, Origin* origin) noexcept nogil:
     cdef int fd
     if origin.netns.name[0] and load32(&origin.stock.state) == STOCK_THERE:
         for i in range(origin.stock.count):
-            # The namespace may have been made anew since the origin was opened, or the origin since they were made.
+            # The namespace may have been recreated since the origin was opened, or the origin since they were made.
             if origin.stock.inode == origin.netns.inode and origin.stock.device == origin.netns.device:
                 e.streams.open_sockets += 1
                 pool_put(e, origin, origin.stock.fds[i])
@@ -94,7 +99,7 @@ cdef void pool_put(State* e, Origin* origin, int fd) noexcept nogil:
     origin.pool.count += 1
 
 
-# The slot is done with its connection. What a TLS thread still has in hand is closed when that lets go of it.
+# The slot is done with its connection. A connection that a TLS thread still has is closed when the thread returns it.
 cdef void stream_end(State* e, uint32_t at) noexcept nogil:
     cdef Stream* stream = &e.streams.table[at]
     e.slots[stream.slot].stream = NIL
@@ -102,7 +107,7 @@ cdef void stream_end(State* e, uint32_t at) noexcept nogil:
         stream_close(e, at, True)
 
 
-# Half of the sockets that nobody has needed for a while are closed: a burst is not paid for ever after.
+# Close half of the sockets that were idle for a while, so that a burst does not keep descriptors for ever.
 cdef void pools_trim(State* e) noexcept nogil:
     cdef uint32_t i, count
     cdef Origin* origin
@@ -186,7 +191,7 @@ cdef void fifo_put(State* e, uint32_t index) noexcept nogil:
     e.waiting.count += 1
 
 
-# Those that wait for a descriptor, in turn: each is tried once, and queues again if there is still none.
+# Try each slot that waits for a descriptor once, in order; it queues again if there is still none.
 cdef void fifo_walk(State* e) noexcept nogil:
     cdef uint32_t left = e.waiting.count
     cdef uint32_t index
@@ -258,7 +263,7 @@ cdef void stream_start(State* e, uint32_t index) noexcept nogil:
     slot.phase = PHASE_CONNECTING
     length = fill_name(&name, slot.v6, slot.address, check.port)
     if connect(fd, <sockaddr*>&name, length) < 0 and errno != EINPROGRESS:
-        # What concerns the way there or the server is an answer; the rest is our own trouble.
+        # An errno of the route or the server is an answer; all others are our own trouble.
         error = errno
         if error in (ECONNREFUSED, ENETUNREACH, EHOSTUNREACH, EHOSTDOWN, ECONNRESET, ETIMEDOUT):
             stream_refused(e, index, CODE_L4CON, DETAIL_ERRNO, error, 0)
@@ -284,7 +289,7 @@ cdef void stream_fail(State* e, uint32_t index, int code, int kind, uint32_t val
         conclude(e, index, False, code, kind, value, span)
 
 
-# What does not depend on how long we took.
+# The check has failed, and no time of ours can have caused it.
 cdef void stream_refused(State* e, uint32_t index, int code, int kind, uint32_t value, int64_t span) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     stream_end(e, slot.stream)
@@ -307,7 +312,7 @@ cdef int64_t seen_late(State* e, const Stream* stream, const Slot* slot) noexcep
     if late <= LATE or getsockopt(stream.fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0:
         return 0
     if info.tcpi_rtt == 0 or info.tcpi_total_retrans:
-        return 0        # a packet was lost, and nobody knows how long the way is
+        return 0        # a packet was lost: the round-trip time is unknown
     late -= <int64_t>info.tcpi_rtt * 1000
     return late if late > 0 else 0
 
@@ -355,7 +360,8 @@ cdef bint stream_look(State* e, uint32_t at) noexcept nogil:
     if slot.phase == PHASE_TLS:
         return True
     if slot.phase == PHASE_CONNECTING and (check.type == PROBE_CONNECT or stream.tls is not NULL):
-        # The second connect() tells: 0 or EISCONN when it is made, EALREADY when not yet, else why not.
+        # The second connect() returns 0 or EISCONN when it is made, EALREADY when not yet, else why not. It goes on
+        # saying EALREADY after a local firewall has rejected the SYN; the probe then ends at its deadline.
         length = fill_name(&name, slot.v6, slot.address, check.port)
         if connect(stream.fd, <sockaddr*>&name, length) < 0 and errno != EISCONN:
             if errno == EALREADY or errno == EINPROGRESS or errno == EINTR:
@@ -524,7 +530,7 @@ cdef void stream_expired(State* e, uint32_t index) noexcept nogil:
     stream_fail(e, index, code, DETAIL_TIMEOUT, limit, 0)
 
 
-# Look at the fresh ones. Those that were looked at often enough are left to epoll.
+# Look at the fresh ones. Streams with enough looks are left to epoll.
 cdef void stream_walk(State* e) noexcept nogil:
     cdef uint32_t at = e.streams.fresh
     cdef uint32_t following

@@ -1,5 +1,5 @@
 # Targets, as Python's thread keeps them: what was commanded, whether or not the engine has come to it. A result of an
-# older generation than the one here is dropped wherever it turns up.
+# older generation than the one here is dropped wherever it is found.
 
 # Everything of a target but its address is what the last command made of it, or the last transition that Python read.
 cdef struct Target:

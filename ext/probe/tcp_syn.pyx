@@ -1,21 +1,6 @@
-# Half-open TCP: a SYN from a raw socket. The kernel, which knows of no such connection, resets what the answer opens.
-
-
-# How long a turn of so many ports is. There is one port more than the rest needs: what leaves at the end of a turn may
-# be stamped at the beginning of the next.
-cdef inline int64_t port_turn(uint32_t count) noexcept nogil:
-    return PORT_REST * <int64_t>SECOND // (count - 2)
-
-
-cdef inline void turn_ports(Origin* origin, int64_t now) noexcept nogil:
-    if now - origin.ports.turn_at >= origin.ports.turn_length:
-        origin.ports.turn = now // origin.ports.turn_length
-        origin.ports.turn_at = origin.ports.turn * origin.ports.turn_length
-
-
-# Which of the ports a target has in the present turn. Neighbours begin far apart.
-cdef inline uint32_t port_at(const Origin* origin, uint32_t index) noexcept nogil:
-    return <uint32_t>((<uint64_t>origin.ports.turn + (index * <uint32_t>0x9e3779b1 >> 16)) % origin.ports.count)
+# Half-open TCP, on the engine thread: a SYN from a raw socket. The kernel knows of no such connection; so when the
+# SYN-ACK comes, it answers with an RST by itself, and the server's backlog is free again. That is also why the source
+# ports are bound (opener.pyx): an RST is sent only where no listening or connected socket has the port.
 
 
 # Ports change by turns: in each a target has one, and has it again when all others had theirs, which takes a minute.
@@ -29,21 +14,6 @@ cdef bint syn_may_leave(State* e, Origin* origin, uint32_t index) noexcept nogil
     count_wait(e, slot, STAT_LATE_PORT)
     slot.flags |= SLOT_SPREAD
     plan(e, index, origin.ports.turn_at + origin.ports.turn_length)
-    return False
-
-
-cdef bint port_is_ours(const Origin* origin, uint16_t port) noexcept nogil:
-    cdef uint32_t low = 0
-    cdef uint32_t high = origin.ports.count
-    cdef uint32_t middle
-    while low < high:
-        middle = (low + high) // 2
-        if origin.ports.numbers[middle] == port:
-            return True
-        if origin.ports.numbers[middle] < port:
-            low = middle + 1
-        else:
-            high = middle
     return False
 
 

@@ -20,13 +20,13 @@ cdef enum:
     TLS_SESSIONS_MAX = 64 << 20     # bytes of all sessions
     TLS_SESSION_LIFE = 60           # seconds after which a certificate is looked at again
 
-# What the engine asks of a worker.
+# Messages to a worker.
 cdef enum:
     TLS_START = 0                   # the connection is made: shake hands
     TLS_EXPIRE = 1                  # the time is over: have a last look
     TLS_DROP = 2                    # the probe was given up
 
-# What a worker answers, one for each message.
+# Messages from a worker: one for each that it got.
 cdef enum:
     TLS_NOTHING = 0                 # to TLS_EXPIRE or TLS_DROP: it had ended, or goes on after all
     TLS_ENDED = 1                   # to TLS_START: `outcome` says how
@@ -87,7 +87,7 @@ cdef struct TlsContext:
     uint32_t authorities            # which reading `ctx` is of
     TlsContext* next                # in the list of those to be freed
 
-# What a worker has to do. The engine writes it before TLS_START, and nobody afterwards.
+# A worker's task. The engine writes it before TLS_START; afterwards it is constant.
 cdef struct TlsTask:
     TlsContext* context
     Http* http                      # the worker's from TLS_START to TLS_ENDED
@@ -105,14 +105,14 @@ cdef struct TlsSocket:
     int error                       # errno
     bint eof
     bint dry                        # the last read emptied it
-    int64_t arrived                 # monotonic: kernel time of what was read last
-    int64_t first                   # kernel time of what was read first in this step, 0 = nothing
+    int64_t arrived                 # monotonic: kernel time of the last bytes that were read
+    int64_t first                   # kernel time of this step's first bytes, 0 = none
     uint32_t received
     uint8_t* out                    # written by OpenSSL and not sent yet
     uint32_t out_bytes
     uint32_t out_space
 
-# How it ended: written by the worker before TLS_ENDED, read by the engine after it.
+# The end of a connection: written by the worker before TLS_ENDED, read by the engine after it.
 cdef struct TlsOutcome:
     uint8_t how                     # TLS_PASSED ...
     uint8_t code
@@ -123,8 +123,8 @@ cdef struct TlsOutcome:
 # One connection. The engine makes and frees it; between TLS_START and TLS_ENDED the worker has all but the first
 # fields.
 #
-# The ordering rule: the rings carry it. What the engine has written is seen by the worker that takes the message behind
-# it, and the other way round, as a ring orders its items. So there is one thread at a time, but for `own` and `until`.
+# The ordering rule: the rings carry it. A worker that takes a message sees all that the engine wrote before it,
+# and the other way round, as a ring orders its items. So there is one thread at a time, but for `own` and `until`.
 # Each message is answered once; the engine frees a connection when no answer is outstanding (`outstanding`), so that
 # neither side has a pointer to what the other has freed.
 cdef struct Tls:
@@ -149,7 +149,7 @@ cdef struct Tls:
     SSL_SESSION* fresh              # the last session that the server gave
     uint32_t authorities            # which reading it is verified by
     bint watched                    # in the worker's epoll
-    bint expect_out                 # there also for what is left to be sent
+    bint expect_out                 # there also for EPOLLOUT: not all was sent
     bint heard                      # something came after our side had finished
     bint head_seen                  # data came through the encryption
     int64_t began                   # monotonic: this step
@@ -174,7 +174,7 @@ cdef struct TlsWorker:
     epoll_event events[TLS_EVENTS]
     uint8_t scratch[16384]
 
-# What the engine and its TLS threads share.
+# Shared by the engine and its TLS threads.
 cdef struct TlsPool:
     # Written before the threads start
     TlsWorker* workers[TLS_WORKERS]

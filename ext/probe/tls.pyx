@@ -1,9 +1,13 @@
-# TLS, on threads of its own: a handshake costs some hundred microseconds, a server can make it cost far more, and the
-# engine's thread has packets to send on time. The engine connects, hands the socket over, and gets back how it ended.
+# The TLS threads. A handshake costs some hundred microseconds, a server can make it cost far more, and the engine
+# thread has packets to send on time. So the engine connects, hands the socket over, and gets back how it ended
+# (handover.pyx).
 #
-# The worker waits for its sockets itself. What it takes for its own work (from the kernel's time stamp of what came in
-# to the moment when it is worked off) is measured and added to the time that the server has: a worker with too much to
+# A thread waits for its sockets itself. The time that it takes for its own work (from the kernel's time stamp of what
+# came in to the end of the work on it) is measured and added to the time that the server has: a thread with too much to
 # do makes probes late, and never makes a server look slow.
+#
+# OpenSSL keeps its errors in a queue per thread. An error that one connection leaves there would count for the next; so
+# the queue is cleared before each call whose failure is looked at, and after each that may leave something.
 
 
 # ---- sessions
@@ -48,7 +52,7 @@ cdef uint32_t session_strip(uint8_t* data, uint32_t length) noexcept nogil:
     if head > 4:
         return 0
     if head < 4:
-        return length               # under 256 bytes: there is no certificate in it
+        return length               # under 256 bytes: too short for a certificate
     while at < length:
         size = der_element(data + at, length - at, &inner)
         if size == 0:
@@ -79,8 +83,8 @@ cdef int64_t verified_until(const SSL* ssl) noexcept nogil:
     return wall_seconds() + left
 
 
-# What to resume the next time. A session that was resumed and not replaced is still good; its certificate was verified
-# when it was.
+# Keep a session for the next handshake. A session that was resumed and not replaced is still good; its certificate was
+# verified when it was.
 cdef void tls_keep_session(Tls* tls) noexcept nogil:
     cdef Session* made = NULL
     cdef unsigned char* data
@@ -247,7 +251,7 @@ cdef void worker_answer(TlsWorker* w, Tls* tls, int what) noexcept nogil:
     w.answered = True
 
 
-# What this step took, and how long what it worked on had waited for us.
+# Count the time of this step, and the time that its data had waited for this thread.
 cdef void tls_count_own(Tls* tls) noexcept nogil:
     cdef int64_t since = tls.io.first if tls.io.first else tls.began
     store64(&tls.own, tls.own + clock_ns(CLOCK_MONOTONIC) - since)
@@ -283,7 +287,7 @@ cdef void tls_broken(TlsWorker* w, Tls* tls) noexcept nogil:
     if error in (ENOBUFS, ENOMEM, ENETDOWN, EPERM):
         tls_end(w, tls, TLS_LOCAL, 0, BLOCK_CONNECT, error)
     elif tls.state == TLS_ACCEPTING:
-        tls_end(w, tls, TLS_PASSED, CODE_L6OK)      # the handshake was done on both sides as far as we were told
+        tls_end(w, tls, TLS_PASSED, CODE_L6OK)      # the handshake was done on both sides as far as we know
     elif tls.state == TLS_READING:
         if error and not (error == ECONNRESET and tls.task.http.state == HTTP_BODY):
             tls_end(w, tls, TLS_FAILED, CODE_L7RSP, DETAIL_ERRNO, error)
@@ -377,7 +381,7 @@ cdef bint tls_open(TlsPool* pool, Tls* tls) noexcept nogil:
     return True
 
 
-# Our side of the handshake is finished. What is written now goes out with the Finished.
+# Our side of the handshake is finished. Data that is written now leaves together with the Finished.
 cdef bint tls_finished(TlsWorker* w, Tls* tls) noexcept nogil:
     tls.outcome.resumed = SSL_session_reused(tls.ssl) != 0
     if tls.task.context.http:
@@ -470,7 +474,7 @@ cdef bint tls_watch(TlsWorker* w, Tls* tls) noexcept nogil:
     return True
 
 
-# One step of a connection, and what it took of our own time.
+# One step of a connection, with the time that it took.
 cdef void tls_step(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
     tls.began = clock_ns(CLOCK_MONOTONIC)
     tls.io.first = 0
@@ -478,7 +482,7 @@ cdef void tls_step(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
         tls.began = tls.task.handed
         tls.state = TLS_HANDSHAKE
         if not tls_open(pool, tls):
-            # What cannot be read of the authorities has its own errno; memory is all that can lack besides.
+            # Unreadable authorities have their own errno; otherwise memory is lacking.
             tls_end(w, tls, TLS_LOCAL, 0, BLOCK_TLS if errno == ENOMEM else BLOCK_AUTHORITIES, errno)
             return
     if tls_work(pool, w, tls):
@@ -496,7 +500,7 @@ cdef void worker_apply(TlsPool* pool, TlsWorker* w, Tls* tls, int what) noexcept
         if what == TLS_DROP:
             tls_end(w, tls, TLS_DROPPED)
         else:
-            # What has come waits behind others, perhaps: that took our time, not the server's.
+            # Data may wait here behind other connections: that took our time, not the server's.
             tls_step(pool, w, tls)
             until = tls.until + tls.own
             if tls.state != TLS_OVER and clock_ns(CLOCK_MONOTONIC) >= until:

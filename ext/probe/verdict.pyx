@@ -1,5 +1,5 @@
-# What the end of a probe means: the counter rule, the next due time, a transition. Decided here for all kinds of
-# probes. Runs on the engine thread.
+# The end of a probe: the counter rule, the next due time, a transition. Decided here for all kinds of probes. Runs on
+# the engine thread.
 
 
 cdef void count_duration(Duration* duration, int64_t span) noexcept nogil:
@@ -100,7 +100,7 @@ cdef bint transition_push(State* e, uint32_t index) noexcept nogil:
 
 
 # Report that a slot changed its state. If the ring is full it is reported as soon as there is room, then as one
-# transition from what Python knows to what is true.
+# transition from the state that Python knows to the present one.
 cdef void report(State* e, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     if slot.flags & SLOT_UNREPORTED:

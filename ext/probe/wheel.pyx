@@ -1,5 +1,6 @@
-# A slot is in at most one bucket. What lies further ahead than the wheel reaches shares a bucket with what is near and
-# is put back when its bucket comes by; the caller knows the true time, the wheel only when to look.
+# The timing wheel's functions, on the engine thread. A slot is in at most one bucket. A slot whose time lies beyond the
+# wheel's reach shares a bucket with near ones, and is put back when that bucket is taken out; the caller knows the true
+# time, the wheel only when to look.
 
 
 # False: no memory. The caller frees the wheel in that case, too.

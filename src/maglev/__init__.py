@@ -3,7 +3,9 @@
 import sys
 from importlib.abc import MetaPathFinder
 
-_EXTENSIONS = frozenset(f"maglev.{name}" for name in ("_flowtable", "_health", "_probe", "_probecore", "_weights"))
+_EXTENSIONS = frozenset(
+    f"maglev.{name}" for name in ("_cores", "_flowtable", "_health", "_probe", "_probecore", "_weights")
+)
 
 
 class _Unbuilt(MetaPathFinder):

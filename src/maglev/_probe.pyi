@@ -82,8 +82,11 @@ SNAPSHOT_FIELDS: Final[tuple[str, ...]]
 """``target generation state counter last_code flags last_at_ns last_rtt_ns rtt_sum_ns rtt_count detail_kind
 detail_value blocked_since_ns blocked_kind blocked_errno`` and then ``codes`` (CODES times u32)."""
 
+HTTP_FAULTS: Final[dict[int, str]]
+"""Why a response is not one, by the number that the engine keeps."""
+
 def missing_capabilities(check: HealthCheck) -> tuple[str, ...]:
-    """What this process lacks and ``check`` needs, of CAP_NET_RAW (icmp, tcp syn) and CAP_SYS_ADMIN (netns)."""
+    """Capabilities that ``check`` needs and this process lacks: CAP_NET_RAW (icmp, tcp syn), CAP_SYS_ADMIN (netns)."""
 
 def render_detail(kind: int, value: int, name: str | None = None) -> str:
     """The text of a detail as ``snapshot()`` packs it. ``name``: whom a certificate that did not fit should be of."""
@@ -131,7 +134,7 @@ class Engine:
     def reread_authorities(self) -> None:
         """Have the authorities of all TLS checks looked at again; files that changed are read, sessions forgotten.
 
-        What can no longer be read stays in force as it was. Takes effect with each target's next probe.
+        A file that can no longer be read stays in force as it was. Takes effect with each target's next probe.
         """
 
     def remove_check(self, check_id: int) -> None:
@@ -161,7 +164,7 @@ class Engine:
     def resume_target(
         self, target: int, *, state: State = State.UNKNOWN, counter: int | None = None, first_delay: int = 0
     ) -> None:
-        """Probe again, in this state. Also of a running target: it starts anew."""
+        """Probe again, in this state. Also of a running target: it starts from the beginning."""
 
     def change_check(self, target: int, check_id: int) -> None:
         """Go on with another check in the present state: up with the new maximum, down with 0, unknown with rise-1.

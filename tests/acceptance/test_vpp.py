@@ -17,12 +17,12 @@ import pytest
 
 from maglev.base.states import State
 from maglev.config.model import Config, LbConfig, OnAllDown
-from maglev.vpp.buckets import differing
-from maglev.vpp.messages import VipKey, address_text, pack_set_weight
-from maglev.vpp.model import vip_key
-from maglev.vpp.state import StateReader, fill, new_vip
-from maglev.vpp.store import MemoryStore
-from maglev.vpp.transport import Reply, Request
+from maglev.vpp.planning.buckets import differing
+from maglev.vpp.planning.model import vip_key
+from maglev.vpp.state.reader import StateReader, fill, new_vip
+from maglev.vpp.state.store import MemoryStore
+from maglev.vpp.wire.messages import VipKey, address_text, pack_set_weight
+from maglev.vpp.wire.transport import Reply, Request
 from tests.helpers.vpp import make_config
 from tests.helpers.vpprig import AT_ONCE, Rig, eventually
 

@@ -303,6 +303,6 @@ class Recorder:
         self.bus.listen(self.events.append)
 
     def take(self) -> list[Event]:
-        """What was published since the last call."""
+        """The events since the last call."""
         taken, self.events[:] = list(self.events), []
         return taken

@@ -99,15 +99,21 @@ class FakeChecker:
     def backend_state(self, name: str) -> BackendStatus:
         return self.backend_status(name)
 
+    def target_state(self, frontend: str, backend: str) -> BackendStatus:
+        return self.backend_status(backend)
+
     def weight_override(self, frontend: str, pool: str, backend: str) -> int | None:
         for one in self.set:
             if (one.frontend, one.pool, one.backend, one.kind) == (frontend, pool, backend, OverrideKind.WEIGHT):
                 return one.weight
         return None
 
+    def weights(self, frontend: Frontend) -> FrontendWeights:
+        return frontend_weights(frontend, self)
+
     def frontend_weights(self, name: str) -> FrontendWeights:
         try:
-            return frontend_weights(self.configured.frontends[name], self)
+            return self.weights(self.configured.frontends[name])
         except KeyError:
             raise UnknownName("frontend", name) from None
 
@@ -273,7 +279,7 @@ class FakeLoader:
 @dataclass
 class FakeLogs:
     levels: list[str] = field(default_factory=list)
-    # Set when somebody's watch ended.
+    # Set when a watch ended.
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def watch(self, level: str) -> Callable[[], None]:
@@ -456,7 +462,7 @@ def fake_daemon(
     vpp: bool = True,
     keep: Callable[[], Awaitable[None]] | None = None,
 ) -> FakeDaemon:
-    """A daemon with the small configuration and a VPP that holds its frontends, unless told otherwise."""
+    """A daemon with the small configuration and a VPP that holds its frontends, by default."""
     config = config if config is not None else small_config()
     bus = Bus()
     checker = FakeChecker(config, bus)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maglev.vpp.messages import Message, Prefix, VipKey
+from maglev.vpp.wire.messages import Message, Prefix, VipKey
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "data" / "transcripts"
 SCENARIOS = sorted(path.stem for path in DIRECTORY.glob("*.jsonl"))

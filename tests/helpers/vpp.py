@@ -9,9 +9,10 @@ from ipaddress import ip_address
 from maglev.base.errors import UnknownName
 from maglev.base.states import State
 from maglev.config.model import Backend, Config, Frontend, LbConfig, Pool, PoolMember, Protocol
-from maglev.vpp.messages import Encap, LbConf, VipKey
-from maglev.vpp.model import Actual, ActualAs, ActualVip
-from maglev.vpp.plan import Op, Step
+from maglev.judgement.weights import StateSource
+from maglev.vpp.planning.model import Actual, ActualAs, ActualVip
+from maglev.vpp.planning.plan import Op, Step
+from maglev.vpp.wire.messages import Encap, LbConf, VipKey
 
 UNSET_CONF = LbConf(b"\xff" * 4, b"\xff" * 16, 1024, 40)
 
@@ -25,7 +26,7 @@ class FakeBackend:
 
 
 @dataclass
-class FakeStates:
+class FakeStates(StateSource):
     """A ``StateSource`` that a test sets by hand."""
 
     _config: Config

@@ -14,12 +14,12 @@ from maglev.base.clock import Clock, SystemClock
 from maglev.base.events import BackendEvent, Bus, ConfigEvent, DrainEvent, WeightEvent
 from maglev.base.states import Code, State
 from maglev.config.model import Config, LbConfig
-from maglev.vpp.client import Timing, VppClient
-from maglev.vpp.dataplane import Dataplane
-from maglev.vpp.executor import Executor, Pacer
-from maglev.vpp.messages import VipKey, address_text
-from maglev.vpp.reconciler import Reconciler
-from maglev.vpp.store import MemoryStore
+from maglev.vpp.shown.dataplane import Dataplane
+from maglev.vpp.state.store import MemoryStore
+from maglev.vpp.sync.executor import Executor, Pacer
+from maglev.vpp.sync.reconciler import Reconciler
+from maglev.vpp.wire.client import Timing, VppClient
+from maglev.vpp.wire.messages import VipKey, address_text
 from maglev.vppsim.journal import Entry
 from maglev.vppsim.model import Vip, embed, extract
 from maglev.vppsim.server import StandIn

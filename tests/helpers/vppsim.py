@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from maglev.vpp import messages
-from maglev.vpp.messages import MESSAGES, Decoder, Handshake
+from maglev.vpp.wire import messages
+from maglev.vpp.wire.messages import MESSAGES, Decoder, Handshake
 from maglev.vppsim.server import StandIn
 
 DEADLINE = 10.0

@@ -37,7 +37,6 @@ def check() -> list[Finding]:
     for path in files():
         judge = rules.python if path.suffix == ".py" else rules.native
         found += judge(_name(path), path.read_text(encoding="utf-8"))
-    found += rules.complexity(ROOT, [name for name in SOURCES if name != "ext"])
     found += rules.circles(grimp.build_graph("maglev", cache_dir=None), "src")
     return sorted(found)
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
-import subprocess
-import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from grimp import ImportGraph
@@ -173,23 +169,6 @@ def _length(path: str, line: int, name: str, count: int, reason: bool) -> Iterat
         yield Finding(path, line, "lines", name, text)
     elif reason and count <= MAX_LINES:
         yield Finding(path, line, "reason", name, f"'# long:' is not needed: it has {count} lines")
-
-
-# ----------------------------------------------------------------------------------------------------- complexity
-
-
-def complexity(root: Path, paths: Collection[str]) -> list[Finding]:
-    """Functions above the complexity that pyproject.toml in ``root`` allows, by ruff. Raises CalledProcessError."""
-    ruff = str(Path(sys.executable).parent / "ruff")
-    words = [ruff, "check", "--select", "C901", "--exit-zero", "--quiet", "--output-format", "json", *paths]
-    done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=True)
-    found = []
-    for one in json.loads(done.stdout):
-        name = re.match(r"`(\w+)` (.*)", one["message"])
-        assert name is not None, one
-        path = Path(one["filename"]).relative_to(root).as_posix()
-        found.append(Finding(path, one["location"]["row"], "complexity", name[1], name[2]))
-    return found
 
 
 # -------------------------------------------------------------------------------------------------------- imports

@@ -15,6 +15,7 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from maglev.daemon.statefile import encode
 from maglev.pb import maglev_pb2 as pb
 from tests.helpers.daemon import DaemonProcess, HttpTarget, Watcher, reserved_port
 
@@ -209,12 +210,46 @@ async def test_a_server_under_maintenance_stays_out_though_the_state_file_was_to
 
 
 async def test_state_that_cannot_be_written_is_told_to_the_caller(lab: Lab) -> None:
-    (lab.daemon.directory / ".state.json.new").mkdir()
+    (lab.daemon.directory / "state.json.prev").mkdir()
     async with lab.daemon.api() as stub:
         answer = await stub.DrainBackend(pb.ChangeBackendRequest(name="one"))
         assert answer.changed
         assert answer.backend.drained
         assert "would not survive a restart" in answer.warnings[0]
+
+
+async def test_a_second_daemon_on_one_state_file_serves_and_leaves_it_alone(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "second").mkdir()
+    state = lab.daemon.directory / "state.json"
+    async with lab.daemon.api() as stub:
+        await stub.DisableBackend(pb.ChangeBackendRequest(name="one", reason="disk"))
+    before = state.read_bytes()
+    file = lab.daemon.config.read_text()
+    async with DaemonProcess(tmp_path / "second", file, "--vpp-api-addr=", f"--state-file={state}") as second:
+        assert lab.daemon.process is not None
+        whose = f"another maglevd (pid {lab.daemon.process.pid})"
+        assert whose in await second.logged("event=state-file-taken")
+        async with second.api() as stub:
+            await Watcher(stub).states(one="up", two="up")
+            answer = await stub.DisableBackend(pb.ChangeBackendRequest(name="two"))
+            assert answer.changed
+            assert answer.warnings[0].startswith("the change is in force, but would not survive a restart: state file")
+            assert whose in answer.warnings[0]
+        assert state.read_bytes() == before
+
+
+async def test_overrides_that_are_not_understood_are_told_and_kept_aside(lab: Lab) -> None:
+    state = lab.daemon.directory / "state.json"
+    assert await lab.daemon.stop() == 0
+    strange = encode({"overrides": [{"kind": "explode", "backend": "one"}], "vips": 7})
+    state.write_bytes(strange)
+    await lab.daemon.start()
+    await lab.daemon.logged("event=override-unreadable")
+    async with lab.daemon.api() as stub:
+        answer = await stub.DrainBackend(pb.ChangeBackendRequest(name="one"))
+        assert list(answer.warnings) == []
+    await lab.daemon.logged("event=state-file-kept-aside")
+    assert state.with_name("state.json.bad").read_bytes() == strange
 
 
 async def test_metrics_of_a_running_daemon(lab: Lab) -> None:

@@ -24,7 +24,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb.maglev_pb2_grpc import MaglevStub
-from maglev.rpc.server import MAX_CALLS, MAX_CONNECTIONS, MAX_STREAMS_PER_CONNECTION
+from maglev.rpc.gate import MAX_CALLS
+from maglev.rpc.server import MAX_CONNECTIONS, MAX_STREAMS_PER_CONNECTION
 from tests.helpers.certs import Authority, Pair
 from tests.helpers.daemon import DEADLINE, DaemonProcess, HttpTarget, Watcher, reserved_port
 

@@ -125,6 +125,22 @@ def test_a_good_status_is_up(address: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("host", "sent"),
+    [
+        ("www.example.org", "www.example.org"),
+        ("www.example.org:8443", "www.example.org:8443"),
+        ("2001:db8::1", "[2001:db8::1]"),
+        ("[2001:db8::1]:8080", "[2001:db8::1]:8080"),
+    ],
+)
+def test_a_configured_host_gets_no_port_that_was_not_written(host: str, sent: str) -> None:
+    requests: list[bytes] = []
+    with serving(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "127.0.0.1", requests) as port, probing() as p:
+        p.becomes(p.add(check("http", port, params=HttpParams(host=host)), "127.0.0.1"), State.UP)
+    assert f"\r\nHost: {sent}\r\n".encode() in requests[0]
+
+
+@pytest.mark.parametrize(
     ("answer", "code", "detail"),
     [
         (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", Code.L7STS, "503"),

@@ -26,9 +26,11 @@ from maglev.pb import maglev_pb2 as pb
 from maglev.pb.maglev_pb2_grpc import MaglevStub
 from maglev.rpc import server
 from maglev.rpc.access import OPERATOR_CALLS, Role
-from maglev.rpc.server import CannotListen, RpcServer, ServerOptions
-from maglev.rpc.service import MaglevService, Shared, Turnstile
-from maglev.rpc.watch import TooMany
+from maglev.rpc.listeners import CannotListen
+from maglev.rpc.server import RpcServer, ServerOptions
+from maglev.rpc.service import MaglevService
+from maglev.rpc.status import TooMany
+from maglev.rpc.turns import Shared, Turnstile
 from maglev.schema.problems import Problem, ProblemKind
 from maglev.views.backends import Override, OverrideKind
 from tests.helpers.rpc import (
@@ -796,7 +798,7 @@ async def test_a_slow_watcher_loses_with_a_count_and_slows_nobody(start: Start) 
             checker.move("web0", State.UP if at % 2 else State.DOWN, Code.L7STS, detail=detail)
             if at % 500 == 0:
                 await asyncio.sleep(0)
-    # Publishing never waited, and somebody else is served.
+    # Publishing never waited, and another caller is served.
     info = await stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=DEADLINE)
     assert info.watchers == 1
     assert bus.lost > 0
@@ -824,8 +826,7 @@ async def test_a_watch_ends_with_its_caller(start: Start) -> None:
 
 
 async def test_watchers_beyond_the_limit_are_refused_and_counted(start: Start) -> None:
-    running = await start()
-    running.server.watchers._most = 2
+    running = await start(watchers=2)
     stub = running.unix()
     calls = [stub.WatchEvents(pb.WatchEventsRequest()) for _ in range(2)]
     for call in calls:
@@ -1037,7 +1038,7 @@ async def test_a_watcher_that_does_not_read_is_dropped(start: Start) -> None:
     small = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536)]
     channel = grpc.aio.insecure_channel(f"unix:{running.socket}", options=small)
     running.channels.append(channel)
-    logger, heard = logging.getLogger("maglev.rpc.server"), Heard()
+    logger, heard = logging.getLogger("maglev.rpc.gate"), Heard()
     logger.addHandler(heard)
     try:
         call: Any = MaglevStub(channel).WatchEvents(pb.WatchEventsRequest())
@@ -1052,7 +1053,7 @@ async def test_a_watcher_that_does_not_read_is_dropped(start: Start) -> None:
         async for _ in stream:
             pass
 
-    # Who reads on after all learns what happened; others are served meanwhile.
+    # A dropped reader that reads on gets the status; other callers are served meanwhile.
     assert "nothing was read" in await refused(rest(), Status.RESOURCE_EXHAUSTED)
     assert running.server.refused == {"watchers": 0, "calls": 0, "slow": 1}
     assert running.server.calls["WatchEvents", "RESOURCE_EXHAUSTED"] == 1

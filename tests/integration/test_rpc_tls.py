@@ -15,7 +15,8 @@ import pytest
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb.maglev_pb2_grpc import MaglevStub
 from maglev.rpc.access import Role
-from maglev.rpc.server import CannotListen, RpcServer, ServerOptions
+from maglev.rpc.listeners import CannotListen
+from maglev.rpc.server import RpcServer, ServerOptions
 from maglev.rpc.tls import TlsFiles
 from tests.helpers.certs import Authority, Pair
 from tests.helpers.daemon import DaemonProcess, Watcher, reserved_port
@@ -123,7 +124,7 @@ async def test_a_renewed_certificate_is_used_from_the_next_connection_on(start: 
         second = await shown(secure.server.port)
         assert first != second
         assert second == ssl.PEM_cert_to_DER_cert(server.cert.read_text())
-        # What stands, stands.
+        # The established connection goes on.
         await stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=DEADLINE)
     server.key.write_text("garbage")
     assert await shown(secure.server.port) == second
@@ -182,7 +183,7 @@ maglev:
 
 
 async def maglevc(port: int, *words: str) -> tuple[int, str, str]:
-    """One command over TCP: its status, and what it says."""
+    """One command over TCP: its status and its output."""
     command = [sys.executable, "-m", "maglev.cli.main", "--server", f"localhost:{port}", *words]
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL

@@ -5,23 +5,28 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
 
 from maglev.base.clock import SystemClock
 from maglev.base.errors import Unavailable
-from maglev.vpp.client import Refused, SocketLock, Timing, VppClient
-from maglev.vpp.messages import ProtocolError, VipKey, WeightCall, pack_as_add, pack_vip_add, pack_vip_dump
-from maglev.vpp.state import StateReader
-from maglev.vpp.transport import ConnectionLost, set_weight
+from maglev.vpp.state.reader import StateReader
+from maglev.vpp.wire.client import Refused, Timing, VppClient
+from maglev.vpp.wire.messages import ProtocolError, VipKey, WeightCall, pack_as_add, pack_vip_add, pack_vip_dump
+from maglev.vpp.wire.socketlock import SocketLock
+from maglev.vpp.wire.transport import MOST_REPLY, ConnectionLost, set_weight
 from maglev.vppsim.api import Identity
 from maglev.vppsim.server import StandIn
 from tests.helpers.vpprig import HASTY, eventually, weights
 
 DEADLINE = 10.0
+NOBODY = 65534
 VIP = VipKey.parse("192.0.2.1/32", 6, 80)
 AS = b"\x0a\x00\x00\x01"
 
@@ -226,7 +231,9 @@ async def test_a_lost_connection_is_told_with_its_reason(path: Path) -> None:
 
 def test_a_daemon_that_could_not_make_its_lock_beside_the_socket_still_keeps_others_off(tmp_path: Path) -> None:
     socket = str(tmp_path / "run" / "api.sock")
-    unprivileged, root = SocketLock(socket), SocketLock(socket)
+    (tmp_path / "common").mkdir(mode=0o755)
+    common = [str(tmp_path / "common")]
+    unprivileged, root = SocketLock(socket, common), SocketLock(socket, common)
     assert unprivileged.acquire() == ""  # there is no such directory, as if it must not be written to
     (fallback,) = unprivileged.paths
     try:
@@ -239,4 +246,180 @@ def test_a_daemon_that_could_not_make_its_lock_beside_the_socket_still_keeps_oth
     finally:
         unprivileged.release()
         root.release()
-        os.unlink(fallback)
+
+
+STRANGER = f"""
+import fcntl, os, sys
+os.setgroups([])
+os.setgid({NOBODY})
+os.setuid({NOBODY})
+fd = os.open(sys.argv[1], os.O_RDONLY | (os.O_CREAT if sys.argv[2:] else 0), 0o666)
+if sys.argv[2:]:
+    os.truncate(sys.argv[1], 0)
+    open(sys.argv[1], "w").write("4242\\n")
+fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def stranger(*arguments: str) -> Iterator[bool]:
+    """User ``nobody`` holds a lock on a file; False where that failed."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", STRANGER, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert child.stdout is not None
+        yield child.stdout.readline() == b"held\n"
+    finally:
+        child.communicate(timeout=DEADLINE)
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory below which strangers see everything that its modes allow."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user")
+
+
+@needs_root
+def test_a_stranger_who_holds_a_predictable_name_in_a_common_directory_changes_nothing(
+    public: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    common = public / "lock"
+    common.mkdir()
+    os.chmod(common, 0o1777)
+    socket = str(public / "none" / "api.sock")
+    mine = SocketLock(socket, [str(common)])
+    name = mine._candidates()[1]
+    with stranger(name, "make") as held:
+        assert held
+        assert mine.acquire() == ""
+        assert mine.paths == []
+        assert f"{common}: strangers can write to it" in mine.missing
+        assert f"VPP at {socket} is driven without a lock" in caplog.text
+        caplog.clear()
+        assert mine.acquire() == ""
+        assert not caplog.text  # said once
+
+
+@needs_root
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_stranger_cannot_hold_the_file_that_a_daemon_made(public: Path, beside: bool) -> None:
+    (public / ("run" if beside else "common")).mkdir(mode=0o755)
+    lock = SocketLock(str(public / "run" / "api.sock"), [str(public / "common")])
+    assert lock.acquire() == ""
+    (path,) = lock.paths
+    lock.release()
+    with stranger(path) as held:
+        assert not held
+        assert (lock.acquire(), lock.paths) == ("", [path])
+    lock.release()
+
+
+@needs_root
+def test_a_file_of_an_older_daemon_that_a_stranger_holds_is_no_lock(public: Path) -> None:
+    lock = SocketLock(str(public / "api.sock"), [])
+    path = Path(lock._candidates()[0])
+    path.write_text("1\n")
+    os.chmod(path, 0o644)
+    with stranger(str(path)) as held:
+        assert held
+        for _ in range(2):
+            assert (lock.acquire(), lock.paths) == ("", [])
+            assert "somebody holds it, and strangers can open it" in lock.missing
+    assert (lock.acquire(), lock.paths) == ("", [str(path)])
+    assert path.stat().st_mode & 0o777 == 0o600
+    lock.release()
+
+
+def test_what_lies_in_the_place_of_a_lock_is_neither_waited_for_nor_followed(tmp_path: Path) -> None:
+    lock = SocketLock(str(tmp_path / "api.sock"), [])
+    path = Path(lock._candidates()[0])
+    os.mkfifo(path)
+    assert (lock.acquire(), lock.missing) == ("", f"{path}: not a regular file")
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere")
+    assert lock.acquire() == ""
+    assert lock.paths == []
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("written", ["", "x" * 40, "12 \x1b[2J", "9" * 20])
+def test_what_a_lock_says_of_its_holder_is_a_number_or_unknown(tmp_path: Path, written: str) -> None:
+    first, second = (SocketLock(str(tmp_path / "api.sock"), []) for _ in range(2))
+    assert first.acquire() == ""
+    Path(first.paths[0]).write_text(written)
+    assert "another daemon (pid unknown) drives this VPP" in second.acquire()
+    first.release()
+
+
+@needs_root
+def test_daemons_of_different_users_that_may_both_drive_vpp_meet(public: Path) -> None:
+    socket = public / "api.sock"
+    socket.touch()
+    os.chown(socket, 0, 4321)
+    os.chmod(socket, 0o660)
+    first = SocketLock(str(socket), [])
+    assert first.acquire() == ""
+    status = os.stat(first.paths[0])
+    assert (status.st_gid, status.st_mode & 0o777) == (4321, 0o640)
+    first.release()
+
+
+def says(server: StandIn, command: str, output: str) -> None:
+    """The stand-in's CLI answers one command with something else."""
+    honest = server.api.cli.execute
+
+    def execute(line: str) -> tuple[int, str]:
+        return (0, output) if line == command else honest(line)
+
+    server.api.cli.execute = execute  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("seconds", ["9" * 400, "1" * 6000, "9000000001", "99999999999.5"])
+async def test_a_clock_that_makes_no_sense_is_a_protocol_error_and_a_new_connection(path: Path, seconds: str) -> None:
+    async with stand_in(path) as server:
+        honest = server.api.cli.execute
+        says(server, "show clock", f"Time now {seconds}, reftime 1.0")
+        async with running(path, connected=False) as client:
+            await eventually(lambda: "show clock: the number" in client.problem)
+            server.api.cli.execute = honest  # type: ignore[method-assign]
+            assert await client.event() == "connected"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        " ip4-gre4 [{huge}] 192.0.2.1/32\r\n",
+        " ip4-gre4 [1] 192.0.2.1/32\r\n  new_size:16\r\n  protocol:6 port:{huge}\r\n",
+        " ip4-gre4 [1] 192.0.2.1/32\r\n  new_size:16\r\n  protocol:{huge} port:80\r\n",
+        " ip4-gre4 [1] 192.0.2.1/32\r\n  new_size:16\r\n  protocol:6 port:65536\r\n",
+        " ip4-gre4 [4294967296] 192.0.2.1/32\r\n",
+    ],
+)
+async def test_numbers_that_no_vip_has_end_the_connection_and_nothing_else(path: Path, lines: str) -> None:
+    async with stand_in(path) as server, running(path) as client:
+        says(server, "show lb vips verbose", lines.format(huge="7" * 6000))
+        with pytest.raises(ProtocolError, match=r"the number .* makes sense"):
+            await StateReader(client).verbose()
+        assert "VPP sent nonsense: the number" in await client.event()
+        assert await client.event() == "connected"
+
+
+async def test_a_cli_output_without_bound_is_refused_before_it_is_read(path: Path) -> None:
+    async with stand_in(path) as server, running(path) as client:
+        says(server, "show lb vips verbose", "x" * (MOST_REPLY + 1))
+        with pytest.raises(ConnectionLost, match="announces a message of"):
+            await StateReader(client).verbose()
+        assert client.api_total["?", "received", "malformed"] == 1
+        assert "announces a message of" in await client.event()
+        assert await client.event() == "connected"

@@ -179,3 +179,17 @@ async def test_two_daemons_on_one_vpp_take_turns_and_the_second_finds_what_the_f
             other.backend("a", UP)
             await other.settled()
             assert weights(server) == {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}
+
+
+async def test_a_cli_output_with_absurd_numbers_is_survived_by_the_vital_task(path: Path) -> None:
+    async with programmed(path, forty()) as (server, rig):
+        honest = server.api.cli.execute
+        nonsense = f" ip4-gre4 [{'7' * 6000}] 192.0.2.1/32\r\n"
+        server.api.cli.execute = lambda line: (0, nonsense) if "verbose" in line else honest(line)  # type: ignore[method-assign]
+        connects = rig.client.connects
+        server.drop_connections()
+        await eventually(lambda: rig.client.connects > connects + 1)
+        server.api.cli.execute = honest  # type: ignore[method-assign]
+        rig.backend("b01", DOWN)
+        await eventually(lambda: weights(server).get("10.0.0.2") == 0)
+        await rig.settled()

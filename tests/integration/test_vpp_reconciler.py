@@ -19,15 +19,15 @@ from maglev.base.pace import Pace
 from maglev.base.states import State
 from maglev.config.model import SECOND, Config, LbConfig, OnAllDown, Prune
 from maglev.rpc.services import DataplaneApi
-from maglev.vpp.client import Timing
-from maglev.vpp.cost import CostModel
-from maglev.vpp.dataplane import Dataplane
-from maglev.vpp.drift import vip_drift
-from maglev.vpp.lost import LostWeights
-from maglev.vpp.messages import MESSAGES, VipKey, pack_handshake_reply, pack_set_weight
-from maglev.vpp.model import Actual
-from maglev.vpp.store import MemoryStore
-from maglev.vpp.transport import Reply, Request
+from maglev.vpp.planning.cost import CostModel
+from maglev.vpp.planning.lost import LostWeights
+from maglev.vpp.planning.model import Actual
+from maglev.vpp.shown.dataplane import Dataplane
+from maglev.vpp.state.drift import vip_drift
+from maglev.vpp.state.store import MemoryStore
+from maglev.vpp.wire.client import Timing
+from maglev.vpp.wire.messages import MESSAGES, VipKey, pack_handshake_reply, pack_set_weight
+from maglev.vpp.wire.transport import Reply, Request
 from maglev.vppsim.faults import Refusal
 from maglev.vppsim.journal import Entry
 from maglev.vppsim.model import embed, extract
@@ -511,7 +511,7 @@ def with_idle(count: int, *, lb: LbConfig = AT_ONCE) -> Config:
 async def test_a_waiting_frontend_is_overtaken_by_one_batch_of_vips_that_serve_nobody_at_most(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("maglev.vpp.agenda.MOST_MEMBERS", 2)
+    monkeypatch.setattr("maglev.vpp.state.agenda.MOST_MEMBERS", 2)
     async with programmed(path, with_idle(2)) as (server, rig):
         rig.backend("s1", DOWN)
         rig.backend("s2", DOWN)
@@ -853,7 +853,7 @@ async def test_what_was_known_of_a_vpp_is_set_beside_what_it_holds_in_slices(
 
         monkeypatch.setattr("maglev.base.pace.SLICE_NS", 0)
         monkeypatch.setattr(LostWeights, "lose", at(LostWeights.lose))
-        monkeypatch.setattr("maglev.vpp.drift.vip_drift", at(vip_drift))
+        monkeypatch.setattr("maglev.vpp.state.drift.vip_drift", at(vip_drift))
         ticker = asyncio.create_task(ticking())
         connects = rig.client.connects
         if restarted:
@@ -1564,7 +1564,7 @@ async def test_a_plan_for_many_vips_is_made_in_slices_and_says_what_one_in_one_p
         by_cli(server, "conf timeout 77", "vip 198.51.100.1/32 protocol tcp port 443 encap gre4 new_len 64")
         config = replace(apart(several(5)), lb=replace(AT_ONCE, flow_timeout=50 * SECOND, prune=Prune.ALL))
         whole = await rig.dataplane.plan(None, force=False, config=config)
-        monkeypatch.setattr("maglev.vpp.fullsync.PIECE_MEMBERS", 1)
+        monkeypatch.setattr("maglev.vpp.sync.fullsync.PIECE_MEMBERS", 1)
         monkeypatch.setattr("maglev.base.pace.SLICE_NS", 0)
         turns = 0
 
@@ -1718,6 +1718,43 @@ async def test_a_reload_is_not_seen_half_done_or_a_new_server_would_get_traffic_
         rig.load()
         await rig.settled()
         assert weights(server) == {"10.0.0.9": 0, "10.0.0.2": 0, "10.0.0.3": 1}
+
+
+async def test_a_reload_that_is_never_announced_is_in_force_after_ten_seconds(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config, clock = failover(), PacedClock()
+    async with programmed(path, config, clock=clock) as (server, rig):
+        moved = replace(config.backends["a"], address=IPv4Address("10.0.0.9"))
+        rig.states.load(replace(config, backends={**config.backends, "a": moved}))
+        rig.backend("b", DOWN)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not writes(server), "the frontend waits for the end of the reload"
+        clock.advance(11)
+        rig.backend("c", DOWN)
+        await rig.settled()
+        assert "a configuration is in force that was not announced" in caplog.text
+        assert weights(server) == {"10.0.0.9": 0, "10.0.0.2": 0, "10.0.0.3": 0}
+
+
+async def test_a_reload_that_takes_servers_away_during_the_warm_up_ends_neither_a_sync_nor_a_request(
+    path: Path,
+) -> None:
+    lb = LbConfig(startup_min_delay=0, startup_max_delay=30 * SECOND)
+    config, clock = failover(lb), PacedClock()
+    async with stand_in(path) as server:
+        rig = Rig(path, config, clock=clock)
+        rig.load()
+        async with rig.running():
+            await rig.settled()
+            smaller = make_config({"p": {"b": 10}}, backends={"b": "10.0.0.2"}, lb=lb)
+            rig.states.load(smaller)  # in force, and not announced yet
+            assert not rig.reconciler.released("nope")
+            rig.reconciler.released("www")
+            rig.load()
+            await rig.settled()
+            assert weights(server) == {"10.0.0.2": 1}
 
 
 async def test_a_frontend_that_a_reload_removes_during_a_sync_does_not_end_the_sync(path: Path) -> None:

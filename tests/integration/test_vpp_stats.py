@@ -19,8 +19,8 @@ import pytest
 
 from maglev.base.errors import Unavailable
 from maglev.base.states import State
-from maglev.vpp.dataplane import Dataplane
-from maglev.vpp.stats import Segment, StatsPoller
+from maglev.vpp.shown.dataplane import Dataplane
+from maglev.vpp.shown.stats import Segment, StatsPoller
 from maglev.vppsim import statseg
 from maglev.vppsim.server import StandIn
 from tests.helpers.vpp import make_config

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from maglev.vpp import messages
-from maglev.vpp.messages import MESSAGES, VipKey
+from maglev.vpp.wire import messages
+from maglev.vpp.wire.messages import MESSAGES, VipKey
 from maglev.vppsim import __main__ as program
 from maglev.vppsim import inspect
 from maglev.vppsim.control import ControlSocket

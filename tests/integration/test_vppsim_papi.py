@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from vpp_papi import VPPApiClient, VPPApiJSONFiles
 
-from maglev.vpp import messages
-from maglev.vpp.messages import MESSAGES, Envelope, Prefix, Route, Thread, VipKey
+from maglev.vpp.wire import messages
+from maglev.vpp.wire.messages import MESSAGES, Envelope, Prefix, Route, Thread, VipKey
 from maglev.vppsim import definitions
 from tests.helpers import transcripts
 from tests.helpers.vppsim import DEADLINE, connected, stand_in

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from vpp_papi.vpp_stats import VPPStats
 
-from maglev.vpp.messages import VipKey
+from maglev.vpp.wire.messages import VipKey
 from maglev.vppsim.api import Identity
 from maglev.vppsim.statseg import Entry, Kind, Segment, SegmentFull
 from tests.helpers.vppsim import DEADLINE, connected, stand_in

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maglev.vpp.messages import VipKey, address_text
+from maglev.vpp.wire.messages import VipKey, address_text
 from maglev.vppsim.inspect import Client
 
 READER = "lab"

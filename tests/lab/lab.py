@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import yaml
 
-from maglev.vpp.messages import ANY_PROTOCOL, VipKey
+from maglev.vpp.wire.messages import ANY_PROTOCOL, VipKey
 from tests.lab.dataplane import Call, read_calls, read_weights
 from tests.lab.processes import LabError, Maglevc, Program, program, wait_until
 from tests.lab.servers import LoopThread, Servers, free_port

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from maglev import _probecore
-from maglev._probecore import HttpParser, TimingWheel
+from maglev import _cores
+from maglev._cores import HttpParser, TimingWheel
 
 keys = st.binary(min_size=16, max_size=16)
 words = st.integers(0, 2**32 - 1)
@@ -18,19 +18,19 @@ words = st.integers(0, 2**32 - 1)
 
 @given(keys, words)
 def test_a_cookie_opens_to_what_it_was_made_of(key: bytes, plain: int) -> None:
-    assert _probecore.open_cookie(key, _probecore.seal_cookie(key, plain)) == plain
+    assert _cores.open_cookie(key, _cores.seal_cookie(key, plain)) == plain
 
 
 @given(keys, st.lists(words, unique=True, max_size=200))
 def test_no_two_probes_share_a_cookie(key: bytes, plains: list[int]) -> None:
-    assert len({_probecore.seal_cookie(key, plain) for plain in plains}) == len(plains)
+    assert len({_cores.seal_cookie(key, plain) for plain in plains}) == len(plains)
 
 
 @given(st.binary(max_size=300), st.booleans())
 def test_no_bytes_crash_the_packet_parsers(data: bytes, v6: bool) -> None:
     kinds = {"malformed", "other", "echo", "syn-ack", "rst", "error-icmp", "error-tcp"}
-    assert _probecore.read_icmp(data, v6)["kind"] in kinds
-    assert _probecore.read_tcp(data, v6)["kind"] in kinds
+    assert _cores.read_icmp(data, v6)["kind"] in kinds
+    assert _cores.read_tcp(data, v6)["kind"] in kinds
 
 
 # Bytes that get far: pieces of responses in any order, and noise.

@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maglev._probecore import next_probe_due, source_port
+from maglev._cores import next_probe_due, source_port
 
 MS = 1_000_000
 OVERDUE = 100 * MS

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from maglev.base.states import State
 from maglev.config.model import Backend, Config, Frontend, LbConfig, OnAllDown, Pool, PoolMember, Protocol, Prune
 from maglev.judgement.weights import flush_owed
-from maglev.vpp.desired import DesiredVip, desired_vips
-from maglev.vpp.diff import diff
-from maglev.vpp.lost import NOTHING_LOST
-from maglev.vpp.messages import Encap, VipKey
-from maglev.vpp.model import Actual, ActualAs, ActualVip, vip_key
-from maglev.vpp.plan import Cause, FlushKey, Op, Owed, Plan, acknowledge
-from maglev.vpp.policy import Policy
+from maglev.vpp.planning.desired import DesiredVip, desired_vips
+from maglev.vpp.planning.diff import diff
+from maglev.vpp.planning.lost import NOTHING_LOST
+from maglev.vpp.planning.model import Actual, ActualAs, ActualVip, vip_key
+from maglev.vpp.planning.plan import Cause, FlushKey, Op, Owed, Plan, acknowledge
+from maglev.vpp.planning.policy import Policy
+from maglev.vpp.wire.messages import Encap, VipKey
 from tests.helpers.vpp import UNSET_CONF, FakeBackend, FakeStates, ModelVpp
 
 ADDRESSES = [f"10.0.0.{n}" for n in range(1, 5)]

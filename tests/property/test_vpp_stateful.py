@@ -29,12 +29,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from maglev.base.errors import Unavailable
 from maglev.base.states import State
 from maglev.config.model import SECOND, Backend, Config, Frontend, LbConfig, OnAllDown, Pool, PoolMember, Protocol
-from maglev.vpp.client import Timing, VppClient
-from maglev.vpp.executor import Executor, Outcome, Pacer
-from maglev.vpp.messages import VipKey, address_text
-from maglev.vpp.model import vip_key
-from maglev.vpp.plan import FlushKey, Op, Step
-from maglev.vpp.warmup import Phase
+from maglev.vpp.planning.model import vip_key
+from maglev.vpp.planning.plan import FlushKey, Op, Step
+from maglev.vpp.state.warmup import Phase
+from maglev.vpp.sync.executor import Executor, Outcome, Pacer
+from maglev.vpp.wire.client import Timing, VppClient
+from maglev.vpp.wire.messages import VipKey, address_text
 from maglev.vppsim.faults import Refusal
 from maglev.vppsim.model import Vip, embed, extract
 from maglev.vppsim.server import StandIn

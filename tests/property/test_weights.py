@@ -1,4 +1,4 @@
-"""The weight rule for any states: against a plain model, and what must hold whatever happens."""
+"""The weight rule for any states: against a plain model, and with the invariants of any state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from maglev.base.states import FrontendState, State
 from maglev.config.model import Backend, Config, Frontend, OnAllDown, Pool, PoolMember
-from maglev.judgement.weights import FrontendWeights, WeightTable, frontend_weights, programmed_weight, weight_unit
+from maglev.judgement.weights import (
+    FrontendWeights,
+    StateSource,
+    WeightTable,
+    fill,
+    frontend_weights,
+    programmed_weight,
+    weight_unit,
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +29,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Scene:
+class Scene(StateSource):
     """A frontend, the states of its backends and the run-time weights, which is all that the rule depends on."""
 
     frontend: Frontend
@@ -80,7 +88,9 @@ def plain(scene: Scene) -> dict[str, int]:
 
 
 def by_table(scene: Scene) -> FrontendWeights:
-    table = WeightTable(scene.config())
+    table = WeightTable()
+    for _ in fill(table, [scene.frontend], portion=2):
+        pass
     for name, view in scene.views.items():
         table.set_backend(name, view.state, view.drained)
     for pool in scene.frontend.pools:

@@ -30,8 +30,8 @@ from maglev.base.states import State
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb import maglev_pb2_grpc as pb_grpc
 from maglev.schema.durations import format_duration, parse_duration
-from maglev.vpp.messages import address_text
-from maglev.vpp.model import vip_key
+from maglev.vpp.planning.model import vip_key
+from maglev.vpp.wire.messages import address_text
 from maglev.vppsim.inspect import Client
 from tests.soak.model import Model
 from tests.soak.world import World

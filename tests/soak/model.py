@@ -16,8 +16,8 @@ from maglev.base.errors import UnknownName
 from maglev.base.states import State
 from maglev.config.load import load_text
 from maglev.config.model import Config
-from maglev.judgement.weights import applied_weight, frontend_weights, weight_unit
-from maglev.vpp.model import vip_key
+from maglev.judgement.weights import StateSource, applied_weight, weight_unit
+from maglev.vpp.planning.model import vip_key
 from tests.soak.world import PORT_CONNECT, PORT_HTTP, PORT_SYN, address_of
 
 MEMBERS, FALLBACK = 40, 10
@@ -35,7 +35,7 @@ class View:
     enabled: bool = True
 
 
-class Model:
+class Model(StateSource):
     """The truth, and the source of states for the rule."""
 
     def __init__(self, targets: int, chance: random.Random) -> None:
@@ -45,7 +45,7 @@ class Model:
         self.drained: set[str] = set()
         self.disabled: set[str] = set()
         self.paused: set[str] = set()
-        self.weights: dict[tuple[str, str, str], int] = {}
+        self.overrides: dict[tuple[str, str, str], int] = {}
         self.down: Collection[str] = ()
         self._config = self._load()
 
@@ -151,16 +151,16 @@ class Model:
                 for member in pool.members
             }
 
-        for key in list(self.weights):
+        for key in list(self.overrides):
             old, new = values(before, key[0]).get(key), values(now, key[0]).get(key)
             if new is None or (old is not None and old != new):
-                del self.weights[key]
+                del self.overrides[key]
         for name in [*self.drained, *self.disabled, *self.paused]:
             if before.backends[name].address != now.backends[name].address:
                 for names in (self.drained, self.disabled, self.paused):
                     names.discard(name)
-                for key in [key for key in self.weights if key[2] == name]:
-                    del self.weights[key]
+                for key in [key for key in self.overrides if key[2] == name]:
+                    del self.overrides[key]
 
     # ---- what operators do
 
@@ -170,9 +170,9 @@ class Model:
         file = {m.backend: m.weight for p in conf.pools if p.name == pool for m in p.members}[backend]
         became = file if weight is None else min(100, applied_weight(weight, weight_unit(conf)))
         if file in (weight, became):
-            self.weights.pop((frontend, pool, backend), None)
+            self.overrides.pop((frontend, pool, backend), None)
         else:
-            self.weights[frontend, pool, backend] = became
+            self.overrides[frontend, pool, backend] = became
 
     # ---- the source of states
 
@@ -193,7 +193,7 @@ class Model:
 
     def weight_override(self, frontend: str, pool: str, backend: str) -> int | None:
         """The operator's weight of a member."""
-        return self.weights.get((frontend, pool, backend))
+        return self.overrides.get((frontend, pool, backend))
 
     def states(self) -> dict[str, State]:
         """What every backend of a frontend should be."""
@@ -204,7 +204,7 @@ class Model:
         """What VPP should hold: weight by address of the server, by VIP. None: whatever it has stays."""
         wanted: dict[str, dict[str, int | None]] = {}
         for frontend in self._config.frontends.values():
-            weights = frontend_weights(frontend, self)
+            weights = self.weights(frontend)
             wanted[str(vip_key(frontend))] = {
                 str(self._config.backends[member.backend].address): None if member.keep else member.programmed
                 for member in weights.members

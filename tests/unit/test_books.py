@@ -21,7 +21,7 @@ from maglev.daemon import exits
 from maglev.daemon.options import EX_USAGE, FLAGS, SWITCHES
 from maglev.daemon.options import parse as parse_daemon
 from maglev.metrics import server as metrics
-from maglev.rpc import server, watch
+from maglev.rpc import gate, server, watch
 from tests.helpers.books import BOOKS, ROOT, blocks
 
 GUIDE = (ROOT / "docs" / "user-guide.md").read_text(encoding="utf-8")
@@ -59,7 +59,7 @@ def test_the_guide_has_the_limits_for_strangers() -> None:
     told = [int(cells[1].replace(",", "")) for cells in rows(GUIDE, "### Limits")]
     assert told == [
         server.MAX_CONNECTIONS,
-        server.MAX_CALLS,
+        gate.MAX_CALLS,
         server.MAX_STREAMS_PER_CONNECTION,
         watch.MAX_WATCHERS,
         watch.LOCAL_WATCHERS,

@@ -214,7 +214,7 @@ async def test_a_verdict_from_before_a_disable_is_dropped(rig: Rig) -> None:
     rig.checker.enable("a", by="op")
     rig.checker.read_engine()
     assert rig.state("a") is State.UNKNOWN
-    assert rig.checker.counters.stale == 1
+    assert rig.checker.stale_verdicts == 1
 
 
 async def test_drain_takes_the_weight_and_leaves_the_state(rig: Rig) -> None:
@@ -265,7 +265,7 @@ async def test_weight_zero_again_with_flush_is_an_event_because_flows_may_be_lef
 
 @pytest.mark.parametrize("weight", [-1, 101, 1000])
 async def test_weight_out_of_range_is_refused(rig: Rig, weight: int) -> None:
-    with pytest.raises(BadValue, match=r"0\.\.100"):
+    with pytest.raises(BadValue, match=r"0 to 100"):
         rig.checker.set_weight("www", "pool0", "a", weight, flush=False, by="op")
 
 

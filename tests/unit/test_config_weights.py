@@ -13,9 +13,11 @@ from maglev.base.states import FrontendState, State
 from maglev.config.model import Backend, Config, Frontend, OnAllDown, Pool, PoolMember
 from maglev.judgement.weights import (
     FrontendWeights,
+    StateSource,
     WeightTable,
     applied_weight,
     effective_weight,
+    fill,
     flush_owed,
     frontend_weights,
     programmed_weight,
@@ -33,7 +35,7 @@ class View:
 
 
 @dataclass
-class Source:
+class Source(StateSource):
     """States by backend name; whoever is not named is unknown."""
 
     states: Mapping[str, View | State] = field(default_factory=dict)
@@ -72,10 +74,17 @@ def make_config(frontend: Frontend) -> Config:
     return Config(backends=backends, frontends={frontend.name: frontend})
 
 
+def table_of(*frontends: Frontend) -> WeightTable:
+    table = WeightTable()
+    for _ in fill(table, frontends, portion=2):
+        pass
+    return table
+
+
 def weights_of(frontend: Frontend, source: Source) -> FrontendWeights:
     """The frontend's weights, which both ways of working them out must agree on."""
     single = frontend_weights(frontend, source)
-    table = WeightTable(make_config(frontend))
+    table = table_of(frontend)
     for pool in frontend.pools:
         for member in pool.members:
             view = source.backend_state(member.backend)
@@ -84,9 +93,7 @@ def weights_of(frontend: Frontend, source: Source) -> FrontendWeights:
             table.set_weight(frontend.name, pool.name, member.backend, override)
     assert table.frontend(frontend.name) == single
     assert table.compute() == int(single.usable)
-    assert list(table.effective()) == [member.effective for member in single.members]
-    assert list(table.programmed()) == [member.programmed for member in single.members]
-    assert table.frontend_state(frontend.name) is single.state
+    assert table.computed_state(frontend.name) is table.state(frontend.name) is single.state
     return single
 
 
@@ -357,9 +364,13 @@ def test_unknown_backend_raises_what_the_source_raises() -> None:
 
 
 def test_table_refuses_unknown_names_and_states() -> None:
-    table = WeightTable(make_config(make_frontend({"a": 100})))
+    with pytest.raises(IndexError):
+        WeightTable().add_members(0, (PoolMember("a"),))
+    table = table_of(make_frontend({"a": 100}))
+    with pytest.raises(ValueError, match="in the table already"):
+        table.add(make_frontend({"b": 100}))
     with pytest.raises(KeyError):
-        table.set_backend("b", UP)
+        table.set_weight("vip", "pool0", "b", 5)
     with pytest.raises(KeyError):
         table.set_weight("vip", "pool1", "a", 5)
     with pytest.raises(KeyError):
@@ -368,8 +379,21 @@ def test_table_refuses_unknown_names_and_states() -> None:
         table.set_backend("a", 17)  # type: ignore[arg-type]
 
 
+def test_backend_that_no_frontend_uses_has_no_place_in_the_table() -> None:
+    table = table_of(make_frontend({"a": 100}))
+    table.set_backend("b", UP)
+    assert table.compute() == 0
+
+
+def test_table_knows_a_frontend_from_another_one_of_its_name() -> None:
+    frontend = make_frontend({"a": 100})
+    table = table_of(frontend)
+    assert frontend in table
+    assert make_frontend({"a": 100}) not in table
+
+
 def test_run_time_weight_of_the_table_goes_back_to_the_file() -> None:
-    table = WeightTable(make_config(make_frontend({"a": 80})))
+    table = table_of(make_frontend({"a": 80}))
     table.set_backend("a", UP)
     table.set_weight("vip", "pool0", "a", 10)
     assert table.frontend("vip").members[0].weight == 10
@@ -382,15 +406,11 @@ def test_backend_shared_by_frontends_is_set_once() -> None:
     second = Frontend(
         name="other", address=ip_address("192.0.2.81"), pools=(Pool("p", (PoolMember("b"), PoolMember("a", 20))),)
     )
-    config = Config(
-        backends={name: Backend(name, ip_address("10.0.0.9")) for name in "ab"},
-        frontends={"vip": first, "other": second},
-    )
-    table = WeightTable(config)
+    table = table_of(first, second)
     assert len(table) == 3
     table.set_backend("a", UP)
     assert table.compute() == 2
-    assert list(table.effective()) == [100, 0, 20]
+    assert [member.effective for name in ("vip", "other") for member in table.frontend(name).members] == [100, 0, 20]
 
 
 def test_results_compare_by_value_and_survive_pickling() -> None:

@@ -15,8 +15,8 @@ import pytest
 from maglev.base import logs
 from maglev.base.events import Bus, Event, LogEvent
 from maglev.base.states import Code, State
-from maglev.vpp.messages import VipKey
-from maglev.vpp.plan import Op, Step
+from maglev.vpp.planning.plan import Op, Step
+from maglev.vpp.wire.messages import VipKey
 
 
 @pytest.fixture
@@ -268,7 +268,7 @@ async def test_a_record_of_another_thread_is_not_lost_while_one_is_published() -
 
 
 class Stalled(io.StringIO):
-    """A stream whose reader does not read until it is let."""
+    """A stream whose reader does not read until it is released."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -292,7 +292,7 @@ async def ask(server: MetricsServer, request: bytes) -> bytes:
 
 
 async def answer_of(reader: asyncio.StreamReader) -> bytes:
-    """What comes until the end of the connection, orderly or not."""
+    """The bytes up to the end of the connection, orderly or not."""
     try:
         return await asyncio.wait_for(reader.read(), 10)
     except ConnectionResetError:

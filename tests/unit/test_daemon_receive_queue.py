@@ -1,4 +1,4 @@
-"""What the log says when the probes' receive queues overflow."""
+"""The log's advice when the probes' receive queues overflow."""
 
 from __future__ import annotations
 

@@ -1,15 +1,20 @@
-"""The state file: torn writes, previous copies, failures that are told."""
+"""The state file: torn writes, previous copies, failures that are reported."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from maglev.base.clock import SystemClock
 from maglev.checker.overrides import OverrideStore, from_json, to_json
-from maglev.daemon.statefile import BadStateFile, NotSaved, StateFile, decode, encode
+from maglev.cli.client import CALL_SECONDS
+from maglev.daemon.statefile import WRITE_SECONDS, BadStateFile, NotSaved, StateFile, decode, encode
 from maglev.views.backends import Override, OverrideKind
 from tests.helpers.checker import FakeClock
 
@@ -94,33 +99,142 @@ async def test_both_copies_lost_is_counted_and_does_not_stop_the_start(tmp_path:
 async def test_a_write_that_fails_is_told_and_the_old_file_stays(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     file = await saved(path, "old")
-    (tmp_path / ".state.json.new").mkdir()
+    (tmp_path / "state.json.prev").mkdir()
     file.set("section", "new")
     with pytest.raises(NotSaved, match=r"state\.json"):
         await file.saved()
     assert file.failures == 1
     assert loaded(path).get("section") == "old"
-    (tmp_path / ".state.json.new").rmdir()
+    (tmp_path / "state.json.prev").rmdir()
     await file.saved()
     assert loaded(path).get("section") == "new"
 
 
-async def test_a_disk_that_does_not_answer_is_told_and_holds_nobody(tmp_path: Path) -> None:
+async def test_a_disk_that_does_not_answer_is_told_and_holds_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "state.json"
-    os.mkfifo(path)
+    answers = threading.Event()
+    honest = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        answers.wait(10)
+        honest(descriptor)
+
+    monkeypatch.setattr("os.fsync", fsync)
     # Real time: long enough for the last write to end in time on a busy machine.
     file = StateFile(path, FakeClock(), patience=0.3)
-    file.load()
-    assert file.unreadable == 1
     file.set("section", "new")
     for failures in (1, 2):
         with pytest.raises(NotSaved, match="has not answered"):
             await file.saved()
         assert file.failures == failures
     # It answers again: the one write that was begun comes to its end, and the file is whole.
-    os.close(os.open(path, os.O_WRONLY))
+    answers.set()
     await file.saved()
     assert loaded(path).get("section") == "new"
+
+
+def special(path: Path, kind: str) -> None:
+    """Something that is no regular file."""
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(str(path))
+    else:
+        path.symlink_to("/dev/null")
+
+
+@pytest.mark.parametrize("name", ["state.json", "state.json.prev"])
+@pytest.mark.parametrize("kind", ["FIFO", "directory", "socket", "link to a device"])
+async def test_what_is_no_regular_file_is_refused_at_once_and_left_alone(tmp_path: Path, kind: str, name: str) -> None:
+    path = tmp_path / "state.json"
+    there = tmp_path / name
+    special(there, kind)
+    before = there.lstat()
+    file = StateFile(path, FakeClock(), patience=5)
+    file.load()
+    file.set("section", "new")
+    with pytest.raises(NotSaved, match=rf"state file .*: .*/{name} is not a regular file, and is left alone"):
+        await file.saved()
+    assert file.get("section") == "new"
+    assert there.lstat() == before
+    if there.is_dir():
+        there.rmdir()
+    else:
+        there.unlink()
+    await file.saved()
+    assert loaded(path).get("section") == "new"
+
+
+async def test_links_planted_under_temporary_names_stop_no_write_and_are_not_followed(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    for name in (".state.json.new", ".state.json.prev.new"):
+        (tmp_path / name).symlink_to(victim)
+    await saved(path, "one", "two")
+    assert loaded(path).get("section") == "two"
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("name", "aside"), [("state.json", "state.json.v2"), ("state.json.prev", "state.json.prev.v2")]
+)
+async def test_a_file_of_a_future_version_is_kept_under_a_name(
+    tmp_path: Path, name: str, aside: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    future = b'{"version":2,"sha256":"x","state":{"overrides":"in another form"}}\n'
+    path = tmp_path / "state.json"
+    (tmp_path / name).write_bytes(future)
+    file = loaded(path)
+    assert "version 2, of a newer maglevd" in caplog.text
+    for value in ("one", "two", "three"):
+        file.set("section", value)
+        await file.saved()
+    assert (tmp_path / aside).read_bytes() == future
+    assert f"is kept as {tmp_path / aside}" in caplog.text
+    assert loaded(path).get("section") == "three"
+    assert sorted(os.listdir(tmp_path)) == sorted(["state.json", "state.json.prev", aside])
+
+
+async def test_a_file_with_an_entry_that_makes_no_sense_is_kept_once(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    await saved(path, "old")
+    before = path.read_bytes()
+    file = loaded(path)
+    file.distrust()
+    for value in ("one", "two"):
+        file.set("section", value)
+        await file.saved()
+    assert (tmp_path / "state.json.bad").read_bytes() == before
+
+
+async def test_whatever_keeps_a_change_from_the_disk_is_told_as_not_saved(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    file = StateFile(path, FakeClock())
+    file.set("section", 1 << 70)
+    with pytest.raises(NotSaved, match=r"state\.json: Integer exceeds 64-bit range"):
+        await file.saved()
+    assert file.get("section") == 1 << 70
+
+
+async def test_a_file_that_is_nested_too_deeply_stops_neither_start_nor_write(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    path.write_bytes(b'{"version":1,"sha256":"x","state":{"a":' + b"[" * 500 + b"]" * 500 + b"}}")
+    file = loaded(path)
+    assert file.unreadable == 1
+    file.set("section", "new")
+    await file.saved()
+    assert loaded(path).get("section") == "new"
+    assert (tmp_path / "state.json.bad").exists()
+
+
+def test_a_caller_hears_of_a_slow_disk_before_it_gives_up() -> None:
+    assert WRITE_SECONDS + 1 <= CALL_SECONDS
 
 
 async def test_overrides_are_kept_as_json_and_by_backend(tmp_path: Path) -> None:
@@ -154,7 +268,8 @@ async def test_the_previous_copy_is_the_file_before_the_last_change_also_where_s
     file.set("section", "five")
     await file.saved()
     assert decode(previous.read_bytes()) == {"section": "by hand"}
-    assert sorted(os.listdir(tmp_path)) == ["state.json", "state.json.prev"]
+    assert sorted(os.listdir(tmp_path)) == ["state.json", "state.json.bad", "state.json.prev"]
+    assert (tmp_path / "state.json.bad").read_bytes() == b"torn"
 
 
 async def test_a_missing_directory_is_made_for_us_alone(tmp_path: Path) -> None:
@@ -183,7 +298,7 @@ async def test_without_a_path_everything_is_kept_in_memory() -> None:
 async def test_run_writes_what_changes_and_tries_again_after_a_failure(tmp_path: Path) -> None:
     clock = FakeClock()
     path = tmp_path / "state.json"
-    blocker = tmp_path / ".state.json.new"
+    blocker = tmp_path / "state.json.prev"
     blocker.mkdir()
     file = StateFile(path, clock)
     task = asyncio.ensure_future(file.run())
@@ -241,6 +356,13 @@ def test_broken_override_is_refused(broken: object) -> None:
         from_json(broken)
 
 
+@pytest.mark.parametrize("key", ["until_ns", "since_ns"])
+def test_moments_that_the_api_cannot_tell_are_limited(key: str) -> None:
+    override = from_json({**to_json(WEIGHT), key: (1 << 64) - 1, "file_weight": 1 << 40})
+    assert getattr(override, key) == (1 << 63) - 1
+    assert override.file_weight == 100
+
+
 def test_store_keeps_one_override_a_thing() -> None:
     store = OverrideStore()
     store.put(Override(OverrideKind.DISABLE, "a", "192.0.2.1", 1))
@@ -252,3 +374,75 @@ def test_store_keeps_one_override_a_thing() -> None:
     assert store.drop(WEIGHT.key) is None
     assert store.weight("www", "p", "a") is None
     assert len(store) == 1
+
+
+async def test_a_second_daemon_says_who_has_the_file_and_neither_reads_nor_writes_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "state.json"
+    first, second = StateFile(path, FakeClock()), StateFile(path, FakeClock())
+    await first.claim()
+    first.set("section", "first")
+    await first.saved()
+    await second.claim(0)
+    who = f"another maglevd (pid {os.getpid()})"
+    assert f"state file {path} is that of {who}: it is neither read nor written here" in caplog.text
+    second.load()
+    assert second.get("section") is None
+    second.set("section", "second")
+    with pytest.raises(NotSaved, match=r"state\.json: it is that of another maglevd \(pid [0-9]+\)"):
+        await second.saved()
+    assert (second.get("section"), second.failures) == ("second", 1)
+    first.set("section", "first again")
+    await first.saved()
+    assert loaded(path).get("section") == "first again"
+
+
+async def test_a_daemon_that_is_ending_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    code = (
+        "import sys; from maglev.base.lockfile import lock; lock(sys.argv[1], make=True);"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, f"{path}.lock", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert child.stdout is not None
+    assert await child.stdout.readline() == b"held\n"
+    file = StateFile(path, SystemClock())
+    claiming = asyncio.ensure_future(file.claim(20))
+    await asyncio.sleep(0.3)
+    assert not claiming.done()
+    child.kill()
+    await child.wait()
+    async with asyncio.timeout(10):
+        await claiming
+    assert file.taken_by == ""
+
+
+async def test_a_claim_removes_what_broken_writes_left_and_locks_no_device(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "state.json"
+    for name in (".state.json.12ab.new", ".state.json.prev.12ab.new", ".other.new"):
+        (tmp_path / name).write_bytes(b"")
+    await StateFile(path, FakeClock()).claim()
+    assert sorted(os.listdir(tmp_path)) == [".other.new", "state.json.lock"]
+    device = tmp_path / "device"
+    device.symlink_to("/dev/null")
+    file = StateFile(device, FakeClock())
+    await file.claim()
+    assert "is not a regular file" in caplog.text
+    assert not (tmp_path / "device.lock").exists()
+
+
+async def test_a_state_file_where_strangers_can_write_is_used_without_a_lock(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.chmod(tmp_path, 0o1777)
+    file = StateFile(tmp_path / "state.json", FakeClock())
+    await file.claim()
+    assert f"{tmp_path}: strangers can write to it" in caplog.text
+    file.set("section", 1)
+    await file.saved()
+    assert loaded(tmp_path / "state.json").get("section") == 1

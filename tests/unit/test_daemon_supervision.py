@@ -1,4 +1,4 @@
-"""Supervised tasks and what systemd is told."""
+"""Supervised tasks and the messages to systemd."""
 
 from __future__ import annotations
 

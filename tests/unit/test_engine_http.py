@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from maglev._probecore import HttpParser
+from maglev._cores import HttpParser
 
 
 def parse(*parts: bytes, closed: bool = False, want_body: bool = False, head: bool = False) -> HttpParser:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from maglev._probecore import EventRing
+from maglev._cores import EventRing
 
 PATIENCE = 60.0  # seconds; only a failing test takes so long
 

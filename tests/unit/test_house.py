@@ -6,11 +6,11 @@ import ast
 import os
 import re
 import subprocess
-import sys
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grimp
 import pytest
@@ -18,8 +18,14 @@ import pytest
 from tests.house import rules
 from tests.house.__main__ import ROOT, report
 from tests.house.rules import MAX_ATTRIBUTES, MAX_LINES, Finding
+from tests.run import BIN
 
 Rule = Callable[[str, str], Iterator[Finding]]
+
+
+def project() -> dict[str, Any]:
+    """pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def found(findings: list[Finding]) -> list[tuple[str, str, int]]:
@@ -155,13 +161,16 @@ def test_native_functions_end_where_the_indentation_does() -> None:
 # ----------------------------------------------------------------------------------------------------- complexity
 
 
-def test_complexity_is_limited_by_the_configuration(tmp_path: Path) -> None:
-    (tmp_path / "pyproject.toml").write_text("[tool.ruff.lint.mccabe]\nmax-complexity = 3\n")
-    branches = [f"    if a == {number}:\n        return {number}" for number in range(3)]
-    (tmp_path / "x.py").write_text("\n".join(["def allowed(a):", *branches[:2], "def tangled(a):", *branches]))
-    (one,) = rules.complexity(tmp_path, ["x.py"])
-    assert (one.path, one.rule, one.name, one.line) == ("x.py", "complexity", "tangled", 6)
-    assert one.text == "is too complex (4 > 3)"
+def test_ruff_limits_the_complexity_without_an_exception(tmp_path: Path) -> None:
+    settings = project()["tool"]["ruff"]["lint"]
+    assert "C901" in settings["select"]
+    assert "per-file-ignores" not in settings
+    limit = settings["mccabe"]["max-complexity"]
+    branches = [f"    if a == {number}:\n        return {number}" for number in range(limit)]
+    (tmp_path / "x.py").write_text("\n".join(["def allowed(a):", *branches[1:], "def tangled(a):", *branches]))
+    words = [str(BIN / "ruff"), "check", "--config", str(ROOT / "pyproject.toml"), "--select", "C901", "x.py"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert re.findall(r"`(\w+)` is too complex", done.stdout) == ["tangled"]
 
 
 # -------------------------------------------------------------------------------------------------------- imports
@@ -178,8 +187,8 @@ def package(root: Path, files: dict[str, str]) -> None:
 
 def contract() -> dict[str, object]:
     """The contract in pyproject.toml that forbids circles."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    (found,) = [one for one in project["tool"]["importlinter"]["contracts"] if one["type"] == "acyclic_siblings"]
+    contracts = project()["tool"]["importlinter"]["contracts"]
+    (found,) = [one for one in contracts if one["type"] == "acyclic_siblings"]
     assert isinstance(found, dict)
     return found
 
@@ -211,7 +220,7 @@ def test_the_contract_finds_every_circle(tmp_path: Path, files: dict[str, str], 
         "[importlinter]\nroot_package=house\n"
         f"[importlinter:contract:1]\nname=circles\ntype={contract()['type']}\nancestors=house\n"
     )
-    words = [str(Path(sys.executable).parent / "lint-imports"), "--no-logo", "--no-cache", "contracts.ini"]
+    words = [str(BIN / "lint-imports"), "--no-logo", "--no-cache", "contracts.ini"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert re.findall(r"No cycles are allowed in (\S+)\.\n", done.stdout) == ([where] if where else []), done.stdout

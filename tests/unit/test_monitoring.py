@@ -13,7 +13,7 @@ from maglev._probe import Engine
 from maglev.metrics.engine import ENGINE_COUNTERS, ENGINE_GAUGES
 from tests.helpers.metrics import ROOT, documented, families, used
 
-# What `promtool check metrics` complains about, in short.
+# The rules of `promtool check metrics`, in short.
 UNITS = re.compile(r"_(milliseconds|microseconds|nanoseconds|minutes|hours|days|kilobytes|megabytes|percent|bits)\b")
 PROMTOOL = sorted((ROOT / "tests" / "promtool").glob("*.yml"))
 KINDS = ("counter", "gauge", "histogram", "summary")

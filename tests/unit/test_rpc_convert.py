@@ -17,14 +17,15 @@ from maglev.config.diff import ChangeKind
 from maglev.pb import maglev_pb2 as pb
 from maglev.rpc import convert, paging
 from maglev.rpc.access import OPERATOR_CALLS, SERVICE, Caller, Role, caller_of
-from maglev.rpc.server import CannotListen, prepare_socket, tcp_target
+from maglev.rpc.filters import EventFilter
+from maglev.rpc.listeners import CannotListen, prepare_socket, tcp_target
 from maglev.rpc.services import CheckerApi, DataplaneApi, Tracer
-from maglev.rpc.watch import Encoder, Filter
+from maglev.rpc.watch import Encoder
 from maglev.views.backends import OverrideKind
-from maglev.vpp.dataplane import Dataplane
-from maglev.vpp.messages import Encap
-from maglev.vpp.plan import Op
-from maglev.vpp.warmup import Phase
+from maglev.vpp.planning.plan import Op
+from maglev.vpp.shown.dataplane import Dataplane
+from maglev.vpp.state.warmup import Phase
+from maglev.vpp.wire.messages import Encap
 from tests.helpers.rpc import NOW, PLAN, STEP, fake_daemon, log_event, small_config
 
 
@@ -191,15 +192,14 @@ EVENTS: list[Event] = [
     ],
 )
 def test_which_events_a_watcher_gets(request_: pb.WatchEventsRequest, wanted: list[int]) -> None:
-    wants = Filter(request_)
+    wants = EventFilter(request_)
 
     assert wants(EVENTS) == [EVENTS[at] for at in wanted]
 
 
 def test_what_has_not_been_told_yet_is_left_out() -> None:
-    wants = Filter(pb.WatchEventsRequest())
-    wants.untold_backends = {"web0"}
-    wants.untold_frontends = {"www"}
+    wants = EventFilter(pb.WatchEventsRequest())
+    wants.hold_back(["web0"], ["www"])
 
     assert wants([BACKEND, DRAIN, FRONTEND, WEIGHT, CONFIG]) == [WEIGHT, CONFIG]
 

@@ -8,14 +8,14 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from maglev.base.pace import let_go
+from maglev.base.pace import at_once, let_go
 from maglev.base.states import State
 from maglev.config.model import Config
-from maglev.vpp.announced import PATIENCE_NS, Announced, Before, outdated
-from maglev.vpp.configured import Configured, Transition, finished, transition
-from maglev.vpp.messages import VipKey
-from maglev.vpp.model import vip_key
-from maglev.vpp.plan import FlushKey
+from maglev.vpp.planning.model import vip_key
+from maglev.vpp.planning.plan import FlushKey
+from maglev.vpp.state.announced import PATIENCE_NS, Announced, Before, outdated
+from maglev.vpp.state.configured import Configured, Transition, transition
+from maglev.vpp.wire.messages import VipKey
 from tests.helpers.checker import FakeClock
 from tests.helpers.vpp import FakeStates, make_config
 
@@ -33,7 +33,7 @@ def anywhere(key: VipKey, address: bytes) -> bool:
 
 
 def index(config: Config) -> Configured:
-    return finished(transition(None, config, nowhere)).after
+    return at_once(transition(None, config, nowhere)).after
 
 
 def two() -> Config:
@@ -51,7 +51,7 @@ def moved(config: Config, name: str, address: str) -> Config:
 
 def step(old: Config, new: Config, serves: object = nowhere) -> Transition:
     assert callable(serves)
-    return finished(transition(index(old), new, serves))
+    return at_once(transition(index(old), new, serves))
 
 
 def test_an_index_finds_the_uses_of_a_backend_and_frontends_and_vips_by_each_other() -> None:
@@ -66,7 +66,7 @@ def test_an_index_finds_the_uses_of_a_backend_and_frontends_and_vips_by_each_oth
 
 
 def test_the_first_configuration_is_a_step_that_brings_nothing_but_itself() -> None:
-    first = finished(transition(None, two(), anywhere))
+    first = at_once(transition(None, two(), anywhere))
     assert first.before is None
     assert first.flushes == {FlushKey(WWW, a) for a in (A, B, C)} | {FlushKey(API, a) for a in (B, C)}
     assert not (first.joined)

@@ -9,14 +9,14 @@ from ipaddress import ip_address
 import pytest
 
 from maglev.base.states import State
-from maglev.vpp.context import Terms, context_of
-from maglev.vpp.desired import DesiredAs, DesiredVip
-from maglev.vpp.flushes import TABLE, Fate, Flushes, Row, Why, flushes_of
-from maglev.vpp.lost import NOTHING_LOST
-from maglev.vpp.messages import Encap, VipKey
-from maglev.vpp.model import ActualAs, ActualVip
-from maglev.vpp.plan import Cause, FlushKey, Owed
-from maglev.vpp.policy import Policy
+from maglev.vpp.planning.context import Terms, context_of
+from maglev.vpp.planning.desired import DesiredAs, DesiredVip
+from maglev.vpp.planning.flushes import TABLE, Fate, Flushes, Row, Why, flushes_of
+from maglev.vpp.planning.lost import NOTHING_LOST
+from maglev.vpp.planning.model import ActualAs, ActualVip
+from maglev.vpp.planning.plan import Cause, FlushKey, Owed
+from maglev.vpp.planning.policy import Policy
+from maglev.vpp.wire.messages import Encap, VipKey
 
 WWW = VipKey.parse("192.0.2.1/32", 6, 80)
 ONE, OTHER, OLD = (ip_address(f"10.0.0.{n}").packed for n in (1, 2, 3))

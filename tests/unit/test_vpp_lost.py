@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from maglev.vpp.lost import LostWeights
-from maglev.vpp.messages import VipKey
+from maglev.vpp.planning.lost import LostWeights
+from maglev.vpp.wire.messages import VipKey
 
 WWW = VipKey.parse("192.0.2.1/32", 6, 80)
 API = VipKey.parse("192.0.2.1/32", 6, 443)

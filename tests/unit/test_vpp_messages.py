@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maglev.vpp import messages
-from maglev.vpp.messages import (
+from maglev.vpp.wire import messages
+from maglev.vpp.wire.messages import (
     MESSAGES,
     AsDetails,
     Decoder,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from maglev.vpp.messages import VipKey
-from maglev.vpp.ownership import Ownership
-from maglev.vpp.store import HELD, VIPS, MemoryStore
+from maglev.vpp.state.ownership import Ownership
+from maglev.vpp.state.store import HELD, VIPS, MemoryStore
+from maglev.vpp.wire.messages import VipKey
 
 WWW = VipKey.parse("192.0.2.1/32", 6, 80)
 API = VipKey.parse("192.0.2.1/32", 6, 443)

@@ -12,15 +12,15 @@ import pytest
 
 from maglev.base.states import State
 from maglev.config.model import Backend, Config, Frontend, LbConfig, OnAllDown, Pool, PoolMember, Protocol, Prune
-from maglev.vpp.cost import CostModel
-from maglev.vpp.desired import desired_vips
-from maglev.vpp.diff import diff
-from maglev.vpp.lost import NOTHING_LOST, LostWeights
-from maglev.vpp.messages import Encap, LbConf, VipKey
-from maglev.vpp.model import Actual, ActualAs, ActualVip, parse_vip_key, vip_key
-from maglev.vpp.plan import Cause, FlushKey, Op, Owed, Plan, acknowledge
-from maglev.vpp.policy import Policy
-from maglev.vpp.scale import common_multiple
+from maglev.vpp.planning.cost import CostModel
+from maglev.vpp.planning.desired import desired_vips
+from maglev.vpp.planning.diff import diff
+from maglev.vpp.planning.lost import NOTHING_LOST, LostWeights
+from maglev.vpp.planning.model import Actual, ActualAs, ActualVip, parse_vip_key, vip_key
+from maglev.vpp.planning.plan import Cause, FlushKey, Op, Owed, Plan, acknowledge
+from maglev.vpp.planning.policy import Policy
+from maglev.vpp.planning.scale import common_multiple
+from maglev.vpp.wire.messages import Encap, LbConf, VipKey
 from tests.helpers.vpp import UNSET_CONF, FakeStates, ModelVpp, make_config
 
 WWW = VipKey.parse("192.0.2.1/32", 6, 80)

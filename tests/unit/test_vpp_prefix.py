@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from maglev.config.model import LbConfig, Prune
-from maglev.vpp.desired import DesiredVip
-from maglev.vpp.messages import Encap, VipKey
-from maglev.vpp.model import ActualVip
-from maglev.vpp.policy import Policy
-from maglev.vpp.prefix import Found, PrefixVerdicts, Wanted, judge_prefix, why_recreate
+from maglev.vpp.planning.desired import DesiredVip
+from maglev.vpp.planning.model import ActualVip
+from maglev.vpp.planning.policy import Policy
+from maglev.vpp.planning.prefix import Found, PrefixVerdicts, Wanted, judge_prefix, why_recreate
+from maglev.vpp.wire.messages import Encap, VipKey
 
 HTTP = VipKey.parse("192.0.2.1/32", 6, 80)
 HTTPS = VipKey.parse("192.0.2.1/32", 6, 443)

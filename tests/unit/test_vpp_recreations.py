@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from maglev.vpp.desired import DesiredVip
-from maglev.vpp.messages import Encap, VipKey
-from maglev.vpp.recreations import WINDOW_NS, Recreations
+from maglev.vpp.planning.desired import DesiredVip
+from maglev.vpp.state.recreations import WINDOW_NS, Recreations
+from maglev.vpp.wire.messages import Encap, VipKey
 
 WWW = VipKey.parse("192.0.2.1/32", 6, 80)
 API = VipKey.parse("192.0.2.1/32", 6, 443)

@@ -9,11 +9,11 @@ import pytest
 
 from maglev.base.states import State
 from maglev.config.model import Frontend
-from maglev.vpp.executor import FACTOR_LEAST, FACTOR_MOST, Pacer
-from maglev.vpp.messages import AsDetails, VipDetails, VipKey
-from maglev.vpp.model import ActualAs, ActualVip
-from maglev.vpp.state import VerboseVip, describe, fill, new_vip, parse_verbose
-from maglev.vpp.warmup import Phase, WarmUp
+from maglev.vpp.planning.model import ActualAs, ActualVip
+from maglev.vpp.state.reader import VerboseVip, describe, fill, new_vip, parse_verbose
+from maglev.vpp.state.warmup import Phase, WarmUp
+from maglev.vpp.sync.executor import FACTOR_LEAST, FACTOR_MOST, Pacer
+from maglev.vpp.wire.messages import AsDetails, VipDetails, VipKey
 from tests.helpers.checker import FakeClock
 from tests.helpers.vpp import make_config
 
@@ -152,19 +152,19 @@ def test_a_frontend_is_released_when_none_of_its_backends_is_unknown_and_stays_s
     states = {"a": State.UP, "b": State.UP}
     www = frontend()
     assert warmup.phase.value == "silent"
-    assert not warmup.released(www, states.__getitem__)
+    assert not warmup.released(www, lambda _, backend: states[backend])
     clock.advance(5)
     assert warmup.phase.value == "releasing"
     states["b"] = State.UNKNOWN
-    assert not warmup.released(www, states.__getitem__)
+    assert not warmup.released(www, lambda _, backend: states[backend])
     states["b"] = State.DOWN
-    assert warmup.released(www, states.__getitem__)
+    assert warmup.released(www, lambda _, backend: states[backend])
     states["b"] = State.UNKNOWN
-    assert not warmup.released(www, states.__getitem__), "asking changes nothing"
+    assert not warmup.released(www, lambda _, backend: states[backend]), "asking changes nothing"
     states["b"] = State.DOWN
     warmup.release("www")
     states["b"] = State.UNKNOWN
-    assert warmup.released(www, states.__getitem__)
+    assert warmup.released(www, lambda _, backend: states[backend])
 
 
 def test_at_the_end_everything_is_released_and_the_unresolved_stay_known() -> None:
@@ -175,7 +175,7 @@ def test_at_the_end_everything_is_released_and_the_unresolved_stay_known() -> No
     assert warmup.remaining_ns == 30 * SECOND
     clock.advance(30)
     assert warmup.phase is Phase.DONE
-    assert warmup.released(frontend(), states.__getitem__)
+    assert warmup.released(frontend(), lambda _, backend: states[backend])
     assert warmup.unresolved == {"b"}
     assert warmup.resolved("b")
     assert not warmup.resolved("b")

@@ -7,10 +7,10 @@ import logging
 import orjson
 import pytest
 
-from maglev.vpp.debts import Debts
-from maglev.vpp.messages import VipKey
-from maglev.vpp.plan import Cause, FlushKey, Op, Owed, Plan, Step
-from maglev.vpp.store import (
+from maglev.base.pace import at_once
+from maglev.vpp.planning.plan import Cause, FlushKey, Op, Owed, Plan, Step
+from maglev.vpp.state.debts import Debts
+from maglev.vpp.state.store import (
     held_from_json,
     held_to_json,
     owed_from_json,
@@ -18,6 +18,7 @@ from maglev.vpp.store import (
     vips_from_json,
     vips_to_json,
 )
+from maglev.vpp.wire.messages import VipKey
 
 WWW = VipKey.parse("192.0.2.1/32", 6, 80)
 API = VipKey.parse("2001:db8::1/128")
@@ -29,9 +30,8 @@ def through_json(value: object) -> object:
 
 
 def kept(debts: Debts) -> object:
-    into: dict[str, dict[str, str]] = {}
-    assert len(list(owed_to_json(debts.owed.items(), into))) == len(debts.owed)
-    return through_json(into)
+    assert len(list(owed_to_json(debts.owed.items()))) == len(debts.owed), "one slice for each"
+    return through_json(at_once(owed_to_json(debts.owed.items())))
 
 
 def test_vips_and_held_addresses_come_back() -> None:
@@ -103,3 +103,10 @@ def test_debts_of_what_is_no_longer_configured_are_forgotten() -> None:
     debts = Debts([(A, Owed(Cause.DOWN)), (C, Owed(Cause.DOWN))])
     debts.forget_but({A, B})
     assert list(debts.owed) == [A]
+
+
+@pytest.mark.parametrize("value", [7, "x", True, [[1]], {"www": 7}, {"192.0.2.1/32": 7}, {"x": {}}])
+def test_sections_of_another_type_are_told_and_empty(value: object, caplog: pytest.LogCaptureFixture) -> None:
+    found = [*vips_from_json(value), *held_from_json(value), *owed_from_json(value)]
+    assert found == []
+    assert "an entry of the state file makes no sense" in caplog.text

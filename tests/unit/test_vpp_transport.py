@@ -9,8 +9,18 @@ from typing import Any, cast
 
 import pytest
 
-from maglev.vpp.messages import MESSAGES, VipKey, WeightCall, pack_handshake_reply, pack_vip_dump, reply, vip_bytes
-from maglev.vpp.transport import Connection, ConnectionLost, Reply, Request, set_weight
+from maglev.vpp.wire.messages import (
+    MESSAGES,
+    ProtocolError,
+    VipKey,
+    WeightCall,
+    pack_handshake_reply,
+    pack_vip_dump,
+    reply,
+    unpack_vip_details,
+    vip_bytes,
+)
+from maglev.vpp.wire.transport import Connection, ConnectionLost, Reply, Request, set_weight
 
 VIP = VipKey.parse("192.0.2.1/32", 6, 80)
 IDS = {name: 100 + number for number, name in enumerate(MESSAGES)}
@@ -178,3 +188,54 @@ async def test_answers_that_keep_coming_keep_a_slow_batch_alive() -> None:
         loop.advance(4.9)
         connection.data_received(weight_reply(context))
     assert [one.retval for one in await sending] == [0, 0, 0]
+
+
+async def test_a_dump_without_end_is_bounded_in_bytes() -> None:
+    connection = connected()
+    await introduced(connection)
+    dumping = asyncio.ensure_future(connection.dump("lb_vip_dump", pack_vip_dump()))
+    await asyncio.sleep(0)
+    many = details(2) * 10_000
+    fed = 0
+    while not connection.lost.done() and fed < 2_000_000:
+        connection.data_received(many)
+        fed += 10_000
+    with pytest.raises(ConnectionLost, match=r"VPP sent nonsense: lb_vip_dump brings more than .* bytes"):
+        await dumping
+    assert fed <= 400_000
+    assert connection._counters["?", "received", "malformed"] == 1
+
+
+async def test_replies_of_a_batch_cannot_each_bring_megabytes() -> None:
+    connection = connected()
+    await introduced(connection)
+    sending = asyncio.ensure_future(connection.send(CALLS))
+    await asyncio.sleep(0)
+    connection.data_received(reply(IDS["lb_as_set_weight_reply"], 2, bytes(1 << 20)))
+    with pytest.raises(ConnectionLost, match="lb_as_set_weight_reply has 1048582 bytes"):
+        await sending
+
+
+@pytest.mark.parametrize("what", ["details", "a reply that trickles", "events"])
+async def test_what_keeps_coming_without_an_answer_ends_too(what: str) -> None:
+    loop = Loop()
+    connection = connected(loop)
+    await introduced(connection, pack_handshake_reply(7, 1, 0, [*TABLE, (9000, "news_12345678")]))
+    dumping = asyncio.ensure_future(connection.dump("lb_vip_dump", pack_vip_dump()))
+    await asyncio.sleep(0)
+    for number in range(1000):
+        loop.advance(4.0)
+        if connection.lost.done():
+            break
+        trickle = ping(2)[:15] if number == 0 else b""
+        connection.data_received({"details": details(2), "events": reply(9000, 0)}.get(what, trickle))
+    with pytest.raises(ConnectionLost, match=r"no whole answer to lb_vip_dump within 60 s"):
+        await dumping
+
+
+@pytest.mark.parametrize("length", [33, 160, 255])
+async def test_a_prefix_longer_than_its_address_is_refused_where_it_is_read(length: int) -> None:
+    wire = bytearray(vip_bytes(VIP))
+    wire[17] = length
+    with pytest.raises(ProtocolError, match=f"a prefix of {length} bits in 192.0.2.1"):
+        unpack_vip_details(bytes(wire) + bytes(13))

@@ -35,7 +35,7 @@ def start(name: str, work: Callable[[], T]) -> asyncio.Future[T]:
             result = work()
         except Exception as raised:
             error = raised
-        # The loop may have been closed meanwhile: then nobody waits for this.
+        # RuntimeError: the loop was closed meanwhile, so no task waits for this result.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(finish, result, error)
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the shell needs to know of time. Scheduling uses ``monotonic_ns``, records use ``time_ns``."""
+    """Time as the shell needs it. Scheduling uses ``monotonic_ns``, records use ``time_ns``."""
 
     def monotonic_ns(self) -> int:
         """Nanoseconds since some fixed moment; never goes back (CLOCK_MONOTONIC)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class MaglevError(Exception):
-    """Base of all errors that are told to the caller as they are."""
+    """Base of all errors whose text the caller gets as it is."""
 
 
 class UnknownName(MaglevError):

@@ -1,7 +1,7 @@
 """The bus: typed events, listeners that must not miss one, and bounded subscriptions for readers that may.
 
 Everything here runs on the daemon's event loop; nothing is thread-safe. ``Bus.publish`` never waits: a *listener* is
-called at once (the reconciler, the metrics), a *subscription* is a bounded queue with a count of what it lost
+called at once (the reconciler, the metrics), a *subscription* is a bounded queue that counts lost events
 (``WatchEvents``, where a slow client must not slow the daemon). Subscriptions get their events at the loop's next
 turns, some milliseconds' worth at a time: a hundred watchers do not come between a verdict and the dataplane.
 """
@@ -33,7 +33,7 @@ Wants = Callable[[Sequence["Event"]], Sequence["Event"]]
 
 
 class BackendEvent(NamedTuple):
-    """A backend changed its state, or (``from_state == to_state``) is told to a new subscriber as it is.
+    """A backend changed its state, or (``from_state == to_state``) is shown to a new subscriber as it is.
 
     A named tuple, since a mass failure makes thousands at once.
 
@@ -60,7 +60,7 @@ class BackendEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FrontendEvent:
-    """A frontend changed its state, or is told to a new subscriber as it is. ``at_ns`` as in ``BackendEvent``."""
+    """A frontend changed its state, or is shown to a new subscriber as it is. ``at_ns`` as in ``BackendEvent``."""
 
     name: str
     from_state: FrontendState
@@ -170,7 +170,7 @@ class Subscription:
 
 
 class EventSource(Protocol):
-    """What the dataplane needs of the bus: to be called with every event, at once."""
+    """The bus as the dataplane needs it: it calls a listener with every event, at once."""
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Call ``listener`` with every event from now on; the returned function ends that."""
@@ -183,7 +183,7 @@ class Bus:
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
         self._subscriptions: list[Subscription] = []
-        # What the subscriptions have not been given yet, oldest first.
+        # Events that no subscription has got yet, oldest first.
         self._waiting: deque[Event] = deque()
         self._handed_out = asyncio.Event()
         self._handed_out.set()
@@ -215,7 +215,7 @@ class Bus:
     def publish(self, event: Event) -> None:
         """Call every listener with ``event``, in the order they came; subscriptions get it at one of the next turns.
 
-        A listener that raises is logged and counted (``failures``); the others get the event all the same.
+        A listener that raises is logged and counted (``failures``); the others get the event nevertheless.
         """
         self.published += 1
         for listener in tuple(self._listeners):

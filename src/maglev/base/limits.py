@@ -10,6 +10,9 @@ MAX_REASON = 255
 MAX_DURATION_NS = 366 * 24 * 3600 * 1_000_000_000
 """The longest time after which a change may end by itself: a year, leap years too."""
 
+MAX_WEIGHT = 100
+"""The largest weight of a pool member, on the operator's scale."""
+
 
 def check_reason(text: str) -> str:
     """``text``, if it can be a reason: short, on one line, nothing that a terminal acts upon. Raises ``BadValue``."""
@@ -23,3 +26,10 @@ def check_duration(duration_ns: int) -> int:
     if not 0 <= duration_ns <= MAX_DURATION_NS:
         raise BadValue("a duration lies between 0 and 366 days")
     return duration_ns
+
+
+def check_weight(weight: int) -> int:
+    """``weight``, if a pool member can have it. Raises ``BadValue``."""
+    if not 0 <= weight <= MAX_WEIGHT:
+        raise BadValue(f"{weight} is no weight: 0 to {MAX_WEIGHT}")
+    return weight

@@ -42,9 +42,9 @@ class Pace:
 
 
 async def let_go(objects: list[object]) -> None:
-    """Empty a list of what nobody needs any more, from its end: to free 50,000 objects takes 10 ms if done at once.
+    """Empty a list of objects without other users, from its end: freeing 50,000 at once takes 10 ms.
 
-    What holds others comes behind them, so that it goes before they do.
+    Containers come after the objects that they hold, so that they are freed first.
     """
     pace = Pace()
     while objects:
@@ -67,3 +67,13 @@ async def in_slices(steps: Generator[None, None, T]) -> T:
             return result
         if pace.due():
             await pace.rest()
+
+
+def at_once(steps: Generator[None, None, T]) -> T:
+    """Drive a generator to its end in one go, and return its result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            result: T = done.value
+            return result

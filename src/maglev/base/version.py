@@ -7,7 +7,7 @@ HOMEPAGE = "https://vpp-maglev.invalid/"
 
 
 def user_agent() -> str:
-    """What HTTP checks say they are."""
+    """The ``User-Agent`` of HTTP checks."""
     return f"vpp-maglev/{version()} (+{HOMEPAGE})"
 
 

@@ -1,6 +1,6 @@
-"""What the checker needs of a probe engine: ``maglev._probe.Engine`` is one, tests have another.
+"""The interface between the checker and a probe engine: ``maglev._probe.Engine`` is one, tests have another.
 
-What an engine reports are the named tuples of ``maglev._probe``, whichever engine it is.
+Every engine reports the named tuples of ``maglev._probe``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CODES = len(SNAPSHOT_FIELDS)
 
 
 class ProbeEngine(Protocol):
-    """What the checker needs of ``maglev._probe.Engine``; commands take effect at the engine's next tick."""
+    """The part of ``maglev._probe.Engine`` that the checker uses; commands take effect at the engine's next tick."""
 
     def fileno(self) -> int: ...
     def add_check(self, check: HealthCheck) -> int: ...

@@ -1,4 +1,4 @@
-"""What operators set at run time: one record per thing that differs from the file, until it is taken back.
+"""The settings of operators at run time: one record per thing that differs from the file, until it is taken back.
 
 Pure bookkeeping without clocks or sockets. The checker decides when a record comes and goes;
 ``maglev.daemon.statefile`` keeps the records across a restart.
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import orjson
 
+from maglev.base.limits import MAX_WEIGHT
 from maglev.views.backends import Override, OverrideKey, OverrideKind
 
 
@@ -50,6 +51,10 @@ class OverrideStore:
 
     def __iter__(self) -> Iterator[Override]:
         return iter(tuple(self._items.values()))
+
+    def __contains__(self, backend: str) -> bool:
+        """Whether there is any override of a backend. Most have none, and a reload asks for each."""
+        return backend in self._by_backend
 
     def get(self, key: OverrideKey) -> Override | None:
         """The override of that key."""
@@ -118,8 +123,15 @@ def to_json(override: Override) -> dict[str, str | int | bool]:
     return value
 
 
+LAST_MOMENT_NS = (1 << 63) - 1
+"""The latest moment that the API can tell. A later one is taken for it."""
+
+
 def from_json(value: object) -> Override:
-    """The override that ``to_json`` wrote. Raises ``ValueError`` for anything else."""
+    """The override that ``to_json`` wrote. Moments are limited to ``LAST_MOMENT_NS``, and the file's weight to 100.
+
+    Raises ``ValueError`` for anything else.
+    """
     if not isinstance(value, Mapping):
         raise ValueError("an override is not an object")
 
@@ -144,16 +156,16 @@ def from_json(value: object) -> Override:
         kind=kind,
         backend=text("backend"),
         address=text("address"),
-        since_ns=number("since_ns"),
-        until_ns=number("until_ns", 0),
+        since_ns=min(number("since_ns"), LAST_MOMENT_NS),
+        until_ns=min(number("until_ns", 0), LAST_MOMENT_NS),
         by=text("by", ""),
         reason=text("reason", ""),
         frontend=text("frontend") if weighted else "",
         pool=text("pool") if weighted else "",
         weight=number("weight") if weighted else 0,
-        file_weight=number("file_weight") if weighted else 0,
+        file_weight=min(number("file_weight"), MAX_WEIGHT) if weighted else 0,
         file_enabled=file_enabled,
     )
-    if override.weight > 100:
+    if override.weight > MAX_WEIGHT:
         raise ValueError("override: a weight above 100")
     return override

@@ -11,10 +11,9 @@ from itertools import zip_longest
 from typing import IO
 
 from maglev.cli.errors import UsageError
+from maglev.schema import durations
 
 _SECOND = 10**9
-_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": _SECOND, "m": 60 * _SECOND, "h": 3600 * _SECOND}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
 
 
 def escape(text: str) -> str:
@@ -41,15 +40,17 @@ def _json_escape(character: str) -> str:
 
 
 def parse_duration(text: str) -> int:
-    """Nanoseconds of a duration as Go writes it (``90s``, ``1h30m``, ``1.5h``). Raises ``UsageError``."""
-    total = 0.0
-    at = 0
-    while (part := _PART.match(text, at)) is not None:
-        total += float(part[1]) * _UNITS[part[2]]
-        at = part.end()
-    if not text or at < len(text) or not 0 < total < 2**62:
+    """Nanoseconds of a duration above 0 as Go writes it (``90s``, ``1h30m``, ``1.5h``). Raises ``UsageError``.
+
+    The grammar is that of the configuration file.
+    """
+    try:
+        nanoseconds = durations.parse_duration(text)
+    except ValueError:
+        nanoseconds = 0
+    if not 0 < nanoseconds < 2**62:
         raise UsageError(f"{escape(text)!r} is no duration: as in 90s, 30m, 1h30m")
-    return round(total)
+    return nanoseconds
 
 
 def duration(ns: int) -> str:

@@ -9,13 +9,15 @@ problem is looked up only when one is recorded, and nothing is joined on the way
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from maglev._weights import programmed_weight, weight_unit
 from maglev.config.model import Config, Frontend, HealthCheck, LbConfig, Pool, Protocol
 from maglev.kinds.kind import PortRule
 from maglev.kinds.params import Files, Site
 from maglev.kinds.registry import kind_of
+from maglev.schema import addresses
+from maglev.schema.addresses import IPAddress
 from maglev.schema.durations import format_duration
 from maglev.schema.problems import Path, Report, make_path, quote
 
@@ -34,9 +36,19 @@ def check(config: Config, report: Report) -> None:
     """Report every rule that ``config`` breaks, and as warnings the valid parts that look like mistakes."""
     _check_lb(config.lb, report)
     files = Files()
+    vips = {frontend.address: frontend.name for frontend in reversed([*config.frontends.values()])}
     for healthcheck in config.healthchecks.values():
         _check_healthcheck(healthcheck, files, report)
+        _check_sources(healthcheck, vips, report)
     _check_backends(config, report)
+    _check_addresses(config, vips, report)
+    if not config.frontends:
+        report.warn(
+            _FRONTENDS,
+            "there are no frontends: with this file nothing is served, and a forced reload or prune would remove every "
+            "VIP from VPP; was the file cut off?",
+            at_key=True,
+        )
     for frontend in config.frontends.values():
         _check_frontend(frontend, config, report)
     _check_vips(config, report)
@@ -78,6 +90,72 @@ def _check_backends(config: Config, report: Report) -> None:
             )
 
 
+def _check_sources(healthcheck: HealthCheck, vips: Mapping[IPAddress, str], report: Report) -> None:
+    """Warn of source addresses to which no answer can come."""
+    sources = {"probe-ipv4-src": healthcheck.probe_ipv4_src, "probe-ipv6-src": healthcheck.probe_ipv6_src}
+    for key, address in sources.items():
+        if address is None:
+            continue
+        path: Path = ((_HEALTHCHECKS, healthcheck.name), key)
+        _warn_of_doubt(path, address, report)
+        if address in vips:
+            report.warn(
+                path,
+                f"{address} is the VIP of the frontend {quote(vips[address])}, where VPP takes the answers to probes",
+            )
+
+
+def _check_addresses(config: Config, vips: Mapping[IPAddress, str], report: Report) -> None:
+    """Rules for the addresses of VIPs and backends, and between the two; warns of backends that no frontend uses.
+
+    Backends are many: one warning stands for all backends of one doubt, and numbers are compared in place of address
+    objects, whose hash is made in Python and takes longer than the whole rest of the loop.
+    """
+    _warn_of_doubt((_LB, "ipv4-src-address"), config.lb.ipv4_src_address, report)
+    _warn_of_doubt((_LB, "ipv6-src-address"), config.lb.ipv6_src_address, report)
+    used: set[str] = set()
+    for name, frontend in config.frontends.items():
+        _warn_of_doubt(((_FRONTENDS, name), "address"), frontend.address, report)
+        for pool in frontend.pools:
+            used.update([member.backend for member in pool.members])
+    numbers = {int(address) for address in vips}
+    doubts: dict[str, list[str]] = {}
+    for name, backend in config.backends.items():
+        address = backend.address
+        if int(address) in numbers and address in vips and name in used:
+            report.semantic(
+                ((_BACKENDS, name), "address"),
+                f"{address} is the VIP of the frontend {quote(vips[address])}: "
+                "VPP would send to itself what is for this backend",
+            )
+        doubt = addresses.doubt(address)
+        if doubt is not None:
+            doubts.setdefault(doubt, []).append(name)
+    # A frontend that names a backend that is not there has an error already, and may mean one of the unused.
+    if config.frontends and len(used) < len(config.backends) and used.issubset(config.backends):
+        unused = [name for name in config.backends if name not in used]
+        report.warn((_BACKENDS, unused[0]), f"no frontend uses this backend{_likewise(unused)}", at_key=True)
+    for doubt, names in doubts.items():
+        first = config.backends[names[0]].address
+        message = f"{first} {doubt}{_likewise(names)}"
+        report.warn(((_BACKENDS, names[0]), "address"), message)
+
+
+def _warn_of_doubt(path: Path, address: IPAddress | None, report: Report) -> None:
+    doubt = None if address is None else addresses.doubt(address)
+    if doubt is not None:
+        report.warn(path, f"{address} {doubt}")
+
+
+def _likewise(names: list[str]) -> str:
+    """The end of a message about the first name that holds for all of them: the others' number, and three of them."""
+    rest = names[1:]
+    if not rest:
+        return ""
+    listed = ", ".join(rest[:3])
+    return f"; likewise {listed}" if len(rest) <= 3 else f"; likewise {len(rest)} others: {listed}, …"
+
+
 def _check_frontend(frontend: Frontend, config: Config, report: Report) -> None:
     path: Path = (_FRONTENDS, frontend.name)
     if frontend.port and frontend.protocol is Protocol.ANY:
@@ -96,7 +174,7 @@ def _check_frontend(frontend: Frontend, config: Config, report: Report) -> None:
 def _check_pools(frontend: Frontend, config: Config, path: Path, report: Report) -> None:
     names: dict[str, int] = {}
     users: dict[str, str] = {}  # backend -> pool
-    addresses: dict[object, str] = {}  # address -> backend
+    servers: dict[object, str] = {}  # address -> backend
     family = 0
     first = ""
     for index, pool in enumerate(frontend.pools):
@@ -126,15 +204,15 @@ def _check_pools(frontend: Frontend, config: Config, path: Path, report: Report)
                 continue
             users[name] = pool.name
             address = backend.address
-            if address in addresses:
+            other = servers.setdefault(address, name)
+            if other is not name:
                 # Two checks of one server may well be wanted; but VPP knows an AS by its address alone.
                 report.warn(
                     ((place, "backends"), name),
-                    f"the backend {quote(name)} has the same address ({address}) as {quote(addresses[address])}; "
+                    f"the backend {quote(name)} has the same address ({address}) as {quote(other)}; "
                     "VPP has one AS for the two and gets the larger of their weights",
                     at_key=True,
                 )
-            addresses.setdefault(address, name)
             if not family:
                 family, first = address.version, name
             elif address.version != family:
@@ -156,6 +234,8 @@ def _check_weights(frontend: Frontend, path: Path, report: Report) -> None:
     unit = frontend.weight_unit
     if unit is not None and not 1 <= unit <= 100:
         return  # out of range, which has been reported
+    if any(not 0 <= weight <= 100 for _, _, weight in _members(frontend.pools)):
+        return  # likewise: a total of such weights says nothing about the table
     unit = weight_unit(frontend)
     units = total = 0
     heaviest = 0

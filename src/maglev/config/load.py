@@ -132,14 +132,19 @@ def _build(values: Any, report: Report) -> Config:
     )
 
 
+_INTERVAL: Any = HealthCheck.__dataclass_fields__["interval"].default
+
+
 def _healthcheck(name: str, values: Values, path: Path, report: Report) -> HealthCheck:
-    interval = values.get("interval", HealthCheck.__dataclass_fields__["interval"].default)
-    filled = {"fast_interval": interval, "down_interval": interval, "timeout": interval} | values
     kind: Kind[Any] = values["type"]
+    interval = values.get("interval", _INTERVAL)
+    filled = {"fast_interval": interval, "down_interval": interval, "timeout": interval}
     if kind.default_port:
-        filled = {"port": kind.default_port} | filled
-    params = kind.build(values.get("params", {}), (path, "params"), report)
-    return HealthCheck(name=name, **filled | {"type": kind.check_type, "params": params})
+        filled["port"] = kind.default_port
+    filled.update(values)
+    filled["type"] = kind.check_type
+    filled["params"] = kind.build(values.get("params", {}), (path, "params"), report)
+    return HealthCheck(name=name, **filled)
 
 
 def _frontend(name: str, values: Values) -> Frontend:

@@ -18,7 +18,7 @@ from maglev.kinds.icmp import IcmpParams
 from maglev.kinds.params import Params
 from maglev.kinds.tcp import TcpMode, TcpParams
 from maglev.kinds.tls import TlsParams
-from maglev.schema.types import IPAddress
+from maglev.schema.addresses import IPAddress
 
 # The parameters of a check are the kinds' own classes; they are part of a configuration and so have names here too.
 __all__ = [

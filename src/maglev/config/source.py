@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import yaml
 
+from maglev.config.yamlhints import explain
 from maglev.schema.problems import Path, Problem, ProblemKind, Report, abbreviate, format_path, segments
 from maglev.schema.types import Number
 
@@ -212,6 +213,10 @@ def _read_yaml(text: str) -> tuple[Document | None, Report]:
         report = Report(document.locate)
         document.value = _Converter(report).convert(root, (), 0)
     except yaml.MarkedYAMLError as error:
+        hint = explain(text, error)
+        if hint is not None:
+            _fail(report, f"not valid YAML: {hint[0]}", *hint[1:])
+            return None, report
         mark = error.problem_mark or error.context_mark
         what = "; ".join(part for part in (error.context, error.problem) if part)
         _fail(report, f"not valid YAML: {abbreviate(what, 200)}", *((mark.line + 1, mark.column + 1) if mark else ()))

@@ -39,8 +39,8 @@ def has_capability(number: int) -> bool:
 async def require_capabilities(config: Config, first: bool) -> None:
     """Look at a configuration before it takes effect: may this process do its checks?
 
-    At the start (``first``) checks without CAP_NET_RAW raise ``CannotStart``. A reload takes effect all the same, since
-    the other checks can go on; what is missing is logged, and the backends say that they cannot be probed.
+    At the start (``first``) checks without CAP_NET_RAW raise ``CannotStart``. A reload takes effect nevertheless,
+    since the other checks can go on: the lack is logged, and the backends show that they cannot be probed.
     """
     lacking: dict[str, list[str]] = {}
     for name, spec in (await used_checks(config)).items():

@@ -62,7 +62,7 @@ class ConfigFile:
 
     @property
     def loaded_by(self) -> str:
-        """Who asked for that: ``start``, ``signal`` or the caller of a reload."""
+        """The requester of that load: ``start``, ``signal`` or the caller of a reload."""
         return self._loaded_by
 
     @property
@@ -79,8 +79,9 @@ class ConfigFile:
         return await load_in_child(self._path, known=self._checker.config())
 
     async def diff(self, new: Config) -> Sequence[ConfigChange]:
-        """What differs between the configuration in force and ``new``."""
-        # Comparing holds no lock and takes long for large files: a thread, whose slices the interpreter gives out.
+        """Differences between the configuration in force and ``new``."""
+        # Comparing large files takes long. On a thread, the interpreter switches to the event loop every few
+        # milliseconds. Both configurations are immutable, so no lock is needed.
         old = self._checker.config()
         return await background.start("config-diff", lambda: diff_configs(old, new))
 
@@ -95,15 +96,16 @@ class ConfigFile:
     async def reload(self, *, force: bool, by: str) -> LoadResult:
         """Read the file and put it into effect if it has no error.
 
-        Errors are logged, counted and returned, and nothing is changed. Raises ``NotAllowed`` for want of ``force``.
+        Errors are logged, counted and returned, and nothing is changed. Raises ``NotAllowed`` where it takes ``force``.
         """
         async with self._busy:
             first = self._loaded_at_ns == 0
             if not first:
                 self._notifier.reloading()
             try:
-                # What a reload makes stays: the collector need not walk over it, now or ever. At 50,000 backends each
-                # look at all of it would hold the loop for 50 to 120 ms. What is replaced has no cycles.
+                # The new configuration stays, so the collector need not walk over it, now or ever. At 50,000 backends
+                # each walk would hold the loop for 50 to 120 ms. The old configuration has no cycles: reference counts
+                # free it.
                 with collector_at_rest():
                     result = await self._reload(force, by)
                     if result.config is not None:

@@ -4,7 +4,7 @@
 metrics. This module decides the order in which they start and stop.
 
 A task that fails is started again, except the ``reconciler``: without it VPP would silently not be driven any more, so
-the daemon ends with status 1 and its service manager starts it again, behind a warm-up. The probe engine is a thread,
+the daemon ends with status 1 and its service manager starts it again, with a warm-up. The probe engine is a thread,
 not a task; if it cannot start, the daemon does not. An exception in a callback of the event loop is logged and counted.
 """
 
@@ -36,7 +36,8 @@ from maglev.metrics.engine import EngineFamilies
 from maglev.metrics.exposition import Exposition
 from maglev.metrics.server import MetricsServer
 from maglev.rpc.access import Role
-from maglev.rpc.server import CannotListen, RpcServer, ServerOptions
+from maglev.rpc.listeners import CannotListen
+from maglev.rpc.server import RpcServer, ServerOptions
 from maglev.rpc.services import Identity, Services
 from maglev.rpc.tls import TlsFiles
 
@@ -60,7 +61,7 @@ class Daemon:
         self._ending = asyncio.Event()
         self._ended_by = ""
         self._reload = asyncio.Event()
-        # What has to be undone at the end, in reverse order: the last part to start is the first to stop.
+        # Undoes the start, in reverse order: the last part to start is the first to stop.
         self._stack = contextlib.AsyncExitStack()
 
     # ------------------------------------------------------------------------------------------------ start and end
@@ -128,7 +129,11 @@ class Daemon:
         limit = raise_file_limit()
         log.debug("file-limit", f"{limit} open files", limit=limit)
 
-        parts = make_parts(options, self._logs, self._clock, self._notifier, self._identity.started_monotonic_ns)
+        state_file = StateFile(options.state_file, self._clock)
+        await state_file.claim()
+        parts = make_parts(
+            options, self._logs, self._clock, self._notifier, state_file, self._identity.started_monotonic_ns
+        )
         self._stack.push_async_callback(_save, parts.state_file)
         self._stack.callback(parts.engine.stop)
         # The engine's thread makes the eventfd readable; the checker reads its ring on this thread.
@@ -146,7 +151,7 @@ class Daemon:
         api = await self._start_api(parts)
         await self._start_metrics(parts, api)
         supervisor.start("reload", lambda: reload_on_signal(self._reload, parts.config_file, api))
-        # Behind the listeners: the engine reserves ports for its SYN probes, and must not take one of theirs.
+        # After the listeners: the engine reserves ports for its SYN probes, and must not take one of theirs.
         try:
             parts.engine.start()
         except (RuntimeError, OSError) as error:
@@ -160,7 +165,7 @@ class Daemon:
         log.info("ready", "maglevd is ready", **self._addresses())
 
     async def _stop(self, status: int) -> None:
-        """End everything within ``END_SECONDS``; whatever hangs then, the process ends all the same."""
+        """End everything within ``END_SECONDS``; the process ends then even if something hangs."""
         self._notifier.stopping()
         # Never disarmed: the interpreter waits for its threads at the end, and one may hang in a system call.
         last_resort = threading.Timer(END_SECONDS, os._exit, (status,))

@@ -84,7 +84,7 @@ def checker_families(checker: Checker) -> list[Family]:
             "maglev_verdicts_stale_total",
             "counter",
             "Verdicts that came after a change that made them meaningless.",
-            lambda: checker.counters.stale,
+            lambda: checker.stale_verdicts,
         ),
         single(
             "maglev_overrides_expired_total",

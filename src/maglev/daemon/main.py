@@ -1,4 +1,4 @@
-"""The program ``maglevd``: flags, ``--check`` and ``--version``, and the daemon behind them.
+"""The program ``maglevd``: flags, ``--check`` and ``--version``, and the daemon.
 
 Modules that only the daemon needs are imported only to run it: scripts and editors call ``--check`` before a reload,
 and it must answer at once.
@@ -65,9 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _daemon(options: Options) -> int:
     control = LogControl(level=options.log_level, form=options.log_format)
     control.start()
-    # gRPC's core writes to standard error on its own, in a form of its own; a stranger who sends garbage could fill the
-    # log with it. And its preparations for a fork, which the child that loads the configuration is, are for programs
-    # that go on to use gRPC there.
+    # gRPC's core writes to standard error on its own, in another form; a stranger that sends garbage could fill the log
+    # with it. Its preparations for a fork are for programs that use gRPC in the child; the child that loads the
+    # configuration does not.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     try:

@@ -89,8 +89,7 @@ def _two_dashes(argument: str) -> str:
     return argument
 
 
-def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
-    """The options. A command line that is not understood ends the program with status 64 (``SystemExit``)."""
+def _parser() -> _Parser:
     parser = _Parser(
         prog="maglevd",
         description="Health checker and control plane for VPP's Maglev load balancer.",
@@ -109,29 +108,36 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
         )
     for name, words in SWITCHES.items():
         parser.add_argument(f"--{name}", action="store_true", help=words)
-    known = vars(parser.parse_args(_with_values(arguments)))
+    return parser
 
-    values: dict[str, str] = {}
-    for flag in FLAGS:
-        given = known[flag.name.replace("-", "_")]
-        source = f"--{flag.name}"
-        if given is None and flag.env and flag.env in environ:
-            given, source = environ[flag.env], f"environment variable {flag.env}"
-        value = flag.default if given is None else given
-        if flag.choices and value not in flag.choices:
-            parser.error(f"{source}: {value!r} is not one of {', '.join(flag.choices)}")
-        try:
-            if flag.name == "log-level":
-                parse_level(value)
-            elif flag.name in ("grpc-addr", "metrics-addr") and value:
-                parse_listen(value)
-            elif flag.name == "config" and not value:
-                raise ValueError("a configuration file is needed")
-            if "\0" in value:
-                raise ValueError("a zero byte")
-        except ValueError as error:
-            parser.error(f"{source}: {error}")
-        values[flag.name] = value
+
+def _value(parser: _Parser, flag: Flag, given: str | None, environ: Mapping[str, str]) -> str:
+    """The value of a flag: of the command line, else of the environment, else its default. Exits if it is wrong."""
+    source = f"--{flag.name}"
+    if given is None and flag.env and flag.env in environ:
+        given, source = environ[flag.env], f"environment variable {flag.env}"
+    value = flag.default if given is None else given
+    if flag.choices and value not in flag.choices:
+        parser.error(f"{source}: {value!r} is not one of {', '.join(flag.choices)}")
+    try:
+        if flag.name == "log-level":
+            parse_level(value)
+        elif flag.name in ("grpc-addr", "metrics-addr") and value:
+            parse_listen(value)
+        elif flag.name == "config" and not value:
+            raise ValueError("a configuration file is needed")
+        if "\0" in value:
+            raise ValueError("a zero byte")
+    except ValueError as error:
+        parser.error(f"{source}: {error}")
+    return value
+
+
+def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
+    """The options. A command line that cannot be parsed ends the program with status 64 (``SystemExit``)."""
+    parser = _parser()
+    known = vars(parser.parse_args(_with_values(arguments)))
+    values = {flag.name: _value(parser, flag, known[flag.name.replace("-", "_")], environ) for flag in FLAGS}
     if known["json"] and not known["check"]:
         parser.error("--json goes with --check")
     if bool(values["grpc-tls-cert"]) != bool(values["grpc-tls-key"]):

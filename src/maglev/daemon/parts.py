@@ -22,17 +22,17 @@ from maglev.daemon.options import Options
 from maglev.daemon.sdnotify import Notifier
 from maglev.daemon.statefile import StateFile
 from maglev.views.backends import Override
-from maglev.vpp.client import VppClient
-from maglev.vpp.dataplane import Dataplane
-from maglev.vpp.reconciler import Reconciler
-from maglev.vpp.stats import StatsPoller
+from maglev.vpp.shown.dataplane import Dataplane
+from maglev.vpp.shown.stats import StatsPoller
+from maglev.vpp.sync.reconciler import Reconciler
+from maglev.vpp.wire.client import VppClient
 
 log = logs.get(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class VppParts:
-    """What drives VPP. ``stats`` None: packet counters are turned off."""
+    """The parts that drive VPP. ``stats`` None: packet counters are turned off."""
 
     client: VppClient
     reconciler: Reconciler
@@ -53,14 +53,21 @@ class Parts:
     vpp: VppParts | None
 
 
-def make_parts(options: Options, control: logs.LogControl, clock: Clock, notifier: Notifier, started_ns: int) -> Parts:
+def make_parts(
+    options: Options,
+    control: logs.LogControl,
+    clock: Clock,
+    notifier: Notifier,
+    state_file: StateFile,
+    started_ns: int,
+) -> Parts:
     """Make and connect all parts, on the event loop's thread. Reads the state file, and nothing else.
 
+    ``state_file``: claimed and not read yet.
     ``started_ns``: the start of the daemon by the monotonic clock, from which the warm-up counts.
     """
     bus = Bus()
     control.tap(bus, asyncio.get_running_loop())
-    state_file = StateFile(options.state_file, clock)
     state_file.load()
     engine = Engine(user_agent=user_agent())
 
@@ -91,9 +98,14 @@ def _vpp_parts(
 def _kept_overrides(state_file: StateFile) -> list[Override]:
     kept = state_file.get("overrides")
     records: list[Override] = []
+    if kept is not None and not isinstance(kept, list):
+        log.error("override-unreadable", "state file: the overrides are not a list")
+        state_file.distrust()
     for item in kept if isinstance(kept, list) else []:
         try:
             records.append(from_json(item))
         except ValueError as error:
             log.error("override-unreadable", f"state file: {error}")
+            # It is not in the next file: the whole of this one is kept for whoever understands it.
+            state_file.distrust()
     return records

@@ -1,7 +1,7 @@
-"""Says in the log what helps when the probes' receive queues overflow: which sysctl, and what it is now.
+"""Logs advice when the probes' receive queues overflow: the sysctl to set, and its present value.
 
-A process without CAP_NET_ADMIN gets no larger receive buffer than ``net.core.rmem_max``. What overflows costs no
-backend its state, since the probes that were out are repeated; but it costs probes, and the operator can end it.
+A process without CAP_NET_ADMIN gets no larger receive buffer than ``net.core.rmem_max``. An overflow costs no backend
+its state, since the probes in flight are repeated; but it costs probes, and the operator can end it.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ async def reload_on_signal(requested: asyncio.Event, config_file: ConfigFile, ap
         requested.clear()
         log.info("reload-requested", "SIGHUP: the configuration is read again")
         await api.reread_certificates()
-        # A refusal is in the log already, and there is no caller to tell.
+        # A refusal is in the log already, and a signal has no caller to answer.
         with contextlib.suppress(NotAllowed):
             await config_file.reload(force=False, by="signal")
 

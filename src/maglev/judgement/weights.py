@@ -6,6 +6,7 @@ event stream all come here. The arithmetic is compiled (``ext/weights.pyx``).
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from maglev._weights import (
@@ -19,16 +20,17 @@ from maglev._weights import (
     weight_unit,
 )
 from maglev.base.states import State
-from maglev.config.model import Config
+from maglev.config.model import Config, Frontend
 
 __all__ = [
-    "BackendView",
     "FrontendWeights",
     "MemberWeight",
     "StateSource",
+    "TargetState",
     "WeightTable",
     "applied_weight",
     "effective_weight",
+    "fill",
     "flush_owed",
     "frontend_weights",
     "programmed_weight",
@@ -36,8 +38,8 @@ __all__ = [
 ]
 
 
-class BackendView(Protocol):
-    """What the rule needs to know of a backend."""
+class TargetState(Protocol):
+    """The part of a target that the rule looks at."""
 
     @property
     def state(self) -> State:
@@ -46,30 +48,58 @@ class BackendView(Protocol):
 
     @property
     def drained(self) -> bool:
-        """Whether an operator has drained it."""
+        """Whether an operator has drained its backend."""
         ...
 
 
 class StateSource(Protocol):
-    """Where the rule learns what it works on; the checker is one."""
+    """Configuration, states and run-time weights, on which the rule works; the checker is one source.
+
+    The unit of state is the *target*: a backend on a path, which is the way that the probes of a frontend take to it.
+    Today all frontends share one path to a backend, so a backend is one target. Readers ask for the target of a
+    frontend's member nevertheless (``target_state``): with a second path, only the source answers differently.
+
+    A class that derives from this one gets ``target_state`` and ``weights`` from the other methods.
+    """
 
     def config(self) -> Config:
         """The configuration in force."""
         ...
 
-    def backend_state(self, name: str) -> BackendView:
-        """The backend of that name; raises ``maglev.base.errors.UnknownName``."""
+    def backend_state(self, name: str) -> TargetState:
+        """The backend of that name, on the shared path; raises ``maglev.base.errors.UnknownName``."""
         ...
+
+    def target_state(self, frontend: str, backend: str) -> TargetState:
+        """The target by which a member of a frontend is judged; raises ``maglev.base.errors.UnknownName``."""
+        return self.backend_state(backend)
 
     def weight_override(self, frontend: str, pool: str, backend: str) -> int | None:
         """The operator's run-time weight (0..100) of a member; None where the file's counts."""
         ...
 
+    def weights(self, frontend: Frontend) -> FrontendWeights:
+        """The weights of a frontend's members by the rule and the present states."""
+        return frontend_weights(frontend, self)
+
+
+def fill(table: WeightTable, frontends: Iterable[Frontend], portion: int = 256) -> Iterator[None]:
+    """Fill a table with frontends and their members, of which all backends are unknown.
+
+    Yields after every ``portion`` members at most, about 50 microseconds, so that a caller can stop in between.
+    """
+    for frontend in frontends:
+        table.add(frontend)
+        for number, pool in enumerate(frontend.pools):
+            for start in range(0, len(pool.members), portion):
+                table.add_members(number, pool.members[start : start + portion])
+                yield
+
 
 def applied_weight(weight: int, unit: int) -> int:
-    """What a weight becomes in VPP, on the operator's scale: the programmed weight times the unit.
+    """A weight as VPP will have it, on the operator's scale: the programmed weight times the unit.
 
-    It differs from ``weight`` where that is no multiple of the unit, and may then be above 100. Raises ValueError
+    It equals ``weight`` only for multiples of the unit, and may otherwise be above 100. Raises ValueError
     for a unit outside 1..100.
     """
     return programmed_weight(weight, unit) * unit

@@ -74,7 +74,7 @@ class CheckerFamilies:
             )
 
     def _records(self) -> Iterator[tuple[LiveBackend, tuple[int, ...]]]:
-        """What the engine knows of each backend that it knows, all of one moment."""
+        """The engine's record of each backend that has one, all of one moment."""
         records, backends = self._checker.probe_records()
         for record in RECORD.iter_unpack(records):
             live = backends.get(record[TARGET])

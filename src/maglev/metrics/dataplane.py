@@ -10,7 +10,7 @@ from maglev.views.dataplane import DataplaneFigures, DataplaneInfo, VipTraffic
 
 
 class DataplaneFiguresSource(Protocol):
-    """What the metrics ask of the dataplane (``maglev.vpp.dataplane.Dataplane``). Both answer from memory."""
+    """Questions of the metrics to the dataplane (``maglev.vpp.shown.dataplane.Dataplane``). Both answer from memory."""
 
     def figures(self) -> DataplaneFigures: ...
     def traffic(self) -> Iterable[VipTraffic]: ...
@@ -23,7 +23,7 @@ LBSYNC_KINDS = ("vip_added", "vip_removed", "as_added", "as_removed", "as_weight
 class VppFamilies:
     """The families about VPP.
 
-    What describes the VPP at the other end is absent while there is none; what was counted of our own calls stays.
+    Families that describe the VPP at the other end are absent while it is away; counts of our own calls stay.
     """
 
     def __init__(self, dataplane: DataplaneFiguresSource) -> None:
@@ -57,7 +57,7 @@ class VppFamilies:
         ]
 
     def _calls(self) -> list[Family]:
-        """What calls to VPP are made, what they cost, and what becomes of them."""
+        """Calls to VPP: their number, cost and results."""
         figures = self._dataplane.figures
         return [
             Family("maglev_vpp_api_total", "counter", "API messages by direction and result.", self._api),
@@ -93,7 +93,7 @@ class VppFamilies:
         ]
 
     def _syncs(self) -> list[Family]:
-        """How far VPP holds what is wanted, and what is in the way."""
+        """Syncs, and the differences between VPP and the desired state."""
         figures = self._dataplane.figures
         return [
             labelled(

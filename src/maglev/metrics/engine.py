@@ -11,7 +11,7 @@ from maglev.metrics.text import Family, histogram_rows, single
 
 
 class EngineFiguresSource(Protocol):
-    """What the metrics ask of the probe engine (``maglev._probe.Engine``)."""
+    """Questions of the metrics to the probe engine (``maglev._probe.Engine``)."""
 
     def stats(self) -> Mapping[str, int]: ...
     def histograms(self) -> Mapping[tuple[str, str], Histogram]: ...
@@ -53,7 +53,7 @@ ENGINE_GAUGES: Mapping[str, tuple[str, str]] = {
     "tls_session_bytes": ("tls_session_bytes", "Memory of the TLS sessions that are kept."),
     "rx_buffer": ("rx_buffer_bytes", "Size of the receive buffer that overflowed last; 0: none did."),
 }
-"""What the engine counts, in words; a gauge's name says its unit."""
+"""Help texts of the engine's counters and gauges; a gauge's name says its unit."""
 
 
 class EngineFamilies:
@@ -78,7 +78,7 @@ class EngineFamilies:
                 name, text = ENGINE_GAUGES[key]
                 made.append(single(f"maglev_engine_{name}", "gauge", text, self._stat(key)))
             else:
-                # A test asks for words for each; want of them is no reason to have no metrics.
+                # A test requires a text for every counter. A counter without one is exposed too.
                 text = ENGINE_COUNTERS.get(key, f"Probe engine: {key}.")
                 made.append(single(f"maglev_engine_{key}_total", "counter", text, self._stat(key)))
         return made

@@ -22,15 +22,15 @@ SCRAPE_SECONDS = 60.0
 class MetricsServer:
     """Answers ``GET /metrics``, and nothing else: bounded in request size, connections, scrapes and time.
 
-    Where there is no room for a connection, the oldest makes room that has not asked for anything: who holds many open
-    and says nothing does not keep Prometheus out. ``refused`` counts by reason what was turned away.
+    When the limit of connections is reached, a new one replaces the oldest that has sent no request, so that a client
+    with many silent connections does not keep Prometheus out. ``refused`` counts refusals by reason.
     """
 
     def __init__(self, exposition: Exposition) -> None:
         self._exposition = exposition
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        # Those that wait for a request, oldest first.
+        # Connections without a request yet, oldest first.
         self._silent: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._scrapes = 0
         self.scraped = 0

@@ -1,9 +1,9 @@
-"""Who calls, and what he may do.
+"""Callers and their roles.
 
-A caller on the Unix socket is operator: the directory's mode decides who can open it. A caller on TCP has the role
-that the daemon was started with, unless he showed a certificate: then that decides, by the organizational units in its
-subject (``OU=operator``). Whoever is asked for an identity by an event, a log record or an override finds
-``Caller.name`` there.
+A caller on the Unix socket is an operator: the mode of its directory decides which users can open it. A caller on TCP
+has the role that the daemon was started with. A caller with a client certificate has the role that the organizational
+units in the certificate's subject give it (``OU=operator``). Events, log records and overrides name the caller by
+``Caller.name``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 SERVICE = "maglev.Maglev"
 
-# Calls that change something: for operators only. All others are for everybody who can connect.
+# Calls that change something: for operators only. Every caller that can connect may make the others.
 OPERATOR_CALLS = frozenset(
     f"/{SERVICE}/{call}"
     for call in (
@@ -33,7 +33,7 @@ OPERATOR_CALLS = frozenset(
 
 
 class Role(enum.Enum):
-    """What a caller may do: a viewer reads, an operator changes too."""
+    """The role of a caller: a viewer reads, an operator changes too."""
 
     VIEWER = "viewer"
     OPERATOR = "operator"
@@ -41,13 +41,13 @@ class Role(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: ``unix``, ``tcp:ADDRESS`` or ``tls:COMMON NAME``, and his role."""
+    """A caller: ``unix``, ``tcp:ADDRESS`` or ``tls:COMMON NAME``, and its role."""
 
     name: str
     role: Role
 
     def may(self, method: str) -> bool:
-        """Whether he may call ``method`` ("/maglev.Maglev/PauseBackend")."""
+        """True if it may call ``method`` ("/maglev.Maglev/PauseBackend")."""
         return self.role is Role.OPERATOR or method not in OPERATOR_CALLS
 
 
@@ -57,14 +57,14 @@ _HEX = frozenset(b"0123456789abcdefABCDEF")
 MAX_NAME = 64
 
 Identity = Mapping[str, Iterable[bytes]]
-"""What gRPC knows of the other end (``auth_context``): x509_subject and others, absent without a certificate."""
+"""The peer's identity as gRPC gives it (``auth_context``): x509_subject and others, absent without a certificate."""
 
 
 def caller_of(peer: str, tcp_role: Role, identity: Identity | None = None) -> Caller:
-    """The caller behind a gRPC peer: ``unix:...``, ``ipv4:192.0.2.1:4711`` or ``ipv6:%5B2001:db8::1%5D:4711``.
+    """The caller of a gRPC peer: ``unix:...``, ``ipv4:192.0.2.1:4711`` or ``ipv6:%5B2001:db8::1%5D:4711``.
 
-    ``identity``: what he proved in a handshake. Anything that is not a Unix socket has the role of TCP: what cannot be
-    told apart never gets more. A certificate that names no role makes a viewer.
+    ``identity``: the peer's, proved in a TLS handshake. A peer of any kind but a Unix socket gets the role of TCP, so a
+    peer of an unknown kind never gets more. A certificate that names no role makes a viewer.
     """
     if is_local(peer):
         return Caller("unix", Role.OPERATOR)

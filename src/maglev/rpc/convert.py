@@ -95,8 +95,8 @@ _STATES_BACK = {number: state for state, number in STATES.items()}
 _FRONTEND_STATES_BACK = {number: state for state, number in FRONTEND_STATES.items()}
 _LEVELS_BACK = {number: level for level, number in LEVELS.items()}
 
-# Plans and diffs beyond this are told as a count: an answer stays within a few megabytes.
 MAX_STEPS = 10_000
+"""Steps of a plan, and changes of a diff, in one answer, which stays within a few megabytes; the rest is counted."""
 
 
 # ------------------------------------------------------------------------------------------------- wire to model
@@ -131,9 +131,13 @@ def log_level(wanted: pb.LogLevel.ValueType) -> str:
 # ------------------------------------------------------------------------------------------------- model to wire
 
 
-def transition(view: events.BackendEvent, into: pb.Transition | None = None) -> pb.Transition:
-    """A remembered change of state; ``into`` as in ``backend``."""
-    info = pb.Transition() if into is None else into
+# Lists of 50,000 are made of the messages that the functions named ``fill_`` make. Protobuf copies a message that is
+# appended to a list, and a constructor with keywords parses its arguments. Setting the fields of a new element one by
+# one is what costs least.
+
+
+def fill_transition(info: pb.Transition, view: events.BackendEvent) -> None:
+    """A remembered change of state."""
     info.from_state = STATES[view.from_state]
     info.to_state = STATES[view.to_state]
     info.code = CODES[view.code]
@@ -141,24 +145,18 @@ def transition(view: events.BackendEvent, into: pb.Transition | None = None) -> 
     info.at_ns = view.at_ns
     info.by = view.by
     info.reason = view.reason
-    return info
 
 
-def backend(
+def fill_backend(
+    info: pb.BackendInfo,
     configured: model.Backend,
     status: BackendStatus,
     *,
-    into: pb.BackendInfo | None = None,
     with_transitions: bool = True,
     overrides: Sequence[Override] = (),
     frontends: Sequence[str] = (),
-) -> pb.BackendInfo:
-    """A backend as it is configured and as it is.
-
-    ``into``: a new element of a list, which is filled in its place. Lists of 50,000 are made of these, and protobuf
-    copies what is appended; setting fields one by one is what costs it least.
-    """
-    info = pb.BackendInfo() if into is None else into
+) -> None:
+    """A backend as it is configured and as it is."""
     info.name = configured.name
     info.address = status.address
     info.state = STATES[status.state]
@@ -186,17 +184,15 @@ def backend(
         info.presumed = True
     if with_transitions:
         for view in status.transitions:
-            transition(view, info.transitions.add())
+            fill_transition(info.transitions.add(), view)
     for one in overrides:
-        override(one, info.overrides.add())
+        fill_override(info.overrides.add(), one)
     if frontends:
         info.frontends.extend(frontends)
-    return info
 
 
-def override(view: Override, into: pb.Override | None = None) -> pb.Override:
-    """What an operator set; ``into`` as in ``backend``."""
-    info = pb.Override() if into is None else into
+def fill_override(info: pb.Override, view: Override) -> None:
+    """A setting of an operator."""
     info.kind = OVERRIDE_KINDS[view.kind]
     info.backend = view.backend
     info.frontend = view.frontend
@@ -209,12 +205,10 @@ def override(view: Override, into: pb.Override | None = None) -> pb.Override:
     info.until_ns = view.until_ns
     info.by = view.by
     info.reason = view.reason
-    return info
 
 
-def member(weight: MemberWeight, into: pb.PoolBackendInfo | None = None) -> pb.PoolBackendInfo:
-    """A pool member with its weights; ``into`` as in ``backend``."""
-    info = pb.PoolBackendInfo() if into is None else into
+def fill_member(info: pb.PoolBackendInfo, weight: MemberWeight) -> None:
+    """A pool member with its weights."""
     info.name = weight.backend
     info.weight = weight.weight
     info.effective_weight = weight.effective
@@ -223,19 +217,17 @@ def member(weight: MemberWeight, into: pb.PoolBackendInfo | None = None) -> pb.P
     info.enabled = weight.enabled
     info.drained = weight.drained
     info.configured_weight = weight.configured
-    return info
 
 
-def frontend(
+def fill_frontend(
+    info: pb.FrontendInfo,
     configured: model.Frontend,
     weights: FrontendWeights,
     state: FrontendState,
     *,
-    into: pb.FrontendInfo | None = None,
     with_pools: bool = True,
-) -> pb.FrontendInfo:
-    """A frontend as it is configured, with the weights that its members have now; ``into`` as in ``backend``."""
-    info = pb.FrontendInfo() if into is None else into
+) -> None:
+    """A frontend as it is configured, with the weights that its members have now."""
     info.name = configured.name
     info.address = str(configured.address)
     info.protocol = PROTOCOLS.get(str(configured.protocol), pb.PROTOCOL_UNSPECIFIED)
@@ -255,8 +247,7 @@ def frontend(
     if with_pools:
         pools = [info.pools.add(name=pool.name).backends for pool in configured.pools]
         for one in weights.members:
-            member(one, pools[one.pool_index].add())
-    return info
+            fill_member(pools[one.pool_index].add(), one)
 
 
 def healthcheck(check: model.HealthCheck, backends: int) -> pb.HealthCheckInfo:
@@ -289,68 +280,78 @@ def event(item: events.Event) -> pb.Event:
     """An event of the bus."""
     match item:
         case events.BackendEvent():
-            return pb.Event(
-                backend=pb.BackendEvent(
-                    name=item.name,
-                    address=item.address,
-                    from_state=STATES[item.from_state],
-                    to_state=STATES[item.to_state],
-                    code=CODES[item.code],
-                    detail=item.detail,
-                    at_ns=item.at_ns,
-                    by=item.by,
-                    reason=item.reason,
-                    drained=item.drained,
-                )
-            )
+            return pb.Event(backend=_backend_event(item))
         case events.FrontendEvent():
-            return pb.Event(
-                frontend=pb.FrontendEvent(
-                    name=item.name,
-                    from_state=FRONTEND_STATES[item.from_state],
-                    to_state=FRONTEND_STATES[item.to_state],
-                    at_ns=item.at_ns,
-                )
-            )
+            return pb.Event(frontend=_frontend_event(item))
         case events.WeightEvent():
-            return pb.Event(
-                weight=pb.WeightEvent(
-                    frontend=item.frontend,
-                    pool=item.pool,
-                    backend=item.backend,
-                    old_weight=item.old,
-                    new_weight=item.new,
-                    to_default=item.to_default,
-                    flush=item.flush,
-                    at_ns=item.at_ns,
-                    by=item.by,
-                    reason=item.reason,
-                )
-            )
+            return pb.Event(weight=_weight_event(item))
         case events.DrainEvent():
-            return pb.Event(
-                drain=pb.DrainEvent(
-                    name=item.name,
-                    address=item.address,
-                    state=STATES[item.state],
-                    drained=item.drained,
-                    at_ns=item.at_ns,
-                    by=item.by,
-                    reason=item.reason,
-                )
-            )
+            return pb.Event(drain=_drain_event(item))
         case events.ConfigEvent():
             return pb.Event(config=pb.ConfigEvent(at_ns=item.at_ns, by=item.by))
         case events.LogEvent():
-            return pb.Event(
-                log=pb.LogEvent(
-                    level=LEVELS.get(item.level, pb.LOG_LEVEL_UNSPECIFIED),
-                    event=item.event,
-                    message=_text(item.message),
-                    at_ns=item.at_ns,
-                    fields={key: _text(value) for key, value in item.fields.items()},
-                )
-            )
+            return pb.Event(log=_log_event(item))
+
+
+def _backend_event(item: events.BackendEvent) -> pb.BackendEvent:
+    return pb.BackendEvent(
+        name=item.name,
+        address=item.address,
+        from_state=STATES[item.from_state],
+        to_state=STATES[item.to_state],
+        code=CODES[item.code],
+        detail=item.detail,
+        at_ns=item.at_ns,
+        by=item.by,
+        reason=item.reason,
+        drained=item.drained,
+    )
+
+
+def _frontend_event(item: events.FrontendEvent) -> pb.FrontendEvent:
+    return pb.FrontendEvent(
+        name=item.name,
+        from_state=FRONTEND_STATES[item.from_state],
+        to_state=FRONTEND_STATES[item.to_state],
+        at_ns=item.at_ns,
+    )
+
+
+def _weight_event(item: events.WeightEvent) -> pb.WeightEvent:
+    return pb.WeightEvent(
+        frontend=item.frontend,
+        pool=item.pool,
+        backend=item.backend,
+        old_weight=item.old,
+        new_weight=item.new,
+        to_default=item.to_default,
+        flush=item.flush,
+        at_ns=item.at_ns,
+        by=item.by,
+        reason=item.reason,
+    )
+
+
+def _drain_event(item: events.DrainEvent) -> pb.DrainEvent:
+    return pb.DrainEvent(
+        name=item.name,
+        address=item.address,
+        state=STATES[item.state],
+        drained=item.drained,
+        at_ns=item.at_ns,
+        by=item.by,
+        reason=item.reason,
+    )
+
+
+def _log_event(item: events.LogEvent) -> pb.LogEvent:
+    return pb.LogEvent(
+        level=LEVELS.get(item.level, pb.LOG_LEVEL_UNSPECIFIED),
+        event=item.event,
+        message=_text(item.message),
+        at_ns=item.at_ns,
+        fields={key: _text(value) for key, value in item.fields.items()},
+    )
 
 
 def _text(value: str) -> str:
@@ -370,7 +371,7 @@ def problems(views: Iterable[Problem]) -> list[pb.ConfigProblem]:
 
 
 def check_result(view: CheckResult | LoadResult, file: str) -> pb.CheckConfigResponse:
-    """What is wrong with the file."""
+    """Problems of the configuration file."""
     return pb.CheckConfigResponse(
         ok=not (view.parse_errors or view.semantic_errors),
         parse_errors=problems(view.parse_errors),
@@ -381,7 +382,7 @@ def check_result(view: CheckResult | LoadResult, file: str) -> pb.CheckConfigRes
 
 
 def reload_result(view: LoadResult, file: str) -> pb.ReloadConfigResponse:
-    """What came of a reload."""
+    """Result of a reload."""
     return pb.ReloadConfigResponse(
         ok=view.config is not None,
         parse_errors=problems(view.parse_errors),
@@ -509,7 +510,7 @@ def vip_counters(view: VipTraffic) -> pb.VPPVipCounters:
 
 
 async def plan(view: PlanReport) -> pb.Plan:
-    """What a sync does, at most ``MAX_STEPS`` steps and forecasts of as many ASes."""
+    """A plan, with at most ``MAX_STEPS`` steps and forecasts of as many ASes."""
     message = pb.Plan(
         steps_omitted=max(0, len(view.steps) - MAX_STEPS),
         stall_ns=view.stall_ns,

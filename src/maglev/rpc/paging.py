@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 from maglev.base.errors import BadValue
+from maglev.config.model import Config
 
 DEFAULT_SIZE = 1_000
 MAX_SIZE = 5_000
@@ -57,5 +59,26 @@ class Order:
             return 0
         position, name = parse_token(token)
         at = self._index.get(name)
-        # The name went away: what stood behind it has moved up into its place.
+        # The name is gone, so the names after it have moved up by one.
         return min(position, len(self.names)) if at is None else at + 1
+
+
+class Orders:
+    """The order of each list of a configuration, made when it is first asked for; a new configuration, new orders."""
+
+    def __init__(self) -> None:
+        self._config: Config | None = None
+        self._orders: dict[str, Order] = {}
+
+    def of(self, config: Config, what: Literal["frontends", "backends", "healthchecks"]) -> Order:
+        """The names of ``what`` in the order of the file."""
+        if config is not self._config:
+            self._config, self._orders = config, {}
+        if what not in self._orders:
+            lists: dict[str, Iterable[str]] = {
+                "frontends": config.frontends,
+                "backends": config.backends,
+                "healthchecks": config.healthchecks,
+            }
+            self._orders[what] = Order(tuple(lists[what]))
+        return self._orders[what]

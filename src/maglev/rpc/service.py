@@ -1,22 +1,21 @@
 """The calls of the API. Each is a few lines: look at the request, ask the part that knows, convert the answer.
 
 Errors are raised as ``maglev.base.errors``; the server's gate turns them into a status. Long answers are made in slices
-(``Pace``), so that the loop is never held.
+(``Pace``), so that no answer holds the event loop. Between two slices a reload may remove what is being listed: such
+names are left out.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeAlias, TypeVar
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import grpc
-import re2
 
 from maglev.base import errors
-from maglev.base.limits import check_duration, check_reason
+from maglev.base.limits import check_duration, check_reason, check_weight
 from maglev.base.pace import Pace
 from maglev.base.states import FrontendState
 from maglev.config.model import Config, Frontend
@@ -25,85 +24,21 @@ from maglev.pb import maglev_pb2 as pb
 from maglev.pb import maglev_pb2_grpc as pb_grpc
 from maglev.rpc import convert, paging
 from maglev.rpc.access import Caller, Role, caller_of, is_local
+from maglev.rpc.filters import name_matcher
+from maglev.rpc.readings import Readings
 from maglev.rpc.services import DataplaneApi, Services, Verb
-from maglev.rpc.watch import TooMany, Watchers
+from maglev.rpc.turns import Changes, Shared, Turnstile, bounded
+from maglev.rpc.watch import Watchers
 from maglev.views.backends import Override
-from maglev.views.dataplane import LbState
 
 T = TypeVar("T")
 # Generic in the type stubs only, hence the quotes.
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-# Pool members on one page of frontends: some 40 bytes each, so that a page stays well within 4 MiB.
 MAX_MEMBERS = 20_000
-MAX_REGEXP = 255
-# What compares, reloads or reads VPP is done one at a time; so many may wait for their turn.
-MAX_WAITING = 16
-# No call that waits for a child process or for VPP does so for longer, whatever the caller's own deadline is.
-CALL_SECONDS = 120.0
-# A viewer may be shown a reading of VPP that is this old: he cannot make the daemon read without end.
-VIEWER_READING_NS = 1_000_000_000
-# A further page of a reading is served from that reading, for so long.
-PAGED_READING_NS = 60_000_000_000
+"""Pool members on one page of frontends: some 40 bytes each, so that a page stays well within 4 MiB."""
 
 _ROLES = {Role.VIEWER: pb.ROLE_VIEWER, Role.OPERATOR: pb.ROLE_OPERATOR}
-
-
-class Turnstile:
-    """Lets one through at a time, and only so many of each role wait. Raises ``TooMany`` for the others.
-
-    Operators and viewers wait apart and take turns, so that any number of viewers costs an operator two turns at most.
-    """
-
-    def __init__(self, what: str, most: int = MAX_WAITING) -> None:
-        self._what = what
-        self._most = most
-        self._waiting = dict.fromkeys(Role, 0)
-        self._lanes = {role: asyncio.Lock() for role in Role}
-        self._lock = asyncio.Lock()
-
-    async def run(self, role: Role, work: Callable[[], Awaitable[T]]) -> T:
-        """Wait for the turn of a caller of that role, then for ``work()``."""
-        if self._waiting[role] >= self._most:
-            raise TooMany(f"{self._most} callers wait for {self._what} already")
-        self._waiting[role] += 1
-        try:
-            async with self._lanes[role], self._lock:
-                return await work()
-        finally:
-            self._waiting[role] -= 1
-
-
-class Shared(Generic[T]):
-    """One piece of work at a time for any number of callers: who comes while it runs shares the run behind it.
-
-    So each gets an answer that was begun after he asked, and a thousand callers cost no more than two.
-    """
-
-    def __init__(self, work: Callable[[], Awaitable[T]]) -> None:
-        self._work = work
-        self._running: asyncio.Future[T] | None = None
-        self._next: asyncio.Future[T] | None = None
-
-    async def run(self) -> T:
-        """Wait for the next run."""
-        if self._next is None:
-            self._next = asyncio.ensure_future(self._run(self._running))
-            # It goes on when its callers do not; then nobody asks what came of it.
-            self._next.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(self._next)
-
-    async def _run(self, before: asyncio.Future[T] | None) -> T:
-        if before is not None:
-            await asyncio.wait((before,))
-        self._running, self._next = self._next, None
-        return await self._work()
-
-    def cancel(self) -> None:
-        """End what runs and what waits."""
-        for run in (self._running, self._next):
-            if run is not None:
-                run.cancel()
 
 
 class MaglevService(pb_grpc.MaglevServicer):
@@ -114,22 +49,20 @@ class MaglevService(pb_grpc.MaglevServicer):
         self._checker = services.checker
         self._tcp_role = tcp_role
         self.watchers = watchers if watchers is not None else Watchers(services)
-        self._orders: tuple[Config, dict[str, paging.Order]] | None = None
-        # Apart from each other: whoever may only look cannot keep an operator from his reload.
-        self._checks = Shared(lambda: _bounded(services.loader.check()))
-        self._diffs = Shared(lambda: _bounded(self._diff()))
+        self._orders = paging.Orders()
+        # Apart from reloads: callers that only look must not delay an operator's reload.
+        self._checks = Shared(lambda: bounded(services.loader.check()))
+        self._diffs = Shared(lambda: bounded(self._diff()))
         self._reloads = Turnstile("a reload")
-        self._readings = Turnstile("a reading of VPP")
-        self._reading: tuple[str | None, int, LbState] | None = None
-        # Changes that were begun: they run to their end when the caller goes away.
-        self._running: set[asyncio.Task[Any]] = set()
+        self._readings = Readings(services.clock)
+        self._changes = Changes()
 
     # ------------------------------------------------------------------------------------------------- frontends
 
     async def ListFrontends(self, request: pb.ListFrontendsRequest, context: Context) -> pb.ListFrontendsResponse:
         """All frontends, page by page."""
         states = convert.frontend_states(request.states)
-        matches = _matcher(request.name_regexp)
+        matches = name_matcher(request.name_regexp)
         order = self._order("frontends")
         answer = pb.ListFrontendsResponse(total=len(order.names))
         left = paging.page_size(request.page_size)
@@ -150,14 +83,17 @@ class MaglevService(pb_grpc.MaglevServicer):
             except errors.UnknownName:
                 # A reload took it away while this page was made.
                 continue
-            info = convert.frontend(*parts, into=answer.frontends.add(), with_pools=not request.omit_pools)
+            info = answer.frontends.add()
+            convert.fill_frontend(info, *parts, with_pools=not request.omit_pools)
             left -= 1
             members += 0 if request.omit_pools else info.backends
         return answer
 
     async def GetFrontend(self, request: pb.GetFrontendRequest, context: Context) -> pb.FrontendInfo:
         """One frontend with its pools."""
-        return convert.frontend(*self._frontend(request.name))
+        info = pb.FrontendInfo()
+        convert.fill_frontend(info, *self._frontend(request.name))
+        return info
 
     def _frontend(self, name: str) -> tuple[Frontend, FrontendWeights, FrontendState]:
         configured = _named("frontend", self._checker.config().frontends, name)
@@ -168,7 +104,7 @@ class MaglevService(pb_grpc.MaglevServicer):
     async def ListBackends(self, request: pb.ListBackendsRequest, context: Context) -> pb.ListBackendsResponse:
         """All backends, page by page."""
         states = convert.backend_states(request.states)
-        matches = _matcher(request.name_regexp)
+        matches = name_matcher(request.name_regexp)
         order = self._order("backends")
         answer = pb.ListBackendsResponse(total=len(order.names))
         left = paging.page_size(request.page_size)
@@ -190,10 +126,10 @@ class MaglevService(pb_grpc.MaglevServicer):
             if left == 0:
                 answer.next_page_token = paging.make_token(at, order.names[at - 1])
                 break
-            convert.backend(
+            convert.fill_backend(
+                answer.backends.add(),
                 configured,
                 status,
-                into=answer.backends.add(),
                 with_transitions=not request.omit_transitions,
                 overrides=self._checker.overrides_of(name),
             )
@@ -205,12 +141,15 @@ class MaglevService(pb_grpc.MaglevServicer):
         return self._backend(request.name)
 
     def _backend(self, name: str) -> pb.BackendInfo:
-        return convert.backend(
+        info = pb.BackendInfo()
+        convert.fill_backend(
+            info,
             _named("backend", self._checker.config().backends, name),
             self._checker.backend_status(name),
             overrides=self._checker.overrides_of(name),
             frontends=self._checker.frontends_of(name),
         )
+        return info
 
     # --------------------------------------------------------------------------------------------- health checks
 
@@ -218,7 +157,7 @@ class MaglevService(pb_grpc.MaglevServicer):
         self, request: pb.ListHealthChecksRequest, context: Context
     ) -> pb.ListHealthChecksResponse:
         """All health checks, page by page."""
-        matches = _matcher(request.name_regexp)
+        matches = name_matcher(request.name_regexp)
         config = self._checker.config()
         order = self._order("healthchecks")
         answer = pb.ListHealthChecksResponse(total=len(order.names))
@@ -309,9 +248,9 @@ class MaglevService(pb_grpc.MaglevServicer):
     ) -> pb.SetWeightResponse:
         """Set the run-time weight of one pool member, or go back to the file's."""
         weight = request.weight if request.HasField("weight") else None
-        if weight is not None and not 0 <= weight <= 100:
-            raise errors.BadValue(f"{weight} is no weight: 0 to 100")
-        if weight is None and request.duration_ns:
+        if weight is not None:
+            check_weight(weight)
+        elif request.duration_ns:
             raise errors.BadValue("only a weight takes a duration, the file's does not")
         change = self._checker.set_weight(
             request.frontend,
@@ -324,22 +263,20 @@ class MaglevService(pb_grpc.MaglevServicer):
             duration_ns=check_duration(request.duration_ns),
         )
         weights = self._checker.frontend_weights(request.frontend)
-        for member in weights.members:
-            if member.pool == request.pool and member.backend == request.backend:
-                applied = applied_weight(member.weight, weights.unit)
-                warnings = await self._kept()
-                return pb.SetWeightResponse(
-                    backend=convert.member(member),
-                    unit=weights.unit,
-                    applied_weight=applied,
-                    rounded=applied != (member.weight if weight is None else weight),
-                    previous_weight=change.previous,
-                    warnings=warnings,
-                )
-        raise errors.UnknownName("pool member", request.backend)
+        member = _member(weights, request.pool, request.backend)
+        applied = applied_weight(member.weight, weights.unit)
+        answer = pb.SetWeightResponse(
+            unit=weights.unit,
+            applied_weight=applied,
+            rounded=applied != (member.weight if weight is None else weight),
+            previous_weight=change.previous,
+        )
+        convert.fill_member(answer.backend, member)
+        answer.warnings.extend(await self._kept())
+        return answer
 
     async def ListOverrides(self, request: pb.ListOverridesRequest, context: Context) -> pb.ListOverridesResponse:
-        """What operators have set, oldest first."""
+        """Settings of operators, oldest first."""
         overrides = self._checker.overrides()
         order = paging.Order([_override_key(one) for one in overrides])
         answer = pb.ListOverridesResponse(total=len(overrides))
@@ -347,7 +284,7 @@ class MaglevService(pb_grpc.MaglevServicer):
         last = min(first + paging.page_size(request.page_size), len(overrides))
         pace = Pace()
         for override in overrides[first:last]:
-            convert.override(override, answer.overrides.add())
+            convert.fill_override(answer.overrides.add(), override)
             await pace.breathe()
         if last < len(overrides):
             answer.next_page_token = paging.make_token(last, order.names[last - 1])
@@ -363,11 +300,11 @@ class MaglevService(pb_grpc.MaglevServicer):
 
     async def CheckConfig(self, request: pb.CheckConfigRequest, context: Context) -> pb.CheckConfigResponse:
         """Read the file and say what is wrong with it."""
-        return convert.check_result(await _bounded(self._checks.run()), self._services.loader.file)
+        return convert.check_result(await bounded(self._checks.run()), self._services.loader.file)
 
     async def DiffConfig(self, request: pb.DiffConfigRequest, context: Context) -> pb.DiffConfigResponse:
-        """What a reload would change."""
-        return await _bounded(self._diffs.run())
+        """The changes that a reload would make."""
+        return await bounded(self._diffs.run())
 
     async def _diff(self) -> pb.DiffConfigResponse:
         loader = self._services.loader
@@ -385,7 +322,7 @@ class MaglevService(pb_grpc.MaglevServicer):
                 plan = await dataplane.plan(None, force=False, config=loaded.config)
                 answer.plan.CopyFrom(await convert.plan(plan))
             except errors.Unavailable:
-                # It went away while we asked: the diff of the file is an answer all the same, without a plan.
+                # VPP went away meanwhile. The diff of the file is still an answer, without a plan.
                 answer.ClearField("plan")
         return answer
 
@@ -393,7 +330,7 @@ class MaglevService(pb_grpc.MaglevServicer):
         """Put the file into effect."""
         loader = self._services.loader
         caller = self._caller(context)
-        loaded = await self._finish(
+        loaded = await self._changes.finish(
             self._reloads.run(caller.role, lambda: loader.reload(force=request.force, by=caller.name))
         )
         return convert.reload_result(loaded, loader.file)
@@ -401,7 +338,7 @@ class MaglevService(pb_grpc.MaglevServicer):
     # ---------------------------------------------------------------------------------------------------- server
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.ServerInfo:
-        """Who answers, and who asks."""
+        """The daemon, and the caller's role in its eyes."""
         services = self._services
         config = self._checker.config()
         caller = self._caller(context)
@@ -445,14 +382,11 @@ class MaglevService(pb_grpc.MaglevServicer):
         return convert.vpp_info(dataplane.info(), dataplane.connection())
 
     async def GetVPPLBState(self, request: pb.GetVPPLBStateRequest, context: Context) -> pb.GetVPPLBStateResponse:
-        """What VPP holds beside what is wanted of it."""
+        """The state of VPP beside the desired state."""
         dataplane = self._dataplane()
         wanted = self._wanted(request.frontend)
-        fresh = PAGED_READING_NS if request.page_token else 0
         role = self._caller(context).role
-        if not fresh and role is Role.VIEWER:
-            fresh = VIEWER_READING_NS
-        reading = await self._read(dataplane, wanted, role, fresh)
+        reading = await self._readings.read(dataplane, wanted, role, further_page=bool(request.page_token))
         order = paging.Order([f"{vip.prefix} {vip.protocol} {vip.port}" for vip in reading.vips])
         answer = pb.GetVPPLBStateResponse(
             conf=convert.lb_conf(reading.conf, self._checker.config().lb),
@@ -473,21 +407,6 @@ class MaglevService(pb_grpc.MaglevServicer):
             await pace.breathe()
         return answer
 
-    async def _read(self, dataplane: DataplaneApi, frontend: str | None, role: Role, fresh_ns: int) -> LbState:
-        """A reading of VPP that is at most ``fresh_ns`` old; 0: a new one. ``role`` of the caller."""
-
-        async def read() -> LbState:
-            now = self._services.clock.monotonic_ns()
-            if self._reading is not None:
-                of, at, reading = self._reading
-                if of == frontend and now - at <= fresh_ns:
-                    return reading
-            reading = await dataplane.lb_state(frontend)
-            self._reading = (frontend, self._services.clock.monotonic_ns(), reading)
-            return reading
-
-        return await _bounded(self._readings.run(role, read))
-
     def _members(self, frontend: str) -> Sequence[MemberWeight]:
         if not frontend:
             return ()
@@ -502,10 +421,10 @@ class MaglevService(pb_grpc.MaglevServicer):
         dataplane = self._dataplane()
         wanted = self._wanted(request.frontend)
         if request.dry_run:
-            plan = await _bounded(dataplane.plan(wanted, force=request.force))
+            plan = await bounded(dataplane.plan(wanted, force=request.force))
             return pb.SyncVPPLBStateResponse(plan=await convert.plan(plan))
         by = self._caller(context).name
-        done = await self._finish(dataplane.sync(wanted, force=request.force, by=by))
+        done = await self._changes.finish(dataplane.sync(wanted, force=request.force, by=by))
         return pb.SyncVPPLBStateResponse(plan=await convert.plan(done.plan), applied=True, failures=done.failures)
 
     async def GetVPPLBCounters(
@@ -513,7 +432,7 @@ class MaglevService(pb_grpc.MaglevServicer):
     ) -> pb.GetVPPLBCountersResponse:
         """Packet counters of the VIPs."""
         dataplane = self._dataplane()
-        counters = await _bounded(dataplane.counters(self._wanted(request.frontend)))
+        counters = await bounded(dataplane.counters(self._wanted(request.frontend)))
         order = paging.Order([f"{vip.prefix} {vip.protocol} {vip.port}" for vip in counters.vips])
         first = order.start(request.page_token)
         last = min(first + paging.page_size(request.page_size), len(counters.vips))
@@ -546,43 +465,14 @@ class MaglevService(pb_grpc.MaglevServicer):
     def _caller(self, context: Context) -> Caller:
         return caller_of(context.peer(), self._tcp_role, context.auth_context())
 
-    def _order(self, of: str) -> paging.Order:
-        config = self._checker.config()
-        if self._orders is None or self._orders[0] is not config:
-            self._orders = (config, {})
-        orders = self._orders[1]
-        if of not in orders:
-            names: Iterable[str] = {
-                "frontends": config.frontends,
-                "backends": config.backends,
-                "healthchecks": config.healthchecks,
-            }[of]
-            orders[of] = paging.Order(tuple(names))
-        return orders[of]
-
-    async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for a change that was begun. It goes on when the caller does not: half a reload helps nobody."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return await _bounded(asyncio.shield(task))
+    def _order(self, of: Literal["frontends", "backends", "healthchecks"]) -> paging.Order:
+        return self._orders.of(self._checker.config(), of)
 
     async def settle(self, seconds: float) -> None:
-        """Give changes that were begun so long to come to their end; then they are cancelled."""
+        """End: cancel checks and diffs, and wait that long for changes that were begun before cancelling them."""
         self._checks.cancel()
         self._diffs.cancel()
-        if self._running:
-            _, late = await asyncio.wait(self._running, timeout=seconds)
-            for task in late:
-                task.cancel()
-
-
-async def _bounded(work: Awaitable[T]) -> T:
-    try:
-        async with asyncio.timeout(CALL_SECONDS):
-            return await work
-    except TimeoutError:
-        raise errors.Unavailable(f"no answer within {CALL_SECONDS:.0f} s") from None
+        await self._changes.settle(seconds)
 
 
 def _named(kind: str, among: Mapping[str, T], name: str) -> T:
@@ -596,18 +486,8 @@ def _override_key(override: Override) -> str:
     return f"{override.since_ns}/{override.backend}/{override.frontend}/{override.pool}"
 
 
-def _matcher(pattern: str) -> Callable[[str], bool]:
-    """Whether a name matches. RE2 runs in time linear in the name, whatever the pattern. Raises ``BadValue``."""
-    if not pattern:
-        return lambda name: True
-    if len(pattern) > MAX_REGEXP:
-        raise errors.BadValue(f"a regular expression may have {MAX_REGEXP} characters")
-    options = re2.Options()
-    options.log_errors = False
-    try:
-        compiled = re2.compile(pattern, options=options)
-    except re2.error as error:
-        # RE2 explains itself in bytes.
-        why = b"".join(part for part in error.args if isinstance(part, bytes)).decode("utf-8", "replace")
-        raise errors.BadValue(f"{pattern!r} is no regular expression: {why or error}") from None
-    return lambda name: compiled.search(name) is not None
+def _member(weights: FrontendWeights, pool: str, backend: str) -> MemberWeight:
+    for member in weights.members:
+        if member.pool == pool and member.backend == backend:
+            return member
+    raise errors.UnknownName("pool member", backend)

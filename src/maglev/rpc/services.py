@@ -1,6 +1,6 @@
-"""What the API asks of the rest of the daemon, as protocols: the daemon plugs the real parts in, tests plug fakes in.
+"""Services that the API asks of the rest of the daemon, as protocols; tests plug fakes in.
 
-Only methods are protocols. What they return are values that exist once: of ``maglev.views``, ``maglev.base.events``,
+Only methods are protocols. The values that they return are defined once: of ``maglev.views``, ``maglev.base.events``,
 ``maglev.judgement`` and ``maglev.config``.
 
 Everything is called on the daemon's event loop. Methods without ``async`` answer from memory and never wait. Errors
@@ -61,11 +61,11 @@ class CheckerApi(Protocol):
         ...
 
     def overrides(self) -> Sequence[Override]:
-        """What operators have set, oldest first."""
+        """Settings of operators, oldest first."""
         ...
 
     def overrides_of(self, backend: str) -> Sequence[Override]:
-        """What operators have set of one backend, oldest first."""
+        """Settings of operators for one backend, oldest first."""
         ...
 
     def state_counts(self) -> Mapping[State, int]:
@@ -111,7 +111,7 @@ class Tracer(Protocol):
     def trace(self, backend: str) -> Callable[[], None]:
         """Publish a debug ``LogEvent`` named ``PROBE_RECORD`` for each probe; the returned function ends that.
 
-        Its fields: ``backend``, and what is known of the probe (``code``, ``detail``, ``rtt_ns``).
+        Its fields: ``backend``, and of the probe ``code``, ``detail`` and ``rtt_ns`` as far as they are known.
 
         Counted: two traces of one backend end with the second. Raises ``UnknownName``.
         """
@@ -136,7 +136,7 @@ class DataplaneApi(Protocol):
         ...
 
     def info(self) -> DataplaneInfo:
-        """Who is at the other end."""
+        """The VPP at the other end."""
         ...
 
     async def lb_state(self, frontend: str | None) -> LbState:
@@ -144,7 +144,7 @@ class DataplaneApi(Protocol):
         ...
 
     async def plan(self, frontend: str | None, *, force: bool, config: Config | None = None) -> PlanReport:
-        """What a sync would do; with ``config`` what it would do after a reload to that configuration."""
+        """The plan of a sync, now or after a reload to ``config``."""
         ...
 
     async def sync(self, frontend: str | None, *, force: bool, by: str) -> SyncReport:
@@ -174,7 +174,7 @@ class LoaderApi(Protocol):
 
     @property
     def loaded_by(self) -> str:
-        """Who asked for that: ``start``, ``signal`` or the caller of a reload."""
+        """The requester of that load: ``start``, ``signal`` or the caller of a reload."""
         ...
 
     @property
@@ -191,7 +191,7 @@ class LoaderApi(Protocol):
         ...
 
     async def diff(self, new: Config) -> Sequence[ConfigChange]:
-        """What differs between the configuration in force and ``new``."""
+        """Differences between the configuration in force and ``new``."""
         ...
 
     def needs_force(self, new: Config) -> bool:
@@ -199,7 +199,7 @@ class LoaderApi(Protocol):
         ...
 
     async def reload(self, *, force: bool, by: str) -> LoadResult:
-        """Read the file and put it into effect, if it has no error. Raises ``NotAllowed`` for want of ``force``."""
+        """Read the file and put it into effect, if it has no error. Raises ``NotAllowed`` where it takes ``force``."""
         ...
 
 

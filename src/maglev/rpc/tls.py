@@ -1,8 +1,9 @@
 """The server's certificate: read from files, and read again when they change.
 
-gRPC asks at each handshake which certificate to use (``Certificates.fetch``, on a thread of its own). A change is seen
-then by the files' status; what cannot be used (a certificate without its key, half of a renewal) leaves the certificate
-before in force, with one line in the log and a count. Connections that stand keep what they were made with.
+gRPC asks at each handshake which certificate to use. It calls ``Certificates.fetch`` on a thread of its pool, so a
+lock guards the certificate in force. ``fetch`` finds a change by the files' status. Files that make no certificate (a
+certificate without its key, half of a renewal) leave the previous certificate in force, with one line in the log and a
+count. Established connections keep the certificate that they were made with.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ log = logs.get(__name__)
 _BEGIN = "-----BEGIN CERTIFICATE-----"
 _END = "-----END CERTIFICATE-----"
 
-# A chain or a bundle of authorities; far more than anybody has.
+# Of a chain or a bundle of authorities: far more than any has.
 MAX_FILE = 1 << 20
 
 _SEQUENCE = 0x30
@@ -51,7 +52,7 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What was read: PEM, and the end of the certificate's validity, seconds since the epoch."""
+    """Content of the files: PEM, and the end of the certificate's validity, seconds since the epoch."""
 
     cert: bytes
     key: bytes
@@ -164,7 +165,7 @@ class Certificates:
         self._lock = threading.Lock()
         self._seen = self._stamp()
         self._material = load(files)
-        # What gRPC was given last.
+        # The one that gRPC got last.
         self._given = self._material
         self.failures = 0
 
@@ -182,7 +183,7 @@ class Certificates:
         )
 
     def fetch(self) -> grpc.ServerCertificateConfiguration | None:
-        """What gRPC is to use from now on; None: what it has. Called at each handshake, on a thread of gRPC's."""
+        """The certificate to use from now on, None for the one that gRPC has. Called at each handshake by gRPC."""
         self.reread()
         with self._lock:
             if self._given is self._material:
@@ -219,7 +220,7 @@ class Certificates:
             return True
 
     def _stamp(self) -> tuple[tuple[int, int, int] | None, ...]:
-        """What changes when a file does."""
+        """A value that changes when a file does."""
         return tuple(_status(path) for path in self._files.paths())
 
 

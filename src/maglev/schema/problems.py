@@ -120,6 +120,7 @@ class Report:
         self._found: dict[ProblemKind, list[Problem]] = {kind: [] for kind in ProblemKind}
         self._left_out = dict.fromkeys(ProblemKind, 0)
         self._suggestions = 0
+        self._wrong: set[str] = set()  # paths with a semantic error
 
     def parse(self, path: Path, message: str, *, at_key: bool = False) -> None:
         """Record a parse error at ``path``: at its value, or with ``at_key`` at its key."""
@@ -127,10 +128,13 @@ class Report:
 
     def semantic(self, path: Path, message: str, *, at_key: bool = False) -> None:
         """Record a semantic error."""
+        self._wrong.add(format_path(path))
         self._add(ProblemKind.SEMANTIC, path, message, at_key)
 
     def warn(self, path: Path, message: str, *, at_key: bool = False) -> None:
-        """Record a warning."""
+        """Record a warning, unless the value has an error already: what it would mean is then not known."""
+        if format_path(path) in self._wrong:
+            return
         self._add(ProblemKind.WARNING, path, message, at_key)
 
     def add(self, problem: Problem) -> None:

@@ -61,7 +61,10 @@ class Section:
         for name, item in value.items():
             key = by_name.get(name)
             if key is None:
-                report.parse((path, name), f"unknown key in {self.what}{report.suggest(name, by_name)}", at_key=True)
+                # {address:192.0.2.1} is a key without a value to YAML.
+                glued = name.partition(":")[0] in by_name and ":" in name
+                hint = "; a space is missing after the colon" if glued else report.suggest(name, by_name)
+                report.parse((path, name), f"unknown key in {self.what}{hint}", at_key=True)
                 continue
             if isinstance(key.type, Variants):
                 continue  # read below, as the selector may come later in the file

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final, Protocol
 
+from maglev.schema.addresses import IPAddress, may_be_refused, refusal
 from maglev.schema.durations import format_duration, parse_duration
 from maglev.schema.problems import Path, Report, quote
-
-IPAddress = IPv4Address | IPv6Address
 
 
 class Number(str):
@@ -266,18 +265,19 @@ class Address:
         # inet_pton is ten times faster than ipaddress, and as strict.
         try:
             if ":" in value:
-                address = IPv6Address(socket.inet_pton(socket.AF_INET6, value))
+                packed = socket.inet_pton(socket.AF_INET6, value)
+                address = IPv6Address(packed)
             else:
-                address = IPv4Address(socket.inet_pton(socket.AF_INET, value))
+                packed = socket.inet_pton(socket.AF_INET, value)
+                address = IPv4Address(packed)
         except (OSError, ValueError):
             report.parse(path, _not_an_address(value))
             return BAD
-        if self.family and address.version != self.family:
+        refused = refusal(address, value) if may_be_refused(packed) else None
+        if refused is not None:
+            report.semantic(path, refused)
+        elif self.family and address.version != self.family:
             report.semantic(path, f"{address} is not an IPv{self.family} address")
-        elif address.is_multicast:
-            report.semantic(path, f"{address} is a multicast address")
-        elif address.is_unspecified:
-            report.semantic(path, f"{address} is the unspecified address")
         return address
 
     def write(self, value: IPAddress) -> str:
@@ -302,7 +302,7 @@ def _not_an_address(value: str) -> str:
     if "/" in value:
         return f"{shown} is not an IP address; write it without a prefix length"
     if "%" in value:
-        return f"{shown} is not an IP address; write it without a zone"
+        return f"{shown} has a zone; an address that is reached without one belongs here"
     if value.startswith("[") or re.fullmatch(r"[0-9.]+:[0-9]+", value):
         return f"{shown} is not an IP address; write it without brackets and port"
     return f"{shown} is not an IP address"

@@ -13,7 +13,7 @@ from typing import Final
 
 import uvloop
 
-from maglev.vpp.messages import ProtocolError
+from maglev.vpp.wire.messages import ProtocolError
 from maglev.vppsim import inspect
 from maglev.vppsim.api import Identity
 from maglev.vppsim.control import HELP, Control, ControlSocket

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from maglev.vpp.messages import (
+from maglev.vpp.wire.messages import (
     KEEP,
     MESSAGES,
     SOCKCLNT_CREATE_ID,

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from maglev.vpp.messages import MESSAGES, VipKey
+from maglev.vpp.wire.messages import MESSAGES, VipKey
 from maglev.vppsim.faults import FOREVER, Faults, Refusal
 from maglev.vppsim.journal import Journal
 from maglev.vppsim.model import Model, Vip, embed

@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Iterator
 from typing import Any, Final
 
-from maglev.vpp.messages import MESSAGES, Envelope, Field, Message
+from maglev.vpp.wire.messages import MESSAGES, Envelope, Field, Message
 
 _MODULES: Final = {
     "memclnt": ("sockclnt_", "memclnt_", "control_ping", "get_api_json"),

@@ -7,7 +7,7 @@ import socket
 from types import TracebackType
 from typing import Any, Final, Self
 
-from maglev.vpp.messages import (
+from maglev.vpp.wire.messages import (
     MESSAGES,
     REPLY_PAYLOAD,
     AsDetails,

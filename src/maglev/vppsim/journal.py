@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TextIO
 
-from maglev.vpp.messages import Prefix, VipKey
+from maglev.vpp.wire.messages import Prefix, VipKey
 
 
 class Entry(NamedTuple):

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 from maglev.base.clock import Clock, SystemClock
-from maglev.vpp.messages import (
+from maglev.vpp.wire.messages import (
     MESSAGES,
     REPLY_PAYLOAD,
     REQUEST_PAYLOAD,

@@ -1,0 +1,57 @@
+"""The judgement of a frontend: one answer for every reader. Pure.
+
+Two questions have different answers while little is known. Both answers are made here, from one reading of the states,
+so they cannot drift apart:
+
+- *By health* (``Judged.health``): the weights by verdicts, file and operators. The API, the metrics and the frontends'
+  states show them. ``StateSource.weights`` gives the same.
+- *Programmed* (``Judged.programmed``): the weights that VPP is to be given. They differ for members without a verdict,
+  because the daemon's own ignorance takes no traffic away. These are the members that are unknown, not drained, have a
+  weight above 0, and are in ``Presumption.unresolved``:
+
+  1. each of them keeps the weight that its AS has in VPP (``MemberWeight.keep``);
+  2. those that are ``serving`` count as up, so no other pool is started in the place of theirs. Their ``state`` is
+     still unknown.
+
+  With ``on-all-down: keep`` and nothing usable by health, 2 does not hold: a server that is only presumed to serve must
+  not cost another one its weight. It may have been down, and kept, for as long as that other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import NamedTuple
+
+from maglev._weights import presumed_weights
+from maglev.config.model import Frontend, OnAllDown
+from maglev.judgement.weights import FrontendWeights, StateSource
+
+
+class Presumption(NamedTuple):
+    """The dataplane's knowledge of backends without a verdict.
+
+    ``unresolved``: backends that have had no verdict since the daemon started, or since a reload brought them.
+    ``serving``: those of them to which VPP sends traffic, or did so before it was emptied.
+    """
+
+    unresolved: Container[str] = frozenset()
+    serving: Container[str] = frozenset()
+
+
+NOTHING_PRESUMED = Presumption()
+
+
+class Judged(NamedTuple):
+    """Both answers for one frontend. They are the same object wherever nothing is presumed."""
+
+    health: FrontendWeights
+    programmed: FrontendWeights
+
+
+def judge(frontend: Frontend, source: StateSource, presumption: Presumption = NOTHING_PRESUMED) -> Judged:
+    """Judge a frontend by the states of ``source``. Raises ``maglev.base.errors.UnknownName`` as the source does."""
+    health = source.weights(frontend)
+    if presumption is NOTHING_PRESUMED:
+        return Judged(health, health)
+    keep = frontend.on_all_down is OnAllDown.KEEP
+    return Judged(health, presumed_weights(health, *presumption, keep_on_all_down=keep))

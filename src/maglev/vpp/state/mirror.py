@@ -1,0 +1,231 @@
+"""The state of VPP, as last read and as changed by acknowledged calls since, and its doubtful parts. Pure.
+
+``actual`` is None while VPP has not been read. Only ``acknowledge``, for each step that VPP accepted, and the ``put_*``
+methods, for each reading, change it. A reading returns *facts*: this daemon did not write the difference between the
+mirror and the reading, so another controller did. The caller decides what follows from a fact, and must take it at
+once: the mirror has the new state already, and does not find the difference again.
+
+Doubts: a VIP is *stale* where VPP refused a call about it; it is read before it is written again, and a difference then
+does not count as drift. A VIP is *uncertain* where calls were open when the connection was lost: VPP may or may not
+have carried them out. VIPs are *reshuffled* where some came or went: their index and stickiness, which only the CLI
+shows, must be read again.
+
+Owned by the event loop. A task that reads into the mirror, or carries out a plan against it, holds the lock of the
+dataplane. A connection that comes or goes empties it at any time: after an ``await``, ask again (``demand``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple, Protocol
+
+from maglev.base.errors import Unavailable
+from maglev.vpp.planning.model import Actual, ActualVip
+from maglev.vpp.planning.plan import Op, Step, acknowledge
+from maglev.vpp.state.drift import Drift, ases_drift, conf_drift, drift, vip_drift
+from maglev.vpp.state.reader import VerboseVip, describe, fill, new_vip, table_length
+from maglev.vpp.wire.messages import AsDetails, LbConf, VipDetails, VipKey
+
+
+class Link(Protocol):
+    """The connection to VPP; ``excuse``: why it is not usable."""
+
+    @property
+    def usable(self) -> bool: ...
+    @property
+    def excuse(self) -> str: ...
+
+
+class Fact(NamedTuple):
+    """The result of a reading, about one VIP. ``key`` None: about the global settings.
+
+    ``drift``: what another controller has changed. ``lost``: the VIP as it was known, where VPP has it no longer.
+    """
+
+    key: VipKey | None
+    drift: Sequence[Drift]
+    lost: ActualVip | None = None
+
+
+class Comparison(NamedTuple):
+    """A VPP that was just read, beside what was known of VPP before the connection was lost.
+
+    ``restarted``: VPP was restarted in between, so it is expected to be empty.
+    """
+
+    known: Actual | None
+    read: Actual
+    uncertain: Collection[VipKey | None]
+    restarted: bool
+
+    def facts(self) -> Iterator[Fact]:
+        """The differences, VIP by VIP, most of them empty: a generator, so that it can be done in slices."""
+        if self.known is None:
+            return
+        for key, vip in self.known.vips.items():
+            yield Fact(key, (), vip if self.restarted or key not in self.read.vips else None)
+        if not self.restarted and self.read.conf is not None and None not in self.uncertain:
+            yield Fact(None, conf_drift(self.known.conf, self.read.conf))
+        for key, found in drift(self.known, self.read, uncertain=self.uncertain, restarted=self.restarted):
+            yield Fact(key, found)
+
+
+class Mirror:
+    """The mirror of one VPP. ``actual`` None: VPP has to be read.
+
+    ``primed``: the global settings of this VPP have been seen to. ``reshuffled``: VIPs came or went since the CLI was
+    read last.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self.actual: Actual | None = None
+        self.primed = False
+        self.reshuffled = False
+        self._link = link
+        self._known: Actual | None = None  # the mirror of the connection before
+        self._connected_ns = 0
+        self._stale: set[VipKey] = set()
+        self._uncertain: set[VipKey | None] = set()  # None: the global settings
+        self._order: dict[VipKey, None] = {}  # the VIPs in the order of VPP's own list, as read last
+
+    # ------------------------------------------------------------------------------------------------------- questions
+
+    def demand(self) -> Actual:
+        """The state of VPP. Raises ``Unavailable`` where it is unknown."""
+        if not self._link.usable:
+            raise Unavailable(self._link.excuse)
+        if self.actual is None:
+            raise Unavailable("VPP has not been read yet")
+        return self.actual
+
+    def find(self, key: VipKey | None) -> ActualVip | None:
+        """One VIP as VPP has it; None: it has none, or that is not known."""
+        return self.actual.vips.get(key) if self.actual is not None and key is not None else None
+
+    def serves(self, key: VipKey | None) -> bool:
+        """Whether VPP sends new flows to any AS of this VIP."""
+        found = self.find(key)
+        return found is not None and found.serves
+
+    def may_serve(self, key: VipKey, address: bytes) -> bool:
+        """Whether VPP sends traffic to this address in this VIP, or may do so: VPP has not been read."""
+        if self.actual is None:
+            return True
+        found = self.actual.vips.get(key)
+        have = found.ases.get(address) if found is not None else None
+        return have is not None and have.weight > 0
+
+    def stale(self, keys: Iterable[VipKey]) -> list[VipKey]:
+        """Those of ``keys`` that are to be read before they are written."""
+        return [key for key in keys if key in self._stale] if self._stale else []
+
+    # ----------------------------------------------------------------------------------------------------- connections
+
+    def connected(self) -> None:
+        """There is another connection, perhaps to another VPP."""
+        self.forget()
+        self.primed = False
+
+    def disconnected(self) -> None:
+        """The connection is lost. The mirror is kept for ``compare``, over the next connection."""
+        self.forget()
+        self._stale.clear()
+
+    def forget(self) -> None:
+        """VPP has to be read again."""
+        self._known = self.actual or self._known
+        self.actual = None
+
+    def compare(self, read: Actual, *, started_ns: int, connected_ns: int) -> Comparison:
+        """Everything was read over a connection that stands since ``connected_ns``, of a VPP started at ``started_ns``.
+
+        From now on ``read`` is what was known, should this connection be lost before ``install`` is called.
+        """
+        comparison = Comparison(self._known, read, frozenset(self._uncertain), started_ns > self._connected_ns)
+        self._known = read
+        self._uncertain.clear()
+        self._connected_ns = connected_ns
+        self._stale.clear()
+        return comparison
+
+    def install(self, read: Actual) -> None:
+        """``read`` is the state of VPP from now on."""
+        self.actual = read
+        self._order = dict.fromkeys(read.vips)
+
+    # ----------------------------------------------------------------------------------------------------------- calls
+
+    def acknowledge(self, step: Step) -> None:
+        """VPP has accepted a step."""
+        if self.actual is not None:
+            acknowledge(self.actual, step)
+        if step.op is Op.CREATE_VIP:
+            self.reshuffled = True
+        elif step.op is Op.DELETE_VIP and step.vip is not None:
+            self.reshuffled = True
+            self._order.pop(step.vip, None)
+
+    def refused(self, keys: Iterable[VipKey | None]) -> None:
+        """VPP refused calls about these: they may differ from the mirror."""
+        self._stale.update(key for key in keys if key is not None)
+
+    def left_open(self, keys: Iterable[VipKey | None]) -> None:
+        """The connection was lost with calls about these under way, None: about the settings."""
+        self._uncertain.update(keys)
+
+    # --------------------------------------------------------------------------------------------------------- readings
+
+    def put_conf(self, read: LbConf) -> Fact:
+        """The global settings were read."""
+        actual = self.demand()
+        fact = Fact(None, conf_drift(actual.conf, read))
+        actual.conf = read
+        return fact
+
+    def put_list(self, listed: Mapping[VipKey, VipDetails]) -> list[Fact]:
+        """The list of VIPs was read: new ones come without ASes, vanished ones go."""
+        actual = self.demand()
+        facts: list[Fact] = []
+        for key in [key for key in actual.vips if key not in listed]:
+            facts.append(Fact(key, [Drift("vip_missing", "it is gone")], actual.vips.pop(key)))
+            self.reshuffled = True
+        for key, details in listed.items():
+            found = actual.vips.get(key)
+            if found is not None and (found.encap, found.length) == (details.encap, table_length(details)):
+                continue
+            made = new_vip(details)
+            if key not in self._stale:
+                changed = [Drift("vip_foreign", "it has come")] if found is None else vip_drift(found, made)
+                facts.append(Fact(key, changed))
+            actual.vips[key] = made
+            self.reshuffled = True
+            self._stale.add(key)
+        # VPP lists a VIP that was deleted and created again last, even if all its properties are the same.
+        before, self._order = self._order, dict.fromkeys(listed)
+        if [key for key in before if key in listed] != [key for key in listed if key in before]:
+            self.reshuffled = True
+        return facts
+
+    def put_ases(self, vip: ActualVip, read: Iterable[AsDetails]) -> Fact:
+        """The ASes of a VIP of the mirror were read, with those that were deleted and linger."""
+        known, lingering = vip.ases, vip.lingering
+        fill(vip, read)
+        found: Sequence[Drift] = ()
+        if vip.key not in self._stale:
+            found = ases_drift(known, vip.ases)
+            # More ASes linger than have gone, or all have gone: it may be another VIP by now, of the same key.
+            gone = sum(address not in vip.ases for address in known)
+            if vip.lingering - lingering > gone or 0 < len(known) == gone:
+                self.reshuffled = True
+        self._stale.discard(vip.key)
+        return Fact(vip.key, found)
+
+    def put_verbose(self, verbose: Mapping[VipKey, VerboseVip]) -> list[Fact]:
+        """Index and stickiness were read from the CLI; returns the VIPs whose nature has changed."""
+        actual = self.demand()
+        known = {key: replace(vip) for key, vip in actual.vips.items()}
+        describe(actual.vips, verbose)
+        self.reshuffled = False
+        facts = (Fact(key, vip_drift(before, actual.vips[key])) for key, before in known.items())
+        return [fact for fact in facts if fact.drift]

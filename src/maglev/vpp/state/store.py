@@ -1,0 +1,121 @@
+"""State of the dataplane that survives a restart of the daemon, as JSON values in sections of the state file.
+
+``vips``: the VIPs that are ours. ``held``: old addresses of backends that got new ones, by frontend. ``flushes``: what
+is owed, by VIP and address, and why: ``down`` or ``operator``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from ipaddress import ip_address
+from typing import Any, Protocol, TypeVar
+
+from maglev.base import logs
+from maglev.vpp.planning.model import parse_vip_key
+from maglev.vpp.planning.plan import Cause, FlushKey, Owed
+from maglev.vpp.wire.messages import VipKey, address_text
+
+log = logs.get(__name__)
+
+Entries = TypeVar("Entries", list[Any], dict[Any, Any])
+
+VIPS, HELD, FLUSHES = "vips", "held", "flushes"
+
+# How long the daemon was away is not known: the flows of what failed before that and serves now are where they belong,
+# as if the flush had waited.
+_OWED: Mapping[str, Owed] = {"down": Owed(Cause.DOWN, waited=True), "operator": Owed(Cause.OPERATOR)}
+
+
+class Store(Protocol):
+    """Named sections of JSON values that survive a restart; the state file."""
+
+    def get(self, section: str) -> object:
+        """The value of a section, None if there is none."""
+        ...
+
+    def set(self, section: str, value: object) -> None:
+        """Remember this value. The caller does not change it afterwards. Must not wait."""
+        ...
+
+
+class MemoryStore:
+    """A ``Store`` that forgets with the process."""
+
+    def __init__(self) -> None:
+        self.sections: dict[str, object] = {}
+
+    def get(self, section: str) -> object:
+        """The value of a section, None if there is none."""
+        return self.sections.get(section)
+
+    def set(self, section: str, value: object) -> None:
+        """Remember this."""
+        self.sections[section] = value
+
+
+def vips_to_json(keys: Iterable[VipKey]) -> object:
+    """For ``vips_from_json``."""
+    return [str(key) for key in sorted(keys, key=lambda key: key.sort_key)]
+
+
+def vips_from_json(value: object) -> Iterator[VipKey]:
+    """The VIPs in a section; what names none is logged and left out, here and in the others."""
+    for text in _entries(value, list, VIPS):
+        try:
+            yield parse_vip_key(str(text))
+        except ValueError as error:
+            _unreadable(error)
+
+
+def held_to_json(held: Mapping[str, Iterable[bytes]]) -> object:
+    """For ``held_from_json``."""
+    return {name: [address_text(address) for address in addresses] for name, addresses in held.items()}
+
+
+def held_from_json(value: object) -> Iterator[tuple[str, bytes]]:
+    """Frontends and addresses that they are held at."""
+    for name, addresses in _entries(value, dict, HELD).items():
+        for text in _entries(addresses, list, HELD):
+            try:
+                yield name, ip_address(str(text)).packed
+            except ValueError as error:
+                _unreadable(error)
+
+
+def owed_to_json(items: Iterable[tuple[FlushKey, Owed]]) -> Generator[None, None, dict[str, dict[str, str]]]:
+    """For ``owed_from_json``, made flush by flush: a generator, so that it can be done in slices."""
+    vips: dict[VipKey, dict[str, str]] = {}
+    for key, debt in items:
+        vips.setdefault(key.vip, {})[address_text(key.address)] = debt.cause.value
+        yield
+    return {str(key): flushes for key, flushes in vips.items()}
+
+
+def owed_from_json(value: object) -> Iterator[tuple[FlushKey, Owed]]:
+    """The flushes that are owed; without serials."""
+    for text, flushes in _entries(value, dict, FLUSHES).items():
+        try:
+            vip = parse_vip_key(text)
+        except ValueError as error:
+            _unreadable(error)
+            continue
+        for address, why in _entries(flushes, dict, FLUSHES).items():
+            try:
+                yield FlushKey(vip, ip_address(address).packed), _OWED[str(why)]
+            except ValueError as error:
+                _unreadable(error)
+            except KeyError:
+                _unreadable(f"a flush is owed for {why!r}")
+
+
+def _entries(value: object, kind: type[Entries], section: str) -> Entries:
+    """The entries of a section or of a part of it; none, and a word in the log, where it is of another type."""
+    if isinstance(value, kind):
+        return value
+    if value is not None:
+        _unreadable(f"{section} has a {type(value).__name__} where a {kind.__name__} belongs")
+    return kind()
+
+
+def _unreadable(why: object) -> None:
+    log.warning("vpp-kept-unreadable", f"an entry of the state file makes no sense: {why}")
