@@ -194,7 +194,19 @@ class Machine:
 
     def files(self) -> set[str]:
         """Every file there is but those that come and go by themselves: databases, logs, caches, back-ups."""
-        own = ("var/lib/dpkg", "var/log", "var/cache", "var/lib/systemd", "run", "proc", "sys", "dev", "tmp", "mnt")
+        own = (
+            "var/lib/apt",
+            "var/lib/dpkg",
+            "var/log",
+            "var/cache",
+            "var/lib/systemd",
+            "run",
+            "proc",
+            "sys",
+            "dev",
+            "tmp",
+            "mnt",
+        )
         result: set[str] = set()
         for path, directories, names in os.walk(self.root):
             relative = os.path.relpath(path, self.root)
