@@ -2,7 +2,8 @@
 
 What a block is stands behind its fence: ``yaml`` is a configuration, ``sh`` commands that succeed, ``console`` commands
 (behind ``$``) with what they print, where ``...`` is anything, ``text`` is for people. All but the last are carried out
-by the tests; ``sh untested`` marks commands that would change the machine on which they are typed, and is rare.
+by the tests; ``sh untested`` marks commands that would change the machine on which they are typed, or that need a
+checkout and a debugger, and is rare.
 """
 
 from __future__ import annotations

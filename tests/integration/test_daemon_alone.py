@@ -337,9 +337,12 @@ async def test_check_of_a_valid_file_tells_its_warnings(tmp_path: Path) -> None:
     path.write_text("maglev: {healthchecks: {ping: {type: icmp, interval: 1s, timeout: 2s}}}\n")
     status, out, err = await run("--check", "--config", str(path))
     assert status == 0
-    assert err.startswith(f"{path}:1:67: maglev.healthchecks.ping.timeout: ")
-    assert err.endswith(" [warning]\n")
-    assert out == f"{path}: valid: 0 frontends, 0 backends, 1 health check; 1 warning\n"
+    empty, timeout = err.splitlines()
+    assert empty.startswith(f"{path}:1:1: maglev.frontends: there are no frontends: ")
+    assert timeout.startswith(f"{path}:1:67: maglev.healthchecks.ping.timeout: ")
+    assert empty.endswith(" [warning]")
+    assert timeout.endswith(" [warning]")
+    assert out == f"{path}: valid: 0 frontends, 0 backends, 1 health check; 2 warnings\n"
 
 
 async def test_start_with_a_bad_file_ends_with_the_status_of_check(tmp_path: Path) -> None:

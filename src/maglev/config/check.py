@@ -42,16 +42,16 @@ def check(config: Config, report: Report) -> None:
         _check_sources(healthcheck, vips, report)
     _check_backends(config, report)
     _check_addresses(config, vips, report)
-    if not config.frontends:
+    for frontend in config.frontends.values():
+        _check_frontend(frontend, config, report)
+    _check_vips(config, report)
+    if not config.frontends and not report.refused:
         report.warn(
             _FRONTENDS,
             "there are no frontends: with this file nothing is served, and a forced reload or prune would remove every "
             "VIP from VPP; was the file cut off?",
             at_key=True,
         )
-    for frontend in config.frontends.values():
-        _check_frontend(frontend, config, report)
-    _check_vips(config, report)
 
 
 def _check_lb(lb: LbConfig, report: Report) -> None:

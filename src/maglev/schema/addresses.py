@@ -49,15 +49,11 @@ def doubt(address: IPAddress) -> str | None:
     number = int(address)
     if isinstance(address, IPv4Address):
         first = number >> 24
-        if first == 127:
-            return "is a loopback address, which only this host itself can use"
         if not first and number:
             return "is of 0.0.0.0/8, which is reserved; many hosts drop it"
         if first >= 240 and number != 0xFFFF_FFFF:
             return "is of 240.0.0.0/4, which is reserved; many hosts and routers drop it"
         return None
-    if number == 1:
-        return "is a loopback address, which only this host itself can use"
     if number >> 112 == 0x2002:
         return "is of 2002::/16 (6to4, deprecated); many networks have no route to it"
     if number >> 32 == _NAT64:

@@ -131,6 +131,11 @@ class Report:
         self._wrong.add(format_path(path))
         self._add(ProblemKind.SEMANTIC, path, message, at_key)
 
+    @property
+    def refused(self) -> bool:
+        """Whether a semantic error was recorded: the file will not be used."""
+        return bool(self._wrong)
+
     def warn(self, path: Path, message: str, *, at_key: bool = False) -> None:
         """Record a warning, unless the value has an error already: what it would mean is then not known."""
         if format_path(path) in self._wrong:
