@@ -87,7 +87,7 @@ class HttpParams(Params):
     )
     host: str | None = param(
         Text(259, r"[A-Za-z0-9_.:\[\]-]+", "a host name or address, with a port if need be"),
-        "The Host header, sent as written. Default: the backend's address, with the port where it is not the scheme's own.",
+        "The Host header, sent as written. Default: the backend's address, with a port that is not the scheme's own.",
         default=None,
         example="www.example.org",
         words=lambda host: host or "(the backend's address)",
