@@ -31,6 +31,9 @@ from debian.wheels import copy as install
 
 RELEASE = "bookworm"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+TESTS_ALONE = frozenset(("maglev._cores",))
+"""Extensions that no program imports."""
+
 DAEMON, CLIENT = "vpp-maglev", "vpp-maglev-client"
 
 # Libraries of the system that a shared object may need, and the package of each.
@@ -96,7 +99,7 @@ def generate() -> list[dict[str, Any]]:
     run(sys.executable, "setup.py", "-q", "build_proto", env={"MAGLEV_EXTENSIONS": "0"})
     setup = run(sys.executable, "setup.py", "-q", "list_extensions", env={"MAGLEV_DEBUG": "0"})
     extensions: list[dict[str, Any]] = json.loads(setup.splitlines()[-1])
-    return extensions
+    return [extension for extension in extensions if extension["name"] not in TESTS_ALONE]
 
 
 def compile_extensions(target: Target, system: Path, into: Path, sources: Sequence[dict[str, Any]]) -> None:

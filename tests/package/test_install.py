@@ -159,7 +159,7 @@ def test_install_enables_and_does_not_start(story: Story, machine: Machine) -> N
     assert machine.run("maglevd", "--version").split()[0] == "maglevd"
     assert "valid" in machine.run("maglevd", "--check")
     assert machine.run("dpkg", "--verify", "vpp-maglev") == ""
-    assert list((machine.root / "usr/lib/vpp-maglev/maglev/__pycache__").glob("daemon.*.pyc"))
+    assert list((machine.root / "usr/lib/vpp-maglev/maglev/daemon/__pycache__").glob("daemon.*.pyc"))
 
 
 def test_only_its_own_modules_are_used(machine: Machine) -> None:
