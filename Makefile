@@ -34,7 +34,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 OUT := build/$(ARCH)
 PROGRAMS := $(OUT)/maglevd $(OUT)/maglevc
-EXT_SOURCES := $(shell find ext -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h')
+EXT_SOURCES := $(shell find ext -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 
 .PHONY: help deps build check debug run test test-debug test-vpp test-asan fuzz fuzz-deps fuzz-install robot bench \
     bench-deps lint alerts pkg-deps pkg-build pkg-deb lock wheel test-pkg soak proto clean

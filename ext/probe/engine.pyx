@@ -13,8 +13,10 @@ import threading
 from collections import namedtuple
 
 from maglev._probecore import BOUND_SECONDS
-from maglev.config.model import HttpParams, IcmpParams, TcpMode, TcpParams
 from maglev.base.states import CheckType
+from maglev.kinds.http import HttpParams
+from maglev.kinds.icmp import IcmpParams
+from maglev.kinds.tcp import TcpMode, TcpParams
 
 from health cimport HEALTH_DOWN, HEALTH_UNKNOWN, HEALTH_UP, health_entry, health_max
 from maglev._probecore cimport (

@@ -59,6 +59,10 @@ cdef enum:
     BLOCK_TLS = 11
     BLOCK_CLOCK = 12
 
+# How many kinds maglev.base.states.CheckType has: durations are counted by them. Checked where Python reads them.
+cdef enum:
+    CHECK_TYPES = 4
+
 # Global counters, in the order of STAT_NAMES.
 cdef enum:
     STAT_SENT = 0                   # four of them, by ProbeType

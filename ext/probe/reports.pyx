@@ -175,6 +175,7 @@ cdef class Reader:
         return {name: self.e.stats.counters[i] for i, name in enumerate(STAT_NAMES)}
 
     cdef dict histograms(self):
+        assert len(CheckType) == CHECK_TYPES, "numbers.pxd and maglev.base.states.CheckType disagree"
         return {
             (str(kind), result): _histogram(&self.e.stats.durations[2 * <int>kind + passed])
             for kind in CheckType

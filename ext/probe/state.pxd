@@ -5,7 +5,7 @@
 #   engine    `engine_loop` (loop.pyx): probes, decides, reports. Owns everything that names no other owner.
 #   Python    whoever calls `maglev._probe.Engine`: one thread at a time, with the interpreter's lock.
 #   regexp    a Python thread that searches bodies, since RE2 is reached through Python.
-#   opener    `opener_main` (origin.pyx): opens sockets, and enters network namespaces for that.
+#   opener    `opener_main` (opener.pyx): opens sockets, and enters network namespaces for that.
 #   TLS       `worker_main` (tls.pyx), one to four of them: handshakes and what follows.
 # Names in gdb and top: maglev-probe, maglev-regexp, maglev-opener, maglev-tls.
 
@@ -180,7 +180,7 @@ cdef struct Check:
     TlsContext* tls                 # NULL: no TLS
 
 cdef enum:
-    ORIGIN_NEW = 0
+    ORIGIN_NEW = 0                  # what calloc leaves; never stored
     ORIGIN_OPENING = 1              # the opener has it
     ORIGIN_OPEN = 2
     ORIGIN_FAILED = 3
@@ -442,7 +442,7 @@ cdef struct Opener:
 # an aligned word, whole at any time, and none has to fit another.
 cdef struct Statistics:
     int64_t counters[STAT_COUNT]
-    Duration durations[8]           # type * 2 + passed
+    Duration durations[2 * CHECK_TYPES]     # 2 * Check.histogram + passed
     Duration lateness
 
 cdef struct State:

@@ -208,6 +208,7 @@ cdef void conclude(
 
     interval = interval_of(slot, check)
     due = next_due(&e.clock.random, slot.due, e.clock.now, interval)
+    # The latest regular time: `next_due` adds up to a tenth of jitter. Time beyond it is lateness after a stall.
     slot.lag = due - (slot.due + interval + interval // 10)
     if slot.lag < 0:
         slot.lag = 0

@@ -1,5 +1,7 @@
-"""``maglevd``: the program, its flags, the messages to systemd, and the file that survives a restart.
+"""``maglevd``: the program and what puts its parts together.
 
-``main`` is the program. It imports ``daemon``, which connects all parts, only when a daemon is to run: ``--check``
-answers without them.
+``main`` is the program, with its flags in ``options`` and its statuses in ``exits``. It imports ``daemon`` only when
+a daemon is to run: ``--check`` answers without it. ``parts`` (makes and connects everything), ``tasks`` (recurring
+tasks), ``figures`` (the daemon's metrics), ``configfile`` (reloads), ``statefile`` (the memory over a restart),
+``supervise`` (tasks that do not die silently), ``sdnotify``, ``receivequeue``, ``capabilities``, ``process``.
 """

@@ -296,11 +296,6 @@ class Model:
             self._collect_all(int(self._next_gc))
             self._next_gc += GC_INTERVAL
 
-    @property
-    def next_timer(self) -> float:
-        """When ``run_timers`` has something to do next, in seconds since the start."""
-        return self._next_gc
-
     def collect_garbage(self) -> None:
         """Collect the garbage of all VIPs. The plugin's CLI commands begin with this."""
         self._collect_all(self.second())

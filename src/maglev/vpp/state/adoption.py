@@ -30,7 +30,7 @@ LEAST_PATIENCE_NS = 5 * 1_000_000_000
 """The least time that a VPP is given to be read for the first time."""
 
 
-class Presumption(Protocol):
+class ServingListener(Protocol):
     """Learns which backends VPP already sends traffic to; the checker is one."""
 
     def settle(self, names: Iterable[str]) -> None:
@@ -87,7 +87,7 @@ class Adoption:
     were found, and it.
     """
 
-    def __init__(self, clock: Clock, started_ns: int, presumption: Presumption | None) -> None:
+    def __init__(self, clock: Clock, started_ns: int, presumption: ServingListener | None) -> None:
         self.started_ns = started_ns
         self.warmup = WarmUp(clock, min_delay_ns=0, max_delay_ns=0, started_ns=started_ns)
         self.lost = LostWeights()

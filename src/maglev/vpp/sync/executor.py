@@ -170,7 +170,6 @@ class Executor:
 
     def __init__(self, client: VppClient, pacer: Pacer) -> None:
         self.refusals = 0
-        self.calls = 0
         self._client = client
         self._pacer = pacer
 
@@ -210,7 +209,6 @@ class Executor:
         began = self._pacer.start(cost)
         replies = await self._client.send(requests)
         self._pacer.measured(cost, began)
-        self.calls += len(chunk)
         return replies
 
     def _refusal(self, step: Step, retval: int) -> str:

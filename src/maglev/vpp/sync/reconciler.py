@@ -41,7 +41,7 @@ from maglev.vpp.planning.lost import LostWeights
 from maglev.vpp.planning.model import Actual, vip_key
 from maglev.vpp.planning.plan import Cause, FlushKey, Owed
 from maglev.vpp.planning.policy import Policy
-from maglev.vpp.state.adoption import Adoption, Presumption
+from maglev.vpp.state.adoption import Adoption, ServingListener
 from maglev.vpp.state.agenda import Agenda
 from maglev.vpp.state.announced import Announced
 from maglev.vpp.state.debts import Debts
@@ -83,7 +83,7 @@ class Reconciler:
         states: StateSource,
         clock: Clock,
         *,
-        presumption: Presumption | None = None,
+        presumption: ServingListener | None = None,
         store: Store | None = None,
         started_ns: int | None = None,
         executor: Callable[[VppClient, Pacer], Executor] = Executor,
@@ -348,11 +348,9 @@ class Reconciler:
         log.info("vpp-sync-requested", "full sync requested", by=by, force=force)
         return await self._guard.asked(self.sync_all(force=force, explicit=True, reason=f"requested by {by}"))
 
-    async def sync_all(
-        self, *, force: bool = False, fresh: bool = False, explicit: bool = False, reason: str = "request"
-    ) -> SyncResult:
+    async def sync_all(self, *, force: bool = False, explicit: bool = False, reason: str = "request") -> SyncResult:
         """Bring all of VPP to the desired state; see ``FullSync.run``. Raises ``Unavailable`` when VPP is away."""
-        return await self._full.run(force=force, fresh=fresh, explicit=explicit, reason=reason)
+        return await self._full.run(force=force, fresh=False, explicit=explicit, reason=reason)
 
     async def sync_one(self, name: str, *, force: bool = False, by: str = "") -> SyncResult:
         """Read one VIP back and bring it to the desired state. Never deletes a VIP; notes say what a full sync would.

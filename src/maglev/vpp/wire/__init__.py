@@ -1,1 +1,5 @@
-"""The connection to VPP: the codec of its binary API (``messages``), the socket (``transport``), the ``client``."""
+"""The connection to VPP.
+
+``messages`` (the codec of its binary API), ``transport`` (frames and replies on the socket), ``client`` (connecting,
+calling, reconnecting), ``socketlock`` (one daemon for each VPP).
+"""
