@@ -11,7 +11,7 @@
 
 from probe.sys cimport *
 from probe.http cimport Http
-from probe.numbers cimport BOUNDS, CODE_COUNT, STAT_COUNT
+from probe.numbers cimport BOUNDS, CHECK_TYPES, CODE_COUNT, STAT_COUNT
 from probe.packet cimport Key
 from probe.ring cimport Ring
 from probe.tls cimport Session, Tls, TlsContext, TlsPool
