@@ -52,8 +52,10 @@ class Attacked:
         self.grpc = reserved_port()
         self.daemon = DaemonProcess(
             directory,
-            f"maglev: {{healthchecks: {{web: {{type: http, port: {self.web.port}, interval: 100ms, rise: 1}}}},"
-            f" backends: {{one: {{address: {ONE}, healthcheck: web}}}}}}",
+            "maglev: {vpp: {lb: {ipv4-src-address: 192.0.2.1}},"
+            f" healthchecks: {{web: {{type: http, port: {self.web.port}, interval: 100ms, rise: 1}}}},"
+            f" backends: {{one: {{address: {ONE}, healthcheck: web}}}},"
+            " frontends: {www: {address: 192.0.2.80, pools: [{name: p, backends: {one: {}}}]}}}",
             "--vpp-api-addr=",
             f"--grpc-addr=127.0.0.1:{self.grpc}",
             *flags,

@@ -1770,6 +1770,26 @@ async def test_a_frontend_that_a_reload_removes_during_a_sync_does_not_end_the_s
         assert len([vip for vip in server.model.visible_vips() if vip.used]) == 1
 
 
+async def test_a_reload_that_begins_while_a_sync_sets_the_global_settings_does_not_end_the_sync(path: Path) -> None:
+    both = [replace(failover().frontends["www"], name=f"w{n}", port=n) for n in (81, 82)]
+    config = replace(
+        failover(replace(AT_ONCE, flow_timeout=50 * SECOND)), frontends={frontend.name: frontend for frontend in both}
+    )
+    async with programmed(path, config) as (server, rig):
+        server.model.conf = replace(server.model.conf, flow_timeout=40)
+        server.faults.delays["lb_conf"] = 0.2
+        syncing = asyncio.create_task(rig.reconciler.sync(None, force=False, by="ann"))
+        await server.journal.next(lambda entry: entry.message == "lb_conf")
+        reloaded = replace(config, frontends={"w82": both[1]})
+        rig.states.load(reloaded)  # in force, and not announced yet
+        await asyncio.sleep(0.3)
+        rig.load(reloaded)
+        await syncing
+        await rig.settled()
+        assert len([vip for vip in server.model.visible_vips() if vip.used]) == 1
+        assert server.model.conf.flow_timeout == 50
+
+
 async def test_a_standby_gets_no_traffic_while_the_servers_before_it_cannot_be_probed(path: Path) -> None:
     lb = LbConfig(startup_min_delay=0, startup_max_delay=1_000_000_000)
     async with stand_in(path) as server:

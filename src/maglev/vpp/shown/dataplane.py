@@ -159,7 +159,9 @@ class Dataplane:
             raise UnknownName("frontend", frontend)
         names = list(source.config().frontends) if frontend is None else [frontend]
         actual = await self.reconciler.refresh()
+        # A reload during the read may have taken frontends away.
         after_it = source.config()
+        names = [name for name in names if name in after_it.frontends]
         policy = self.reconciler.policy(
             full=frontend is None,
             prune_rest=False,

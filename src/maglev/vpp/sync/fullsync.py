@@ -133,7 +133,10 @@ class FullSync:
             complete = rooms.adoption.done
             await self._until_done([], result, Extent("all", full=True, force=force), fresh=True)
             rooms.mirror.primed = True
-            for piece in await self.pieces(self._released(), rooms.announced.in_force):
+            # One configuration for the names and the pieces: a reload may have begun while the settings were planned, and
+            # another one be in force already. Frontends that it took away are left out piece by piece.
+            config = rooms.announced.current.config
+            for piece in await self.pieces(self._released(config), config):
                 await self._until_done(piece, result, Extent("all", full=True, force=force), fresh=fresh)
             if complete:
                 self._settle_losses()
@@ -218,10 +221,10 @@ class FullSync:
 
     # -------------------------------------------------------------------------------------------------------- one piece
 
-    def _released(self) -> Iterator[str]:
-        """The frontends that the warm-up lets be written to, and that are about to be."""
+    def _released(self, config: Config) -> Iterator[str]:
+        """The frontends of ``config`` that the warm-up lets be written to, and that are about to be."""
         announced, warmup = self._rooms.announced, self._rooms.adoption.warmup
-        for name, frontend in announced.current.config.frontends.items():
+        for name, frontend in config.frontends.items():
             if warmup.released(frontend, announced.state_for):
                 warmup.release(name)
                 yield name
