@@ -6,7 +6,7 @@ beside what is wanted, ``forecast`` shows a plan and its buckets, ``whatif`` is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from maglev.base import logs
@@ -183,12 +183,16 @@ class Dataplane:
             removed = {step.vip for step in plan.steps if step.op is Op.DELETE_VIP}
             left = {key: vip for key, vip in actual.vips.items() if key not in removed}
             plan.join(diff([], Actual(None, left), owed, replace(policy, prune_rest=True), lost=lost))
-        if config is None and (held := [name for name in names if not self.reconciler.released(name)]):
-            seconds = self.reconciler.warmup_state.remaining_ns / 1e9
-            plan.notes.append(
-                f"the warm-up holds {logs.counted(len(held), 'frontend')} for {seconds:.1f} s more at most"
-            )
+        if config is None:
+            plan.notes.extend(self._warmup_notes(names))
         return await plan_report(plan, await forecast(plan, actual, backends))
+
+    def _warmup_notes(self, names: Sequence[str]) -> Iterator[str]:
+        """What the warm-up keeps a sync from programming."""
+        held = [name for name in names if not self.reconciler.released(name)]
+        if held:
+            seconds = self.reconciler.warmup_state.remaining_ns / 1e9
+            yield f"the warm-up holds {logs.counted(len(held), 'frontend')} for {seconds:.1f} s more at most"
 
     async def sync(self, frontend: str | None, *, force: bool, by: str) -> SyncReport:
         """Bring VPP to the desired state. Raises ``NotAllowed`` during the warm-up."""

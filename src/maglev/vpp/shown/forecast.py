@@ -42,7 +42,7 @@ async def plan_report(plan: Plan, forecasts: Sequence[VipForecast]) -> PlanRepor
 
 
 async def forecast(plan: Plan, actual: Actual, backends: Mapping[tuple[VipKey, bytes], str]) -> list[VipForecast]:
-    """Buckets before and after, for each VIP that the plan touches."""
+    """Buckets before and after, for each VIP that the plan touches. ``backends``: names by VIP and address."""
     steps: dict[VipKey, list[Step]] = {}
     for step in plan.steps:
         if step.vip is not None:
@@ -50,34 +50,47 @@ async def forecast(plan: Plan, actual: Actual, backends: Mapping[tuple[VipKey, b
     forecasts: list[VipForecast] = []
     pace = Pace()
     for key, of_vip in steps.items():
-        found = actual.vips.get(key)
-        scratch = Actual(None, {})
-        if found is not None:
-            scratch.vips[key] = ActualVip(key, found.encap, found.length, ases=dict(found.ases))
-        for step in of_vip:
-            acknowledge(scratch, step)
-        after = scratch.vips.get(key)
-        before_weights = {} if found is None else {a: have.weight for a, have in found.ases.items()}
-        after_weights = {} if after is None else {a: have.weight for a, have in after.ases.items()}
-        before_length = found.length if found is not None else DEFAULT_TABLE_LENGTH
-        after_length = after.length if after is not None else before_length
-        before, then = predicted_buckets(before_weights, before_length), predicted_buckets(after_weights, after_length)
-        moved = 0.0
-        if any(before_weights.values()) and any(after_weights.values()):
-            moved = 1.0
-            if before_length == after_length:
-                moved = moved_share(padded(before_weights), padded(after_weights), after_length)
-        forecasts.append(
-            VipForecast(
-                frontend=next((step.frontend for step in of_vip if step.frontend), ""),
-                vip=str(key),
-                moved_share=moved,
-                stall_ns=sum(step.cost_ns for step in of_vip),
-                ases=[
-                    AsForecast(address_text(a), backends.get((key, a), ""), before.get(a, 0), then.get(a, 0))
-                    for a in sorted(set(before_weights) | set(after_weights), key=address_order)
-                ],
-            )
-        )
+        forecasts.append(_forecast_of(key, of_vip, actual.vips.get(key), backends))
         await pace.breathe()
     return forecasts
+
+
+def _forecast_of(
+    key: VipKey, steps: Sequence[Step], found: ActualVip | None, backends: Mapping[tuple[VipKey, bytes], str]
+) -> VipForecast:
+    """One VIP: as VPP has it (``found``), and as it will be when VPP has acknowledged the steps."""
+    after = _after(key, steps, found)
+    length = found.length if found is not None else DEFAULT_TABLE_LENGTH
+    length_after = after.length if after is not None else length
+    before_weights, after_weights = _weights(found), _weights(after)
+    before, then = predicted_buckets(before_weights, length), predicted_buckets(after_weights, length_after)
+    return VipForecast(
+        frontend=next((step.frontend for step in steps if step.frontend), ""),
+        vip=str(key),
+        moved_share=_moved(before_weights, length, after_weights, length_after),
+        stall_ns=sum(step.cost_ns for step in steps),
+        ases=[
+            AsForecast(address_text(a), backends.get((key, a), ""), before.get(a, 0), then.get(a, 0))
+            for a in sorted(set(before_weights) | set(after_weights), key=address_order)
+        ],
+    )
+
+
+def _after(key: VipKey, steps: Sequence[Step], found: ActualVip | None) -> ActualVip | None:
+    scratch = Actual(None, {})
+    if found is not None:
+        scratch.vips[key] = ActualVip(key, found.encap, found.length, ases=dict(found.ases))
+    for step in steps:
+        acknowledge(scratch, step)
+    return scratch.vips.get(key)
+
+
+def _weights(vip: ActualVip | None) -> dict[bytes, int]:
+    return {} if vip is None else {address: have.weight for address, have in vip.ases.items()}
+
+
+def _moved(before: Mapping[bytes, int], length: int, after: Mapping[bytes, int], length_after: int) -> float:
+    """The share of buckets that go to another AS. A table of another length is another table altogether."""
+    if not any(before.values()) or not any(after.values()):
+        return 0.0
+    return moved_share(padded(before), padded(after), length) if length == length_after else 1.0

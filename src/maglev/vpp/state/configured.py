@@ -97,7 +97,7 @@ class _Work:
         before = self._before
         key = self._keys[name] = vip_key(frontend)
         old = before.config.frontends.get(name) if before is not None else None
-        members = {member.backend for pool in old.pools for member in pool.members} if old is not None else set()
+        members = _members(old)
         same_key = before is not None and before.keys.get(name) == key
         for pool in frontend.pools:
             for member in pool.members:
@@ -141,3 +141,10 @@ class _Work:
             rescaled=self._rescaled,
             inherited=self._inherited,
         )
+
+
+def _members(frontend: Frontend | None) -> set[str]:
+    """The backends of a frontend; none where there was no such frontend."""
+    if frontend is None:
+        return set()
+    return {member.backend for pool in frontend.pools for member in pool.members}

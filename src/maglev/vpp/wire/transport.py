@@ -293,10 +293,7 @@ class Connection(asyncio.Protocol):
             self._stranger(message_id, context, head)
             return
         if head.details is not None:
-            head.size += len(body) + ENTRY_COST
-            if head.size > MOST_DUMP:
-                raise ProtocolError(f"{head.name} brings more than {MOST_DUMP} bytes")
-            head.details.append(body)
+            self._take_details(head, head.details, body)
             return
         if len(body) > MOST_FIXED and not MESSAGES[MESSAGES[head.name].reply].has_tail:
             # Replies of a batch are kept until the last one is in: a bound for each one bounds them all.
@@ -311,6 +308,14 @@ class Connection(asyncio.Protocol):
             log.debug("vpp-received", f"<- {name} retval {retval}", msg=name, context=context, retval=retval)
         if head.batch is not None:
             self._answer(head.batch, Reply(retval, payload))
+
+    @staticmethod
+    def _take_details(head: _Pending, details: list[bytes], body: bytes) -> None:
+        """An entry of a dump. VPP announces no number of them, so the bound is on their bytes."""
+        head.size += len(body) + ENTRY_COST
+        if head.size > MOST_DUMP:
+            raise ProtocolError(f"{head.name} brings more than {MOST_DUMP} bytes")
+        details.append(body)
 
     def _answer(self, batch: _Batch, answer: Reply) -> None:
         batch.replies.append(answer)
