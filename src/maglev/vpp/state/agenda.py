@@ -7,7 +7,7 @@ budget of an earlier batch ended before its steps.
 Order: frontends that no AS in VPP serves come first, then those that were cut off, then those that wait longest.
 Fairness: after a batch that put the first kind before a waiting frontend, the next batch gives them no precedence, nor
 to those of them that were cut off. So no frontend waits without end, however often the others are marked again. Within
-one batch, steps that an earlier budget cut off still come first: a large VIP can use up the budget of two batches before
+a batch, steps that an earlier budget cut off still come first: a large VIP can use up the budgets of two batches before
 the frontend that it overtook.
 
 Owned by the event loop. Events mark at any time; the task that holds the lock of the dataplane takes, plans and cuts

@@ -133,8 +133,8 @@ class FullSync:
             complete = rooms.adoption.done
             await self._until_done([], result, Extent("all", full=True, force=force), fresh=True)
             rooms.mirror.primed = True
-            # One configuration for the names and the pieces: a reload may have begun while the settings were planned, and
-            # another one be in force already. Frontends that it took away are left out piece by piece.
+            # One configuration for the names and the pieces: a reload may have begun while the settings were planned,
+            # and another one be in force already. Frontends that it took away are left out piece by piece.
             config = rooms.announced.current.config
             for piece in await self.pieces(self._released(config), config):
                 await self._until_done(piece, result, Extent("all", full=True, force=force), fresh=fresh)
