@@ -298,7 +298,10 @@ class Reconciler:
             self._stop_listening()
 
     async def _full_syncs(self) -> None:
-        """Full syncs: when one is asked for, at the phases of the warm-up, and every sync interval."""
+        """The task of everything that happens by time: full syncs, the warm-up's phases, the ends of held addresses.
+
+        A full sync is due when one is asked for, at a phase of the warm-up, and every sync interval (``timetable``).
+        """
         rooms = self._rooms
         phase = rooms.adoption.warmup.phase
         while True:
@@ -315,6 +318,7 @@ class Reconciler:
             self._reloads.heed()
             reason = rooms.timetable.take(now, self._sync_interval, phase_changed=changed)
             announced = rooms.announced.begun and not rooms.announced.reloading
+            # A reason that is taken and not served is not lost: the end of the reload and the next connect ask again.
             if reason and announced and self.client.usable:
                 await self._guard.whole(self._full.due(reason))
             self._syncing = False
