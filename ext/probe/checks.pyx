@@ -7,7 +7,6 @@ _TYPES = {
     CheckType.HTTP: PROBE_HTTP,
     CheckType.HTTPS: PROBE_HTTP,
 }
-_PARAMETERS = {PROBE_ICMP: IcmpParams, PROBE_SYN: TcpParams, PROBE_HTTP: HttpParams}
 _CAPABILITIES = {"CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21}
 _DAY = 86400 * <int64_t>SECOND
 
@@ -87,7 +86,7 @@ def _kind(check):
     if check.type not in _TYPES:
         raise ValueError(f"healthcheck {check.name!r}: unknown type {check.type!r}")
     kind = _TYPES[check.type]
-    if not isinstance(check.params, _PARAMETERS[kind]) or (
+    if not isinstance(check.params, kind_of(check.type).params) or (
         kind == PROBE_HTTP and (tls is None) == (check.type == CheckType.HTTPS)
     ):
         raise ValueError(f"healthcheck {check.name!r}: parameters do not fit its type")

@@ -14,9 +14,8 @@ from collections import namedtuple
 
 from maglev._probecore import BOUND_SECONDS
 from maglev.base.states import CheckType
-from maglev.kinds.http import HttpParams
-from maglev.kinds.icmp import IcmpParams
-from maglev.kinds.tcp import TcpMode, TcpParams
+from maglev.kinds.registry import counter_help, kind_of
+from maglev.kinds.tcp import TcpMode
 
 from health cimport HEALTH_DOWN, HEALTH_UNKNOWN, HEALTH_UP, health_entry, health_max
 from maglev._probecore cimport (

@@ -4,8 +4,9 @@
 CODES = CODE_COUNT
 
 STAT_NAMES = (
-    "sent_icmp", "sent_syn", "sent_connect", "sent_http", "passed", "failed", "late_sends", "late_fd", "enobufs",
-    "local_errors", "repeated", "rx_drops", "stalls", "foreign", "forged", "duplicate", "late_replies", "malformed",
+    *counter_help(),        # sent_icmp, sent_syn, ...: one for each PROBE_ number, in their order
+    "passed", "failed", "late_sends", "late_fd", "enobufs", "local_errors", "repeated", "rx_drops", "stalls",
+    "foreign", "forged", "duplicate", "late_replies", "malformed",
     "icmp_errors", "transitions", "transitions_deferred", "results_dropped", "ticks", "wakeups", "tls_full",
     "tls_resumed", "late_tls", "clock_steps", "late_port", "targets",
     "in_flight", "waiting_fd", "tls_session_bytes", "rx_buffer",

@@ -18,6 +18,12 @@ A = {"a": "192.0.2.1"}
 AB = {"a": "192.0.2.1", "b": "192.0.2.2"}
 
 
+@pytest.fixture(autouse=True)
+def long_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine must not end a slice: tests of slices set their length themselves."""
+    monkeypatch.setattr("maglev.checker.frontends.SLICE_NS", 60_000_000_000)
+
+
 class Rig:
     """Frontends with backends that a test sets by hand."""
 
