@@ -46,7 +46,7 @@ class SocketLock:
         self.release()
         group = self._group()
         refusals: list[str] = []
-        for path in self._candidates():
+        for path in self.candidates():
             try:
                 self._held[path] = lockfile.lock(path, make=not self._held, group=group)
             except lockfile.Held as held:
@@ -88,7 +88,7 @@ class SocketLock:
             return False
         return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
 
-    def _candidates(self) -> list[str]:
+    def candidates(self) -> list[str]:
         real = os.path.realpath(self._socket)
         name = f"maglevd-{hashlib.sha256(real.encode()).hexdigest()[:16]}.lock"
         return [f"{real}.maglevd-lock", *(str(Path(directory) / name) for directory in self._common)]
