@@ -94,6 +94,14 @@ cdef class Reader:
         if ring_front(&self.e.reports.transitions) is not NULL or ring_front(&self.e.reports.results) is not NULL:
             write(self.e.reports.notify, &one, sizeof(one))
 
+    cdef const Event* front(self, Ring* ring):
+        """The next event of a ring, which stays there until it is dropped. Events of older generations are dropped."""
+        cdef const Event* event = <const Event*>ring_front(ring)
+        while event is not NULL and not self.targets.current(event):
+            ring_drop(ring)
+            event = <const Event*>ring_front(ring)
+        return event
+
     cdef list transitions(self, uint32_t most):
         cdef Ring* ring = &self.e.reports.transitions
         cdef Targets targets = self.targets
@@ -101,16 +109,15 @@ cdef class Reader:
         cdef list out = []
         self.disarm()
         while most:
-            event = <const Event*>ring_front(ring)
+            event = self.front(ring)
             if event is NULL:
                 break
-            if targets.current(event):
-                targets.turned(event)
-                out.append(Transition(
-                    event.slot, event.generation, event.from_state, event.to_state, event.code,
-                    targets.detail(event.slot, event.detail_kind, event.detail_value), event.at, event.counter,
-                ))
-                most -= 1
+            targets.turned(event)
+            out.append(Transition(
+                event.slot, event.generation, event.from_state, event.to_state, event.code,
+                targets.detail(event.slot, event.detail_kind, event.detail_value), event.at, event.counter,
+            ))
+            most -= 1
             ring_drop(ring)
         self.rearm()
         return out
@@ -122,15 +129,14 @@ cdef class Reader:
         cdef list out = []
         self.disarm()
         while most:
-            event = <const Event*>ring_front(ring)
+            event = self.front(ring)
             if event is NULL:
                 break
-            if targets.current(event):
-                out.append(Result(
-                    event.slot, event.generation, event.to_state, event.counter, bool(event.passed), event.code,
-                    targets.detail(event.slot, event.detail_kind, event.detail_value), event.at, event.rtt,
-                ))
-                most -= 1
+            out.append(Result(
+                event.slot, event.generation, event.to_state, event.counter, bool(event.passed), event.code,
+                targets.detail(event.slot, event.detail_kind, event.detail_value), event.at, event.rtt,
+            ))
+            most -= 1
             ring_drop(ring)
         self.rearm()
         return out
