@@ -5,9 +5,8 @@ written, so that a torn or edited file is recognised. All of it happens outside 
 synced, then renamed over the old one, whose content goes to ``<path>.prev`` first. A file that cannot be read is
 replaced by the previous copy: a server under maintenance does not come back because a disk was full.
 
-What cannot be understood is never overwritten without a copy: a file of a newer version is kept as
-``<path>.v<version>``, any other as ``<path>.bad``. What is no regular file is neither read nor replaced: ``/dev/null``
-stays a device.
+An unreadable file is never overwritten without a copy: a file of a newer version is kept as ``<path>.v<version>``, any
+other as ``<path>.bad``. Only regular files are read and replaced: ``/dev/null`` stays a device.
 
 One daemon a file: ``claim`` locks ``<path>.lock`` for as long as the process lives. A daemon that finds the lock held
 runs without a state file. It must not end, since its VPP would keep sending traffic to dead servers. It must not write,
@@ -351,7 +350,7 @@ def _identity(path: Path) -> Identity:
 
 
 def _new(path: Path) -> Path:
-    """A name beside ``path`` for what will take its place. Nobody can foresee it, and put something there."""
+    """A name beside ``path`` for its successor. Others cannot predict it, and so cannot place a file there."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.new")
 
 

@@ -89,6 +89,7 @@ class SocketLock:
         return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
 
     def candidates(self) -> list[str]:
+        """The paths of the lock, in the order in which they are tried: beside the socket, then the common places."""
         real = os.path.realpath(self._socket)
         name = f"maglevd-{hashlib.sha256(real.encode()).hexdigest()[:16]}.lock"
         return [f"{real}.maglevd-lock", *(str(Path(directory) / name) for directory in self._common)]
