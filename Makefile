@@ -15,10 +15,10 @@ PYTHON ?= python3
 ARCH := $(shell dpkg --print-architecture 2>/dev/null || uname -m)
 JOBS := $(shell nproc 2>/dev/null || echo 1)
 
-# What Debian has to give: a compiler, Python's and OpenSSL's headers, venv; `ip netns`, `setcap`, systemd-analyze and
-# completion for the tests.
-DEBIAN_PACKAGES := bash-completion build-essential ca-certificates iproute2 libcap2-bin libssl-dev python3 python3-dev \
-    python3-venv systemd zsh
+# What Debian has to give: a compiler, Python's and OpenSSL's headers, venv; `ip netns`, `nft`, `setcap`, systemd-analyze
+# and completion for the tests.
+DEBIAN_PACKAGES := bash-completion build-essential ca-certificates iproute2 libcap2-bin libssl-dev nftables python3 \
+    python3-dev python3-venv systemd zsh
 # What makes and tries the packages: compilers of the other architecture, Debian's archive and its judge, an emulator.
 FOREIGN := $(if $(filter arm64,$(ARCH)),amd64,arm64)
 PKG_PACKAGES := crossbuild-essential-$(FOREIGN) debian-archive-keyring debootstrap dpkg-dev lintian qemu-user-static
