@@ -48,6 +48,7 @@ from maglev.metrics.exposition import Exposition
 from maglev.metrics.server import MetricsServer
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb.maglev_pb2_grpc import MaglevStub
+from maglev.events.ring import EventRing
 from maglev.rpc.server import RpcServer, ServerOptions
 from maglev.rpc.services import Identity, Services
 
@@ -84,6 +85,7 @@ def api_of(directory: Path, checker: Checker, bus: Bus, file: Path) -> RpcServer
         tracer=checker,
         loader=ConfigFile(file, checker, Notifier(), clock),
         logs=LogControl(),
+        events=EventRing(clock),
     )
     return RpcServer(services, ServerOptions(unix_socket=directory / "maglevd.sock"))
 

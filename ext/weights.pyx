@@ -634,6 +634,14 @@ cdef class WeightTable:
         """The state of a frontend as it was last worked out. Raises KeyError."""
         return FRONTEND_STATES[self.rows[<Py_ssize_t> self.frontend_index[name]].state]
 
+    def computed_pool(self, str name):
+        """The index of a frontend's active pool as it was last worked out. Raises KeyError."""
+        return self.rows[<Py_ssize_t> self.frontend_index[name]].active_pool
+
+    def configured(self, str name):
+        """A frontend as it was added. Raises KeyError."""
+        return self.frontends[self.frontend_index[name]]
+
     def state(self, str name):
         """Work out one frontend, and return its state. Raises KeyError."""
         return FRONTEND_STATES[self.work_out(self.frontend_index[name]).state]

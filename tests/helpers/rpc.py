@@ -25,6 +25,7 @@ from maglev.config.model import (
     Protocol,
     TcpParams,
 )
+from maglev.events.ring import EventRing
 from maglev.judgement.weights import FrontendWeights, frontend_weights
 from maglev.rpc.services import Identity, Services
 from maglev.schema.problems import Problem, ProblemKind
@@ -470,6 +471,8 @@ def fake_daemon(
     logs = FakeLogs()
     dataplane = FakeDataplane(vips=[vip_state(frontend, config.backends) for frontend in config.frontends.values()])
     clock = clock if clock is not None else SystemClock()
+    ring = EventRing(clock)
+    bus.listen(ring.take)
     services = Services(
         identity=Identity("1.2.3", NOW, clock.monotonic_ns()),
         clock=clock,
@@ -478,6 +481,7 @@ def fake_daemon(
         tracer=checker,
         loader=loader,
         logs=logs,
+        events=ring,
         dataplane=dataplane if vpp else None,
         keep=keep,
     )

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 
 class MaglevError(Exception):
     """Base of all errors whose text the caller gets as it is."""
 
 
 class UnknownName(MaglevError):
-    """There is nothing of that kind and name (within ``where``): gRPC ``NOT_FOUND``."""
+    """There is nothing of that kind and name (within ``where``): gRPC ``NOT_FOUND``.
 
-    def __init__(self, kind: str, name: str, where: str = "") -> None:
+    ``among``: the names that there are, for a suggestion; empty where the raiser does not know them.
+    """
+
+    def __init__(self, kind: str, name: str, where: str = "", *, among: Collection[str] = ()) -> None:
         super().__init__(f"no {kind} named {name!r}" + (f" in {where}" if where else ""))
         self.kind = kind
         self.name = name
+        self.among = among
 
 
 class BadValue(MaglevError):

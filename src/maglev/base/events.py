@@ -38,7 +38,8 @@ class BackendEvent(NamedTuple):
     A named tuple, since a mass failure makes thousands at once.
 
     ``at_ns``: wall clock, nanoseconds since the epoch. ``by``: who asked, empty for a verdict.
-    ``drained`` is the operator's drain as it is after the event. ``reason``: an operator's words.
+    ``drained`` is the operator's drain as it is after the event. ``reason``: an operator's words. ``duration_ns``: how
+    long the operator's change lasts, 0 without an end.
     """
 
     name: str
@@ -51,6 +52,7 @@ class BackendEvent(NamedTuple):
     by: str = ""
     drained: bool = False
     reason: str = ""
+    duration_ns: int = 0
 
     def __str__(self) -> str:
         words = f"backend {self.name} {self.from_state} -> {self.to_state} ({self.code}"
@@ -60,12 +62,31 @@ class BackendEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FrontendEvent:
-    """A frontend changed its state, or is shown to a new subscriber as it is. ``at_ns`` as in ``BackendEvent``."""
+    """A frontend changed its state, or is shown to a new subscriber as it is. ``at_ns`` as in ``BackendEvent``.
+
+    ``cause``: the last change that led to it, in words ("backend web1 down (L4CON)").
+    """
 
     name: str
     from_state: FrontendState
     to_state: FrontendState
     at_ns: int
+    cause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolEvent:
+    """A frontend is served by another pool than before, by their names.
+
+    ``fallback``: it is not the frontend's first pool. ``cause`` and ``at_ns`` as in ``FrontendEvent``.
+    """
+
+    frontend: str
+    from_pool: str
+    to_pool: str
+    fallback: bool
+    at_ns: int
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +106,7 @@ class WeightEvent:
     by: str = ""
     to_default: bool = False
     reason: str = ""
+    duration_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +120,7 @@ class DrainEvent:
     at_ns: int
     by: str = ""
     reason: str = ""
+    duration_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +142,7 @@ class LogEvent:
     fields: Mapping[str, str] = field(default_factory=dict)
 
 
-Event = BackendEvent | FrontendEvent | WeightEvent | DrainEvent | ConfigEvent | LogEvent
+Event = BackendEvent | FrontendEvent | PoolEvent | WeightEvent | DrainEvent | ConfigEvent | LogEvent
 
 Listener = Callable[[Event], None]
 

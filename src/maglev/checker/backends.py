@@ -26,6 +26,7 @@ from maglev.checker.frontends import Frontends
 from maglev.checker.prober import Prober, Spread
 from maglev.checker.settings import Settings
 from maglev.config.model import Backend
+from maglev.schema.durations import format_duration
 
 log = logs.get(__name__)
 
@@ -42,12 +43,13 @@ _STOPPED_CODES = {State.DISABLED: Code.DISABLED, State.PAUSED: Code.PAUSED}
 class Cause:
     """Why a backend is brought to file and operators.
 
-    ``by`` and ``reason``: the author's. ``starting``: the daemon starts, so the admission of a backend is not news.
+    ``by`` and ``reason``: the author's. ``duration_ns``: how long it lasts, 0 without an end. ``starting``: the daemon starts, so the admission of a backend is not news.
     ``spread``: delays of the first probes of a check. ``known``: until now the server was up under another name.
     """
 
     by: str = ""
     reason: str = ""
+    duration_ns: int = 0
     starting: bool = False
     spread: Spread | None = None
     known: bool = False
@@ -81,7 +83,7 @@ class Backends:
         try:
             return self._table[name]
         except KeyError:
-            raise UnknownName("backend", name) from None
+            raise UnknownName("backend", name, among=self._table) from None
 
     def target(self, frontend: str, backend: str) -> LiveBackend:
         """The target by which a member of a frontend is judged: one for all frontends. Raises ``UnknownName``."""
@@ -132,6 +134,7 @@ class Backends:
             by=cause.by if cause is not None else "",
             drained=live.drained,
             reason=cause.reason if cause is not None else "",
+            duration_ns=cause.duration_ns if cause is not None else 0,
         )
         live.state = to
         live.since_ns = event.at_ns
@@ -140,7 +143,7 @@ class Backends:
         pair = (event.from_state, to)
         live.transitions[pair] = live.transitions.get(pair, 0) + 1
         self._frontends.touch(live)
-        if log.enabled(logging.INFO):
+        if log.enabled(logging.WARNING if to is State.DOWN else logging.INFO):
             _log_transition(event)
         self._bus.publish(event)
 
@@ -266,6 +269,7 @@ class Backends:
             backend=live.name,
             by=cause.by,
             reason=cause.reason,
+            **lasting(cause.duration_ns),
         )
         self._bus.publish(
             DrainEvent(
@@ -276,8 +280,14 @@ class Backends:
                 at_ns=self._clock.time_ns(),
                 by=cause.by,
                 reason=cause.reason,
+                duration_ns=cause.duration_ns,
             )
         )
+
+
+def lasting(duration_ns: int) -> dict[str, str]:
+    """The field ``duration`` of a record about a change that ends by itself; none for a change without an end."""
+    return {"duration": format_duration(duration_ns)} if duration_ns else {}
 
 
 def _log_transition(event: BackendEvent) -> None:
@@ -291,4 +301,7 @@ def _log_transition(event: BackendEvent) -> None:
     for key, value in (("detail", event.detail), ("by", event.by), ("reason", event.reason)):
         if value:
             fields[key] = value
-    log.info("backend-transition", event, **fields)
+    fields.update(lasting(event.duration_ns))
+    log.log(
+        logging.WARNING if event.to_state is State.DOWN else logging.INFO, "backend-transition", event, **fields
+    )

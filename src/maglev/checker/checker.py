@@ -31,7 +31,7 @@ from maglev.base.pace import Pace, let_go
 from maglev.base.states import FrontendState, State
 from maglev.checker import reload
 from maglev.checker.backend import Check, LiveBackend
-from maglev.checker.backends import Backends, Cause
+from maglev.checker.backends import Backends, Cause, lasting
 from maglev.checker.engine import ProbeEngine
 from maglev.checker.frontends import Frontends
 from maglev.checker.overrides import drain_key, enabled_key, pause_key, weight_key
@@ -106,7 +106,7 @@ class Checker:
         try:
             return self._config.frontends[name]
         except KeyError:
-            raise UnknownName("frontend", name) from None
+            raise UnknownName("frontend", name, among=self._config.frontends) from None
 
     def frontend_state(self, name: str) -> FrontendState:
         """State of a frontend, as last published. Raises ``UnknownName``."""
@@ -122,6 +122,11 @@ class Checker:
         if frontend in self._frontends:
             return self._frontends.weights(frontend.name)
         return frontend_weights(frontend, self)
+
+    def serving_pool(self, name: str) -> int:
+        """Index of a frontend's active pool, 0 where no pool can serve. Raises ``UnknownName``."""
+        self.frontend(name)
+        return self._frontends.serving_pool(name)
 
     def frontends_of(self, backend: str) -> tuple[str, ...]:
         """Names of the frontends that use a backend, in the order of the file."""
@@ -363,11 +368,13 @@ class Checker:
         its flows are evicted too. Raises ``UnknownName``, ``BadValue``.
         """
         conf = self.frontend(frontend)
-        if pool not in {candidate.name for candidate in conf.pools}:
-            raise UnknownName("pool", pool, f"frontend {frontend!r}")
+        members = {candidate.name: candidate.members for candidate in conf.pools}
+        if pool not in members:
+            raise UnknownName("pool", pool, f"frontend {frontend!r}", among=members)
         configured = file_weight(self._config, frontend, pool, backend)
         if configured is None:
-            raise UnknownName("backend", backend, f"pool {pool!r} of frontend {frontend!r}")
+            among = [member.backend for member in members[pool]]
+            raise UnknownName("backend", backend, f"pool {pool!r} of frontend {frontend!r}", among=among)
         request = _request(by, reason, duration_ns)
         if weight is not None:
             check_weight(weight)
@@ -399,7 +406,7 @@ class Checker:
 
     def _changed(self, live: LiveBackend, request: Request, changed: bool) -> Change:
         """A verb has changed the settings, or not: bring the backend to them, and publish what follows."""
-        self._align(live, Cause(request.by, request.reason))
+        self._align(live, Cause(request.by, request.reason, request.duration_ns))
         self._frontends.publish()
         self._settings.report()
         return Change(changed)
@@ -436,6 +443,7 @@ class Checker:
             flush=flush,
             by=request.by,
             reason=request.reason,
+            **lasting(request.duration_ns),
         )
         self._frontends.set_weight(frontend, pool, backend, self._settings.weight(frontend, pool, backend))
         self._bus.publish(
@@ -450,6 +458,7 @@ class Checker:
                 by=request.by,
                 to_default=to_default,
                 reason=request.reason,
+                duration_ns=request.duration_ns,
             )
         )
         self._frontends.publish()

@@ -9,20 +9,25 @@ turn of the event loop.
 
 A mass failure touches thousands of frontends at once, so they are published in slices: the event loop gets a turn after
 about a millisecond, and the rest follows at its next turns.
+
+Besides states, the pool that serves each frontend is followed: a frontend that another pool than its first serves works,
+and has no reserve left. What is not decided yet is no news: while a server of an earlier pool is unknown, as after a
+start, the fallback is not published.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable
 from itertools import islice
 
 from maglev.base import logs
 from maglev.base.clock import Clock
-from maglev.base.events import Bus, FrontendEvent
+from maglev.base.events import Bus, FrontendEvent, PoolEvent
 from maglev.base.pace import Pace
-from maglev.base.states import FrontendState
+from maglev.base.states import FrontendState, State
 from maglev.checker.backend import LiveBackend
 from maglev.config.model import Frontend
 from maglev.judgement.weights import FrontendWeights, WeightTable, fill
@@ -35,6 +40,9 @@ SLICE_NS = 1_000_000
 
 PORTION = 256
 """Members or backends between two looks at the clock: they take the table some 50 microseconds."""
+
+RELOAD = "another configuration"
+"""The cause of what a reload changes."""
 
 
 class Frontends:
@@ -49,13 +57,21 @@ class Frontends:
         # The table of the configuration before, until ``release``.
         self._old: WeightTable | None = None
         self._published: dict[str, FrontendState] = {}
-        # In the order in which they were touched.
-        self._dirty: dict[str, None] = {}
+        # Of frontends that were last served by another pool than their first: the index of that pool.
+        self._fallbacks: dict[str, int] = {}
+        # In the order in which they were touched, each with the last cause: a backend, or words. The words for a backend
+        # are only made where the frontend's state changes.
+        self._dirty: dict[str, LiveBackend | str] = {}
         self._scheduled = False
 
     def state(self, name: str) -> FrontendState:
         """State of a frontend, as last published."""
         return self._published.get(name, FrontendState.UNKNOWN)
+
+    def serving_pool(self, name: str) -> int:
+        """Index of a frontend's active pool, by the states as they are now; 0 where no pool can serve. Raises KeyError."""
+        self._table.state(name)
+        return self._table.computed_pool(name)
 
     def __contains__(self, frontend: Frontend) -> bool:
         """Whether this very frontend is part of the configuration in force."""
@@ -90,6 +106,7 @@ class Frontends:
         assert self._next is not None
         self._old, self._table, self._next = self._table, self._next, None
         self._published = {name: self._published.get(name, FrontendState.UNKNOWN) for name in names}
+        self._fallbacks = {name: pool for name, pool in self._fallbacks.items() if name in self._published}
         for override in weights:
             self._table.set_weight(override.frontend, override.pool, override.backend, override.weight)
 
@@ -104,14 +121,14 @@ class Frontends:
     def touch(self, live: LiveBackend) -> None:
         """A backend has changed: the frontends that use it have to be looked at again."""
         for name in self._table.set_backend(live.name, live.state, live.drained):
-            self._dirty[name] = None
+            self._dirty[name] = live
         if self._next is not None:
             self._next.set_backend(live.name, live.state, live.drained)
 
     def set_weight(self, frontend: str, pool: str, backend: str, weight: int | None) -> None:
         """The run-time weight of a member has changed; None: the file's counts again."""
         self._table.set_weight(frontend, pool, backend, weight)
-        self._dirty[frontend] = None
+        self._dirty[frontend] = f"the weight of backend {backend} in pool {pool}"
 
     def publish(self) -> None:
         """Publish what changed, for about a millisecond; the rest follows at the loop's next turns."""
@@ -132,7 +149,7 @@ class Frontends:
         for name in list(self._published):
             # A frontend that was touched since then is dirty, and its computed state is old.
             if name not in self._dirty:
-                self._publish_state(name, self._table.computed_state(name))
+                self._publish_state(name, self._table.computed_state(name), RELOAD)
             if pace.due():
                 await pace.rest()
         while self._dirty:
@@ -146,20 +163,75 @@ class Frontends:
 
     def _publish_next(self) -> None:
         name = next(iter(self._dirty))
-        del self._dirty[name]
+        cause = self._dirty.pop(name)
         if name in self._published:
-            self._publish_state(name, self._table.state(name))
+            self._publish_state(name, self._table.state(name), cause)
 
-    def _publish_state(self, name: str, new: FrontendState) -> None:
+    def _publish_state(self, name: str, new: FrontendState, cause: LiveBackend | str) -> None:
+        """Publish what has changed of a frontend, whose ``new`` state the table has just worked out."""
         old = self._published[name]
-        if new is old:
-            return
-        self._published[name] = new
-        event = FrontendEvent(name=name, from_state=old, to_state=new, at_ns=self._clock.time_ns())
-        log.info(
+        if new is not old:
+            self._published[name] = new
+            self._publish_transition(name, old, new, _words(cause))
+        if new is FrontendState.UP:
+            before, now = self._fallbacks.get(name, 0), self._table.computed_pool(name)
+            if now != before:
+                self._publish_pool(name, before, now, cause)
+
+    def _publish_transition(self, name: str, old: FrontendState, new: FrontendState, cause: str) -> None:
+        log.log(
+            logging.WARNING if new is FrontendState.DOWN else logging.INFO,
             "frontend-transition",
-            f"frontend {name} {old} -> {new}",
+            f"frontend {name} {old} -> {new}: {cause}",
             frontend=name,
+            cause=cause,
             **{"from": str(old), "to": str(new)},
         )
-        self._bus.publish(event)
+        if new is FrontendState.DOWN and not any(one.keep for one in self._table.frontend(name).members):
+            # With on-all-down: keep the last weights stay in VPP, so that traffic still has servers.
+            log.error("frontend-without-servers", f"frontend {name} has no server: {cause}", frontend=name, cause=cause)
+        self._bus.publish(FrontendEvent(name, old, new, self._clock.time_ns(), cause))
+
+    def _publish_pool(self, name: str, before: int, now: int, cause: LiveBackend | str) -> None:
+        """A frontend that is up has another active pool than the one that was published last."""
+        if now and self._undecided(name, now):
+            return
+        if now:
+            self._fallbacks[name] = now
+        else:
+            del self._fallbacks[name]
+        pools = self._table.configured(name).pools
+        # A reload may have taken the pool away that served until now.
+        old, new = pools[min(before, len(pools) - 1)].name, pools[now].name
+        words = _words(cause)
+        log.log(
+            logging.WARNING if now else logging.INFO,
+            "frontend-pool",
+            f"frontend {name} is served by pool {new}" + (", a fallback" if now else "") + f": {words}",
+            frontend=name,
+            cause=words,
+            fallback=bool(now),
+            **{"from": old, "to": new},
+        )
+        self._bus.publish(PoolEvent(name, old, new, bool(now), self._clock.time_ns(), words))
+
+    def _undecided(self, name: str, pool: int) -> bool:
+        """Whether a server of an earlier pool has no verdict yet, so that it is open which pool will serve."""
+        return any(
+            one.state is State.UNKNOWN and one.weight > 0 and not one.drained
+            for one in self._table.frontend(name).members
+            if one.pool_index < pool
+        )
+
+
+def _words(cause: LiveBackend | str) -> str:
+    """``backend web1 down (L4CON: connection refused)``: what a backend is now, and why."""
+    if isinstance(cause, str):
+        return cause
+    words = f"backend {cause.name} {cause.state}"
+    last = cause.history[-1] if cause.history else None
+    if cause.drained:
+        words += ", drained"
+    elif last is not None and last.to_state is cause.state:
+        words += f" ({last.code}: {last.detail})" if last.detail else f" ({last.code})"
+    return words

@@ -24,6 +24,11 @@ PAGE = 1_000
 # In the trailing metadata of a status that the daemon itself gave: it is there, VPP is not.
 AWAY = "maglev-away"
 MAX_ANSWER_BYTES = 64 << 20
+# The socket beside the API's that proves a login name, the metadata that carries the proof, and how long to wait for it.
+LOGIN_SUFFIX = ".login"
+LOGIN_METADATA = "maglev-login"
+LOGIN_SECONDS = 2.0
+Metadata = tuple[tuple[str, str], ...]
 _REASON = re.compile(r"(?:addr: .* error|connect to remote host|lookup failed for \S+): ([^:\]]+)\]?$")
 
 
@@ -86,9 +91,63 @@ def target(server: str) -> str:
 class Method(Protocol):
     """A call of the stub with one answer."""
 
-    def __call__(self, request: Any, timeout: float | None = None) -> Any:
+    def __call__(self, request: Any, timeout: float | None = None, metadata: Metadata | None = None) -> Any:
         """Call and wait. Raises ``grpc.RpcError``."""
         ...
+
+
+class Login:
+    """The proof of the login name that the daemon's log shows, from the socket beside the API's on this machine.
+
+    The daemon asks the kernel which user connects there, and answers with a token that is sent with each call. Without
+    that socket, as over TCP, calls go without: then the daemon knows no name.
+    """
+
+    def __init__(self, address: str) -> None:
+        # The address of a socket in the file system: unix:/run/x.sock, or unix:///run/x.sock.
+        path = address.removeprefix("unix:") if address.startswith("unix:") else ""
+        self._path = f"{path.removeprefix('//')}{LOGIN_SUFFIX}" if path else ""
+        self._socket: socket.socket | None = None
+        self._token = ""
+
+    def metadata(self) -> Metadata | None:
+        """The metadata of the next call; None without a token."""
+        if self._path and not self._holds():
+            self.close()
+            self._token = self._ask()
+        return ((LOGIN_METADATA, self._token),) if self._token else None
+
+    def _holds(self) -> bool:
+        """Whether the token is still good: it ends with its connection, as when the daemon starts again."""
+        if self._socket is None:
+            return False
+        try:
+            return bool(self._socket.recv(1))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    def _ask(self) -> str:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(LOGIN_SECONDS)
+        try:
+            connection.connect(self._path)
+            token = connection.makefile("rb").readline(64).decode().strip()
+        except (OSError, ValueError):
+            # An older daemon, none at all, or no right to open it: the call itself shows what is wrong.
+            connection.close()
+            return ""
+        # Only to be asked whether it is still open: a socket with a time-out would wait for the answer.
+        connection.setblocking(False)
+        self._socket = connection
+        return token
+
+    def close(self) -> None:
+        """End the token."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
 
 class Client:
@@ -99,6 +158,7 @@ class Client:
 
     def __init__(self, server: str, tls: Tls | None = None, instead: str = "") -> None:
         self.server = server
+        self._login = Login(target(server))
         self._instead = f" (not asked: {instead})" if instead else ""
         options: list[tuple[str, int | str]] = [
             ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
@@ -119,7 +179,7 @@ class Client:
     def call(self, method: Method, request: Any, *, seconds: float = CALL_SECONDS) -> Any:
         """One call. Raises ``CommandError`` with the daemon's words, or ``Unreachable``."""
         try:
-            return method(request, timeout=seconds)
+            return method(request, timeout=seconds, metadata=self._login.metadata())
         except grpc.RpcError as error:
             raise self.failure(error) from None
 
@@ -153,6 +213,7 @@ class Client:
     def close(self) -> None:
         """Close the connection."""
         self.channel.close()
+        self._login.close()
 
 
 def _answered(error: grpc.RpcError) -> bool:

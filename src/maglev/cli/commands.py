@@ -19,13 +19,16 @@ from maglev.cli.context import Context, Quit
 from maglev.cli.errors import DONE, REFUSED, CommandError, Unreachable
 from maglev.cli.grammar import Command, Kind
 from maglev.cli.jsonout import dumps, plain, word
-from maglev.cli.text import escape, explained, parse_duration
+from maglev.cli.text import Table, escape, explained, parse_duration
 from maglev.pb import maglev_pb2 as pb
 
 Values = Mapping[str, str]
 
 # Backends of which `show frontends NAME` says why they are out of service; a frontend may have thousands.
 MOST_OUT = 20
+
+# Events that `show events` prints where neither a number nor a time is given.
+MOST_EVENTS = 50
 
 
 def exists(client: Client) -> grammar.Exists:
@@ -114,6 +117,7 @@ def _show_backends(context: Context, command: Command) -> int:
         healthcheck=command.values.get(Kind.HEALTHCHECK.value, ""),
         drained="drained" in command.values,
         omit_transitions=not context.json,
+        omit_frontends=not context.json,
     )
     if "state" in command.values:
         request.states.append(pb.BackendState.Value(f"BACKEND_STATE_{command.values['state'].upper()}"))
@@ -147,6 +151,32 @@ def _show_overrides(context: Context, command: Command) -> int:
     pages = (page.overrides for page in client.pages(client.stub.ListOverrides, pb.ListOverridesRequest()))
     now = time.time_ns()
     return context.list(pages, render.override_table(context.style), lambda page: render.override_rows(page, now))
+
+
+def _show_events(context: Context, command: Command) -> int:
+    client = context.client
+    values = command.values
+    request = pb.ListEventsRequest(last_ns=parse_duration(values["last"]) if "last" in values else 0)
+    if "backend-name" in values:
+        request.backends.append(values["backend-name"])
+    if "frontend-name" in values:
+        request.frontends.append(values["frontend-name"])
+    most = int(values["num"]) if "num" in values else None if "last" in values else MOST_EVENTS
+    found: list[pb.PastEvent] = []
+    total = forgotten = 0
+    for page in client.pages(client.stub.ListEvents, request):
+        total, forgotten = page.total, page.forgotten
+        found.extend(page.events)
+        if most is not None and len(found) >= most:
+            break
+    # The daemon gives the newest first. For people the newest stands last, beside the prompt.
+    shown = found[:most][::-1]
+    if context.json:
+        return context.list([shown], Table(context.style, ()), list)
+    context.print(render.past_event(context.style, one) for one in shown)
+    if not shown:
+        context.print([render.no_events(total, forgotten)])
+    return DONE
 
 
 def _show_vpp_info(context: Context, command: Command) -> int:
@@ -454,6 +484,7 @@ ACTIONS: Mapping[str, Callable[[Context, Command], int]] = {
     "show-healthchecks": _show_healthchecks,
     "show-healthcheck": _show_healthcheck,
     "show-overrides": _show_overrides,
+    "show-events": _show_events,
     "show-vpp-info": _show_vpp_info,
     "show-vpp-lb-state": _show_vpp_lb_state,
     "show-vpp-lb-counters": _show_vpp_lb_counters,

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from maglev.cli.jsonout import twin
 from maglev.pb import maglev_pb2 as pb
 
 # Command -> message that it prints; in a list: an array of them.
@@ -25,6 +26,7 @@ PRINTS: Mapping[str, type | tuple[type]] = {
     "show healthchecks": (pb.HealthCheckInfo,),
     "show healthchecks NAME": pb.HealthCheckInfo,
     "show overrides": (pb.Override,),
+    "show events": (pb.PastEvent,),
     "show vpp info": pb.VPPInfo,
     "show vpp lb state [NAME]": pb.GetVPPLBStateResponse,
     "show vpp lb counters [NAME]": (pb.VPPVipCounters,),
@@ -67,6 +69,9 @@ def _keys(descriptor: Any) -> Iterator[str]:
         of = field.message_type
         if of is None:
             yield f"`{field.name}`" + (" (array)" if field.is_repeated else "")
+            beside = twin(field)
+            if beside is not None:
+                yield f"`{beside}`"
         elif of.GetOptions().map_entry:
             yield f"`{field.name}` (by name)"
         else:

@@ -6,6 +6,7 @@ may follow in any order, each once. What a word may be abbreviated to follows fr
 
 from __future__ import annotations
 
+import difflib
 import enum
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ class Kind(enum.Enum):
     DURATION = "duration"
     TEXT = "text"
 
+
+# Characters of a wrong word that are compared with those that were expected.
+LONGEST = 63
 
 # Names of live objects, which can be completed and looked up.
 LIVE = frozenset((Kind.FRONTEND, Kind.BACKEND, Kind.HEALTHCHECK, Kind.POOL, Kind.MEMBER))
@@ -136,7 +140,9 @@ def step(position: Position, text: str, exists: Exists = never) -> Position:
     if words:
         raise UsageError(f"{escape(text)!r} is ambiguous: {', '.join(node.name for node, _ in words)}")
     hint = "; several words need quotes" if position.node.kind is Kind.TEXT else ""
-    raise UsageError(f"{escape(text)!r} is not expected here: {expected(position)}{hint}")
+    near = difflib.get_close_matches(text[:LONGEST], [node.name for node, _ in position.following() if not node.kind], 1)
+    meant = f" did you mean {near[0]}?" if near else ""
+    raise UsageError(f"{escape(text)!r} is not expected here:{meant} {expected(position)}{hint}")
 
 
 def expected(position: Position) -> str:
@@ -261,6 +267,21 @@ _SHOW = Node(
             action="show-healthchecks",
         ),
         Node("overrides", "what operators have set and not taken back", action="show-overrides"),
+        Node(
+            "events",
+            "what happened lately, and why",
+            options=(
+                Node("last", "only of the last time", _value("DURATION", "as in 10m, 1h30m", Kind.DURATION, "last")),
+                Node("num", "only the last ones", _value("N", "how many", Kind.NUMBER, "num")),
+                Node("backend", "of one backend", _value("NAME", "which backend", Kind.BACKEND, "backend-name")),
+                Node(
+                    "frontend",
+                    "of one frontend and its backends",
+                    _value("NAME", "which frontend", Kind.FRONTEND, "frontend-name"),
+                ),
+            ),
+            action="show-events",
+        ),
         Node(
             "vpp",
             "the dataplane",

@@ -2,17 +2,34 @@
 
 Enums are short lower-case words ("up", "tcp"; check codes as HAProxy writes them, "L7OK"), "" for unspecified and the
 number for one that this version does not know. Times and counts are numbers. What is absent is null.
+
+Numbers are exact in the text, but a reader that holds them as doubles (JavaScript, jq before 1.7) keeps 53 bits.
+Nanoseconds since 1970 have 61, so each point in time also stands beside its number as a string of RFC 3339, under the
+key without ``_ns``: ``"at_ns": 1800000000123456789, "at": "2027-01-15T08:00:00.123456789Z"``; null for never. Packet
+and byte counters of VPP exceed 53 bits after some days of full load: they stand there as strings too, under the key
+with ``_text``. All other numbers stay below: lengths of time do for a hundred days, and are only rounded after that.
 """
 
 from __future__ import annotations
 
+import datetime
+import re
 from typing import Any
 
 import orjson
-from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from maglev.cli.text import escape_json
+from maglev.pb import maglev_pb2 as pb
+
+TEXT = "_text"
+"""Behind the key of a counter: the same as a string."""
+
+# The times of the API are called like that; the conventions stand at the beginning of maglev.proto.
+_POINT_IN_TIME = re.compile(r"(?:_at|^at|since|until)_ns$")
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_COUNTERS: Any = pb.VPPVipCounters.DESCRIPTOR
 
 _SHORT: dict[EnumDescriptor, dict[int, str]] = {}
 
@@ -39,7 +56,28 @@ def _short(descriptor: EnumDescriptor, number: int) -> str | int:
 
 def plain(message: Message) -> dict[str, Any]:
     """A message as a dictionary of plain values."""
-    return {field.name: _field(message, field) for field in message.DESCRIPTOR.fields}
+    values: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = values[field.name] = _field(message, field)
+        beside = twin(field)
+        if beside is not None:
+            values[beside] = str(value) if beside.endswith(TEXT) else rfc3339(value)
+    return values
+
+
+def twin(field: FieldDescriptor) -> str | None:
+    """The key of the string that stands beside a number which doubles cannot hold; None for all other fields."""
+    if _POINT_IN_TIME.search(field.name):
+        return field.name.removesuffix("_ns")
+    return field.name + TEXT if field.containing_type is _COUNTERS and field.type == field.TYPE_UINT64 else None
+
+
+def rfc3339(ns: int) -> str | None:
+    """Nanoseconds since the epoch as RFC 3339 in UTC, with all nine digits; None for 0, which means never."""
+    if not ns:
+        return None
+    seconds, rest = divmod(ns, 10**9)
+    return f"{_EPOCH + datetime.timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%S}.{rest:09}Z"
 
 
 def _field(message: Message, field: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from maglev.cli.jsonout import word
@@ -76,7 +76,12 @@ def member(style: Style, info: pb.PoolBackendInfo) -> str:
 
 def backend_table(style: Style) -> Table:
     """The table of ``show backends``."""
-    return Table(style, ("BACKEND", "ADDRESS", "STATE", "CHECK", "LAST", "RTT", "FOR", "DETAIL"), paint=("STATE",))
+    return Table(
+        style,
+        ("BACKEND", "ADDRESS", "STATE", "CHECK", "LAST", "RTT", "FOR", "DETAIL"),
+        paint=("STATE",),
+        shorten=("DETAIL",),
+    )
 
 
 def backend_rows(page: Iterable[pb.BackendInfo], now_ns: int) -> list[tuple[str, ...]]:
@@ -160,16 +165,21 @@ def transition(style: Style, info: pb.Transition) -> str:
     return f"{moment(info.at_ns)}  {word(pb.BackendState, info.from_state)} -> {style.paint(to, to)}{_why(info)}"
 
 
-def _why(info: pb.Transition | pb.BackendEvent) -> str:
-    """``  <code> (<detail>) by <who>: <reason>``, as far as there is anything to say."""
+def _why(info: pb.Transition | pb.BackendEvent, duration_ns: int = 0) -> str:
+    """``  <code> (<detail>) by <who> for <how long>: <reason>``, as far as there is anything to say."""
     code = word(pb.CheckCode, info.code)
     said = f"  {code}" if code else ""
     said += f" ({escape(info.detail)})" if info.detail else ""
-    return said + _who(info.by, info.reason)
+    return said + _who(info.by, info.reason, duration_ns)
 
 
-def _who(by: str, reason: str) -> str:
-    return (f" by {escape(by)}" if by else "") + (f": {escape(reason)}" if reason else "")
+def _who(by: str, reason: str, duration_ns: int = 0) -> str:
+    said = (f" by {escape(by)}" if by else "") + (f" for {duration(duration_ns)}" if duration_ns else "")
+    return said + (f": {escape(reason)}" if reason else "")
+
+
+def _cause(text: str) -> str:
+    return f": {escape(text)}" if text else ""
 
 
 def out_of_service(style: Style, infos: Sequence[pb.BackendInfo], more: int, now_ns: int) -> Iterator[str]:
@@ -207,7 +217,7 @@ def _override_words(info: pb.Override) -> str:
 
 def override_table(style: Style) -> Table:
     """The table of ``show overrides``."""
-    return Table(style, ("BACKEND", "OVERRIDE", "WHERE", "BY", "FOR", "LEFT", "REASON"))
+    return Table(style, ("BACKEND", "OVERRIDE", "WHERE", "BY", "FOR", "LEFT", "REASON"), shorten=("REASON",))
 
 
 def override_rows(page: Iterable[pb.Override], now_ns: int) -> list[tuple[str, ...]]:
@@ -301,44 +311,88 @@ def _check_params(info: pb.HealthCheckInfo) -> list[tuple[str, str]]:
 # -------------------------------------------------------------------------------------------------------- events
 
 
-def event(style: Style, told: pb.Event) -> str:
+def _clock(at_ns: int) -> str:
+    """The time of day, to the millisecond; who watches knows the day."""
+    return moment(at_ns).partition(" ")[2] or "-"
+
+
+def event(style: Style, told: pb.Event, when: Callable[[int], str] = _clock) -> str:
     """One event as a line: when, what it is about, what became of it, and why."""
-    match told.WhichOneof("event"):
-        case "backend":
-            backend_event = told.backend
-            to = word(pb.BackendState, backend_event.to_state)
-            line = f"{_clock(backend_event.at_ns)}  backend {escape(backend_event.name)}  "
-            if backend_event.from_state == backend_event.to_state:
-                line += f"is {style.paint(to, to)}"
-            else:
-                line += f"{word(pb.BackendState, backend_event.from_state)} -> {style.paint(to, to)}"
-            line += ", " + style.paint("drained", "drained") if backend_event.drained else ""
-            return line + _why(backend_event)
-        case "frontend":
-            frontend_event = told.frontend
-            to = word(pb.FrontendState, frontend_event.to_state)
-            line = f"{_clock(frontend_event.at_ns)}  frontend {escape(frontend_event.name)}  "
-            if frontend_event.from_state == frontend_event.to_state:
-                return line + f"is {style.paint(to, to)}"
-            return line + f"{word(pb.FrontendState, frontend_event.from_state)} -> {style.paint(to, to)}"
-        case "weight":
-            weight = told.weight
-            line = f"{_clock(weight.at_ns)}  frontend {escape(weight.frontend)}  pool {escape(weight.pool)}"
-            line += f" backend {escape(weight.backend)} weight {weight.old_weight} -> {weight.new_weight}"
-            line += " (the file's)" if weight.to_default else ""
-            line += ", flushed" if weight.flush else ""
-            return line + _who(weight.by, weight.reason)
-        case "drain":
-            drain = told.drain
-            words = style.paint("drained", "drained") if drain.drained else "no longer drained"
-            return f"{_clock(drain.at_ns)}  backend {escape(drain.name)}  {words}" + _who(drain.by, drain.reason)
-        case "config":
-            return f"{_clock(told.config.at_ns)}  a configuration took effect" + _who(told.config.by, "")
-        case "log":
-            log = told.log
-            level = word(pb.LogLevel, log.level)
-            return f"{_clock(log.at_ns)}  {style.paint(level, level)}  {escape(log.message)}"
-    return "an event that this version does not know"
+    kind = told.WhichOneof("event")
+    if kind is None:
+        return "an event that this version does not know"
+    return f"{when(getattr(told, kind).at_ns)}  {_EVENTS[kind](style, getattr(told, kind))}"
+
+
+def past_event(style: Style, told: pb.PastEvent) -> str:
+    """One line of ``show events``: with the day, as the events may be of several."""
+    return event(style, told.event, lambda at_ns: moment(at_ns) or "-")
+
+
+def no_events(total: int, forgotten: int) -> str:
+    """What ``show events`` says where it has nothing to show."""
+    if not total:
+        return "nothing has happened since the start of maglevd"
+    older = f", and has forgotten {forgotten} older ones" if forgotten else ""
+    return f"no such event: maglevd remembers {total}{older}"
+
+
+def _backend_event(style: Style, told: pb.BackendEvent) -> str:
+    to = word(pb.BackendState, told.to_state)
+    line = f"backend {escape(told.name)}  "
+    if told.from_state == told.to_state:
+        line += f"is {style.paint(to, to)}"
+    else:
+        line += f"{word(pb.BackendState, told.from_state)} -> {style.paint(to, to)}"
+    line += ", " + style.paint("drained", "drained") if told.drained else ""
+    return line + _why(told, told.duration_ns)
+
+
+def _frontend_event(style: Style, told: pb.FrontendEvent) -> str:
+    to = word(pb.FrontendState, told.to_state)
+    line = f"frontend {escape(told.name)}  "
+    if told.from_state == told.to_state:
+        return line + f"is {style.paint(to, to)}"
+    return line + f"{word(pb.FrontendState, told.from_state)} -> {style.paint(to, to)}" + _cause(told.cause)
+
+
+def _pool_event(style: Style, told: pb.PoolEvent) -> str:
+    pool = f"pool {escape(told.to_pool)}"
+    pool = style.paint(f"{pool}, a fallback", "warning") if told.fallback else pool
+    return f"frontend {escape(told.frontend)}  is served by {pool}" + _cause(told.cause)
+
+
+def _weight_event(style: Style, told: pb.WeightEvent) -> str:
+    line = f"frontend {escape(told.frontend)}  pool {escape(told.pool)}"
+    line += f" backend {escape(told.backend)} weight {told.old_weight} -> {told.new_weight}"
+    line += " (the file's)" if told.to_default else ""
+    line += ", flushed" if told.flush else ""
+    return line + _who(told.by, told.reason, told.duration_ns)
+
+
+def _drain_event(style: Style, told: pb.DrainEvent) -> str:
+    words = style.paint("drained", "drained") if told.drained else "no longer drained"
+    return f"backend {escape(told.name)}  {words}" + _who(told.by, told.reason, told.duration_ns)
+
+
+def _config_event(style: Style, told: pb.ConfigEvent) -> str:
+    return "a configuration took effect" + _who(told.by, "")
+
+
+def _log_event(style: Style, told: pb.LogEvent) -> str:
+    level = word(pb.LogLevel, told.level)
+    return f"{style.paint(level, level)}  {escape(told.message)}"
+
+
+_EVENTS: Mapping[str, Callable[[Style, Any], str]] = {
+    "backend": _backend_event,
+    "frontend": _frontend_event,
+    "pool": _pool_event,
+    "weight": _weight_event,
+    "drain": _drain_event,
+    "config": _config_event,
+    "log": _log_event,
+}
 
 
 class Told:
@@ -373,11 +427,6 @@ class Told:
             for what, counts in (("backends", self._backends), ("frontends", self._frontends))
             if counts
         )
-
-
-def _clock(at_ns: int) -> str:
-    """The time of day, to the millisecond; who watches knows the day."""
-    return moment(at_ns).partition(" ")[2] or "-"
 
 
 # -------------------------------------------------------------------------------------------------------- server

@@ -196,6 +196,10 @@ def cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+# What is left of a column that is shortened, at least.
+LEAST_COLUMNS = 8
+
+
 class Table:
     """Rows in aligned columns, printed while they come.
 
@@ -203,6 +207,9 @@ class Table:
     wider than that: where there is no room for all columns beside each other, the rest of a row stands below its
     beginning, and so do the headings. The headings come again when that changes between pages. In a pipe a row is a
     line.
+
+    Before any of that the columns that ``shorten`` names give way: what is too long in them ends with an ellipsis. The
+    whole text is in a pipe, in JSON, and where the command shows a single object.
 
     ``paint`` names the columns whose first word is also the name of its colour, ``right`` those of numbers.
     """
@@ -214,11 +221,13 @@ class Table:
         *,
         paint: Iterable[str] = (),
         right: Iterable[str] = (),
+        shorten: Iterable[str] = (),
         indent: int = 0,
     ) -> None:
         self._style = style
         self._headings = headings
-        painted, to_the_right = frozenset(paint), frozenset(right)
+        painted, to_the_right, short = frozenset(paint), frozenset(right), frozenset(shorten)
+        self._short = [at for at, heading in enumerate(headings) if heading in short]
         self._painted = [heading in painted for heading in headings]
         self._right = [heading in to_the_right for heading in headings]
         self._indent = indent
@@ -237,15 +246,35 @@ class Table:
         if not before or (columns and before != self._layout):
             yield from (self._style.paint(line, "bold") for line in self._row(self._headings))
         for row in cells:
+            if columns:
+                self._shorten(row)
             colours = [
                 cell.split()[0] if cell and painted else "" for cell, painted in zip(row, self._painted, strict=True)
             ]
             yield from self._row(row, colours)
 
+    def _shorten(self, row: list[str]) -> None:
+        """Cut the cells of a row that may be cut to the widths of their columns as they are arranged now."""
+        for line in self._layout:
+            for at, _, width in line:
+                if at in self._short:
+                    row[at] = cut(row[at], width)
+
+    def _narrowed(self, columns: int) -> list[int]:
+        """The widths of the columns, where those that may be shortened have given up what the terminal lacks."""
+        widths = list(self._widths)
+        over = self._indent + sum(widths) + 2 * (len(widths) - 1) - columns
+        for at in self._short:
+            least = min(widths[at], max(LEAST_COLUMNS, len(self._headings[at])))
+            given = max(0, min(over, widths[at] - least))
+            widths[at] -= given
+            over -= given
+        return widths
+
     def _arrange(self, columns: int) -> list[list[tuple[int, int, int]]]:
         layout: list[list[tuple[int, int, int]]] = []
         end = 0
-        for at, width in enumerate(self._widths):
+        for at, width in enumerate(self._narrowed(columns)):
             if layout and end + 2 + width <= columns:
                 start = end + 2
                 layout[-1].append((at, start, width))
@@ -254,6 +283,11 @@ class Table:
                 width = min(width, max(1, columns - start))
                 layout.append([(at, start, width)])
             end = start + width
+        for line in layout:
+            at, start, width = line[-1]
+            if at in self._short:
+                # Where the rest of a row stands below, there is room again.
+                line[-1] = (at, start, max(width, min(self._widths[at], columns - start)))
         return layout
 
     def _row(self, row: Sequence[str], colours: Sequence[str] = ()) -> Iterator[str]:

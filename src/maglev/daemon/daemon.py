@@ -213,6 +213,7 @@ class Daemon:
             tracer=parts.checker,
             loader=parts.config_file,
             logs=self._logs,
+            events=parts.events,
             dataplane=parts.vpp.dataplane if parts.vpp is not None else None,
             keep=parts.state_file.saved,
         )

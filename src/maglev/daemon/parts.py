@@ -21,6 +21,8 @@ from maglev.daemon.configfile import ConfigFile
 from maglev.daemon.options import Options
 from maglev.daemon.sdnotify import Notifier
 from maglev.daemon.statefile import StateFile
+from maglev.events.notices import is_notice
+from maglev.events.ring import EventRing
 from maglev.views.backends import Override
 from maglev.vpp.shown.dataplane import Dataplane
 from maglev.vpp.shown.stats import StatsPoller
@@ -51,6 +53,7 @@ class Parts:
     checker: Checker
     config_file: ConfigFile
     vpp: VppParts | None
+    events: EventRing
 
 
 def make_parts(
@@ -67,7 +70,10 @@ def make_parts(
     ``started_ns``: the start of the daemon by the monotonic clock, from which the warm-up counts.
     """
     bus = Bus()
-    control.tap(bus, asyncio.get_running_loop())
+    loop = asyncio.get_running_loop()
+    control.tap(bus, loop)
+    ring = EventRing(clock)
+    control.keep(is_notice, ring.notice, loop)
     state_file.load()
     engine = Engine(user_agent=user_agent())
 
@@ -81,7 +87,9 @@ def make_parts(
         # No dataplane will say which backends VPP already sends traffic to: none is presumed good.
         checker.settle(())
     config_file = ConfigFile(options.config, checker, notifier, clock, before=require_capabilities)
-    return Parts(notifier, bus, state_file, engine, checker, config_file, vpp)
+    # Behind the dataplane: remembering an event can wait until VPP's share of it is queued.
+    bus.listen(ring.take)
+    return Parts(notifier, bus, state_file, engine, checker, config_file, vpp, ring)
 
 
 def _vpp_parts(

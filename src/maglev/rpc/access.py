@@ -41,7 +41,7 @@ class Role(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A caller: ``unix``, ``tcp:ADDRESS`` or ``tls:COMMON NAME``, and its role."""
+    """A caller and its role: ``unix:LOGIN``, ``unix`` without a proved login, ``tcp:ADDRESS`` or ``tls:COMMON NAME``."""
 
     name: str
     role: Role
@@ -60,14 +60,15 @@ Identity = Mapping[str, Iterable[bytes]]
 """The peer's identity as gRPC gives it (``auth_context``): x509_subject and others, absent without a certificate."""
 
 
-def caller_of(peer: str, tcp_role: Role, identity: Identity | None = None) -> Caller:
+def caller_of(peer: str, tcp_role: Role, identity: Identity | None = None, login: str = "") -> Caller:
     """The caller of a gRPC peer: ``unix:...``, ``ipv4:192.0.2.1:4711`` or ``ipv6:%5B2001:db8::1%5D:4711``.
 
-    ``identity``: the peer's, proved in a TLS handshake. A peer of any kind but a Unix socket gets the role of TCP, so a
+    ``identity``: the peer's, proved in a TLS handshake. ``login``: the user on a Unix socket, proved by the kernel
+    (``maglev.rpc.logins``); empty: not known. A peer of any kind but a Unix socket gets the role of TCP, so a
     peer of an unknown kind never gets more. A certificate that names no role makes a viewer.
     """
     if is_local(peer):
-        return Caller("unix", Role.OPERATOR)
+        return Caller(f"unix:{login}" if login else "unix", Role.OPERATOR)
     subjects = [data.decode("utf-8", "replace") for data in (identity or {}).get("x509_subject", ())]
     if subjects:
         return _certified(subjects[0])

@@ -283,6 +283,8 @@ def event(item: events.Event) -> pb.Event:
             return pb.Event(backend=_backend_event(item))
         case events.FrontendEvent():
             return pb.Event(frontend=_frontend_event(item))
+        case events.PoolEvent():
+            return pb.Event(pool=_pool_event(item))
         case events.WeightEvent():
             return pb.Event(weight=_weight_event(item))
         case events.DrainEvent():
@@ -305,6 +307,7 @@ def _backend_event(item: events.BackendEvent) -> pb.BackendEvent:
         by=item.by,
         reason=item.reason,
         drained=item.drained,
+        duration_ns=item.duration_ns,
     )
 
 
@@ -314,6 +317,18 @@ def _frontend_event(item: events.FrontendEvent) -> pb.FrontendEvent:
         from_state=FRONTEND_STATES[item.from_state],
         to_state=FRONTEND_STATES[item.to_state],
         at_ns=item.at_ns,
+        cause=item.cause,
+    )
+
+
+def _pool_event(item: events.PoolEvent) -> pb.PoolEvent:
+    return pb.PoolEvent(
+        frontend=item.frontend,
+        from_pool=item.from_pool,
+        to_pool=item.to_pool,
+        fallback=item.fallback,
+        at_ns=item.at_ns,
+        cause=item.cause,
     )
 
 
@@ -329,6 +344,7 @@ def _weight_event(item: events.WeightEvent) -> pb.WeightEvent:
         at_ns=item.at_ns,
         by=item.by,
         reason=item.reason,
+        duration_ns=item.duration_ns,
     )
 
 
@@ -341,6 +357,7 @@ def _drain_event(item: events.DrainEvent) -> pb.DrainEvent:
         at_ns=item.at_ns,
         by=item.by,
         reason=item.reason,
+        duration_ns=item.duration_ns,
     )
 
 

@@ -6,9 +6,19 @@ from collections.abc import Callable, Iterable, Sequence
 
 import re2
 
-from maglev.base.errors import BadValue
-from maglev.base.events import BackendEvent, ConfigEvent, DrainEvent, Event, FrontendEvent, LogEvent, WeightEvent
+from maglev.base.errors import BadValue, UnknownName
+from maglev.base.events import (
+    BackendEvent,
+    ConfigEvent,
+    DrainEvent,
+    Event,
+    FrontendEvent,
+    LogEvent,
+    PoolEvent,
+    WeightEvent,
+)
 from maglev.base.logs import LEVELS
+from maglev.config.model import Config
 from maglev.pb import maglev_pb2 as pb
 from maglev.rpc import convert
 from maglev.rpc.services import PROBE_RECORD
@@ -37,6 +47,16 @@ def name_matcher(pattern: str) -> Callable[[str], bool]:
         why = b"".join(part for part in error.args if isinstance(part, bytes)).decode("utf-8", "replace")
         raise BadValue(f"{pattern!r} is no regular expression: {why or error}") from None
     return lambda name: compiled.search(name) is not None
+
+
+def require_names(config: Config, backends: Iterable[str], frontends: Iterable[str]) -> None:
+    """Raises ``UnknownName`` for the first name that is not configured."""
+    for name in backends:
+        if name not in config.backends:
+            raise UnknownName("backend", name, among=config.backends)
+    for name in frontends:
+        if name not in config.frontends:
+            raise UnknownName("frontend", name, among=config.frontends)
 
 
 class EventFilter:
@@ -68,7 +88,7 @@ class EventFilter:
         self._whole: frozenset[type[Event]] = frozenset()
         if not (self.backends or self.frontends):
             self._whole = frozenset(
-                (*((BackendEvent, DrainEvent) * self.backend), *((FrontendEvent, WeightEvent) * self.frontend))
+                (*((BackendEvent, DrainEvent) * self.backend), *((FrontendEvent, PoolEvent, WeightEvent) * self.frontend))
             )
 
     @property
@@ -119,6 +139,8 @@ class EventFilter:
                 return self.wants_backend(event.name) and event.name not in self._held_backends
             case FrontendEvent():
                 return self.wants_frontend(event.name) and event.name not in self._held_frontends
+            case PoolEvent():
+                return self.wants_frontend(event.frontend) and event.frontend not in self._held_frontends
             case WeightEvent():
                 return self.frontend and (self.wants_frontend(event.frontend) or event.backend in self.backends)
             case LogEvent():

@@ -18,9 +18,13 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from maglev.base import errors, logs
+from maglev.base.pace import in_slices
+from maglev.base.suggest import closest, did_you_mean
 from maglev.pb import maglev_pb2 as pb
-from maglev.rpc.access import OPERATOR_CALLS, SERVICE, Caller, Role, address_of, caller_of, is_local
+from maglev.rpc.access import OPERATOR_CALLS, SERVICE, Caller, address_of, is_local
+from maglev.rpc.callers import Callers
 from maglev.rpc.status import TooMany, TooSlow, origin, status_of, words
+from maglev.schema.durations import format_duration
 
 log = logs.get(__name__)
 
@@ -36,13 +40,18 @@ FAREWELL_SECONDS = 0.2
 read, so it usually arrives when it reads on."""
 
 
+MAX_ASKED = 255
+"""Characters of a request's value in the log: names have 63, a reason has 255."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One call: its method (``/maglev.Maglev/PauseBackend``), and who makes it from where."""
+    """One call: its method (``/maglev.Maglev/PauseBackend``), who makes it from where, and the request."""
 
     method: str
     caller: Caller
     peer: str
+    request: Any
 
     @property
     def name(self) -> str:
@@ -57,14 +66,15 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     were dropped because they did not read, ``crowded`` counts calls that were refused because of ``MAX_CALLS``.
     """
 
-    def __init__(self, tcp_role: Role, patience_seconds: float) -> None:
-        self._tcp_role = tcp_role
+    def __init__(self, callers: Callers, patience_seconds: float) -> None:
+        self._callers = callers
         self._patience = patience_seconds
         self.slow = 0
         self.crowded = 0
         # Open calls by listener: True for the Unix socket, False for TCP.
         self._open: dict[bool, int] = {True: 0, False: 0}
         self.calls: dict[tuple[str, str], int] = {}
+        self._suggesting = False
         # Set when the server ends. Streams of other services (health, reflection) do not end by themselves.
         self.closing = asyncio.Event()
 
@@ -143,7 +153,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                 _refuse_garbage(request)
                 return await inner(request, context)
 
-            return await self._guarded(method, context, run)
+            return await self._guarded(method, context, request, run)
 
         return call
 
@@ -158,7 +168,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                     async for message in stream:
                         await self._write(context, message)
 
-            await self._guarded(method, context, run)
+            await self._guarded(method, context, request, run)
 
         return call
 
@@ -168,7 +178,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
                 await context.write(message)
         except TimeoutError:
             self.slow += 1
-            name = caller_of(context.peer(), self._tcp_role, context.auth_context()).name
+            name = self._callers.of(context).name
             log.warning("api-reader-dropped", f"{name} does not read what it watches", by=name)
             raise TooSlow(f"nothing was read for {self._patience:.0f} s") from None
 
@@ -185,10 +195,10 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         finally:
             self._open[local] -= 1
 
-    async def _guarded(self, method: str, context: Context, run: Callable[[], Awaitable[Any]]) -> Any:
+    async def _guarded(self, method: str, context: Context, request: Any, run: Callable[[], Awaitable[Any]]) -> Any:
         """Run a call: every way in which it can end is counted, logged if it is a change, and has a status."""
         peer = context.peer()
-        call = _Call(method, caller_of(peer, self._tcp_role, context.auth_context()), peer)
+        call = _Call(method, self._callers.of(context), peer, request)
         if not call.caller.may(method):
             self._ended(call, grpc.StatusCode.PERMISSION_DENIED)
             why = f"{call.name} is for operators, and {call.caller.name} is {call.caller.role.value}"
@@ -218,6 +228,8 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     async def _refuse(self, call: _Call, context: Context, error: errors.MaglevError) -> None:
         """End a call with the status of ``error``."""
         code, text = status_of(error), words(error)
+        if isinstance(error, errors.UnknownName):
+            text += await self._suggestion(error)
         self._ended(call, code, text)
         if not isinstance(error, TooSlow):
             await context.abort(code, text, origin(error))
@@ -225,18 +237,30 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             async with asyncio.timeout(FAREWELL_SECONDS):
                 await context.abort(code, text)
 
+    async def _suggestion(self, error: errors.UnknownName) -> str:
+        """``; did you mean ...?`` for an unknown name. One at a time: the calls of a flood go without."""
+        if self._suggesting:
+            return ""
+        self._suggesting = True
+        try:
+            return did_you_mean(await in_slices(closest(error.name, error.among)))
+        finally:
+            self._suggesting = False
+
     def _ended(self, call: _Call, code: grpc.StatusCode, problem: str = "") -> None:
         """Count a call, and log it if it is one that changes something."""
         self._count(call.name, code)
         if call.method in OPERATOR_CALLS:
+            asked = _asked(call.request)
             log.info(
                 "api-change",
-                f"{call.caller.name} called {call.name}",
+                f"{call.caller.name} called {call.name}" + "".join(f" {key}={value}" for key, value in asked.items()),
                 call=call.name,
                 by=call.caller.name,
                 address=address_of(call.peer),
                 status=code.name,
                 problem=problem,
+                **asked,
             )
 
     def _count(self, name: str, code: grpc.StatusCode) -> None:
@@ -253,6 +277,20 @@ async def _drive(inner: Any, request: Any, context: Context) -> None:
     async with aclosing(stream) as messages:
         async for message in messages:
             await context.write(message)
+
+
+def _asked(request: Any) -> dict[str, str]:
+    """What a request for a change asks for, as fields of its log record; a default stays away."""
+    asked: dict[str, str] = {}
+    for field, value in request.ListFields() if request is not None else ():
+        if field.name == "duration_ns":
+            asked["duration"] = format_duration(value)
+        else:
+            # Requests that name a single backend call it ``name``.
+            text = str(value)
+            key = "backend" if field.name == "name" else field.name
+            asked[key] = text if len(text) <= MAX_ASKED else text[:MAX_ASKED] + "..."
+    return asked
 
 
 def _lenient(deserializer: Any) -> Any:

@@ -20,8 +20,10 @@ from grpc_reflection.v1alpha import reflection
 from maglev.base import background, logs
 from maglev.pb import maglev_pb2_grpc as pb_grpc
 from maglev.rpc.access import SERVICE, Role
+from maglev.rpc.callers import Callers
 from maglev.rpc.gate import MAX_CALLS, Gate
 from maglev.rpc.listeners import CannotListen, prepare_socket, tcp_target, why_not
+from maglev.rpc.logins import Logins
 from maglev.rpc.service import MaglevService
 from maglev.rpc.services import Services
 from maglev.rpc.tls import Certificates, TlsFiles, Unusable
@@ -96,9 +98,11 @@ class RpcServer:
 
     def __init__(self, services: Services, options: ServerOptions) -> None:
         self._options = options
-        self._gate = Gate(options.tcp_role, options.patience_seconds)
+        self._logins = Logins()
+        callers = Callers(options.tcp_role, self._logins)
+        self._gate = Gate(callers, options.patience_seconds)
         self.watchers = Watchers(services, most=options.watchers)
-        self._service = MaglevService(services, tcp_role=options.tcp_role, watchers=self.watchers)
+        self._service = MaglevService(services, callers=callers, watchers=self.watchers)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._servers: list[grpc.aio.Server] = []
         # None: TCP is not encrypted.
@@ -124,6 +128,8 @@ class RpcServer:
             self._listen()
             for server in self._servers:
                 await server.start()
+            if self._options.unix_socket is not None:
+                await self._logins.start(self._options.unix_socket)
         except BaseException:
             await asyncio.gather(*(server.stop(None) for server in self._servers))
             self._servers.clear()
@@ -211,3 +217,4 @@ class RpcServer:
         self.watchers.close()
         self._gate.closing.set()
         await asyncio.gather(*(server.stop(seconds) for server in servers), self._service.settle(seconds))
+        await self._logins.stop()

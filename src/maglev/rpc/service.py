@@ -22,9 +22,11 @@ from maglev.config.model import Config, Frontend
 from maglev.judgement.weights import FrontendWeights, MemberWeight, applied_weight
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb import maglev_pb2_grpc as pb_grpc
-from maglev.rpc import convert, paging
-from maglev.rpc.access import Caller, Role, caller_of, is_local
+from maglev.rpc import convert, history, paging
+from maglev.rpc.access import Caller, Role, is_local
+from maglev.rpc.callers import Callers
 from maglev.rpc.filters import name_matcher
+from maglev.rpc.logins import Logins
 from maglev.rpc.readings import Readings
 from maglev.rpc.services import DataplaneApi, Services, Verb
 from maglev.rpc.turns import Changes, Shared, Turnstile, bounded
@@ -44,10 +46,12 @@ _ROLES = {Role.VIEWER: pb.ROLE_VIEWER, Role.OPERATOR: pb.ROLE_OPERATOR}
 class MaglevService(pb_grpc.MaglevServicer):
     """The service ``Maglev`` over ``Services``."""
 
-    def __init__(self, services: Services, *, tcp_role: Role = Role.VIEWER, watchers: Watchers | None = None) -> None:
+    def __init__(
+        self, services: Services, *, callers: Callers | None = None, watchers: Watchers | None = None
+    ) -> None:
         self._services = services
         self._checker = services.checker
-        self._tcp_role = tcp_role
+        self._callers = callers if callers is not None else Callers(Role.VIEWER, Logins())
         self.watchers = watchers if watchers is not None else Watchers(services)
         self._orders = paging.Orders()
         # Apart from reloads: callers that only look must not delay an operator's reload.
@@ -132,6 +136,7 @@ class MaglevService(pb_grpc.MaglevServicer):
                 status,
                 with_transitions=not request.omit_transitions,
                 overrides=self._checker.overrides_of(name),
+                frontends=() if request.omit_frontends else self._checker.frontends_of(name),
             )
             left -= 1
         return answer
@@ -295,6 +300,10 @@ class MaglevService(pb_grpc.MaglevServicer):
     def WatchEvents(self, request: pb.WatchEventsRequest, context: Context) -> AsyncIterator[Any]:
         """Events as they happen. The messages are encoded already; the server's gate sends them as they are."""
         return self.watchers.watch(request, local=is_local(context.peer()))
+
+    async def ListEvents(self, request: pb.ListEventsRequest, context: Context) -> pb.ListEventsResponse:
+        """What happened lately, newest first, page by page."""
+        return await history.page(self._services.events, self._checker.config(), request)
 
     # --------------------------------------------------------------------------------------------- configuration
 
@@ -463,7 +472,7 @@ class MaglevService(pb_grpc.MaglevServicer):
     # --------------------------------------------------------------------------------------------------- helpers
 
     def _caller(self, context: Context) -> Caller:
-        return caller_of(context.peer(), self._tcp_role, context.auth_context())
+        return self._callers.of(context)
 
     def _order(self, of: Literal["frontends", "backends", "healthchecks"]) -> paging.Order:
         return self._orders.of(self._checker.config(), of)
@@ -479,7 +488,7 @@ def _named(kind: str, among: Mapping[str, T], name: str) -> T:
     try:
         return among[name]
     except KeyError:
-        raise errors.UnknownName(kind, name) from None
+        raise errors.UnknownName(kind, name, among=among) from None
 
 
 def _override_key(override: Override) -> str:
@@ -490,4 +499,5 @@ def _member(weights: FrontendWeights, pool: str, backend: str) -> MemberWeight:
     for member in weights.members:
         if member.pool == pool and member.backend == backend:
             return member
-    raise errors.UnknownName("pool member", backend)
+    among = [member.backend for member in weights.members if member.pool == pool]
+    raise errors.UnknownName("pool member", backend, among=among)

@@ -20,6 +20,7 @@ from maglev.base.states import FrontendState, State
 from maglev.config.diff import ConfigChange
 from maglev.config.load import CheckResult, LoadResult
 from maglev.config.model import Config
+from maglev.events.ring import PastEvent
 from maglev.judgement.weights import FrontendWeights
 from maglev.views.backends import BackendStatus, Change, Override, WeightChange
 from maglev.views.dataplane import ConnectionInfo, DataplaneInfo, LbState, TrafficReport, WarmupInfo
@@ -206,6 +207,26 @@ class LoaderApi(Protocol):
 # ------------------------------------------------------------------------------------------------------ the whole
 
 
+class EventsApi(Protocol):
+    """The events that the daemon remembers (``maglev.events.ring.EventRing``)."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def newest(self) -> int:
+        """The number of the newest event; 0 before the first."""
+        ...
+
+    @property
+    def forgotten(self) -> int:
+        """Events since the start that are remembered no longer."""
+        ...
+
+    def get(self, number: int) -> PastEvent | None:
+        """The event of that number; None for one that was forgotten or has not happened."""
+        ...
+
+
 class LogControlApi(Protocol):
     """The daemon's logging, as far as watchers touch it (``maglev.base.logs.LogControl``)."""
 
@@ -238,5 +259,6 @@ class Services:
     tracer: Tracer
     loader: LoaderApi
     logs: LogControlApi
+    events: EventsApi
     dataplane: DataplaneApi | None = None
     keep: Callable[[], Awaitable[None]] | None = None

@@ -19,10 +19,9 @@ from maglev.base.errors import UnknownName
 from maglev.base.events import BackendEvent, Bus, Event, FrontendEvent, Subscription
 from maglev.base.pace import Pace
 from maglev.base.states import Code
-from maglev.config.model import Config
 from maglev.pb import maglev_pb2 as pb
 from maglev.rpc import convert
-from maglev.rpc.filters import EventFilter
+from maglev.rpc.filters import EventFilter, require_names
 from maglev.rpc.services import CheckerApi, Services
 from maglev.rpc.status import GoingAway, TooMany
 
@@ -99,7 +98,7 @@ class Watchers:
         """
         wants = EventFilter(request)
         config = self._checker.config()
-        _require_names(wants, config)
+        require_names(config, wants.backends, wants.frontends)
         self._require_room(local)
         with ExitStack() as stack:
             if not request.omit_state:
@@ -197,15 +196,6 @@ class Watchers:
                 reason=last.reason if last else "",
             )
         )
-
-
-def _require_names(wants: EventFilter, config: Config) -> None:
-    for name in wants.backends:
-        if name not in config.backends:
-            raise UnknownName("backend", name)
-    for name in wants.frontends:
-        if name not in config.frontends:
-            raise UnknownName("frontend", name)
 
 
 def _encoded(event: Event) -> bytes:

@@ -5,8 +5,10 @@
 - ``record``: a record on its way, its levels, and the sinks of this process
 - ``logger``: what the rest of the daemon calls
 - ``lines``: records as lines of text or JSON
+- ``journal``: priorities for the systemd journal
 - ``writer``: the thread that makes and writes those lines
 - ``tap``: records as events on the bus, for ``WatchEvents``
+- ``keeper``: some records for one reader, whatever the level
 - ``control``: which sinks are in place, and at which level
 
 Threads

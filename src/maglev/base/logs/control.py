@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import IO
 
-from maglev.base.events import Bus
+from maglev.base.events import Bus, LogEvent
+from maglev.base.logs.journal import is_journal, prefixed
+from maglev.base.logs.keeper import Keeper
 from maglev.base.logs.lines import json_line, text_line
 from maglev.base.logs.record import OFF, ROOT, Sink, level_name, parse_level, sinks
 from maglev.base.logs.tap import Tap
@@ -34,6 +37,7 @@ class LogControl:
         self._lost = 0
         self._others: OtherLibraries | None = None
         self._tap: Tap | None = None
+        self._keeper: Keeper | None = None
         self._watchers: list[int] = []
 
     @property
@@ -53,7 +57,10 @@ class LogControl:
 
     def start(self, *, bound: int = BOUND) -> None:
         """Write records of this process to the stream; at most ``bound`` lines wait for a slow reader."""
-        self._writer = Writer(self._stream, bound, json_line if self._form == "json" else text_line, self._level)
+        line_of = json_line if self._form == "json" else text_line
+        if is_journal(self._stream, os.environ):
+            line_of = prefixed(line_of)
+        self._writer = Writer(self._stream, bound, line_of, self._level)
         self._others = OtherLibraries(self._writer)
         logging.getLogger().addHandler(self._others)
         self._apply()
@@ -61,6 +68,16 @@ class LogControl:
     def tap(self, bus: Bus, loop: asyncio.AbstractEventLoop) -> None:
         """Publish records on the bus too, while there is a watcher. To be called on the loop's thread."""
         self._tap = Tap(bus, loop)
+        self._apply()
+
+    def keep(
+        self, wants: Callable[[str], bool], keep: Callable[[LogEvent], None], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        """Give ``keep`` the records at info and above whose event name ``wants`` picks, from now to the end.
+
+        To be called on the loop's thread, on which ``keep`` is called; ``keep`` must not log.
+        """
+        self._keeper = Keeper(wants, keep, loop)
         self._apply()
 
     def watch(self, level: str) -> Callable[[], None]:
@@ -84,7 +101,7 @@ class LogControl:
 
     def end(self, seconds: float = 0.5) -> None:
         """Write what waits, for at most ``seconds``, and take the sinks away."""
-        writer, self._writer, self._tap = self._writer, None, None
+        writer, self._writer, self._tap, self._keeper = self._writer, None, None, None
         self._apply()
         if self._others is not None:
             logging.getLogger().removeHandler(self._others)
@@ -102,6 +119,8 @@ class LogControl:
             self._tap.level = min(self._watchers, default=OFF)
             if self._watchers:
                 current.append(self._tap)
+        if self._keeper is not None:
+            current.append(self._keeper)
         sinks.replace(current)
         # The level of Python's root of our loggers is what ``EventLogger`` asks first: it drops what no sink wants.
         logging.getLogger(ROOT).setLevel(min((sink.level for sink in current), default=self._level))

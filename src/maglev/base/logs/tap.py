@@ -10,6 +10,20 @@ from maglev.base.events import Bus, LogEvent
 from maglev.base.logs.record import OFF, Entry, level_name
 
 
+def log_event(entry: Entry) -> LogEvent:
+    """A record as an event. Raises whatever making its words raises."""
+    fields = {key: str(value) for key, value in entry.fields.items()}
+    if entry.trace:
+        fields["traceback"] = entry.trace
+    return LogEvent(
+        level=level_name(entry.level),
+        event=entry.event,
+        message=str(entry.message),
+        at_ns=int(entry.created * 1e9),
+        fields=fields,
+    )
+
+
 class Tap:
     """A sink that publishes on the bus. To be made on the event loop's thread; only that thread publishes."""
 
@@ -27,21 +41,11 @@ class Tap:
             # A listener that logs about a log record would never come to an end.
             return
         try:
-            message = str(entry.message)
-            fields = {key: str(value) for key, value in entry.fields.items()}
+            event = log_event(entry)
         except Exception:
             # A record without words must not end the task that logged it.
             self._bus.failures += 1
             return
-        if entry.trace:
-            fields["traceback"] = entry.trace
-        event = LogEvent(
-            level=level_name(entry.level),
-            event=entry.event,
-            message=message,
-            at_ns=int(entry.created * 1e9),
-            fields=fields,
-        )
         if own:
             self._publish(event)
             return
