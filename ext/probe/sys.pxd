@@ -216,6 +216,7 @@ cdef extern from "sys/socket.h" nogil:
         SO_TIMESTAMPNS
         MSG_CONFIRM
         MSG_DONTWAIT
+        MSG_ERRQUEUE
         MSG_NOSIGNAL
     int socket(int, int, int)
     int bind(int, const sockaddr*, socklen_t)
