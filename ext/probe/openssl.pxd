@@ -90,6 +90,7 @@ cdef extern from "openssl/ssl.h" nogil:
     int SSL_version(const SSL*)
     int SSL_do_handshake(SSL*)
     int SSL_read(SSL*, void*, int)
+    int SSL_has_pending(const SSL*)
     int SSL_write(SSL*, const void*, int)
     int SSL_shutdown(SSL*)
     int SSL_get_error(const SSL*, int)

@@ -15,7 +15,9 @@ cdef enum:
     TLS_MAX_CHAIN = 65536           # bytes of certificates that a server may send
     TLS_MAX_DEPTH = 10              # intermediate certificates
     TLS_MAX_OUT = 65536             # bytes that wait to be sent
-    TLS_MAX_IN = 1 << 20            # bytes of one connection: far more than a body that is searched
+    TLS_MAX_IN = 1 << 20            # bytes of one connection: far more than a body that is searched ...
+    TLS_WRAPPING = 128              # ... and more for each byte of content, since a record may hold a single one, ...
+    TLS_MOST_IN = 12 << 20          # ... up to what the longest head and body take in records of one byte
     TLS_SESSION_MAX = 4096          # bytes of a session that are worth keeping
     TLS_SESSIONS_MAX = 64 << 20     # bytes of all sessions
     TLS_SESSION_LIFE = 60           # seconds after which a certificate is looked at again
@@ -113,6 +115,7 @@ cdef struct TlsSocket:
     int64_t arrived                 # monotonic: kernel time of the last bytes that were read
     int64_t first                   # kernel time of this step's first bytes, 0 = none
     uint32_t received
+    uint32_t allowed                # what may be received: TLS_MAX_IN, and more with each byte of content
     uint8_t* out                    # written by OpenSSL and not sent yet
     uint32_t out_bytes
     uint32_t out_space
@@ -162,7 +165,10 @@ cdef struct Tls:
     bint expect_out                 # there also for EPOLLOUT: not all was sent
     bint heard                      # something came after our side had finished
     bint head_seen                  # data came through the encryption
+    bint more                       # in the worker's list of those that OpenSSL holds data of
+    Tls* next                       # in that list
     int64_t began                   # monotonic: this step
+    int64_t paused                  # monotonic: when the last step ended before all data was read
 
 cdef struct TlsMessage:
     Tls* tls
@@ -179,6 +185,8 @@ cdef struct TlsWorker:
     int epoll
     Ring inbox                      # TlsMessage, from the engine
     Ring outbox                     # TlsMessage, to the engine
+    Tls* more_head                  # connections with data in OpenSSL, which epoll knows nothing of; by Tls.next
+    Tls* more_tail
     bint answered                   # something is in `outbox` that the engine was not woken for
     bint unwoken                    # the engine's: something is in `inbox` that the thread was not woken for
     epoll_event events[TLS_EVENTS]
