@@ -202,8 +202,9 @@ class Engine:
         handshakes under way to end, for a source port that was not used for a minute), ``enobufs``, ``local_errors``,
         ``repeated``, ``rx_drops``, ``stalls`` (of over 10 ms), ``clock_steps`` (the wall clock was set); probes that
         did not leave this host, by reason: ``unprobed_buffer``, ``unprobed_route``, ``unprobed_link``,
-        ``unprobed_firewall``, ``unprobed_neighbours``, ``unprobed_queue``; packets that were not believed ``foreign``, ``forged``, ``duplicate``, ``late_replies``, ``malformed``; ``icmp_errors``
-        taken as verdicts; handshakes ``tls_full``, ``tls_resumed``; ``transitions``, ``transitions_deferred``,
+        ``unprobed_firewall``, ``unprobed_neighbours``, ``unprobed_queue``; packets that were not believed
+        ``foreign``, ``forged``, ``duplicate``, ``late_replies``, ``malformed``; ``icmp_errors`` taken as verdicts;
+        handshakes ``tls_full``, ``tls_resumed``; ``transitions``, ``transitions_deferred``,
         ``results_dropped``; ``wakeups``, ``ticks``.
         """
 

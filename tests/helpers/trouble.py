@@ -108,7 +108,7 @@ def no_carrier(nets: Pair) -> Iterator[None]:
 def firewall(namespace: str, rule: str, hook: str = "output", policy: str = "accept") -> Iterator[None]:
     """An nftables rule at one of the ``inet`` hooks."""
     run("ip", "netns", "exec", namespace, "nft", "-f", "-", text=(
-        f"table inet trouble {{ chain one {{ type filter hook {hook} priority 0; policy {policy}; {rule}; }} }}\n"
+        f"table inet trouble {{\n chain one {{\n type filter hook {hook} priority 0; policy {policy};\n {rule}\n }}\n}}\n"
     ))  # fmt: skip
     try:
         yield
