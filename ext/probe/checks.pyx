@@ -318,6 +318,7 @@ cdef class OriginEntry:
     cdef tuple key
     cdef uint32_t number
     cdef uint32_t targets
+    cdef uint32_t vantage       # shared by all origins of one namespace, family and source
 
 
 cdef class Origins:
@@ -383,6 +384,15 @@ cdef class Origins:
         self.by_key[key] = self.by_number[entry.number] = entry
         return entry
 
+    cdef uint32_t vantage(self, object netns, bint v6, object source):
+        """The number that origins of one namespace, family and source address share; a free one for the first."""
+        cdef OriginEntry known
+        for key, known in self.by_key.items():
+            if key[:3] == (netns, v6, source):
+                return known.vantage
+        taken = {known.vantage for known in self.by_key.values()}
+        return min(set(range(len(taken) + 1)) - taken)
+
     cdef int fill(self, Origin* origin, OriginEntry entry) except -1:
         cdef bytes packed
         netns, v6, source, kind, whole, ports = entry.key
@@ -392,7 +402,8 @@ cdef class Origins:
         origin.whole = whole
         origin.want_tcp = kind == PROBE_SYN
         origin.ports.wanted = ports
-        origin.icmp.fd = origin.tcp.fd = origin.resolver = -1
+        origin.icmp.fd = origin.tcp.fd = origin.resolver = origin.netlink = origin.aside[0] = origin.aside[1] = -1
+        origin.vantage = entry.vantage = self.vantage(netns, v6, source)
         origin.failure.retry_delay = 250 * MS
         packed = os.urandom(8)
         memcpy(&origin.magic, <const char*>packed, 8)

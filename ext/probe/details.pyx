@@ -60,6 +60,16 @@ _BLOCKS = {
     BLOCK_CLOCK: "cannot judge certificates by this clock",
 }
 
+# Why a probe did not leave this host, in words that an operator can act on. The errno follows where it says more.
+_UNSENT = {
+    BLOCK_BUFFER: "no buffer",
+    BLOCK_ROUTE: "no route",
+    BLOCK_LINK: "link down",
+    BLOCK_FIREWALL: "firewall",
+    BLOCK_NEIGHBOURS: "neighbour table full (net.{family}.neigh.default.gc_thresh3)",
+    BLOCK_QUEUE: "own queue dropped it",
+}
+
 
 _TLS = {
     TLS_FAULT_CLOSED: "closed within the handshake",
@@ -142,10 +152,14 @@ def render_detail(int kind, unsigned int value, name=None):
     return ""
 
 
-def render_blocked(int kind, int error, netns=None, ca_file=None):
+def render_blocked(int kind, int error, netns=None, ca_file=None, bint v6=False):
     """Why a target cannot be probed: the errno's name, what failed, and what helps where that is known."""
     if kind == BLOCK_NONE:
         return ""
+    if kind in _UNSENT:
+        reason = _UNSENT[kind].format(family="ipv6" if v6 else "ipv4")
+        text = f"not probed: {reason}"
+        return f"{text}: {errnos.errorcode.get(error, str(error))}" if error else text
     text = f"{errnos.errorcode.get(error, str(error))}: {_BLOCKS.get(kind, 'cannot probe')}"
     if kind == BLOCK_NETNS and netns:
         text += f" {netns!r}"

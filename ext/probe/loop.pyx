@@ -84,6 +84,7 @@ cdef void visit(State* e, uint32_t index) noexcept nogil:
 
 cdef void tick(State* e) noexcept nogil:
     cdef uint32_t count, i
+    cdef int lane
     cdef Origin* origin
     cdef uint64_t one = 1
     e.stats.counters[STAT_TICKS] += 1
@@ -122,10 +123,9 @@ cdef void tick(State* e) noexcept nogil:
     for i in range(e.origins.top):
         origin = e.origins.table[i]
         if origin is not NULL:
-            if origin.batch_count[0]:
-                raw_flush(e, origin, 0)
-            if origin.batch_count[1]:
-                raw_flush(e, origin, 1)
+            for lane in range(LANES):
+                if origin.batch_count[lane]:
+                    raw_flush(e, origin, lane)
     if e.waiting.count:
         fifo_walk(e)
     if e.tls.count:

@@ -108,6 +108,10 @@ cdef void origin_close(State* e, Origin* origin) noexcept nogil:
     close_fd(&origin.icmp.fd)
     close_fd(&origin.tcp.fd)
     close_fd(&origin.resolver)
+    close_fd(&origin.netlink)
+    close_fd(&origin.aside[0])
+    close_fd(&origin.aside[1])
+    origin.interface_count = 0
     release_ports(origin)
     e.streams.open_sockets -= origin.ports.granted
     origin.ports.granted = 0
