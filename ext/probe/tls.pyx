@@ -177,6 +177,12 @@ cdef int tls_bio_read(BIO* bio, char* data, int length) noexcept nogil:
     tls.io.arrived = at
     if tls.io.first == 0:
         tls.io.first = at
+    if tls.io.received < sizeof(tls.io.start):
+        memcpy(
+            tls.io.start + tls.io.received,
+            data,
+            min(<size_t>got, sizeof(tls.io.start) - tls.io.received),
+        )
     tls.io.received += <uint32_t>got
     return <int>got
 
@@ -349,6 +355,7 @@ cdef void tls_refused(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
     cdef unsigned long error = ERR_get_error()
     cdef int reason = ERR_GET_REASON(error)
     cdef int code = CODE_L7RSP if tls.head_seen else CODE_L6RSP
+    cdef int plain
     cdef long verdict
     tls_flush(tls)
     if error == 0:
@@ -374,6 +381,9 @@ cdef void tls_refused(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
             tls_end(w, tls, TLS_FAILED, code, DETAIL_TLS_VERIFY, <uint32_t>verdict)
     elif reason >= SSL_AD_REASON_OFFSET:
         tls_end(w, tls, TLS_FAILED, code, DETAIL_TLS_ALERT, <uint32_t>(reason - SSL_AD_REASON_OFFSET))
+    elif reason == SSL_R_WRONG_VERSION_NUMBER and memcmp(tls.io.start, b"HTTP/", sizeof(tls.io.start)) == 0:
+        plain = TLS_FAULT_PLAIN_HTTP if tls.task.context.http else TLS_FAULT_PLAIN
+        tls_end(w, tls, TLS_FAILED, code, DETAIL_TLS_FAULT, plain)
     else:
         tls_end(w, tls, TLS_FAILED, code, DETAIL_TLS_ERROR, <uint32_t>error)
 
@@ -447,6 +457,7 @@ cdef bint tls_finished(TlsWorker* w, Tls* tls) noexcept nogil:
 cdef bint tls_work(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
     cdef int result, error
     cdef int turn = 0
+    cdef size_t taken
     tls.io.dry = False
     while True:
         ERR_clear_error()
@@ -472,7 +483,8 @@ cdef bint tls_work(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
                 if tls.state == TLS_ACCEPTING:
                     tls.heard = True
                 else:
-                    http_feed(tls.task.http, w.scratch, result)
+                    taken = http_feed(tls.task.http, w.scratch, result)
+                    http_skip(tls.task.http, w.scratch + taken, result - taken)
                     if tls.task.http.state >= HTTP_COMPLETE:
                         tls_end(w, tls, TLS_RESPONSE)
                         return False
@@ -540,10 +552,27 @@ cdef void tls_step(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
             tls_end(w, tls, TLS_LOCAL, 0, BLOCK_TLS, errno)
 
 
+# The engine wants to have the unfinished body searched.
+cdef void tls_copy_part(Tls* tls) noexcept nogil:
+    cdef Http* http = tls.task.http
+    tls.part = NULL
+    if tls.state != TLS_READING or http.state >= HTTP_COMPLETE or http.body_bytes == http.searched:
+        return
+    tls.part = http_copy(http)
+    tls.part_bytes = http.body_bytes
+    tls.part_status = http.status
+    tls.part_at = tls.io.arrived
+    http.searched = http.body_bytes
+
+
 cdef void worker_apply(TlsPool* pool, TlsWorker* w, Tls* tls, int what) noexcept nogil:
     cdef int64_t until
     if what == TLS_START:
         tls_step(pool, w, tls)
+        return
+    if what == TLS_PEEK:
+        tls_copy_part(tls)
+        worker_answer(w, tls, TLS_PEEKED)
         return
     if tls.state != TLS_OVER:
         if what == TLS_DROP:
