@@ -4,5 +4,5 @@
 statuses in ``exits``. It imports ``daemon`` only when a daemon is to run: ``--check`` answers without it. ``parts``
 (makes and connects everything), ``tasks`` (recurring tasks), ``figures`` (the daemon's metrics), ``configfile``
 (reloads), ``statefile`` (the memory over a restart), ``supervise`` (tasks that do not die silently), ``sdnotify``,
-``receivequeue``, ``capabilities``, ``process``.
+``receivequeue``, ``descriptors``, ``capabilities``, ``process``.
 """
