@@ -39,7 +39,10 @@ def prepare_socket(path: Path) -> None:
         raise CannotListen(f"{path} is in the way and is no socket")
     if _answers(path):
         raise CannotListen(f"{path}: another process answers there")
-    path.unlink(missing_ok=True)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise CannotListen(f"{path}: the socket of an earlier process cannot be removed: {error.strerror}") from error
 
 
 def _prepare_directory(path: Path) -> None:
@@ -48,12 +51,17 @@ def _prepare_directory(path: Path) -> None:
         directory.mkdir(parents=True, mode=0o750)
         # The umask may have removed more from mkdir's mode than intended.
         directory.chmod(0o750)
+
+
+def warn_of_directory(path: Path) -> None:
+    """Warn of a socket that other users can replace by one of their own. To be called once it is listened on."""
+    directory = path.parent
     mode = directory.stat().st_mode
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         log.warning(
             "api-exposed",
-            f"anybody may write to {directory}: he can put a socket of his own in the place of {path.name}, and "
-            "operators would tell him what they do",
+            f"every user may write to {directory} and can replace {path.name} by another socket, which operators "
+            "would then send their calls to",
             address=str(path),
         )
 
@@ -61,13 +69,16 @@ def _prepare_directory(path: Path) -> None:
 def _answers(path: Path) -> bool:
     """Whether a process listens on a socket. Raises ``CannotListen`` where that remains unknown."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
+        # Connecting to a Unix socket is decided at once, or EAGAIN: the backlog of a listener is full.
+        probe.setblocking(False)
         try:
             probe.connect(os.fspath(path))
         except (ConnectionRefusedError, FileNotFoundError):
             return False
+        except BlockingIOError:
+            return True
         except OSError as error:
-            # A time-out with a full backlog, or no permission: a process may well listen there.
+            # No permission, or another type of socket: a process may well listen there.
             raise CannotListen(f"{path}: {error.strerror or error}") from error
     return True
 

@@ -21,13 +21,17 @@ from maglev.base import background, logs
 from maglev.pb import maglev_pb2_grpc as pb_grpc
 from maglev.rpc.access import SERVICE, Role
 from maglev.rpc.gate import MAX_CALLS, Gate
-from maglev.rpc.listeners import CannotListen, prepare_socket, tcp_target, why_not
+from maglev.rpc.listeners import CannotListen, prepare_socket, tcp_target, warn_of_directory, why_not
 from maglev.rpc.service import MaglevService
 from maglev.rpc.services import Services
 from maglev.rpc.tls import Certificates, TlsFiles, Unusable
 from maglev.rpc.watch import MAX_WATCHERS, Watchers
 
 log = logs.get(__name__)
+
+UNIX = "grpc-unix"
+TCP = "grpc-tcp"
+"""Names of the listeners in metrics."""
 
 MAX_REQUEST_BYTES = 1 << 20
 """A request holds some names and numbers."""
@@ -92,7 +96,10 @@ class ServerOptions:
 
 
 class RpcServer:
-    """The API on its listeners. ``start`` and ``stop`` once each, on the daemon's loop."""
+    """The API on its listeners, on the daemon's loop.
+
+    Each listener is opened by itself (``open_unix``, ``open_tcp``), or all together (``start``).
+    """
 
     def __init__(self, services: Services, options: ServerOptions) -> None:
         self._options = options
@@ -100,7 +107,7 @@ class RpcServer:
         self.watchers = Watchers(services, most=options.watchers)
         self._service = MaglevService(services, tcp_role=options.tcp_role, watchers=self.watchers)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        self._servers: list[grpc.aio.Server] = []
+        self._servers: dict[str, grpc.aio.Server] = {}
         # None: TCP is not encrypted.
         self.certificates: Certificates | None = None
         # The TCP port that was bound, 0 without one.
@@ -117,17 +124,69 @@ class RpcServer:
         return {"watchers": self.watchers.refused, "calls": self._gate.crowded, "slow": self._gate.slow}
 
     async def start(self) -> None:
-        """Listen and serve. Raises ``CannotListen``; then nothing is left listening."""
+        """Open all listeners. Raises ``CannotListen``; then none is left open."""
+        try:
+            if self._options.unix_socket is not None:
+                await self.open_unix()
+            if self._options.tcp_address:
+                await self.open_tcp()
+        except BaseException:
+            servers, self._servers = list(self._servers.values()), {}
+            await asyncio.gather(*(server.stop(None) for server in servers))
+            raise
+
+    async def open_unix(self) -> None:
+        """Listen on the Unix socket and serve. Raises ``CannotListen``; it can be called again then."""
+        path = self._options.unix_socket
+        assert path is not None
+        prepare_socket(path)
+        server = self._make()
+        # Connecting takes write permission on the socket. Set by the umask, it is never there for others, not even
+        # between bind and a chmod.
+        before = os.umask(0o117)
+        try:
+            self._bind(server, f"unix:{path}")
+        finally:
+            os.umask(before)
+        await self._serve(UNIX, server)
+        warn_of_directory(path)
+
+    async def open_tcp(self) -> None:
+        """Listen on the TCP address and serve. Raises ``CannotListen``; it can be called again then."""
+        target, loopback = tcp_target(self._options.tcp_address)
+        # gRPC would retry on its own, and does not say why it fails.
+        problem = why_not(target)
+        if problem:
+            raise CannotListen(f"cannot listen on {target}: {problem}")
+        credentials = None
+        if self._options.tls is not None:
+            files = self._options.tls
+            if self.certificates is None:
+                try:
+                    self.certificates = await background.start("certificates", lambda: Certificates(files))
+                except Unusable as error:
+                    raise CannotListen(str(error)) from error
+            credentials = self.certificates.credentials()
+        server = self._make()
+        port = self._bind(server, target, credentials)
+        await self._serve(TCP, server)
+        self.port = port
+        if not loopback:
+            self._warn_exposed(target)
+
+    async def close_tcp(self) -> None:
+        """Stop listening on TCP: all its calls and connections end at once."""
+        server = self._servers.pop(TCP, None)
+        if server is not None:
+            await server.stop(None)
+
+    async def _serve(self, listener: str, server: grpc.aio.Server) -> None:
+        if self._gate.closing.is_set():
+            raise CannotListen("the daemon is on its way out")
+        self._servers[listener] = server
         for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        try:
-            self._listen()
-            for server in self._servers:
-                await server.start()
-        except BaseException:
-            await asyncio.gather(*(server.stop(None) for server in self._servers))
-            self._servers.clear()
-            raise
+        await server.start()
 
     def _make(self) -> grpc.aio.Server:
         """A server with our services, for one listener."""
@@ -136,37 +195,12 @@ class RpcServer:
             options=OPTIONS,
             maximum_concurrent_rpcs=MAX_CALLS + MAX_REFUSALS,
         )
-        self._servers.append(server)
         pb_grpc.add_MaglevServicer_to_server(self._service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._options.reflection:
             names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
         return server
-
-    def _listen(self) -> None:
-        path = self._options.unix_socket
-        if path is not None:
-            prepare_socket(path)
-            # Connecting takes write permission on the socket. Set by the umask, it is never there for others, not even
-            # between bind and a chmod.
-            before = os.umask(0o117)
-            try:
-                self._bind(self._make(), f"unix:{path}")
-            finally:
-                os.umask(before)
-        if self._options.tcp_address:
-            target, loopback = tcp_target(self._options.tcp_address)
-            credentials = None
-            if self._options.tls is not None:
-                try:
-                    self.certificates = Certificates(self._options.tls)
-                except Unusable as error:
-                    raise CannotListen(str(error)) from error
-                credentials = self.certificates.credentials()
-            self.port = self._bind(self._make(), target, credentials)
-            if not loopback:
-                self._warn_exposed(target)
 
     def _warn_exposed(self, target: str) -> None:
         """Warn at every start that strangers can reach the API without encryption, or as operators."""
@@ -184,11 +218,14 @@ class RpcServer:
             role=role.value,
         )
 
-    async def reread_certificates(self) -> None:
-        """Read the certificate's files again. A problem with them is logged, and the certificate in force stays."""
+    async def reread_certificates(self, *, force: bool = True) -> None:
+        """Read the certificate's files again, or only if they changed.
+
+        A problem with them is logged, and the certificate in force stays.
+        """
         certificates = self.certificates
         if certificates is not None:
-            await background.start("certificates", lambda: certificates.reread(force=True))
+            await background.start("certificates", lambda: certificates.reread(force=force))
 
     @staticmethod
     def _bind(server: grpc.aio.Server, target: str, credentials: grpc.ServerCredentials | None = None) -> int:
@@ -204,10 +241,8 @@ class RpcServer:
 
     async def stop(self, seconds: float = 1.5) -> None:
         """End: no new calls, watches end with ``UNAVAILABLE``, calls still open after ``seconds`` are cut off."""
-        servers, self._servers = self._servers, []
-        if not servers:
-            return
+        servers, self._servers = list(self._servers.values()), {}
+        self._gate.closing.set()
         await self._health.enter_graceful_shutdown()
         self.watchers.close()
-        self._gate.closing.set()
         await asyncio.gather(*(server.stop(seconds) for server in servers), self._service.settle(seconds))
