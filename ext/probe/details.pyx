@@ -54,7 +54,6 @@ _BLOCKS = {
     BLOCK_FILTER: "cannot attach a packet filter",
     BLOCK_AUTHORITIES: "cannot read the certificate authorities",
     BLOCK_TLS: "cannot do TLS",
-    BLOCK_CLOCK: "cannot judge certificates by this clock",
 }
 
 
@@ -140,6 +139,8 @@ def render_blocked(int kind, int error, netns=None, ca_file=None):
     """Why a target cannot be probed: the errno's name, what failed, and what helps where that is known."""
     if kind == BLOCK_NONE:
         return ""
+    if kind == BLOCK_CLOCK:
+        return f"clock: {_VERIFY[error]} by this host's clock, which may be wrong"
     text = f"{errnos.errorcode.get(error, str(error))}: {_BLOCKS.get(kind, 'cannot probe')}"
     if kind == BLOCK_NETNS and netns:
         text += f" {netns!r}"
