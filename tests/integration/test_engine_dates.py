@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from maglev.base.states import State
 from tests.helpers.apart import Apart, Report, Target, apart
 from tests.helpers.clockstep import DAY, YEAR, ClockStep
 from tests.helpers.engine import MS
-from tests.helpers.tls import Certificate, Handshakes, Server, server
+from tests.helpers.tls import Certificate, Server, Talking, server
 
 QUICK = dict.fromkeys(("interval", "fast_interval", "down_interval", "timeout"), 200 * MS) | {"fall": 2}
 EXPIRED = "clock: certificate has expired by this host's clock, which may be wrong"
@@ -32,24 +31,6 @@ def authority() -> Certificate:
 @pytest.fixture
 def clock(tmp_path: Path) -> ClockStep:
     return ClockStep(tmp_path)
-
-
-class Talking(Handshakes):
-    """A server whose handshakes are full ones; its certificate may be changed."""
-
-    def __init__(self, certificate: Certificate, folder: Path) -> None:
-        self.folder = folder
-        context = certificate.context(folder)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.num_tickets = 0
-        super().__init__(context)
-
-    def show(self, certificate: Certificate) -> None:
-        """Have another certificate from now on."""
-        path = self.folder / "shown.pem"
-        certificate.context(self.folder)
-        (self.folder / f"{certificate.certificate.serial_number}.pem").rename(path)
-        self.context.load_cert_chain(path)
 
 
 @contextlib.contextmanager
