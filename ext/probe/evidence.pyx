@@ -143,7 +143,8 @@ cdef int refusal_kind(State* e, uint32_t index, int error) noexcept nogil:
     if error == EPERM:
         return BLOCK_FIREWALL
     if error in (ENOBUFS, ENOMEM, EAGAIN):
-        return BLOCK_BUFFER
+        # IPv6 says so, too, where an interface without carrier drops the packet.
+        return BLOCK_BUFFER if interface_up(e, origin, slot.interface) else BLOCK_LINK
     if error not in (ENETUNREACH, EHOSTUNREACH, EHOSTDOWN, ENETDOWN, EACCES, EINVAL):
         return BLOCK_SEND
     way_ask(origin, slot.address, &way)
