@@ -91,20 +91,6 @@ cdef void do_change(State* e, const Command* command) noexcept nogil:
     plan_probe(e, command.slot, due)
 
 
-cdef void do_verdict(State* e, const Command* command) noexcept nogil:
-    cdef Slot* slot = &e.slots[command.slot]
-    if (
-        slot.phase != PHASE_JUDGING
-        or slot.generation != command.generation
-        or slot.serial != command.serial
-    ):
-        return
-    if command.matched:
-        conclude(e, command.slot, True, CODE_L7OK, DETAIL_STATUS, command.status, slot.deadline - slot.sent)
-    elif failure_stands(e, command.slot):
-        conclude(e, command.slot, False, CODE_L7RSP, DETAIL_HTTP, FAULT_NO_MATCH, slot.deadline - slot.sent)
-
-
 cdef void command_apply(State* e, const Command* command) noexcept nogil:
     cdef Slot* slot = &e.slots[command.slot]
     cdef Record* record = &e.records[command.slot]
@@ -124,7 +110,7 @@ cdef void command_apply(State* e, const Command* command) noexcept nogil:
     elif command.op == OP_ADD:
         do_add(e, command)
     elif command.op == OP_VERDICT:
-        do_verdict(e, command)
+        search_answer(e, command)
     elif command.op == OP_AUTHORITIES:
         store32(&e.tls.authorities, e.tls.authorities + 1)
     elif not slot.flags & SLOT_ACTIVE:

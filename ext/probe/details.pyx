@@ -40,6 +40,9 @@ HTTP_FAULTS = {
     FAULT_CLOSED_HEAD: "closed within the headers",
     FAULT_CLOSED_BODY: "closed within the body",
     FAULT_NO_MATCH: "body does not match",
+    FAULT_STATUS: "status {status:03}",
+    FAULT_TLS: "answers with TLS: use type https",
+    FAULT_HTTP2: "answers with HTTP/2",
 }
 
 _BLOCKS = {
@@ -71,6 +74,8 @@ _UNSENT = {
 _TLS = {
     TLS_FAULT_CLOSED: "closed within the handshake",
     TLS_FAULT_FLOOD: "far too much data",
+    TLS_FAULT_PLAIN: "answers without TLS",
+    TLS_FAULT_PLAIN_HTTP: "answers without TLS: use type http",
 }
 
 # OpenSSL's reasons against a certificate, where a transition needs plainer words.
@@ -125,7 +130,8 @@ def render_detail(int kind, unsigned int value, name=None):
         text = (_ICMP4 if kind == DETAIL_ICMP4 else _ICMP6).get(number, "error")
         return f"{text} ({name} {number[0]}/{number[1]})"
     if kind == DETAIL_STATUS:
-        return str(value)
+        # No status at all, by its number: the word says what the number is.
+        return str(value) if 100 <= value <= 599 else HTTP_FAULTS[FAULT_STATUS].format(status=value)
     if kind == DETAIL_HTTP:
         return HTTP_FAULTS.get(value, "")
     if kind == DETAIL_TIMEOUT:

@@ -40,8 +40,12 @@ cdef void visit(State* e, uint32_t index) noexcept nogil:
         return
     if slot.phase == PHASE_IDLE:
         if slot.due > e.clock.now + TICK:
+            if slot.stream != NIL:
+                linger_visit(e, index)
             plan_probe(e, index, slot.due)
         else:
+            if slot.stream != NIL:
+                stream_end(e, slot.stream)
             probe_start(e, index)
         return
     if slot.phase == PHASE_WAITING:
@@ -52,6 +56,8 @@ cdef void visit(State* e, uint32_t index) noexcept nogil:
         else:
             repeat(e, index, soon(e))
         return
+    if slot.phase == PHASE_RECEIVING or slot.phase == PHASE_TLS:
+        search_visit(e, index)
     # Time that we were not let run does not count; if it was much of the probe's time the probe is worth nothing.
     lost = stalled_since(e, slot)
     limit = slot.deadline - slot.sent

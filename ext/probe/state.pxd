@@ -67,6 +67,9 @@ cdef enum:
     PORT_REST = 60                  # seconds in which a port is not used again for a target
     TRIM_SECONDS = 10               # between two looks at unused sockets
     TRIM_STEP = 256                 # of an origin, closed at one look
+    SEARCH_FIRST = 8 * MS           # of an unfinished body, before its first search
+    LINGER = 100 * MS               # how long the rest of a response is read after its verdict
+    ERRORS_DRAINED = 64             # of a socket's error queue: a connection that fails leaves one or two
 
 # Where a probe is.
 cdef enum:
@@ -319,8 +322,14 @@ cdef struct Stream:
     bint watched                    # epoll knows the descriptor: it is closed, not used again
     bint fresh                      # in the list of fresh ones
     bint used
+    bint made                       # the connection was made
     Tls* tls                        # NULL without TLS, and once that has ended
     int64_t own                     # of its time, what we took ourselves
+    int64_t search_at               # when the unfinished body is looked at next; 0: not at all
+    int64_t search_wait             # how long that look was waited for
+    int64_t body_at                 # when the first bytes of the body came, with `search_at`
+    int64_t arrived                 # when the last ones came
+    int64_t linger_until            # the verdict is made, and the rest is read until then; 0: no
     Http http
 
 # A request of Python or the regexp thread to the engine. Each field has one meaning; an operation leaves the others
@@ -334,6 +343,7 @@ cdef struct Command:
     bint good                       # PRESUME
     bint traced                     # TRACE
     bint matched                    # VERDICT: the body has what the expression looks for
+    uint8_t judged                  # VERDICT: JUDGE_*
     uint32_t slot
     uint32_t generation
     uint32_t epoch                  # ADD
@@ -342,6 +352,8 @@ cdef struct Command:
     uint32_t serial                 # VERDICT: of which probe
     uint32_t status                 # VERDICT: of the response
     int64_t delay                   # ADD, RESUME: before the first probe
+    int64_t when                    # VERDICT: when what was searched had come
+    uint32_t limit                  # VERDICT: the probe's time, ms
     uint8_t address[16]             # ADD
     Check* new_check                # CHECK_SET: the engine's, from here on
     Origin* new_origin              # ORIGIN_SET: the engine's, from here on
@@ -359,7 +371,14 @@ cdef struct Event:
     int64_t at
     int64_t rtt
 
+# What is searched.
+cdef enum:
+    JUDGE_WHOLE = 0                 # a whole body
+    JUDGE_PART = 1                  # an unfinished one; the probe goes on meanwhile
+    JUDGE_LAST = 2                  # an unfinished one at the deadline
+
 cdef struct Judgement:
+    uint8_t kind                    # JUDGE_*
     uint32_t slot
     uint32_t generation
     uint32_t serial
@@ -367,6 +386,8 @@ cdef struct Judgement:
     uint32_t status
     uint32_t body_bytes
     uint8_t* body
+    int64_t when                    # when the last of it had come
+    uint32_t limit                  # the probe's time, ms
 
 cdef struct Duration:
     uint64_t counts[BOUNDS + 1]

@@ -170,6 +170,7 @@ FIGURES = DataplaneFigures(
     bucket_mismatches=0,
     refused_calls=2,
     unmanaged_vips=1,
+    waiting_vips=0,
     cost_factor=1.5,
     estimated_work_ns=2_000_000_000,
 )

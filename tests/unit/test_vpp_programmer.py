@@ -20,6 +20,7 @@ from maglev.vpp.state.announced import Announced
 from maglev.vpp.state.debts import Debts
 from maglev.vpp.state.mirror import Mirror
 from maglev.vpp.state.ownership import Ownership
+from maglev.vpp.state.pruning import Pruning
 from maglev.vpp.state.recreations import Recreations
 from maglev.vpp.state.store import MemoryStore
 from maglev.vpp.sync.counters import Counters
@@ -84,6 +85,7 @@ class Room:
             Adoption(self.clock, 0, None),
             Recreations(),
             Ownership(MemoryStore()),
+            Pruning(MemoryStore()),
             Verification(),
             Timetable(0),
             Counters(),

@@ -131,6 +131,12 @@ class VppFamilies:
                 "VIPs in VPP that are not ours and are left alone.",
                 self._unmanaged,
             ),
+            single(
+                "maglev_vpp_waiting_vips",
+                "gauge",
+                "VIPs that have left the configuration, and are not deleted before an operator agrees.",
+                lambda: figures().waiting_vips,
+            ),
         ]
 
     def _vips(self) -> Iterator[tuple[str, VipTraffic]]:

@@ -139,6 +139,8 @@ def _judge_other(found: ActualVip, first: DesiredVip, missing: Sequence[DesiredV
         return _BESIDE
     if configured:
         why = "is not in this sync"
+    elif policy.waits(key):
+        why = "waits for an operator: `sync vpp lb state prune` deletes it"
     elif policy.may_remove(key):
         why = "can be removed by a full sync only"
     else:

@@ -1,7 +1,8 @@
 """State of the dataplane that survives a restart of the daemon, as JSON values in sections of the state file.
 
 ``vips``: the VIPs that are ours. ``held``: old addresses of backends that got new ones, by frontend. ``flushes``: what
-is owed, by VIP and address, and why: ``down`` or ``operator``.
+is owed, by VIP and address, and why: ``down`` or ``operator``. ``pruning``: VIPs whose deletion was agreed to, and
+those that wait for an operator.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ log = logs.get(__name__)
 
 Entries = TypeVar("Entries", list[Any], dict[Any, Any])
 
-VIPS, HELD, FLUSHES = "vips", "held", "flushes"
+VIPS, HELD, FLUSHES, PRUNING = "vips", "held", "flushes", "pruning"
 
 # How long the daemon was away is not known: the flows of what failed before that and serves now are where they belong,
 # as if the flush had waited.
@@ -58,13 +59,25 @@ def vips_to_json(keys: Iterable[VipKey]) -> object:
     return [str(key) for key in sorted(keys, key=lambda key: key.sort_key)]
 
 
-def vips_from_json(value: object) -> Iterator[VipKey]:
+def vips_from_json(value: object, section: str = VIPS) -> Iterator[VipKey]:
     """The VIPs in a section; what names none is logged and left out, here and in the others."""
-    for text in _entries(value, list, VIPS):
+    for text in _entries(value, list, section):
         try:
             yield parse_vip_key(str(text))
         except ValueError as error:
             _unreadable(error)
+
+
+def pruning_to_json(agreed: Iterable[VipKey], waiting: Iterable[VipKey]) -> object:
+    """For ``pruning_from_json``."""
+    return {"agreed": vips_to_json(agreed), "waiting": vips_to_json(waiting)}
+
+
+def pruning_from_json(value: object) -> tuple[list[VipKey], list[VipKey]]:
+    """VIPs whose deletion was agreed to, and those that wait for an operator."""
+    entries = _entries(value, dict, PRUNING)
+    agreed = list(vips_from_json(entries.get("agreed"), PRUNING))
+    return agreed, list(vips_from_json(entries.get("waiting"), PRUNING))
 
 
 def held_to_json(held: Mapping[str, Iterable[bytes]]) -> object:

@@ -19,6 +19,7 @@ from maglev.base import logs
 from maglev.base.clock import Clock
 from maglev.base.pace import Pace, in_slices
 from maglev.config.model import Config, Frontend
+from maglev.vpp.planning.diff import undecided
 from maglev.vpp.planning.model import vip_key
 from maglev.vpp.planning.plan import Op
 from maglev.vpp.state.adoption import look_at
@@ -31,6 +32,8 @@ from maglev.vpp.wire.client import VppClient
 from maglev.vpp.wire.messages import VipKey
 
 log = logs.get(__name__)
+
+ALL = Extent("all", full=True)
 
 PIECE_MEMBERS = 100
 """About how many pool members one piece plans for. Fewer than a batch: a verdict may have to wait for a piece."""
@@ -116,11 +119,11 @@ class FullSync:
             return
         await self.run(fresh=fresh, explicit=False, force=False, reason=reason)
 
-    async def run(self, *, fresh: bool, explicit: bool, force: bool, reason: str) -> SyncResult:
+    async def run(self, *, fresh: bool, explicit: bool, force: bool, reason: str, prune: bool = False) -> SyncResult:
         """Bring all of VPP to the desired state. Raises ``Unavailable`` where VPP is away, or goes away.
 
         ``fresh``: VPP has just been read. ``explicit``: an operator asked, so that adopted scales end. ``force``:
-        recreations that were given up are tried again.
+        recreations that were given up are tried again. ``prune``: an operator agrees to all deletions.
         """
         rooms = self._rooms
         async with self._running:
@@ -130,6 +133,7 @@ class FullSync:
                 async with self._rooms.signals.lock:
                     await self._readback.settings()
                     await self._readback.vips()
+            self._review(prune=prune)
             complete = rooms.adoption.done
             await self._until_done([], result, Extent("all", full=True, force=force), fresh=True)
             rooms.mirror.primed = True
@@ -140,6 +144,8 @@ class FullSync:
                 await self._until_done(piece, result, Extent("all", full=True, force=force), fresh=fresh)
             if complete:
                 self._settle_losses()
+                # Again: a reload may have changed `prune` meanwhile.
+                self._review(prune=False)
                 rest = Extent("all", full=True, prune_rest=True, force=force)
                 await self._until_done([], result, rest, fresh=fresh)
                 self.unmanaged = tuple(result.plan.unmanaged)
@@ -191,6 +197,32 @@ class FullSync:
             rooms.adoption.unscale_all()
         if force:
             rooms.recreations.forgive()
+
+    def _review(self, *, prune: bool) -> None:
+        """Decide about the VIPs that this sync would delete, before it writes: what it creates must not count."""
+        rooms = self._rooms
+        configured = rooms.announced.current.vips
+        present = rooms.mirror.demand().vips.keys()
+        prunes = self._programmer.policy(ALL, rooms.announced.current.config).prunes
+        if prune:
+            rooms.pruning.agree((key for key in present if prunes(key)), configured)
+        held, lifted = rooms.pruning.review(present, configured, prunes)
+        if held:
+            waiting = sorted(rooms.pruning.waiting, key=lambda key: key.sort_key)
+            log.error(
+                "vpp-prune-held",
+                f"{undecided(waiting)}; they have left the configuration by no reload, and forward with the weights"
+                " that they have. If the file is right: maglevc sync vpp lb state prune; if not, correct and reload it",
+                vips=len(waiting),
+            )
+        elif lifted:
+            log.info(
+                "vpp-prune-lifted",
+                f"{logs.counted(len(lifted), 'VIP')} no longer wait for an operator: configured again, gone, or agreed"
+                " to",
+                vips=len(lifted),
+                waiting=len(rooms.pruning.waiting),
+            )
 
     def _settle_losses(self) -> None:
         """Every configured VIP was written: forget weights that VPP had before, except those of refused ASes."""

@@ -61,6 +61,7 @@ class SyncResult:
         self.plan.steps.extend(plan.steps[:sent])
         self.plan.notes.extend(note for note in plan.notes if note not in self.plan.notes)
         self.plan.unmanaged = plan.unmanaged or self.plan.unmanaged
+        self.plan.undecided = plan.undecided or self.plan.undecided
         self.done.extend(outcome.done)
         self.failures.extend(outcome.failures)
 
@@ -118,6 +119,7 @@ class Programmer:
             owned=rooms.ownership.left_by(configured),
             frozen=rooms.recreations.frozen,
             stuck=rooms.recreations.stuck,
+            waiting=rooms.pruning.held,
             multiples=multiples,
             first={keys[name]: place for place, name in enumerate(first) if name in keys},
             cost=self._cost(),

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from fractions import Fraction
 
 from maglev.base import logs
@@ -48,6 +49,7 @@ from maglev.vpp.state.debts import Debts
 from maglev.vpp.state.keeping import keep_flushes, keep_flushes_now
 from maglev.vpp.state.mirror import Mirror
 from maglev.vpp.state.ownership import Ownership
+from maglev.vpp.state.pruning import Pruning, held_back
 from maglev.vpp.state.recreations import Recreations
 from maglev.vpp.state.store import FLUSHES, MemoryStore, Store, owed_from_json
 from maglev.vpp.state.warmup import WarmUp
@@ -102,6 +104,7 @@ class Reconciler:
             adoption=Adoption(clock, now if started_ns is None else started_ns, presumption),
             recreations=Recreations(),
             ownership=Ownership(self._store),
+            pruning=Pruning(self._store),
             verification=Verification(),
             timetable=Timetable(now),
             counters=self.counters,
@@ -158,6 +161,11 @@ class Reconciler:
         return self._full.unmanaged
 
     @property
+    def waiting(self) -> Collection[VipKey]:
+        """VIPs that have left the configuration, and that are not deleted before an operator agrees."""
+        return self._rooms.pruning.waiting
+
+    @property
     def last_full_sync_at_ns(self) -> int:
         """When the last full sync ended, wall clock; 0: there was none."""
         return self._full.at_ns
@@ -212,13 +220,24 @@ class Reconciler:
         force: bool,
         config: Config | None = None,
         unscaled: Collection[VipKey] = frozenset(),
+        prune: bool = False,
     ) -> Policy:
         """The limits of a plan made now; with ``config`` of a plan made after a reload to it.
 
-        ``unscaled``: VIPs whose adopted scale is to be given up, as a sync on request does.
+        ``unscaled``: VIPs whose adopted scale is to be given up, as a sync on request does. ``prune``: an operator
+        agrees to all deletions.
         """
         extent = Extent(full=full, prune_rest=prune_rest, force=force)
-        return self._programmer.policy(extent, config or self._rooms.announced.in_force, unscaled=unscaled)
+        policy = self._programmer.policy(extent, config or self._rooms.announced.in_force, unscaled=unscaled)
+        return replace(policy, waiting=frozenset() if prune else self._would_wait(policy))
+
+    def _would_wait(self, policy: Policy) -> frozenset[VipKey]:
+        """The VIPs that a full sync with this policy would not delete. A reload to its configuration is let pass."""
+        actual, pruning = self._rooms.mirror.actual, self._rooms.pruning
+        if actual is None:
+            return pruning.held
+        agreed = pruning.agreed | (self._rooms.announced.current.vips - policy.configured)
+        return held_back(actual.vips, policy.configured, policy.prunes, agreed=agreed, held=pruning.held)
 
     async def pieces(self, names: Iterable[str], config: Config) -> list[list[str]]:
         """Frontends of ``config`` in the pieces of a full sync."""
@@ -247,7 +266,7 @@ class Reconciler:
             for use in self._rooms.announced.current.uses.get(event.name, ()):
                 self._rooms.agenda.mark(use.frontend, use.flush.vip)
         elif isinstance(event, ConfigEvent):
-            self._reloads.announced()
+            self._reloads.announced(forced=event.forced)
         else:
             return
         self._rooms.signals.wake.set()
@@ -341,16 +360,21 @@ class Reconciler:
 
     # ------------------------------------------------------------------------------------------------------- requests
 
-    async def sync(self, name: str | None, *, force: bool, by: str) -> SyncResult:
-        """Sync one frontend, or all, as an operator asks. Raises ``NotAllowed`` during the warm-up."""
+    async def sync(self, name: str | None, *, force: bool, by: str, prune: bool = False) -> SyncResult:
+        """Sync one frontend, or all, as an operator asks. Raises ``NotAllowed`` during the warm-up.
+
+        ``prune``: VIPs that wait for an operator are deleted. It has no meaning for one frontend.
+        """
         if name is not None:
             return await self.sync_one(name, force=force, by=by)
         self._rooms.mirror.demand()
         if not self._rooms.adoption.done:
             seconds = self._rooms.adoption.warmup.remaining_ns / 1e9
             raise NotAllowed(f"the warm-up lasts {seconds:.1f} s more; no full sync on request before")
-        log.info("vpp-sync-requested", "full sync requested", by=by, force=force)
-        return await self._guard.asked(self.sync_all(force=force, explicit=True, reason=f"requested by {by}"))
+        log.info("vpp-sync-requested", "full sync requested", by=by, force=force, prune=prune)
+        return await self._guard.asked(
+            self._full.run(force=force, fresh=False, explicit=True, reason=f"requested by {by}", prune=prune)
+        )
 
     async def sync_all(self, *, force: bool = False, explicit: bool = False, reason: str = "request") -> SyncResult:
         """Bring all of VPP to the desired state; see ``FullSync.run``. Raises ``Unavailable`` when VPP is away."""
