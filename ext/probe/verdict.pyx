@@ -173,7 +173,7 @@ cdef void conclude(
     if passed:
         evidence_passed(e, index)
     else:
-        slot.evidence |= EVIDENCE_DOUBT
+        slot.evidence = EVIDENCE_DOUBT
     if span < 0:
         span = 0
     health.state = slot.state

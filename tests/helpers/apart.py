@@ -98,6 +98,14 @@ class Apart:
             os.kill(self.process.pid, signal.SIGCONT)
 
 
+def compiled(name: str, directory: Path, *options: str) -> Path:
+    """A program or library of ``tests/helpers/NAME.c``."""
+    out = directory / name
+    source = Path(__file__).with_name(f"{name}.c")
+    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", *options, "-o", str(out), str(source)], check=True)
+    return out
+
+
 @contextlib.contextmanager
 def apart(
     targets: Sequence[Target],
