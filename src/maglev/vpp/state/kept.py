@@ -6,9 +6,10 @@ that is killed in between would find it empty. So its weights are on the disk be
 ``on-all-down: keep``: its last weights have to come back if VPP is restarted while the daemon is down, and every check
 fails then. Those are written some seconds after they changed.
 
-Weights in VPP take precedence. A weight from here is used for an AS that VPP lacks (``LostWeights``). Only in a VIP that still has the nature from before its recreation, the weights here count for all
-ASes: between its first and its last call, VPP shows what the recreation has left of it. A VIP of another nature is the
-new one, and what health has made of it since must not be undone by an old record.
+Weights in VPP take precedence. A weight from here is used for an AS that VPP lacks (``LostWeights``). Only in a VIP
+that still has the nature from before its recreation, the weights here count for all ASes: between its first and its
+last call, VPP shows what the recreation has left of it. A VIP of another nature is the new one, and what health has
+made of it since must not be undone by an old record.
 
 Owned by the event loop. Weights are on the daemon's scale, in units.
 """
