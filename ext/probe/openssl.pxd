@@ -39,6 +39,7 @@ cdef extern from "openssl/ssl.h" nogil:
         SSL_VERIFY_NONE
         SSL_VERIFY_PEER
         SSL_R_CERTIFICATE_VERIFY_FAILED
+        SSL_R_WRONG_VERSION_NUMBER
         SSL_AD_REASON_OFFSET
         TLS1_2_VERSION
         TLS1_3_VERSION
@@ -89,6 +90,7 @@ cdef extern from "openssl/ssl.h" nogil:
     int SSL_version(const SSL*)
     int SSL_do_handshake(SSL*)
     int SSL_read(SSL*, void*, int)
+    int SSL_has_pending(const SSL*)
     int SSL_write(SSL*, const void*, int)
     int SSL_shutdown(SSL*)
     int SSL_get_error(const SSL*, int)

@@ -8,7 +8,10 @@ STAT_NAMES = (
     "passed", "failed", "late_sends", "late_fd", "enobufs", "local_errors", "repeated", "rx_drops", "stalls",
     "foreign", "forged", "duplicate", "late_replies", "malformed",
     "icmp_errors", "transitions", "transitions_deferred", "results_dropped", "ticks", "wakeups", "tls_full",
-    "tls_resumed", "late_tls", "clock_steps", "late_port", "targets",
+    "tls_resumed", "late_tls", "clock_steps", "late_port",
+    # One for each reason why a probe did not leave, from BLOCK_BUFFER on.
+    "unprobed_buffer", "unprobed_route", "unprobed_link", "unprobed_firewall", "unprobed_neighbours", "unprobed_queue",
+    "targets",
     "in_flight", "waiting_fd", "tls_session_bytes", "rx_buffer",
 )
 assert len(STAT_NAMES) == STAT_COUNT
@@ -150,7 +153,9 @@ cdef class Reader:
             check = self.targets.check(target)
             tls = getattr(check.params, "tls", None)
             ca_file = tls.ca_file if tls is not None else None
-            blocked = render_blocked(record.blocked_kind, record.blocked_errno, check.netns, ca_file)
+            blocked = render_blocked(
+                record.blocked_kind, record.blocked_errno, check.netns, ca_file, target.v6
+            )
         return TargetInfo(
             record.generation, record.state, record.counter, record.last_code,
             self.targets.detail(number, record.detail_kind, record.detail_value), record.last_at, record.last_rtt,

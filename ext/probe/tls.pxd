@@ -9,13 +9,15 @@ from probe.ring cimport Ring
 cdef enum:
     TLS_MAX = 4096                  # handshakes and what follows them, under way at once: the rest waits its turn
     TLS_WORKERS = 4
-    TLS_RING = 16384                # messages to or from a worker; one connection has at most three on the way
+    TLS_RING = 16384                # messages to or from a worker; one connection has at most four on the way
     TLS_EVENTS = 64
     TLS_TURNS = 8                   # reads of one connection, before the others get theirs
     TLS_MAX_CHAIN = 65536           # bytes of certificates that a server may send
     TLS_MAX_DEPTH = 10              # intermediate certificates
     TLS_MAX_OUT = 65536             # bytes that wait to be sent
-    TLS_MAX_IN = 1 << 20            # bytes of one connection: far more than a body that is searched
+    TLS_MAX_IN = 1 << 20            # bytes of one connection: far more than a body that is searched ...
+    TLS_WRAPPING = 128              # ... and more for each byte of content, since a record may hold a single one, ...
+    TLS_MOST_IN = 12 << 20          # ... up to what the longest head and body take in records of one byte
     TLS_SESSION_MAX = 4096          # bytes of a session that are worth keeping
     TLS_SESSIONS_MAX = 64 << 20     # bytes of all sessions
     TLS_SESSION_LIFE = 60           # seconds after which a certificate is looked at again
@@ -25,11 +27,13 @@ cdef enum:
     TLS_START = 0                   # the connection is made: shake hands
     TLS_EXPIRE = 1                  # the time is over: have a last look
     TLS_DROP = 2                    # the probe was given up
+    TLS_PEEK = 3                    # copy the unfinished body, to be searched
 
 # Messages from a worker: one for each that it got.
 cdef enum:
     TLS_NOTHING = 0                 # to TLS_EXPIRE or TLS_DROP: it had ended, or goes on after all
     TLS_ENDED = 1                   # to TLS_START: `outcome` says how
+    TLS_PEEKED = 2                  # to TLS_PEEK: `part` is the copy, NULL if nothing has come since the last one
 
 cdef enum:
     TLS_PASSED = 0
@@ -51,6 +55,8 @@ cdef enum:
 cdef enum:
     TLS_FAULT_CLOSED = 1
     TLS_FAULT_FLOOD = 2
+    TLS_FAULT_PLAIN = 3             # the first bytes are a response of HTTP/1
+    TLS_FAULT_PLAIN_HTTP = 4        # the same, to a check that asks for one
 
 # A session, as slots keep it: without the certificates, which are what is large in it.
 cdef struct Session:
@@ -105,9 +111,11 @@ cdef struct TlsSocket:
     int error                       # errno
     bint eof
     bint dry                        # the last read emptied it
+    uint8_t start[5]                # the first bytes that came
     int64_t arrived                 # monotonic: kernel time of the last bytes that were read
     int64_t first                   # kernel time of this step's first bytes, 0 = none
     uint32_t received
+    uint32_t allowed                # what may be received: TLS_MAX_IN, and more with each byte of content
     uint8_t* out                    # written by OpenSSL and not sent yet
     uint32_t out_bytes
     uint32_t out_space
@@ -134,6 +142,7 @@ cdef struct Tls:
     uint32_t outstanding            # messages that were not answered yet
     bint expiring                   # TLS_EXPIRE was sent and not answered
     bint over                       # TLS_ENDED has come
+    bint peeking                    # TLS_PEEK was sent and not answered
     bint orphan                     # its probe was given up
     # Both
     int64_t own                     # atomic: time that we took ourselves, which is not the server's
@@ -142,6 +151,10 @@ cdef struct Tls:
     TlsTask task
     TlsSocket io
     TlsOutcome outcome
+    uint8_t* part                   # with TLS_PEEKED; the engine's from there on
+    uint32_t part_bytes
+    uint32_t part_status
+    int64_t part_at                 # when the last of it had come
     SSL* ssl
     BIO* bio
     uint8_t state                   # TLS_NEW ... TLS_OVER
@@ -152,7 +165,10 @@ cdef struct Tls:
     bint expect_out                 # there also for EPOLLOUT: not all was sent
     bint heard                      # something came after our side had finished
     bint head_seen                  # data came through the encryption
+    bint more                       # in the worker's list of those that OpenSSL holds data of
+    Tls* next                       # in that list
     int64_t began                   # monotonic: this step
+    int64_t paused                  # monotonic: when the last step ended before all data was read
 
 cdef struct TlsMessage:
     Tls* tls
@@ -169,6 +185,8 @@ cdef struct TlsWorker:
     int epoll
     Ring inbox                      # TlsMessage, from the engine
     Ring outbox                     # TlsMessage, to the engine
+    Tls* more_head                  # connections with data in OpenSSL, which epoll knows nothing of; by Tls.next
+    Tls* more_tail
     bint answered                   # something is in `outbox` that the engine was not woken for
     bint unwoken                    # the engine's: something is in `inbox` that the thread was not woken for
     epoll_event events[TLS_EVENTS]
