@@ -38,7 +38,7 @@ async def _each(count: int) -> float:
     async with rig(config_of(count, 1, lb=LB, new_flows_table_length=16)) as made:
         await made.become(State.UP)
         events = [
-            DrainEvent(backend.name, backend.address, State.UP, True, time.time_ns(), "bench", "")
+            DrainEvent(backend.name, str(backend.address), State.UP, True, time.time_ns(), "bench", "")
             for backend in made.checker.config().backends.values()
         ]
         for _ in range(ROUNDS):
