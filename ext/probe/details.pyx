@@ -172,4 +172,6 @@ def render_blocked(int kind, int error, netns=None, ca_file=None, bint v6=False)
         text += " (needs CAP_SYS_ADMIN)"
     elif error in (EMFILE, ENFILE):
         text += " (raise LimitNOFILE)"
+    elif error == EADDRNOTAVAIL and kind == BLOCK_CONNECT:
+        text += " (no free port: net.ipv4.ip_local_port_range)"
     return text
