@@ -57,7 +57,6 @@ _BLOCKS = {
     BLOCK_FILTER: "cannot attach a packet filter",
     BLOCK_AUTHORITIES: "cannot read the certificate authorities",
     BLOCK_TLS: "cannot do TLS",
-    BLOCK_CLOCK: "cannot judge certificates by this clock",
 }
 
 # Why a probe did not leave this host, in words that an operator can act on. The errno follows where it says more.
@@ -160,6 +159,8 @@ def render_blocked(int kind, int error, netns=None, ca_file=None, bint v6=False)
         reason = _UNSENT[kind].format(family="ipv6" if v6 else "ipv4")
         text = f"not probed: {reason}"
         return f"{text}: {errnos.errorcode.get(error, str(error))}" if error else text
+    if kind == BLOCK_CLOCK:
+        return f"clock: {_VERIFY[error]} by this host's clock, which may be wrong"
     text = f"{errnos.errorcode.get(error, str(error))}: {_BLOCKS.get(kind, 'cannot probe')}"
     if kind == BLOCK_NETNS and netns:
         text += f" {netns!r}"

@@ -36,6 +36,7 @@ cdef int proof_twin(State* e, uint32_t index) noexcept nogil:
     cdef bint named = getsockname(e.streams.table[slot.stream].fd, <sockaddr*>&local, &length) == 0
     cdef int error
     stream_end(e, slot.stream)
+    e.evidence.asks += 1
     slot.evidence &= ~EVIDENCE_OF_PROBE
     slot.left_by = 0
     if not named or local.sin6_port == 0:

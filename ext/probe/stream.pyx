@@ -534,6 +534,8 @@ cdef void stream_expired(State* e, uint32_t index) noexcept nogil:
     cdef uint32_t limit = <uint32_t>((slot.deadline - slot.sent) // MS)
     if slot.phase == PHASE_TLS:
         tls_expired(e, index)
+    elif slot.state != HEALTH_DOWN and not may_ask(e):
+        plan(e, index, e.clock.now + TICK)      # a proof costs some ten microseconds, and others have their turn, too
     elif not search_last(e, index):
         stream_fail(e, index, code, DETAIL_TIMEOUT, limit, 0)
 

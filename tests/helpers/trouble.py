@@ -120,6 +120,14 @@ def firewall(namespace: str, rule: str, hook: str = "output", policy: str = "acc
 
 
 @contextlib.contextmanager
+def neighbour_table_alone() -> Iterator[None]:
+    """The kernel's neighbour tables are those of the whole machine: one test at a time may fill them."""
+    with _LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
 def full_neighbour_table(namespace: str, *, v6: bool = False, device: str = "veth0") -> Iterator[Callable[[str], None]]:
     """No room for another neighbour, on the whole machine: one test at a time. Entries go again at the end.
 
@@ -143,8 +151,7 @@ def full_neighbour_table(namespace: str, *, v6: bool = False, device: str = "vet
     def forget(address: str) -> None:
         batch(f"neigh del {address} dev {device}\n" + another() + another())
 
-    with _LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with neighbour_table_alone():
         ip(family, "-n", namespace, "route", "add", wide, "dev", device)
         try:
             batch("".join(another() for _ in range(GC_THRESH3 + 80)))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from maglev.base.states import State
-from maglev.config.model import HealthCheck
+from maglev.config.model import HealthCheck, IcmpParams
+from tests.helpers.apart import Target, apart, compiled
 from tests.helpers.engine import MS, Probing, check, listener, port_of, probing
 from tests.helpers.netns import SERVER, SERVER6, Pair, inside, ip, pair
 from tests.helpers.trouble import (
     firewall,
     full_neighbour_table,
+    neighbour_table_alone,
     no_carrier,
     permanent,
     refusing_queue,
@@ -208,3 +212,66 @@ def test_a_dead_host_on_our_link_goes_down_and_comes_back(nets: Pair, port: int)
             ip("-n", nets.server, "addr", "del", one + width, "dev", "veth0")
             ip("-n", nets.client, "neigh", "del", one, "dev", "veth0")
         watched.go_down()
+
+
+@pytest.fixture
+def two_links(nets: Pair) -> tuple[tuple[str, str], tuple[str, str]]:
+    """A second link between the two; a server at the end of the first, and one at the end of the second."""
+    ip("-n", nets.client, "link", "add", "veth1", "type", "veth", "peer", "name", "veth1", "netns", nets.server)
+    for name, last in ((nets.client, 1), (nets.server, 2)):
+        ip("-n", name, "link", "set", "veth1", "up")
+        ip("-n", name, "addr", "add", f"198.18.0.{last}/24", "dev", "veth1")
+        ip("-n", name, "addr", "add", f"2001:db8:18::{last}/64", "dev", "veth1", "nodad")
+    return (SERVER, SERVER6), ("198.18.0.2", "2001:db8:18::2")
+
+
+def test_a_packet_that_fits_no_link_stops_no_other_probe(
+    nets: Pair, two_links: tuple[tuple[str, str], tuple[str, str]]
+) -> None:
+    """The far end of the first link has a smaller MTU: a buffer is what the kernel says is missing, for ever."""
+    large = {"params": IcmpParams(size=1452)}
+    with probing() as p:
+        small = [p.add(quick("icmp", nets, **large), one) for one in two_links[0]]
+        good = [p.add(quick("icmp", nets, **large), one) for one in two_links[1]]
+        for target in (*small, *good):
+            p.becomes(target, State.UP)
+        ip("-n", nets.server, "link", "set", "veth0", "mtu", "1300")
+        for target in small:
+            assert p.blocked(target) == "not probed: no buffer: ENOBUFS"
+        for target in good:
+            p.wait_probes(target, 10)
+        # One of the others dies.
+        with firewall(nets.server, f'iifname "veth1" {PROBES}', "input"):
+            for target in good:
+                p.becomes(target, State.DOWN)
+        assert [p.of(target)[-1].to_state for target in small] == [State.UP, State.UP]
+
+
+@pytest.mark.parametrize("kind", ["icmp", "syn"])
+def test_dead_servers_on_our_link_keep_no_probe_of_live_ones_back(
+    nets: Pair, port: int, kind: str, tmp_path: Path
+) -> None:
+    """The packets to each wait for three seconds in the send buffer, which the packets to 400 fill."""
+    shim = compiled("smallbuffers", tmp_path, "-shared", "-fPIC")
+    preload = " ".join([os.environ.get("LD_PRELOAD", ""), str(shim)]).strip()
+    ip("-n", nets.client, "addr", "add", "198.18.0.1/16", "dev", "veth0")
+    usual = {**QUICK, "interval": 500 * MS, "fast_interval": 500 * MS, "down_interval": 500 * MS, "timeout": 400 * MS}
+    with neighbour_table_alone(), listener("0.0.0.0") as sock:
+
+        def several(addresses: list[str], at: int, **changes: Any) -> list[Target]:
+            first = 500 * MS // len(addresses)
+            return [Target(kind, one, at, None, n * first, {**usual, **changes}) for n, one in enumerate(addresses)]
+
+        here = several(["127.0.7.1"] * 8, 0 if kind == "icmp" else port_of(sock))
+        live = several([SERVER] * 8, 0 if kind == "icmp" else port, netns=nets.client)
+        dead = several([f"198.18.{n >> 8}.{n & 255}" for n in range(2, 402)], 0 if kind == "icmp" else 80, netns=nets.client)
+        with apart(here + live + dead, environment={**os.environ, "LD_PRELOAD": preload}) as one:
+            one.until(lambda report: len({at for at, _, _ in report.moves}) == len(dead), patience=60)
+            before = one.ask()
+            after = one.until(lambda report: report.probes[0] >= before.probes[0] + 10)
+            # Live ones are probed as often as those of another namespace, which has no dead ones.
+            probes = [new - old for new, old in zip(after.probes, before.probes, strict=True)]
+            assert min(probes[8:16]) >= min(probes[:8]) - 2
+            assert not any(report_failures for report_failures in after.failures[:16])
+            # And the dead ones are still probed, if more seldom.
+            assert sum(probes[16:]) > len(dead)

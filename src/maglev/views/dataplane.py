@@ -141,13 +141,15 @@ class TrafficReport:
 class DataplaneFigures:
     """Counters of VPP and of the calls to it, since the daemon started.
 
-    ``vpp`` is None while VPP is away. ``api_total`` counts messages by name, direction and result; ``lbsync`` counts
-    changes by scope (all, one) and kind; ``drift`` counts changes that something else made, by kind. ``unmanaged_vips``
-    are VIPs in VPP that are not configured and are left alone; ``waiting_vips`` those that are not deleted before an
-    operator agrees. ``cost_factor`` is measured cost against the formula.
+    ``vpp`` is None while VPP is away. ``unlocked``: VPP is driven without a lock. ``api_total`` counts messages by
+    name, direction and result; ``lbsync`` counts changes by scope (all, one) and kind; ``drift`` counts changes that
+    something else made, by kind. ``unmanaged_vips`` are VIPs in VPP that are not configured and are left alone;
+    ``waiting_vips`` those that are not deleted before an operator agrees. ``cost_factor`` is measured cost against the
+    formula.
     """
 
     vpp: DataplaneInfo | None
+    unlocked: bool
     connects: int
     api_total: Mapping[tuple[str, str, str], int]
     lbsync: Mapping[tuple[str, str], int]

@@ -110,6 +110,7 @@ class Dataplane:
         reconciler, counters = self.reconciler, self.reconciler.counters
         return DataplaneFigures(
             vpp=self._info(),
+            unlocked=self.client.unlocked,
             connects=self.client.connects,
             api_total=dict(self.client.api_total),
             lbsync=dict(counters.lbsync),
