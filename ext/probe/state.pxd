@@ -448,8 +448,8 @@ cdef struct Raw:
     SendBuffers send
     ReceiveBuffers receive
 
-# Who passed last in a vantage: all origins of one namespace, family and source address. Two entries, so that each target
-# finds the last pass of another one.
+# Who passed last in a vantage: all origins of one namespace, family and source address. Two entries, so that each
+# target finds the last pass of another one.
 cdef struct Passes:
     uint32_t slot                   # the target that passed last
     uint32_t other                  # the last one before it that is not the same

@@ -17,7 +17,15 @@ from maglev.config.model import HealthCheck, HttpParams
 from tests.helpers.engine import MS, Probing, check, listener, port_of, probing
 from tests.helpers.netns import CLIENT, SERVER, SERVER6, Pair, inside, ip, pair
 from tests.helpers.tls import Certificate, https, tls
-from tests.helpers.trouble import firewall, no_carrier, permanent, refusing_queue, silent_queue, slow_queue
+from tests.helpers.trouble import (
+    firewall,
+    full_neighbour_table,
+    no_carrier,
+    permanent,
+    refusing_queue,
+    silent_queue,
+    slow_queue,
+)
 from tests.helpers.web import web
 
 QUICK: dict[str, Any] = {
@@ -309,3 +317,23 @@ def test_without_a_free_port_no_target_is_judged(nets: Pair, port: int) -> None:
         inside(nets.client, lambda: Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(low))
         p.unblocked(target)
         assert [one.to_state for one in p.of(target)] == [State.UP]
+
+
+@pytest.mark.parametrize("address", ["192.0.2.3", "2001:db8::3"])
+def test_a_full_neighbour_table_is_no_verdict(nets: Pair, port: int, address: str) -> None:
+    v6 = ":" in address
+    family = "ipv6" if v6 else "ipv4"
+    ip("-n", nets.server, "addr", "add", f"{address}/{64 if v6 else 24}", "dev", "veth0", *(["nodad"] if v6 else []))
+    with probing() as p:
+        targets = [p.add(quick(kind, nets, port), address) for kind in ("connect", "http")]
+        for target in targets:
+            p.becomes(target, State.UP)
+        with full_neighbour_table(nets.client, v6=v6) as forget:
+            forget(address)
+            for target in targets:
+                reason = p.blocked(target).removesuffix(": EINVAL")
+                assert reason == f"not probed: neighbour table full (net.{family}.neigh.default.gc_thresh3)"
+            rounds(p, targets[0])
+        for target in targets:
+            p.unblocked(target)
+        assert steady(p, targets)
