@@ -114,7 +114,7 @@ def backend(style: Style, info: pb.BackendInfo, now_ns: int) -> Iterator[str]:
     checked = bool(info.healthcheck)
     unprobed = ""
     if info.unprobed_since_ns:
-        unprobed = f"since {moment(info.unprobed_since_ns)}: {info.unprobed_reason}"
+        unprobed = f"since {moment(info.unprobed_since_ns)}: {info.unprobed_reason.removeprefix('not probed: ')}"
     last = word(pb.CheckCode, info.last_code)
     if last and info.last_detail:
         last += f" ({info.last_detail})"
