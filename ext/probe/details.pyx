@@ -140,7 +140,7 @@ def render_blocked(int kind, int error, netns=None, ca_file=None):
     if kind == BLOCK_NONE:
         return ""
     if kind == BLOCK_CLOCK:
-        return f"clock: {_VERIFY[error]} by this host's clock, which may be wrong"
+        return f"clock: {_VERIFY.get(error, 'certificate is refused')} by this host's clock, which may be wrong"
     text = f"{errnos.errorcode.get(error, str(error))}: {_BLOCKS.get(kind, 'cannot probe')}"
     if kind == BLOCK_NETNS and netns:
         text += f" {netns!r}"

@@ -110,7 +110,7 @@ class Checker:
             raise UnknownName("frontend", name) from None
 
     def frontend_state(self, name: str) -> FrontendState:
-        """State of a frontend, as last published. Raises ``UnknownName``."""
+        """State of a frontend, as last worked out. Raises ``UnknownName``."""
         self.frontend(name)
         return self._frontends.state(name)
 
