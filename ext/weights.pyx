@@ -641,6 +641,18 @@ cdef class WeightTable:
         """The state of a frontend as it was last worked out. Raises KeyError."""
         return FRONTEND_STATES[self.rows[<Py_ssize_t> self.frontend_index[name]].state]
 
+    def outlook(self, names):
+        """Work out these frontends; the index of the active pool of each that is usable, -1 for others.
+
+        Raises KeyError.
+        """
+        cdef list result = []
+        cdef Outcome outcome
+        for name in names:
+            outcome = self.work_out(self.frontend_index[name])
+            result.append(outcome.active_pool if outcome.usable else -1)
+        return result
+
     def undecided(self, str name):
         """Whether a frontend is not usable, as it was last worked out, while a member has no verdict that could change
         that: one that is not drained and has a weight. Raises KeyError.

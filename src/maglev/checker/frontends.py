@@ -72,6 +72,10 @@ class Frontends:
         """Active pool, unit and the weights of all members of a frontend. Raises KeyError."""
         return self._table.frontend(name)
 
+    def outlook(self, names: Iterable[str]) -> list[int]:
+        """The active pool of each of these frontends, by its index; -1 where no server is usable. Raises KeyError."""
+        return self._table.outlook(names)
+
     def users_of(self, backend: str) -> tuple[str, ...]:
         """Names of the frontends that use a backend, in the order of the file."""
         return self._table.users_of(backend)
