@@ -205,6 +205,29 @@ def _override_words(info: pb.Override) -> str:
     return words + (f": {info.reason}" if info.reason else "")
 
 
+def reply(
+    changes: Iterable[pb.ValueChange], effects: Iterable[pb.FrontendEffect], omitted: int, now_ns: int
+) -> Iterator[str]:
+    """What a request changed of a setting that was there already, and its effects. ``now_ns``: wall clock."""
+    for one in changes:
+        # State, drain and weight are in the line before.
+        if one.what in ("reason", "until", "by"):
+            after, before = _value(one.what, one.after, now_ns), _value(one.what, one.before, now_ns)
+            yield f"  {one.what} is now {after}, was {before}"
+    for effect in effects:
+        yield f"  {escape(effect.text)}"
+    if omitted:
+        yield f"  and {omitted} more frontends"
+
+
+def _value(what: str, text: str, now_ns: int) -> str:
+    if what != "until":
+        return escape(text) or "none"
+    if not text:
+        return "without end"
+    return f"{moment(int(text))} ({duration(max(0, int(text) - now_ns))} left)"
+
+
 def override_table(style: Style) -> Table:
     """The table of ``show overrides``."""
     return Table(style, ("BACKEND", "OVERRIDE", "WHERE", "BY", "FOR", "LEFT", "REASON"))
