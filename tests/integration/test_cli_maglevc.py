@@ -256,6 +256,22 @@ def test_a_broken_file_is_refused_with_all_its_errors(served: Served) -> None:
         assert "has errors" in answer.err
 
 
+def test_frontends_say_that_vpp_does_not_have_their_weights(served: Served) -> None:
+    assert "VPP" not in served.run("show frontends").out
+    served.daemon.dataplane.lose("connection refused")
+    lines = served.run("show frontends").out.splitlines()
+    assert lines[0].startswith("VPP is away since ")
+    assert lines[0].endswith("(connection refused): states and weights are what it will get")
+    assert lines[1].startswith("FRONTEND ")
+    one = served.run("show frontends www").out
+    assert "VPP is away or left alone since " in one
+    for command in ("show frontends", "show frontends www"):
+        parsed = json.loads(served.run(command, "--json").out)
+        found = parsed[0] if isinstance(parsed, list) else parsed
+        assert found["vpp_away_since_ns"] > 0
+    assert "VPP is away" in served.run("set backend web0 drain").err
+
+
 def test_a_dangerous_reload_needs_force(served: Served) -> None:
     served.daemon.loader.dangerous = True
 

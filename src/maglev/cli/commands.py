@@ -75,8 +75,14 @@ def _show_frontends(context: Context, command: Command) -> int:
     request = pb.ListFrontendsRequest(name_regexp=command.values.get("match", ""), omit_pools=not context.json)
     if "state" in command.values:
         request.states.append(pb.FrontendState.Value(f"FRONTEND_STATE_{command.values['state'].upper()}"))
-    pages = (page.frontends for page in client.pages(client.stub.ListFrontends, request))
-    return context.list(pages, render.frontend_table(context.style), render.frontend_rows)
+
+    def pages() -> Iterator[Iterable[pb.FrontendInfo]]:
+        for at, page in enumerate(client.pages(client.stub.ListFrontends, request)):
+            if at == 0 and not context.json:
+                context.print(render.away(context.style, page.vpp))
+            yield page.frontends
+
+    return context.list(pages(), render.frontend_table(context.style), render.frontend_rows)
 
 
 def _show_frontend(context: Context, command: Command) -> int:

@@ -43,6 +43,8 @@ def frontend_rows(page: Iterable[pb.FrontendInfo]) -> list[tuple[str, ...]]:
 def frontend(style: Style, info: pb.FrontendInfo) -> Iterator[str]:
     """``show frontends NAME``. A pool member is one line: ``<name> weight <cfg> effective <eff> [flags]``."""
     yield style.paint(f"frontend {escape(info.name)}", "bold")
+    if info.vpp_away_since_ns:
+        yield style.paint(f"  {_AWAY.format(moment(info.vpp_away_since_ns))}", "error")
     yield from fields(
         style,
         (
@@ -61,6 +63,20 @@ def frontend(style: Style, info: pb.FrontendInfo) -> Iterator[str]:
         yield f"  pool {escape(pool.name)}" + (" (active)" if at == info.active_pool_index else "")
         for one in pool.backends:
             yield "    " + member(style, one)
+
+
+_AWAY = "VPP is away or left alone since {}: state and weights are what it will get (show version says why)"
+
+
+def away(style: Style, info: pb.VPPConnection) -> Iterator[str]:
+    """The line above lists whose weights VPP does not have; nothing while it follows the daemon, or there is none."""
+    if not info.configured or (info.connected and not info.problem):
+        return
+    what = "VPP is left alone" if info.connected else "VPP is away"
+    because = f" ({escape(info.problem)})" if info.problem else ""
+    yield style.paint(
+        f"{what} since {moment(info.since_ns)}{because}: states and weights are what it will get", "error"
+    )
 
 
 def member(style: Style, info: pb.PoolBackendInfo) -> str:

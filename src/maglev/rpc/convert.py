@@ -219,15 +219,22 @@ def fill_member(info: pb.PoolBackendInfo, weight: MemberWeight) -> None:
     info.configured_weight = weight.configured
 
 
+def away_since(view: ConnectionInfo | None) -> int:
+    """Since when VPP does not follow the daemon: it is away, or is left alone; 0: it does, or there is none."""
+    return view.since_ns if view is not None and (view.problem or not view.connected) else 0
+
+
 def fill_frontend(
     info: pb.FrontendInfo,
     configured: model.Frontend,
     weights: FrontendWeights,
     state: FrontendState,
     *,
+    vpp_away_since_ns: int = 0,
     with_pools: bool = True,
 ) -> None:
     """A frontend as it is configured, with the weights that its members have now."""
+    info.vpp_away_since_ns = vpp_away_since_ns
     info.name = configured.name
     info.address = str(configured.address)
     info.protocol = PROTOCOLS.get(str(configured.protocol), pb.PROTOCOL_UNSPECIFIED)
