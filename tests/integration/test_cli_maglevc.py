@@ -272,6 +272,17 @@ def test_frontends_say_that_vpp_does_not_have_their_weights(served: Served) -> N
     assert "VPP is away" in served.run("set backend web0 drain").err
 
 
+def test_flows_of_a_drained_backend_and_waiting_for_none(served: Served) -> None:
+    one = served.run("show backends web0 flows")
+    assert "backend web0 (10.0.0.1, drained): 1 flows at most" in one.out
+    assert "www       192.0.2.80/32 tcp 80       0      1" in one.out
+    last = served.run("show backends web0 flows wait")
+    assert (last.status, "no flow left: VPP sends it nothing" in last.out) == (0, True)
+    parsed = json.loads(served.run("show backends web0 flows", "--json").out)
+    assert (parsed["empty"], parsed["frontends"][0]["flows"]) == (True, 0)
+    assert served.run("show backends nil flows").status == 1
+
+
 def test_a_dangerous_reload_needs_force(served: Served) -> None:
     served.daemon.loader.dangerous = True
 
@@ -284,6 +295,7 @@ def test_a_dangerous_reload_needs_force(served: Served) -> None:
 WRITTEN = {
     "show frontends NAME": "show frontends www",
     "show backends NAME": "show backends web0",
+    "show backends NAME flows": "show backends web0 flows",
     "show healthchecks NAME": "show healthchecks web",
     "show vpp lb state [NAME]": "show vpp lb state",
     "show vpp lb counters [NAME]": "show vpp lb counters",

@@ -252,6 +252,24 @@ def override_rows(page: Iterable[pb.Override], now_ns: int) -> list[tuple[str, .
 # ------------------------------------------------------------------------------------------------- health checks
 
 
+def flows(style: Style, info: pb.BackendFlows) -> Iterator[str]:
+    """``show backends NAME flows``: the sum, and each frontend."""
+    name, drained = escape(info.backend), ", drained" if info.drained else ""
+    if info.empty:
+        words = "no flow left: VPP sends it nothing"
+    elif info.flows:
+        words = f"{info.flows} flows at most: an ended flow counts until another takes its entry"
+    else:
+        words = "no flow now, but a weight in VPP: it gets new ones"
+    yield f"{moment(info.read_at_ns)} backend {style.paint(name, 'bold')} ({escape(info.address)}{drained}): {words}"
+    table = Table(style, ("FRONTEND", "VIP", "WEIGHT", "FLOWS"), right=("WEIGHT", "FLOWS"), indent=2)
+    yield from table.lines(
+        (one.frontend, one.vip, str(one.vpp_weight), str(one.flows) if one.HasField("flows") else "not in VPP")
+        for one in info.frontends
+    )
+    yield f"  reading this stopped VPP for about {duration(info.stall_ns)}"
+
+
 def healthcheck_table(style: Style) -> Table:
     """The table of ``show healthchecks``."""
     return Table(

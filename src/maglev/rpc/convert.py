@@ -21,7 +21,7 @@ from maglev.kinds.registry import kind_of
 from maglev.pb import maglev_pb2 as pb
 from maglev.schema.problems import Problem
 from maglev.views.backends import BackendStatus, Override, OverrideKind
-from maglev.views.dataplane import ConfState, ConnectionInfo, DataplaneInfo, VipState, VipTraffic
+from maglev.views.dataplane import BackendFlows, ConfState, ConnectionInfo, DataplaneInfo, VipState, VipTraffic
 from maglev.views.plans import PlanReport
 
 STATES: Mapping[State, pb.BackendState.ValueType] = {
@@ -457,6 +457,23 @@ def lb_conf(view: ConfState, wanted: model.LbConfig) -> pb.VPPLBConf:
         wanted_ipv6_src_address=str(wanted.ipv6_src_address or ""),
         wanted_sticky_buckets_per_core=wanted.sticky_buckets_per_core or 0,
         wanted_flow_timeout_ns=wanted.flow_timeout or 0,
+    )
+
+
+def backend_flows(view: BackendFlows) -> pb.BackendFlows:
+    """Flows of a backend."""
+    return pb.BackendFlows(
+        backend=view.backend,
+        address=view.address,
+        drained=view.drained,
+        flows=view.flows,
+        empty=view.empty,
+        frontends=[
+            pb.FrontendFlows(frontend=one.frontend, vip=one.vip, flows=one.flows, vpp_weight=one.weight)
+            for one in view.frontends
+        ],
+        read_at_ns=view.read_at_ns,
+        stall_ns=view.stall_ns,
     )
 
 

@@ -55,6 +55,7 @@ class MaglevService(pb_grpc.MaglevServicer):
         self._checks = Shared(lambda: bounded(services.loader.check()))
         self._diffs = Shared(lambda: bounded(self._diff()))
         self._reloads = Turnstile("a reload")
+        self._flows = Turnstile("a reading of flows", most=2)
         self._readings = Readings(services.clock)
         self._changes = Changes()
 
@@ -159,6 +160,13 @@ class MaglevService(pb_grpc.MaglevServicer):
             frontends=self._checker.frontends_of(name),
         )
         return info
+
+    async def GetBackendFlows(self, request: pb.GetBackendFlowsRequest, context: Context) -> pb.BackendFlows:
+        """Flows of one backend in VPP, read now or some seconds ago."""
+        name = _named("backend", self._checker.config().backends, request.name).name
+        dataplane = self._dataplane()
+        role = self._caller(context).role
+        return convert.backend_flows(await bounded(self._flows.run(role, lambda: dataplane.flows(name))))
 
     # --------------------------------------------------------------------------------------------- health checks
 
