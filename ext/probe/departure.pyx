@@ -210,3 +210,39 @@ cdef int twin_send(State* e, uint32_t index, const sockaddr_in6* local) noexcept
         return errno
     departures_read(e, origin, 1)
     return 0
+
+
+# Send the packet of an IPv4 probe that has just timed out once more, from the socket of all probes, and have the kernel
+# say if a queue or a driver drops it: IPv4 reports that only with IP_RECVERR (a veth drops a packet that is larger than
+# its far end's MTU, behind the SND stamp). IPv6 has reported it at the first send.
+#
+# The option is on for this one call. With it an ICMP error that came back for any other target would fail this send, and
+# be the next receive's error; so an errno other than ENOBUFS is passed over, and the socket's error is taken at the end.
+cdef bint dropped_by_driver(State* e, uint32_t index) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    cdef Origin* origin = e.origins.table[slot.origin]
+    cdef int fd = origin.tcp.fd if slot.type == PROBE_SYN else origin.icmp.fd
+    cdef int on = 1
+    cdef int off = 0
+    cdef int error = 0
+    cdef int tries
+    cdef socklen_t length = sizeof(error)
+    if slot.v6 or fd < 0:
+        return False
+    if slot.type == PROBE_ICMP:
+        icmp_build(e, origin, 0, index)
+    elif slot.source[0] == 0 or not syn_build(e, origin, 0, index):
+        return False
+    if setsockopt(fd, IPPROTO_IP, IP_RECVERR, &on, sizeof(on)) < 0:
+        return False
+    for tries in range(3):
+        error = 0
+        if sendmsg(fd, &e.raw.send.messages[0].msg_hdr, MSG_DONTWAIT) >= 0:
+            break
+        error = errno
+        if error == ENOBUFS:
+            break
+    # This empties the error queue, too.
+    setsockopt(fd, IPPROTO_IP, IP_RECVERR, &off, sizeof(off))
+    getsockopt(fd, SOL_SOCKET, SO_ERROR, &off, &length)
+    return error == ENOBUFS

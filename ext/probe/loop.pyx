@@ -222,6 +222,8 @@ cdef void engine_loop(State* e) noexcept nogil:
     sched_slice(SLICE)
     e.clock.now = clock_ns(CLOCK_MONOTONIC)
     e.clock.wall = clock_ns(CLOCK_REALTIME) - e.clock.now
+    e.clock.compared = e.clock.now
+    e.clock.suspended = clock_ns(CLOCK_BOOTTIME) - clock_ns(CLOCK_MONOTONIC)
     while not load32(&e.inbox.stopping):
         tick(e)
         rest(e)

@@ -25,6 +25,8 @@ cdef enum:
     SLICE = MS // 10                # the least time slice that the kernel takes
     GRACE = 1 * MS                  # between a deadline and giving up: what the softirq still holds may come in
     STALL = 10 * MS                 # a thread that wakes this late was not let run
+    STALL_MOST = 86400              # seconds for which the wall clock's being set counts at most
+    SLEW = 2000                     # ns in which a clock of 500 ppm drifts by one
     ATTENTION = 50 * MS             # the longest sleep while a connection is under way
     LATE = 5 * MS                   # a probe sent this late is counted as late
     OVERDUE = 100 * MS              # a probe this late is not sent at once with all others, but spread
@@ -177,9 +179,9 @@ cdef struct Record:
     uint32_t codes[CODE_COUNT - 1]  # without CODE_NONE: that is for targets without a result
     int64_t rtt_sum
     int64_t last_rtt
-    int64_t last_at
-    int64_t change_at
-    int64_t blocked_since
+    int64_t last_at                 # monotonic
+    int64_t change_at               # wall clock
+    int64_t blocked_since           # monotonic; 0: it can be probed
 
 # A check as the engine needs it. Python makes it; from OP_CHECK_SET on it is the engine's, which frees it.
 cdef struct Check:
@@ -421,6 +423,8 @@ cdef struct Clocks:
     int64_t now                     # monotonic, refreshed several times a tick
     int64_t tick_start
     int64_t wall                    # CLOCK_REALTIME less CLOCK_MONOTONIC, at the start of the tick
+    int64_t compared                # when that was read: monotonic
+    int64_t suspended               # CLOCK_BOOTTIME less CLOCK_MONOTONIC, when the wall clock last moved
     int64_t stalled                 # time that this thread was not let run, since ever
     uint32_t quiet                  # ticks without a packet sent or received
     uint64_t random                 # for jitter: see `draw_below`
@@ -534,6 +538,7 @@ cdef struct State:
     Slot* slots                     # the engine's
     Record* records                 # written by the engine, read by Python: see Record
     uint32_t* due                   # the engine's: what the wheel gave out
+    int64_t* anchors                # the engine's, by slot: of the clock, by the last verification (dates.pyx); 0: none
     Wheel wheel                     # the engine's
     Check** checks                  # the engine's
     Clocks clock

@@ -51,11 +51,19 @@ cdef extern from "time.h" nogil:
         long tv_sec
         long tv_nsec
     enum:
+        CLOCK_BOOTTIME
         CLOCK_MONOTONIC
         CLOCK_REALTIME
         TIMER_ABSTIME
     int clock_gettime(clockid_t, timespec*)
     int clock_nanosleep(clockid_t, int, const timespec*, timespec*)
+
+cdef extern from "sys/timex.h" nogil:
+    ctypedef struct timex "struct timex":
+        pass
+    enum:
+        TIME_ERROR
+    int adjtimex(timex*)
 
 cdef extern from "unistd.h" nogil:
     int close(int)
