@@ -21,6 +21,9 @@ PATIENT = {"interval": "800ms", "fast-interval": "400ms", "down-interval": "400m
 LEAST = {"icmp": 0.25, "syn": 0.25, "connect": 0.5, "http": 0.5, "https": 0.5}
 """Shortest failure, in seconds, from which a verdict can come: two fast intervals less their jitter, with a margin."""
 
+SERVED = ("http", "https")
+"""Kinds that a process answers; the kernel answers the others."""
+
 Tree = dict[str, Any]
 
 
@@ -66,7 +69,9 @@ GROUPS = (LOOP, ROUTED, ONLINK)
 
 def paces() -> dict[str, Pace]:
     """What the oracle knows of the health checks."""
-    return {target.check: Pace(LEAST[target.kind], target.group) for target in TARGETS if target.kind}
+    return {
+        target.check: Pace(LEAST[target.kind], target.group, target.kind in SERVED) for target in TARGETS if target.kind
+    }
 
 
 def _frontends() -> dict[str, Tree]:

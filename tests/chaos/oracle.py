@@ -63,10 +63,14 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Of a health check: the least seconds of failure from which a verdict can come. ``group``: of the servers."""
+    """Of a health check: the least seconds of failure from which a verdict can come. ``group``: of the servers.
+
+    ``served``: a process has to run for the answer, which can be late; the kernel answers pings and connections.
+    """
 
     least: float
     group: str
+    served: bool
 
 
 class Oracle:
@@ -216,7 +220,7 @@ class Oracle:
         pace = self._pace(member.backend)
         if pace is None:
             return False
-        if self.facts.slow[pace.group].touches(since - FLAP_SECONDS, t):
+        if pace.served and self.facts.slow[pace.group].touches(since - FLAP_SECONDS, t):
             self.counts["verdicts that the servers' own slowness may explain"] += 1
             return True
         bad = self.facts.bad[member.address]
@@ -262,7 +266,7 @@ class Oracle:
         return not (
             facts.bad[member.address].touches(horizon, t)
             or facts.out[member.backend].touches(horizon, t)
-            or (pace is not None and facts.slow[pace.group].touches(horizon, t))
+            or (pace is not None and pace.served and facts.slow[pace.group].touches(horizon, t))
             or 0 in self._values(vip, member, horizon, t)
             or any(
                 (other := force.plan.vips.get(vip.key)) is None or other.find(member.address) is None

@@ -16,7 +16,7 @@ from maglev.vpp.planning.model import parse_vip_key
 from maglev.vpp.wire.messages import Prefix
 from maglev.vppsim.inspect import Client
 from tests.chaos.book import Wrong
-from tests.chaos.layout import TARGETS
+from tests.chaos.layout import SERVED, TARGETS
 from tests.chaos.oracle import DAEMON
 from tests.chaos.stage import KNOWN_SECONDS, Failed, Stage
 from tests.chaos.table import ROWS, Row, decks
@@ -278,7 +278,11 @@ class Run:
                     or stage.facts.out[member.backend].touches(now - QUIET_SECONDS, now)
                     or any(s.touches(0, now) for s in stage.facts.weights[vip.key, member.address].values())
                 )
-                if quiet and held.get(member.address) and any(t.kind for t in TARGETS if t.address == member.address):
+                if (
+                    quiet
+                    and held.get(member.address)
+                    and any(t.kind and t.kind not in SERVED for t in TARGETS if t.address == member.address)
+                ):
                     return vip.key, member.address
         raise Failed("no server was left alone")
 

@@ -377,16 +377,19 @@ async def recreation(stage: Stage) -> bool:
 
 
 async def _while_dead(stage: Stage, damage: Callable[[Path], None]) -> bool:
-    done = asyncio.Event()
+    path = stage.daemon.state / "state.json"
+    done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     async def work() -> None:
         stage.forgetful = True
-        await asyncio.to_thread(damage, stage.daemon.state / "state.json")
-        done.set()
+        # It is missing after a start without one, until there is something to keep.
+        there = path.is_file()
+        if there:
+            await asyncio.to_thread(damage, path)
+        done.set_result(there)
 
     stage.while_dead.append(work)
-    await done.wait()
-    return True
+    return await done
 
 
 async def state_cut(stage: Stage) -> bool:
@@ -431,12 +434,13 @@ async def state_fifo(stage: Stage) -> bool:
         path.unlink(missing_ok=True)
         os.mkfifo(path)
 
-    await _while_dead(stage, damage)
+    happened = await _while_dead(stage, damage)
     await stage.up.wait()
     await _pause(stage, 0.5, 1.5)
-    path.unlink()
+    if happened:
+        path.unlink()
     stage.forgetful = True
-    return True
+    return happened
 
 
 async def state_read_only(stage: Stage) -> bool:
@@ -483,12 +487,12 @@ def _host(group: str, trouble: str) -> Callable[[Stage], Awaitable[bool]]:
 
 
 HOST_ON = {
-    "route": False,
-    "link": False,
-    "carrier": False,
-    "firewall": False,
-    "queue": False,
-    "source": False,
+    "route": True,
+    "link": True,
+    "carrier": True,
+    "firewall": True,
+    "queue": True,
+    "source": True,
 }
 
 ROWS = (
@@ -527,8 +531,8 @@ ROWS = (
     Row("state file older", "state", state_older),
     Row("state file removed", "state", state_removed),
     Row("state file a FIFO", "state", state_fifo),
-    Row("state directory read-only", "disk", state_read_only),
-    Row("disk full", "disk", state_full),
+    Row("state directory read-only", "state", state_read_only),
+    Row("disk full", "state", state_full),
     *(
         Row(f"{group}: {trouble}", group, _host(group, trouble), HOST_ON[trouble])
         for group in (ROUTED, ONLINK)

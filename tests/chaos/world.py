@@ -150,8 +150,10 @@ class World:
                 self._address("add", target)
             elif target.group == LOOP and ":" in target.address:
                 ip("addr", "add", f"{target.address}/128", "dev", "lo", "nodad")
-        for group in self._pairs:
+        for group, pair in self._pairs.items():
             self._mend_host(group)
+            for name in (pair.client, pair.server):
+                _settled(name)
 
     def _address(self, verb: str, target: Target) -> None:
         six = ":" in target.address
@@ -292,6 +294,16 @@ class World:
 def troubles(group: str) -> tuple[str, ...]:
     """What can break the prober's side for a group: only probes to the routed servers have a source of their own."""
     return () if group == LOOP else HOST_TROUBLES if group == ROUTED else HOST_TROUBLES[:-1]
+
+
+def _settled(namespace: str) -> None:
+    """Wait until no address is tentative any more: the links were up before duplicates were ruled out."""
+    deadline = time.monotonic() + DEADLINE
+    words = ["ip", "-n", namespace, "-6", "addr", "show", "tentative"]
+    while subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"addresses in {namespace} stay tentative")
+        time.sleep(0.05)
 
 
 def _nft(namespace: str, rules: str) -> None:
