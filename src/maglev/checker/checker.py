@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 import orjson
 
 from maglev.base import logs
-from maglev.base.clock import Clock
+from maglev.base.clock import Clock, Moments
 from maglev.base.errors import BadValue, NotAllowed, UnknownName
 from maglev.base.events import Bus, ConfigEvent, WeightEvent
 from maglev.base.limits import check_duration, check_reason, check_weight
@@ -74,6 +74,7 @@ class Checker:
         self._engine = engine
         self._bus = bus
         self._clock = clock
+        self._moments = Moments(clock)
         self._config = Config()
         self._loaded = False
         self._applying = asyncio.Lock()
@@ -133,7 +134,7 @@ class Checker:
 
     def status_of(self, live: LiveBackend) -> BackendStatus:
         """Everything about one backend."""
-        return status_of(live, self._prober.info(live), self._clock.time_ns())
+        return status_of(live, self._prober.info(live), self._moments)
 
     def probe_records(self) -> tuple[bytes, Mapping[int, LiveBackend]]:
         """The engine's records of all targets at one moment (``engine.RECORD``), and their backends by target."""
@@ -205,9 +206,17 @@ class Checker:
 
     # ------------------------------------------------------------------------------------------------ configuration
 
-    def restore(self, records: Iterable[Override]) -> None:
-        """Put back what operators had set before a restart; to be called before the first ``apply``."""
-        self._settings.restore(records)
+    def restore(self, records: Iterable[Override], moved_ns: int = 0) -> None:
+        """Put back what operators had set before a restart; to be called before the first ``apply``.
+
+        ``moved_ns``: by how much the wall clock was set since they were written, as far as that is known.
+        """
+        self._settings.restore(records, moved_ns)
+
+    def clock_moved(self) -> None:
+        """The wall clock was set: settings are kept for a restart by the clock as it is now."""
+        self._settings.rebase()
+        self._settings.report()
 
     def needs_force(self, config: Config) -> str:
         """Why a reload to ``config`` would be refused unless forced; empty when it would not."""
@@ -225,13 +234,13 @@ class Checker:
             refused = "" if force else self.needs_force(config)
             if refused:
                 raise NotAllowed(refused)
-            await self._apply(config, by)
+            await self._apply(config, by, forced=force)
 
-    async def _apply(self, config: Config, by: str) -> None:
+    async def _apply(self, config: Config, by: str, *, forced: bool) -> None:
         pace = Pace()
         first = not self._loaded
         checks = self._prober.checks_for(await reload.used_checks(config))
-        step = await reload.prepare(config, checks, self._backends.table, self._clock.time_ns())
+        step = await reload.prepare(config, checks, self._backends.table, self._clock.monotonic_ns())
         await self._frontends.prepare(config.frontends.values(), step.backends.values())
         outdated = self._replaced_by_reload()
         await asyncio.sleep(0)
@@ -254,7 +263,7 @@ class Checker:
             healthchecks=len(config.healthchecks),
             by=by,
         )
-        self._bus.publish(ConfigEvent(at_ns=self._clock.time_ns(), by=by))
+        self._bus.publish(ConfigEvent(at_ns=self._clock.time_ns(), by=by, forced=forced))
         # The table before the objects: it holds the frontends, which would go with it all at once.
         await self._frontends.release()
         await let_go(outdated)
