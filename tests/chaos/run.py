@@ -89,7 +89,7 @@ class Run:
         while True:
             await asyncio.sleep(1.0)
             if self.stage.while_dead and not self.stage.life.locked():
-                async with self.stage.life:
+                async with self.stage.alone():
                     if self.stage.while_dead:
                         await self.stage.kill(self.stage.chance.choice([signal.SIGKILL, signal.SIGTERM]))
 
@@ -216,7 +216,7 @@ class Run:
         """A restart under unchanged health and configuration writes nothing."""
         stage = self.stage
         before = sum(stage.oracle.counts[name] for name in ("ASes added", "ASes deleted", "weights set", "VIPs made"))
-        async with stage.life:
+        async with stage.alone():
             await stage.kill(signal.SIGTERM)
         await asyncio.sleep(6.0)  # not a wait for an event: until after the warm-up nothing may happen
         await self.settle()

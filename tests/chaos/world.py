@@ -153,7 +153,8 @@ class World:
         for group, pair in self._pairs.items():
             self._mend_host(group)
             for name in (pair.client, pair.server):
-                _settled(name)
+                # The links were up before duplicates were ruled out.
+                _wait(f"addresses in {name}", ["ip", "-n", name, "-6", "addr", "show", "tentative"], "")
 
     def _address(self, verb: str, target: Target) -> None:
         six = ":" in target.address
@@ -289,6 +290,9 @@ class World:
                     ip("-n", pair.server, *words)
         for words in self._routes(group):
             ip("-n", pair.client, *(["-6"] if ":" in words[0] else []), "route", "replace", *words)
+        for name in (pair.client, pair.server):
+            # The kernel notices a carrier up to a second late, and drops what is sent until then.
+            _wait(f"the link in {name}", ["ip", "-n", name, "link", "show", "veth0", "up"], "state UP")
 
 
 def troubles(group: str) -> tuple[str, ...]:
@@ -296,14 +300,16 @@ def troubles(group: str) -> tuple[str, ...]:
     return () if group == LOOP else HOST_TROUBLES if group == ROUTED else HOST_TROUBLES[:-1]
 
 
-def _settled(namespace: str) -> None:
-    """Wait until no address is tentative any more: the links were up before duplicates were ruled out."""
+def _wait(what: str, words: list[str], wanted: str) -> None:
+    """Run a command until its output has the word; an empty one: until there is no output."""
     deadline = time.monotonic() + DEADLINE
-    words = ["ip", "-n", namespace, "-6", "addr", "show", "tentative"]
-    while subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip():
+    while True:
+        output = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        if wanted in output and (wanted or not output.strip()):
+            return
         if time.monotonic() > deadline:
-            raise RuntimeError(f"addresses in {namespace} stay tentative")
-        time.sleep(0.05)
+            raise RuntimeError(f"{what} do not settle: {output}")
+        time.sleep(0.02)
 
 
 def _nft(namespace: str, rules: str) -> None:
