@@ -1,11 +1,11 @@
-# Is a failure the target's, or did the probe never leave this host? Asked on the engine thread, of probes that are about
-# to fail: a probe that passes costs nothing here.
+# Is a failure the target's, or did the probe never leave this host? Asked on the engine thread, of probes that are
+# about to fail: a probe that passes costs nothing here.
 #
 # A failed probe is no verdict while one of these holds; the target then keeps its state, and is "not probed: REASON".
 #
 #   reason      the proof
 #   firewall    EPERM at the send; an ICMP error other than "host unreachable" from an address of our own
-#   buffer      ENOBUFS or ENOMEM at the send
+#   buffer      ENOBUFS or ENOMEM at the send; on IPv4, which does not report it, at a second one
 #   route       our own routing refuses, or leads by another interface than when the target passed, and no other target
 #               of this namespace, family and source passes meanwhile. As soon as one does, the refusal is a failed
 #               probe: where routes to hosts are announced, a dead server is one without a route.
@@ -72,8 +72,8 @@ cdef bint interface_up(State* e, Origin* origin, uint8_t place) noexcept nogil:
     return interface.up
 
 
-# Note by which interface a target's probes leave, now that one has passed. Where the interface's stamps are not known to
-# work, the target's next probe asks for some.
+# Note by which interface a target's probes leave, now that one has passed. Where the interface's stamps are not known
+# to work, the target's next probe asks for some.
 cdef void interface_learn(State* e, Origin* origin, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     cdef Interface* interface
@@ -143,7 +143,8 @@ cdef int refusal_kind(State* e, uint32_t index, int error) noexcept nogil:
     if error == EPERM:
         return BLOCK_FIREWALL
     if error in (ENOBUFS, ENOMEM, EAGAIN):
-        return BLOCK_BUFFER
+        # IPv6 says so, too, where an interface without carrier drops the packet.
+        return BLOCK_BUFFER if interface_up(e, origin, slot.interface) else BLOCK_LINK
     if error not in (ENETUNREACH, EHOSTUNREACH, EHOSTDOWN, ENETDOWN, EACCES, EINVAL):
         return BLOCK_SEND
     way_ask(origin, slot.address, &way)
@@ -221,15 +222,21 @@ cdef bint silence_stands(State* e, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     cdef Origin* origin = e.origins.table[slot.origin]
     cdef int kind
+    cdef bint left
     if slot.state == HEALTH_DOWN:
         return True
     departures_read(e, origin, 0 if slot.type == PROBE_ICMP else 1)
     e.evidence.asks += 1
     kind = silence_kind(e, origin, index)
+    # One that did not leave is not sent again: towards a dead host on our link it would wait in the send buffer.
+    left = slot.evidence & EVIDENCE_LEFT and slot.type <= PROBE_SYN
+    if kind == BLOCK_NONE and left and failure_decides(e, index) and dropped_by_driver(e, index):
+        kind = BLOCK_BUFFER
+    # Whatever happens to the target next, these stamps are not of its next probe.
+    slot.evidence = EVIDENCE_DOUBT
     if kind == BLOCK_NONE:
         return True
-    slot.evidence |= EVIDENCE_DOUBT
-    block(e, index, kind, 0)
+    block(e, index, kind, ENOBUFS if kind == BLOCK_BUFFER else 0)
     return False
 
 

@@ -1,4 +1,4 @@
-"""Trouble of the prober's own host, made in the client's namespace of a ``Pair``: queues, firewall, carrier, neighbours.
+"""Trouble of the prober's own host, in the client's namespace of a ``Pair``: queues, firewall, carrier, neighbours.
 
 Each is a context manager that takes back what it did. Failed neighbour discovery looks like a dead host: where a queue
 or the firewall is to be the only trouble, ``permanent`` comes first.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.helpers.netns import CLIENT, CLIENT6, SERVER, SERVER6, Pair, inside, ip
@@ -101,15 +102,17 @@ def no_carrier(nets: Pair) -> Iterator[None]:
     try:
         yield
     finally:
+        # An interface that goes down loses its IPv6 addresses.
+        ip("-n", nets.server, "addr", "replace", f"{SERVER6}/64", "dev", "veth0", "nodad")
         ip("-n", nets.server, "link", "set", "veth0", "up")
 
 
 @contextlib.contextmanager
 def firewall(namespace: str, rule: str, hook: str = "output", policy: str = "accept") -> Iterator[None]:
     """An nftables rule at one of the ``inet`` hooks."""
-    run("ip", "netns", "exec", namespace, "nft", "-f", "-", text=(
-        f"table inet trouble {{\n chain one {{\n type filter hook {hook} priority 0; policy {policy};\n {rule}\n }}\n}}\n"
-    ))  # fmt: skip
+    chain = f"type filter hook {hook} priority 0; policy {policy};\n{rule}\n"
+    text = f"table inet trouble {{\nchain one {{\n{chain}}}\n}}\n"
+    run("ip", "netns", "exec", namespace, "nft", "-f", "-", text=text)
     try:
         yield
     finally:
@@ -117,27 +120,42 @@ def firewall(namespace: str, rule: str, hook: str = "output", policy: str = "acc
 
 
 @contextlib.contextmanager
-def full_neighbour_table(namespace: str, *, v6: bool = False, device: str = "veth0") -> Iterator[None]:
-    """No room for another neighbour, on the whole machine: one test at a time. Entries go again at the end."""
+def neighbour_table_alone() -> Iterator[None]:
+    """The kernel's neighbour tables are those of the whole machine: one test at a time may fill them."""
     with _LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        net = "2001:db8:99::{:x}" if v6 else "10.99.{}.{}"
-        count = GC_THRESH3 + 80
-        names = [net.format(n + 1) if v6 else net.format(64 + n // 250, n % 250 + 1) for n in range(count)]
-        wide = "2001:db8:99::/64" if v6 else "10.99.64.0/20"
-        ip("-n", namespace, "route", "add", wide, "dev", device)
-        lines = (
-            f"neigh add {name} lladdr 02:00:00:00:{n >> 8:02x}:{n & 255:02x} dev {device} nud reachable\n"
-            for n, name in enumerate(names)
-        )
-        family = "-6" if v6 else "-4"
+        yield
+
+
+@contextlib.contextmanager
+def full_neighbour_table(namespace: str, *, v6: bool = False, device: str = "veth0") -> Iterator[Callable[[str], None]]:
+    """No room for another neighbour, on the whole machine: one test at a time. Entries go again at the end.
+
+    Yields what makes the kernel forget a neighbour for another one, so that it finds no room for it any more.
+    """
+    family, net, wide = ("-6", "2001:db8:99::{:x}:{:x}", "2001:db8:99::/64") if v6 else (
+        "-4", "10.99.{}.{}", "10.99.64.0/20"
+    )  # fmt: skip
+    numbers = itertools.count()
+
+    def another() -> str:
+        number = next(numbers)
+        name = net.format(64 + number // 250, number % 250 + 1)
+        return f"neigh add {name} lladdr 02:00:00:00:{number >> 8:02x}:{number & 255:02x} dev {device} nud reachable\n"
+
+    def batch(lines: str) -> None:
+        # Those beyond the limit are refused, which is what they are for.
+        words = ["ip", family, "-n", namespace, "-force", "-batch", "-"]
+        subprocess.run(words, input=lines, capture_output=True, text=True, check=False)
+
+    def forget(address: str) -> None:
+        batch(f"neigh del {address} dev {device}\n" + another() + another())
+
+    with neighbour_table_alone():
+        ip(family, "-n", namespace, "route", "add", wide, "dev", device)
         try:
-            # The last ones fail, which is what it is for.
-            subprocess.run(
-                ["ip", family, "-n", namespace, "-force", "-batch", "-"],
-                input="".join(lines), capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            yield
+            batch("".join(another() for _ in range(GC_THRESH3 + 80)))
+            yield forget
         finally:
             ip(family, "-n", namespace, "neigh", "flush", "dev", device, "nud", "all")
-            ip("-n", namespace, "route", "del", wide, "dev", device)
+            ip(family, "-n", namespace, "route", "del", wide, "dev", device)
