@@ -1,4 +1,4 @@
-# A connection has failed, or nobody answered it: the server's fault, or did our packets never leave this host? On the
+# A connection has failed, or got no answer: is that the server, or did our packets never leave this host? On the
 # engine thread, of connections that are about to fail, of targets that are not down. What evidence.pyx decides for
 # packets, this file finds out for connections; "not probed" has the same reasons.
 #
