@@ -20,6 +20,10 @@
 #   no answer to the request       With nothing unacknowledged the server has all of it: a failed probe. Otherwise what
 #                                  we sent may not have left, and the same questions are asked.
 #
+# A twin that left proves the twin's way, and the neighbour table may have had room for it alone: with more servers on a
+# link than it holds, entries come and go. If the next hop's entry is younger than the connection, the connection is
+# repeated once, while the entry is there; a failure with an older entry, or of the repetition, is the server's.
+#
 # For ca_state and wmem_alloc the next hop decides: one that answers no neighbour discovery is a dead host on our link.
 #
 # What nothing here shows: a queue of ours that drops the SYN and lets its twin out, and a packet filter that drops
@@ -72,7 +76,24 @@ cdef void proof_visit(State* e, uint32_t index) noexcept nogil:
     if slot.losses != e.origins.table[slot.origin].losses:
         repeat(e, index, soon(e))
     elif failure_stands(e, index) and silence_stands(e, index):
+        if slot.own_port == CODE_L4TOUT and not slot.evidence & EVIDENCE_AGAIN and proof_too_young(e, slot):
+            slot.evidence |= EVIDENCE_AGAIN
+            repeat(e, index, soon(e))
+            return
+        slot.evidence &= ~EVIDENCE_AGAIN
         proof_timeout(e, index, slot.own_port)
+
+
+# Was the next hop's neighbour entry made or changed after the connection's SYN?
+cdef bint proof_too_young(State* e, const Slot* slot) noexcept nogil:
+    cdef Origin* origin = e.origins.table[slot.origin]
+    cdef Way way
+    if not slot.evidence & EVIDENCE_LEFT:
+        return False
+    way_ask(origin, slot.address, &way)
+    if not way.asked or way.error or hop_ask(origin, &way) != HOP_SOUND or way.hop_age < 0:
+        return False
+    return way.hop_age <= e.clock.now - slot.sent + 10 * MS
 
 
 # Does the way to a target lead to a dead host on our link? BLOCK_NONE: it does. BLOCK_LINK: that proves nothing, since

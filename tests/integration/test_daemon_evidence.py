@@ -17,7 +17,7 @@ from tests.helpers.conntrack import full_conntrack
 from tests.helpers.daemon import DEADLINE, DaemonProcess, Watcher
 from tests.helpers.engine import listener, port_of
 from tests.helpers.netns import CLIENT, SERVER, SERVER6, Pair, inside, ip, pair
-from tests.helpers.trouble import firewall, no_carrier, permanent, refusing_queue
+from tests.helpers.trouble import firewall, hardware_address, no_carrier, permanent, refusing_queue
 from tests.helpers.web import web
 from tests.integration.test_daemon_vpp import read_by_papi
 from tests.integration.test_daemon_where import unprobed
@@ -75,7 +75,22 @@ def link_down(nets: Pair) -> Iterator[None]:
     ip("-n", nets.client, "link", "set", "veth0", "down")
     yield
     ip("-n", nets.client, "link", "set", "veth0", "up")
+    acquainted(nets)
+
+
+def acquainted(nets: Pair) -> None:
+    """Neither neighbour discovery nor the size of the machine's table takes part."""
     permanent(nets)
+    for address in ("192.0.2.3", "2001:db8::3"):
+        words = ("lladdr", hardware_address(nets.server), "nud", "permanent", "dev", "veth0")
+        ip("-n", nets.client, "neigh", "replace", address, *words)
+
+
+@contextlib.contextmanager
+def unplugged(nets: Pair) -> Iterator[None]:
+    with no_carrier(nets):
+        yield
+    acquainted(nets)
 
 
 def lowered(entry: Entry) -> bool:
@@ -96,7 +111,7 @@ async def probed_again(stub: pb_grpc.MaglevAsyncStub) -> None:
 
 async def test_trouble_of_this_host_takes_no_weight_away(tmp_path: Path) -> None:
     with pair() as nets, inside(nets.server, lambda: listener("::", backlog=1024)) as sock, web(sock):
-        permanent(nets)
+        acquainted(nets)
         for name in (nets.client, nets.server):
             inside(name, lambda: Path("/proc/sys/net/ipv6/conf/veth0/keep_addr_on_down").write_text("1"))
         ip("-n", nets.server, "addr", "add", "192.0.2.3/24", "dev", "veth0")
@@ -109,7 +124,7 @@ async def test_trouble_of_this_host_takes_no_weight_away(tmp_path: Path) -> None
             "own queue dropped it": lambda: refusing_queue(nets.client),
             "no route": lambda: without_routes(nets),
             "link down": lambda: link_down(nets),
-            "link down ": lambda: no_carrier(nets),
+            "link down ": lambda: unplugged(nets),
         }
         vpp = StandIn(tmp_path / "api.sock")
         await vpp.start()

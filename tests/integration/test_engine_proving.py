@@ -20,6 +20,7 @@ from tests.helpers.tls import Certificate, https, tls
 from tests.helpers.trouble import (
     firewall,
     full_neighbour_table,
+    neighbour_table_alone,
     no_carrier,
     permanent,
     refusing_queue,
@@ -98,6 +99,13 @@ def link_down(nets: Pair, address: str, port: int) -> Iterator[None]:
         permanent(nets)
 
 
+@contextlib.contextmanager
+def unplugged(nets: Pair) -> Iterator[None]:
+    with no_carrier(nets):
+        yield
+    permanent(nets)
+
+
 def route_to(kind: str) -> Trouble:
     @contextlib.contextmanager
     def made(nets: Pair, address: str, port: int) -> Iterator[None]:
@@ -119,7 +127,7 @@ TROUBLES: dict[str, tuple[Trouble, str]] = {
     "a queue that refuses": (lambda nets, *_: refusing_queue(nets.client), "own queue dropped it|no buffer"),
     "a queue that is slow": (lambda nets, *_: slow_queue(nets.client), "own queue dropped it"),
     "a queue that drops another": (lambda nets, *_: silent_queue(nets.client), "own queue dropped it"),
-    "no carrier": (lambda nets, *_: no_carrier(nets), "link down"),
+    "no carrier": (lambda nets, *_: unplugged(nets), "link down"),
     "link down": (link_down, "link down"),
     "no route": (without_route, "no route"),
     "an unreachable route": (route_to("unreachable"), "no route"),
@@ -229,18 +237,20 @@ def test_a_server_that_dies_while_our_firewall_drops_another_goes_down(
 
 def test_a_refusal_and_a_dead_host_on_our_link_are_verdicts(nets: Pair) -> None:
     patience = {**dict.fromkeys(("interval", "fast_interval", "timeout"), 5000 * MS)}
-    expected: dict[int, tuple[Code, str]] = {}
-    with probing() as p:
+    expected: dict[int, set[tuple[Code, str]]] = {}
+    silence = (Code.L4TOUT, "no answer within 5s")
+    with neighbour_table_alone(), probing() as p:
         for kind in ("connect", "http"):
             for address, nobody in ((SERVER, "192.0.2.77"), (SERVER6, "2001:db8::77")):
                 here, absent = quick(kind, nets, 9), quick(kind, nets, 9, **patience)
-                expected[p.add(here, address)] = (Code.L4CON, "connection refused")
-                expected[p.add(here, nobody)] = (Code.L4TOUT, "no answer within 100ms")
-                # Three seconds later the kernel itself gives the neighbour up, and says so.
-                expected[p.add(absent, nobody[:-1] + "8")] = (Code.L4CON, "no route to host")
-        for target, verdict in expected.items():
+                expected[p.add(here, address)] = {(Code.L4CON, "connection refused")}
+                expected[p.add(here, nobody)] = {(Code.L4TOUT, "no answer within 100ms")}
+                # Three seconds later the kernel itself gives the neighbour up, and says so, if its limit of ICMP
+                # messages (a thousand a second, on the whole machine) allows that.
+                expected[p.add(absent, nobody[:-1] + "8")] = {(Code.L4CON, "no route to host"), silence}
+        for target, verdicts in expected.items():
             down = p.becomes(target, State.DOWN)
-            assert (down.code, down.detail) == verdict
+            assert (down.code, down.detail) in verdicts
 
 
 @FAMILIES
@@ -327,8 +337,12 @@ def test_a_full_neighbour_table_is_no_verdict(nets: Pair, port: int, address: st
         for target in targets:
             p.becomes(target, State.UP)
         with full_neighbour_table(nets.client, v6=v6) as forget:
-            forget(address)
             for target in targets:
+                for _ in range(200):
+                    if p.engine.target_info(target).blocked_since_ns:
+                        break
+                    forget(address)  # again, where the kernel has found room by forgetting another one
+                    p.collect(0.1)
                 reason = p.blocked(target).removesuffix(": EINVAL")
                 assert reason == f"not probed: neighbour table full (net.{family}.neigh.default.gc_thresh3)"
             rounds(p, targets[0])
