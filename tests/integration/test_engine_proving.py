@@ -32,6 +32,8 @@ from tests.helpers.web import web
 QUICK: dict[str, Any] = {
     **dict.fromkeys(("interval", "fast_interval", "down_interval"), 150 * MS), "timeout": 100 * MS, "fall": 2,
 }  # fmt: skip
+# A server in Python needs its time for a handshake.
+SHAKING = dict.fromkeys(("interval", "fast_interval", "down_interval", "timeout"), 400 * MS)
 FAMILIES = pytest.mark.parametrize("address", [SERVER, SERVER6])
 Trouble = Callable[[Pair, str, int], AbstractContextManager[None]]
 
@@ -188,7 +190,7 @@ def test_a_connection_that_does_not_leave_is_no_verdict(nets: Pair, port: int, t
 def test_nor_is_one_over_tls(nets: Pair, secret: int, trouble: str) -> None:
     with probing() as p:
         targets = [
-            p.add(quick(kind, nets, secret, timeout=140 * MS), address)
+            p.add(quick(kind, nets, secret, **SHAKING), address)
             for kind in ("tls", "https")
             for address in (SERVER, SERVER6)
         ]
