@@ -233,8 +233,15 @@ def _set_backend(context: Context, command: Command) -> int:
     name = escape(answer.backend.name)
     state = word(pb.BackendState, answer.backend.state)
     state += ", drained" if answer.backend.drained else ""
-    note = "" if answer.changed else f"nothing to {verb}: "
-    return context.show(answer, lambda: [f"{note}backend {name} is {state}"])
+
+    def lines() -> Iterator[str]:
+        note = "" if answer.changed or answer.changes else f"nothing to {verb}: "
+        yield f"{note}backend {name} is {state}"
+        yield from render.reply(
+            () if answer.changed else answer.changes, answer.effects, answer.effects_omitted, time.time_ns()
+        )
+
+    return context.show(answer, lines)
 
 
 def _set_weight(context: Context, command: Command) -> int:
@@ -257,6 +264,8 @@ def _set_weight(context: Context, command: Command) -> int:
         if answer.rounded:
             unit = f"the unit of {escape(values['frontend'])} is {answer.unit}"
             yield f"rounded to {answer.applied_weight} in VPP: {unit}"
+        new = any(one.what == "weight" for one in answer.changes)
+        yield from render.reply(() if new else answer.changes, answer.effects, 0, time.time_ns())
 
     return context.show(answer, lines)
 

@@ -130,7 +130,7 @@ def backend(style: Style, info: pb.BackendInfo, now_ns: int) -> Iterator[str]:
     checked = bool(info.healthcheck)
     unprobed = ""
     if info.unprobed_since_ns:
-        unprobed = f"since {moment(info.unprobed_since_ns)}: {info.unprobed_reason}"
+        unprobed = f"since {moment(info.unprobed_since_ns)}: {info.unprobed_reason.removeprefix('not probed: ')}"
     last = word(pb.CheckCode, info.last_code)
     if last and info.last_detail:
         last += f" ({info.last_detail})"
@@ -219,6 +219,29 @@ def _override_words(info: pb.Override) -> str:
     words += f" since {moment(info.since_ns)}" if info.since_ns else ""
     words += f" until {moment(info.until_ns)}" if info.until_ns else ""
     return words + (f": {info.reason}" if info.reason else "")
+
+
+def reply(
+    changes: Iterable[pb.ValueChange], effects: Iterable[pb.FrontendEffect], omitted: int, now_ns: int
+) -> Iterator[str]:
+    """What a request changed of a setting that was there already, and its effects. ``now_ns``: wall clock."""
+    for one in changes:
+        # State, drain and weight are in the line before.
+        if one.what in ("reason", "until", "by"):
+            after, before = _value(one.what, one.after, now_ns), _value(one.what, one.before, now_ns)
+            yield f"  {one.what} is now {after}, was {before}"
+    for effect in effects:
+        yield f"  {escape(effect.text)}"
+    if omitted:
+        yield f"  and {omitted} more frontends"
+
+
+def _value(what: str, text: str, now_ns: int) -> str:
+    if what != "until":
+        return escape(text) or "none"
+    if not text:
+        return "without end"
+    return f"{moment(int(text))} ({duration(max(0, int(text) - now_ns))} left)"
 
 
 def override_table(style: Style) -> Table:

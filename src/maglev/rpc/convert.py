@@ -20,8 +20,9 @@ from maglev.kinds import wire
 from maglev.kinds.registry import kind_of
 from maglev.pb import maglev_pb2 as pb
 from maglev.schema.problems import Problem
-from maglev.views.backends import BackendStatus, Override, OverrideKind
+from maglev.views.backends import BackendStatus, Override, OverrideKind, ValueChange
 from maglev.views.dataplane import BackendFlows, ConfState, ConnectionInfo, DataplaneInfo, VipState, VipTraffic
+from maglev.views.effects import FrontendEffect
 from maglev.views.plans import PlanReport
 
 STATES: Mapping[State, pb.BackendState.ValueType] = {
@@ -205,6 +206,22 @@ def fill_override(info: pb.Override, view: Override) -> None:
     info.until_ns = view.until_ns
     info.by = view.by
     info.reason = view.reason
+
+
+def value_change(view: ValueChange) -> pb.ValueChange:
+    """One value that a verb changed."""
+    return pb.ValueChange(what=view.what, before=view.before, after=view.after)
+
+
+def frontend_effect(view: FrontendEffect) -> pb.FrontendEffect:
+    """The effect of a verb on a frontend."""
+    return pb.FrontendEffect(
+        frontend=view.frontend,
+        pool_before=view.pool_before,
+        pool_after=view.pool_after,
+        keeps=view.keeps,
+        text=str(view),
+    )
 
 
 def fill_member(info: pb.PoolBackendInfo, weight: MemberWeight) -> None:

@@ -248,7 +248,11 @@ class MaglevService(pb_grpc.MaglevServicer):
         )
         backend = self._backend(request.name)
         warnings = await self._kept()
-        return pb.ChangeBackendResponse(backend=backend, changed=change.changed, warnings=warnings)
+        answer = pb.ChangeBackendResponse(backend=backend, changed=change.changed, warnings=warnings)
+        answer.changes.extend(map(convert.value_change, change.values))
+        answer.effects.extend(map(convert.frontend_effect, change.effects.listed))
+        answer.effects_omitted = change.effects.omitted
+        return answer
 
     async def _kept(self) -> list[str]:
         """Wait until a change is on the disk; words for the caller on what it has not reached: the disk, or VPP."""
@@ -291,6 +295,8 @@ class MaglevService(pb_grpc.MaglevServicer):
             previous_weight=change.previous,
         )
         convert.fill_member(answer.backend, member)
+        answer.changes.extend(map(convert.value_change, change.values))
+        answer.effects.extend(map(convert.frontend_effect, change.effects.listed))
         answer.warnings.extend(await self._kept())
         return answer
 
