@@ -212,8 +212,11 @@ cdef class Engine:
                 finally:
                     free(job.body)
                 expression = self._checks.expression(job.check)
-                if expression is not None:      # else it was removed meanwhile, and the target with it
-                    self._answer(&job, expression.search(body) is not None)
+                if expression is None:          # it was removed meanwhile, and the target with it
+                    continue
+                matched = (expression.ended if job.kind == JUDGE_WHOLE else expression.unfinished)(body)
+                if matched or job.kind != JUDGE_PART:
+                    self._answer(&job, matched)
 
     cdef int _answer(self, const Judgement* job, bint matched) except -1:
         cdef Command command
@@ -224,6 +227,9 @@ cdef class Engine:
         command.serial = job.serial
         command.status = job.status
         command.matched = matched
+        command.judged = job.kind
+        command.when = job.when
+        command.limit = job.limit
         try:
             self._native.push(&command)
         except EngineError:

@@ -123,6 +123,7 @@ cdef State* state_new(uint32_t capacity, uint32_t ring, const Key* key) noexcept
         errno_set(ENOMEM)
         return NULL
     raw_buffers_init(e)
+    evidence_init(e)
     return e
 
 

@@ -42,6 +42,7 @@ cdef extern from "openssl/ssl.h" nogil:
         SSL_VERIFY_NONE
         SSL_VERIFY_PEER
         SSL_R_CERTIFICATE_VERIFY_FAILED
+        SSL_R_WRONG_VERSION_NUMBER
         SSL_AD_REASON_OFFSET
         TLS1_2_VERSION
         TLS1_3_VERSION

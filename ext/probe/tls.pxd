@@ -9,7 +9,7 @@ from probe.ring cimport Ring
 cdef enum:
     TLS_MAX = 4096                  # handshakes and what follows them, under way at once: the rest waits its turn
     TLS_WORKERS = 4
-    TLS_RING = 16384                # messages to or from a worker; one connection has at most three on the way
+    TLS_RING = 16384                # messages to or from a worker; one connection has at most four on the way
     TLS_EVENTS = 64
     TLS_TURNS = 8                   # reads of one connection, before the others get theirs
     TLS_MAX_CHAIN = 65536           # bytes of certificates that a server may send
@@ -31,11 +31,13 @@ cdef enum:
     TLS_START = 0                   # the connection is made: shake hands
     TLS_EXPIRE = 1                  # the time is over: have a last look
     TLS_DROP = 2                    # the probe was given up
+    TLS_PEEK = 3                    # copy the unfinished body, to be searched
 
 # Messages from a worker: one for each that it got.
 cdef enum:
     TLS_NOTHING = 0                 # to TLS_EXPIRE or TLS_DROP: it had ended, or goes on after all
     TLS_ENDED = 1                   # to TLS_START: `outcome` says how
+    TLS_PEEKED = 2                  # to TLS_PEEK: `part` is the copy, NULL if nothing has come since the last one
 
 cdef enum:
     TLS_PASSED = 0
@@ -57,6 +59,8 @@ cdef enum:
 cdef enum:
     TLS_FAULT_CLOSED = 1
     TLS_FAULT_FLOOD = 2
+    TLS_FAULT_PLAIN = 3             # the first bytes are a response of HTTP/1
+    TLS_FAULT_PLAIN_HTTP = 4        # the same, to a check that asks for one
 
 # A session, as slots keep it: without the certificates, which are what is large in it.
 cdef struct Session:
@@ -113,6 +117,7 @@ cdef struct TlsSocket:
     int error                       # errno
     bint eof
     bint dry                        # the last read emptied it
+    uint8_t start[5]                # the first bytes that came
     int64_t arrived                 # monotonic: kernel time of the last bytes that were read
     int64_t first                   # kernel time of this step's first bytes, 0 = none
     uint32_t received
@@ -147,6 +152,7 @@ cdef struct Tls:
     uint32_t outstanding            # messages that were not answered yet
     bint expiring                   # TLS_EXPIRE was sent and not answered
     bint over                       # TLS_ENDED has come
+    bint peeking                    # TLS_PEEK was sent and not answered
     bint orphan                     # its probe was given up
     # Both
     int64_t own                     # atomic: time that we took ourselves, which is not the server's
@@ -157,6 +163,10 @@ cdef struct Tls:
     TlsTask task
     TlsSocket io
     TlsOutcome outcome
+    uint8_t* part                   # with TLS_PEEKED; the engine's from there on
+    uint32_t part_bytes
+    uint32_t part_status
+    int64_t part_at                 # when the last of it had come
     SSL* ssl
     BIO* bio
     uint8_t state                   # TLS_NEW ... TLS_OVER

@@ -8,8 +8,8 @@
 #
 # A connection is read for some turns only, so that a server that sends without end holds up no other connection. The
 # kernel knows what is left in its socket, and epoll says so; it knows nothing of what OpenSSL has read ahead, which may
-# be hundreds of small records. A connection that stopped with data in OpenSSL is therefore put into a list of its worker
-# (`more`), and takes its next turns after all others have had theirs.
+# be hundreds of small records. A connection that stopped with data in OpenSSL is therefore put into a list of its
+# worker (`more`), and takes its next turns after all others have had theirs.
 #
 # OpenSSL keeps its errors in a queue per thread. An error that one connection leaves there would count for the next; so
 # the queue is cleared before each call whose failure is looked at, and after each that may leave something.
@@ -178,6 +178,12 @@ cdef int tls_bio_read(BIO* bio, char* data, int length) noexcept nogil:
     tls.io.arrived = at
     if tls.io.first == 0:
         tls.io.first = at
+    if tls.io.received < sizeof(tls.io.start):
+        memcpy(
+            tls.io.start + tls.io.received,
+            data,
+            min(<size_t>got, sizeof(tls.io.start) - tls.io.received),
+        )
     tls.io.received += <uint32_t>got
     return <int>got
 
@@ -350,6 +356,7 @@ cdef void tls_refused(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
     cdef unsigned long error = ERR_get_error()
     cdef int reason = ERR_GET_REASON(error)
     cdef int code = CODE_L7RSP if tls.head_seen else CODE_L6RSP
+    cdef int plain
     cdef long verdict
     tls_flush(tls)
     if error == 0:
@@ -370,6 +377,9 @@ cdef void tls_refused(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
             tls_end(w, tls, TLS_FAILED, code, DETAIL_TLS_VERIFY, <uint32_t>verdict)
     elif reason >= SSL_AD_REASON_OFFSET:
         tls_end(w, tls, TLS_FAILED, code, DETAIL_TLS_ALERT, <uint32_t>(reason - SSL_AD_REASON_OFFSET))
+    elif reason == SSL_R_WRONG_VERSION_NUMBER and memcmp(tls.io.start, b"HTTP/", sizeof(tls.io.start)) == 0:
+        plain = TLS_FAULT_PLAIN_HTTP if tls.task.context.http else TLS_FAULT_PLAIN
+        tls_end(w, tls, TLS_FAILED, code, DETAIL_TLS_FAULT, plain)
     else:
         tls_end(w, tls, TLS_FAILED, code, DETAIL_TLS_ERROR, <uint32_t>error)
 
@@ -442,6 +452,22 @@ cdef bint tls_finished(TlsWorker* w, Tls* tls) noexcept nogil:
     return True
 
 
+# Content has come, in the worker's scratch. False when it is all that is asked for: then the connection has ended.
+cdef bint tls_content(TlsWorker* w, Tls* tls, uint32_t length) noexcept nogil:
+    cdef size_t taken
+    tls.head_seen = True
+    tls.io.allowed = min(tls.io.allowed + length * TLS_WRAPPING, <uint32_t>TLS_MOST_IN)
+    if tls.state == TLS_ACCEPTING:
+        tls.heard = True
+        return True
+    taken = http_feed(tls.task.http, w.scratch, length)
+    http_skip(tls.task.http, w.scratch + taken, length - taken)
+    if tls.task.http.state < HTTP_COMPLETE:
+        return True
+    tls_end(w, tls, TLS_RESPONSE)
+    return False
+
+
 # Go on with a connection as far as it goes without waiting. False when it has ended.
 cdef bint tls_work(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
     cdef int result, error
@@ -469,15 +495,8 @@ cdef bint tls_work(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
                     return False
             result = SSL_read(tls.ssl, w.scratch, sizeof(w.scratch))
             if result > 0:
-                tls.head_seen = True
-                tls.io.allowed = min(tls.io.allowed + <uint32_t>result * TLS_WRAPPING, <uint32_t>TLS_MOST_IN)
-                if tls.state == TLS_ACCEPTING:
-                    tls.heard = True
-                else:
-                    http_feed(tls.task.http, w.scratch, result)
-                    if tls.task.http.state >= HTTP_COMPLETE:
-                        tls_end(w, tls, TLS_RESPONSE)
-                        return False
+                if not tls_content(w, tls, <uint32_t>result):
+                    return False
                 turn += 1
                 if turn == TLS_TURNS:
                     if SSL_has_pending(tls.ssl):
@@ -542,10 +561,27 @@ cdef void tls_step(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
             tls_end(w, tls, TLS_LOCAL, 0, BLOCK_TLS, errno)
 
 
+# The engine wants to have the unfinished body searched.
+cdef void tls_copy_part(Tls* tls) noexcept nogil:
+    cdef Http* http = tls.task.http
+    tls.part = NULL
+    if tls.state != TLS_READING or http.state >= HTTP_COMPLETE or http.body_bytes == http.searched:
+        return
+    tls.part = http_copy(http)
+    tls.part_bytes = http.body_bytes
+    tls.part_status = http.status
+    tls.part_at = tls.io.arrived
+    http.searched = http.body_bytes
+
+
 cdef void worker_apply(TlsPool* pool, TlsWorker* w, Tls* tls, int what) noexcept nogil:
     cdef int64_t until
     if what == TLS_START:
         tls_step(pool, w, tls)
+        return
+    if what == TLS_PEEK:
+        tls_copy_part(tls)
+        worker_answer(w, tls, TLS_PEEKED)
         return
     if tls.state != TLS_OVER:
         if what == TLS_DROP:

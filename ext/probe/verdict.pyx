@@ -59,6 +59,8 @@ cdef void block(State* e, uint32_t index, int kind, int error) noexcept nogil:
     cdef int64_t wait
     mark_blocked(e, index, kind, error)
     e.stats.counters[STAT_LOCAL_ERRORS] += 1
+    if BLOCK_BUFFER <= kind < BLOCK_COUNT:
+        e.stats.counters[STAT_UNPROBED + kind - BLOCK_BUFFER] += 1
     if slot.backoff < 5:
         slot.backoff += 1
     slot.phase = PHASE_IDLE
@@ -168,6 +170,10 @@ cdef void conclude(
     cdef int64_t interval, due
     slot.phase = PHASE_IDLE
     slot.backoff = slot.too_big = 0
+    if passed:
+        evidence_passed(e, index)
+    else:
+        slot.evidence = EVIDENCE_DOUBT
     if span < 0:
         span = 0
     health.state = slot.state

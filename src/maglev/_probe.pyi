@@ -216,9 +216,11 @@ class Engine:
         handshakes under way to end, for a source port that was not used for a minute), ``enobufs``, ``local_errors``,
         ``repeated``, ``rx_drops``, ``stalls`` (of over 10 ms), ``clock_steps`` (the wall clock was set),
         ``dates_doubted`` (certificates that were not judged, as the clock may be wrong), ``dates_unsure`` (that were
-        refused while the kernel called its clock unsynchronised); packets that
-        were not believed ``foreign``, ``forged``, ``duplicate``, ``late_replies``, ``malformed``; ``icmp_errors``
-        taken as verdicts; handshakes ``tls_full``, ``tls_resumed``; ``transitions``, ``transitions_deferred``,
+        refused while the kernel called its clock unsynchronised); probes that did not leave this host, by reason:
+        ``unprobed_buffer``, ``unprobed_route``, ``unprobed_link``, ``unprobed_firewall``, ``unprobed_neighbours``,
+        ``unprobed_queue``; packets that were not believed ``foreign``, ``forged``, ``duplicate``, ``late_replies``,
+        ``malformed``; ``icmp_errors`` taken as verdicts; handshakes ``tls_full``, ``tls_resumed``; ``transitions``,
+        ``transitions_deferred``,
         ``results_dropped``; ``wakeups``, ``ticks``.
         """
 
@@ -228,5 +230,7 @@ class Engine:
     def lateness(self) -> Histogram:
         """How late probes were sent against the time they were due; those that share a tick leave up to 2 ms early."""
 
-def render_blocked(kind: int, error: int, netns: str | None = None, ca_file: str | None = None) -> str:
+def render_blocked(
+    kind: int, error: int, netns: str | None = None, ca_file: str | None = None, v6: bool = False
+) -> str:
     """Why a target cannot be probed, as ``snapshot()`` packs it: errno's name, what failed, what helps."""

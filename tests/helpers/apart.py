@@ -36,8 +36,8 @@ class Target:
     port: int = 0
     ca: str | None = None
     first_delay: int = 0
-    state: int = State.UP
     changes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    state: int = State.UP
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,14 @@ class Apart:
             yield
         finally:
             os.kill(self.process.pid, signal.SIGCONT)
+
+
+def compiled(name: str, directory: Path, *options: str) -> Path:
+    """A program or library of ``tests/helpers/NAME.c``."""
+    out = directory / name
+    source = Path(__file__).with_name(f"{name}.c")
+    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", *options, "-o", str(out), str(source)], check=True)
+    return out
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import pytest
 from maglev._probe import Engine
 from maglev.base.states import Code, State
 from maglev.daemon.receivequeue import RMEM_MAX, WANTED_BYTES
-from tests.helpers.apart import Report, Target, apart
+from tests.helpers.apart import Report, Target, apart, compiled
 from tests.helpers.clockstep import ClockStep
 from tests.helpers.engine import MS, check, listener, port_of, probing
 from tests.helpers.netns import SILENT, echo_reply, flipped, inside, pair, stranger, tcp_reply
@@ -62,14 +62,6 @@ def every_kind(tmp_path: Path, many: int = 40, few: int = 4) -> Iterator[list[Ta
 def assert_no_failure(report: Report) -> None:
     assert [(at, codes) for at, codes in enumerate(report.failures) if codes] == []
     assert report.moves == []
-
-
-def compiled(name: str, directory: Path, *options: str) -> Path:
-    """A program or library of ``tests/helpers/NAME.c``."""
-    out = directory / name
-    source = Path(__file__).parents[1] / "helpers" / f"{name}.c"
-    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", *options, "-o", str(out), str(source)], check=True)
-    return out
 
 
 def test_a_process_that_was_stopped_wakes_without_a_verdict(tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ from maglev.cli.grammar import ROOT, START, Kind, Node, Position, parse, usage, 
         ("sync vpp lb state", "sync", {}),
         ("sync vpp lb state www dry-run", "sync", {"frontend": "www", "how": "dry-run"}),
         ("sync vpp lb state force", "sync", {"how": "force"}),
+        ("sync vpp lb state prune", "sync", {"how": "prune"}),
+        ("sync vpp lb state prune dry-run", "sync", {"how": "prune", "dry": "dry-run"}),
         ("watch events", "watch", {}),
         (
             "w e backend log level debug num 3",

@@ -235,9 +235,9 @@ class Checker:
             refused = "" if force else self.needs_force(config)
             if refused:
                 raise NotAllowed(refused)
-            await self._apply(config, by)
+            await self._apply(config, by, forced=force)
 
-    async def _apply(self, config: Config, by: str) -> None:
+    async def _apply(self, config: Config, by: str, *, forced: bool) -> None:
         pace = Pace()
         first = not self._loaded
         checks = self._prober.checks_for(await reload.used_checks(config))
@@ -264,7 +264,7 @@ class Checker:
             healthchecks=len(config.healthchecks),
             by=by,
         )
-        self._bus.publish(ConfigEvent(at_ns=self._clock.time_ns(), by=by))
+        self._bus.publish(ConfigEvent(at_ns=self._clock.time_ns(), by=by, forced=forced))
         # The table before the objects: it holds the frontends, which would go with it all at once.
         await self._frontends.release()
         await let_go(outdated)

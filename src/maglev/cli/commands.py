@@ -245,7 +245,10 @@ def _sync(context: Context, command: Command) -> int:
     client = context.client
     how = command.values.get("how", "")
     request = pb.SyncVPPLBStateRequest(
-        frontend=command.values.get("frontend", ""), dry_run=how == "dry-run", force=how == "force"
+        frontend=command.values.get("frontend", ""),
+        dry_run=how == "dry-run" or "dry" in command.values,
+        force=how == "force",
+        prune=how == "prune",
     )
     answer = client.call(client.stub.SyncVPPLBState, request, seconds=LONG_SECONDS)
     context.show(answer, lambda: render.plan(context.style, answer.plan))

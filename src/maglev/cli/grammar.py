@@ -339,8 +339,15 @@ _SYNC_HOW = (
     Node("dry-run", "only say what would be done", key="how", action="sync"),
     Node("force", "also what a sync alone does not dare", key="how", action="sync"),
 )
+_SYNC_PRUNE = Node(
+    "prune",
+    "also delete the VIPs that wait for an operator",
+    (Node("dry-run", "only say what would be done", key="dry", action="sync"),),
+    key="how",
+    action="sync",
+)
 _SYNC_ONE = Node("FRONTEND", "one frontend only", _SYNC_HOW, kind=Kind.FRONTEND, key="frontend", action="sync")
-_SYNC_STATE = Node("state", "all of VPP's load balancer", (_SYNC_ONE, *_SYNC_HOW), action="sync")
+_SYNC_STATE = Node("state", "all of VPP's load balancer", (_SYNC_ONE, *_SYNC_HOW, _SYNC_PRUNE), action="sync")
 _SYNC = Node(
     "sync",
     "bring VPP to the desired state",

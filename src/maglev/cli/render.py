@@ -430,10 +430,18 @@ def version(style: Style, client: str, info: pb.ServerInfo, server: str) -> Iter
             ("healthchecks", str(info.healthchecks)),
             ("vpp", _connection(info.vpp)),
             ("warm-up", phase if info.vpp.configured else ""),
+            ("waiting", _waiting(info.waiting_vips)),
             ("watchers", f"{info.watchers}, {info.events_lost} events lost"),
             ("you are", f"{info.caller}, {word(pb.Role, info.role)}"),
         ),
     )
+
+
+def _waiting(vips: int) -> str:
+    if not vips:
+        return ""
+    many = "1 VIP waits" if vips == 1 else f"{vips} VIPs wait"
+    return f"{many} for an operator before deletion (show vpp lb state, sync vpp lb state prune)"
 
 
 def _connection(info: pb.VPPConnection) -> str:
@@ -514,6 +522,8 @@ def vip(style: Style, info: pb.VPPVip) -> Iterator[str]:
         state = "missing"
     elif info.in_sync:
         state = "in sync"
+    elif info.waiting:
+        state = "waits for an operator"
     else:
         state = "to be synced" if info.wanted else "left alone"
     facts = [

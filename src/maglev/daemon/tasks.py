@@ -12,6 +12,7 @@ from maglev.base.errors import NotAllowed
 from maglev.base.states import State
 from maglev.checker import Checker
 from maglev.daemon.configfile import ConfigFile
+from maglev.daemon.descriptors import DescriptorWatch
 from maglev.daemon.parts import Parts
 from maglev.daemon.receivequeue import ReceiveQueueWatch
 from maglev.rpc.server import RpcServer
@@ -46,8 +47,10 @@ async def report_status(parts: Parts, clock: Clock) -> None:
     watchdog = notifier.watchdog_seconds
     before = -1
     queue = ReceiveQueueWatch(engine.stats, clock)
+    descriptors = DescriptorWatch(engine.stats, clock)
     while True:
         queue.look()
+        descriptors.look()
         parts.wall_clock.look(engine, parts.checker.clock_moved)
         if watchdog and (rounds := engine.pulse()) > before:
             before = rounds

@@ -489,6 +489,7 @@ def vip(view: VipState, members: Sequence[MemberWeight]) -> pb.VPPVip:
         lingering=view.lingering,
         notes=view.notes,
         held=view.held,
+        waiting=view.waiting,
     )
     for one in view.ases:
         weights = by_name.get(one.backend) if one.backend else None
@@ -532,6 +533,7 @@ async def plan(view: PlanReport) -> pb.Plan:
         steps_omitted=max(0, len(view.steps) - MAX_STEPS),
         stall_ns=view.stall_ns,
         notes=view.notes,
+        waiting_vips=view.waiting_vips[:MAX_STEPS],
     )
     pace = Pace()
     for step in view.steps[:MAX_STEPS]:

@@ -376,6 +376,7 @@ class MaglevService(pb_grpc.MaglevServicer):
             engine=self._checker.engine_stats(),
             watchers=len(self.watchers),
             events_lost=services.bus.lost,
+            waiting_vips=dataplane.waiting_vips() if dataplane is not None else 0,
             caller=caller.name,
             role=_ROLES[caller.role],
         )
@@ -426,11 +427,15 @@ class MaglevService(pb_grpc.MaglevServicer):
         """Bring VPP to the desired state, or say how."""
         dataplane = self._dataplane()
         wanted = self._wanted(request.frontend)
+        if request.prune and wanted is not None:
+            raise errors.BadValue(
+                "VIPs that are not configured belong to no frontend: only a sync of everything prunes"
+            )
         if request.dry_run:
-            plan = await bounded(dataplane.plan(wanted, force=request.force))
+            plan = await bounded(dataplane.plan(wanted, force=request.force, prune=request.prune))
             return pb.SyncVPPLBStateResponse(plan=await convert.plan(plan))
         by = self._caller(context).name
-        done = await self._changes.finish(dataplane.sync(wanted, force=request.force, by=by))
+        done = await self._changes.finish(dataplane.sync(wanted, force=request.force, prune=request.prune, by=by))
         return pb.SyncVPPLBStateResponse(plan=await convert.plan(done.plan), applied=True, failures=done.failures)
 
     async def GetVPPLBCounters(

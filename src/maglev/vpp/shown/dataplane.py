@@ -41,7 +41,8 @@ from maglev.vpp.wire.messages import VipKey
 class Dataplane:
     """VPP, for the API and the metrics.
 
-    While VPP is away ``connection``, ``warmup``, ``figures`` and ``traffic`` answer; all others raise ``Unavailable``.
+    While VPP is away ``connection``, ``warmup``, ``waiting_vips``, ``figures`` and ``traffic`` answer; all others raise
+    ``Unavailable``.
     An unknown frontend raises ``UnknownName``.
     """
 
@@ -68,6 +69,10 @@ class Dataplane:
         """Where the warm-up stands."""
         warmup = self.reconciler.warmup_state
         return WarmupInfo(warmup.phase.value, warmup.remaining_ns)
+
+    def waiting_vips(self) -> int:
+        """VIPs that have left the configuration, and that are not deleted before an operator agrees."""
+        return len(self.reconciler.waiting)
 
     def info(self) -> DataplaneInfo:
         """The VPP at the other end."""
@@ -105,6 +110,7 @@ class Dataplane:
         reconciler, counters = self.reconciler, self.reconciler.counters
         return DataplaneFigures(
             vpp=self._info(),
+            unlocked=self.client.unlocked,
             connects=self.client.connects,
             api_total=dict(self.client.api_total),
             lbsync=dict(counters.lbsync),
@@ -117,6 +123,7 @@ class Dataplane:
             bucket_mismatches=counters.bucket_mismatches,
             refused_calls=reconciler.refusals,
             unmanaged_vips=len(reconciler.unmanaged),
+            waiting_vips=len(reconciler.waiting),
             cost_factor=reconciler.pacer.factor,
             estimated_work_ns=reconciler.pacer.spent_ns,
         )
@@ -148,7 +155,9 @@ class Dataplane:
             await pace.breathe()
         return LbState(conf_state(actual.conf), vips, self._clock.time_ns())
 
-    async def plan(self, frontend: str | None, *, force: bool, config: Config | None = None) -> PlanReport:
+    async def plan(
+        self, frontend: str | None, *, force: bool, prune: bool = False, config: Config | None = None
+    ) -> PlanReport:
         """The plan of a sync, now or after a reload to ``config``. Writes nothing."""
         source: StateSource = self._states
         new: frozenset[str] = frozenset()
@@ -166,6 +175,7 @@ class Dataplane:
             full=frontend is None,
             prune_rest=False,
             force=force,
+            prune=prune,
             config=after_it,
             unscaled=frozenset(vip_key(after_it.frontends[name]) for name in names) if config is None else frozenset(),
         )
@@ -194,9 +204,9 @@ class Dataplane:
             seconds = self.reconciler.warmup_state.remaining_ns / 1e9
             yield f"the warm-up holds {logs.counted(len(held), 'frontend')} for {seconds:.1f} s more at most"
 
-    async def sync(self, frontend: str | None, *, force: bool, by: str) -> SyncReport:
-        """Bring VPP to the desired state. Raises ``NotAllowed`` during the warm-up."""
-        result = await self.reconciler.sync(frontend, force=force, by=by)
+    async def sync(self, frontend: str | None, *, force: bool, by: str, prune: bool = False) -> SyncReport:
+        """Bring VPP to the desired state; ``prune`` agrees to all deletions. Raises ``NotAllowed`` in the warm-up."""
+        result = await self.reconciler.sync(frontend, force=force, by=by, prune=prune)
         return SyncReport(await plan_report(result.plan, ()), tuple(result.failures))
 
     async def counters(self, frontend: str | None) -> TrafficReport:

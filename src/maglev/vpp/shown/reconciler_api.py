@@ -62,6 +62,11 @@ class ReconcilerApi(Protocol):
         ...
 
     @property
+    def waiting(self) -> Collection[VipKey]:
+        """VIPs that have left the configuration, and that are not deleted before an operator agrees."""
+        ...
+
+    @property
     def last_full_sync_at_ns(self) -> int:
         """When the last full sync ended, wall clock; 0: there was none."""
         ...
@@ -97,8 +102,12 @@ class ReconcilerApi(Protocol):
         force: bool,
         config: Config | None = ...,
         unscaled: Collection[VipKey] = ...,
+        prune: bool = ...,
     ) -> Policy:
-        """The freedom of a plan, now or after a reload to ``config``. ``unscaled``: VIPs that lose their scale."""
+        """The freedom of a plan, now or after a reload to ``config``. ``unscaled``: VIPs that lose their scale.
+
+        ``prune``: an operator agrees to all deletions.
+        """
         ...
 
     async def pieces(self, names: Iterable[str], config: Config) -> list[list[str]]:
@@ -109,6 +118,9 @@ class ReconcilerApi(Protocol):
         """Read VPP, paced; all of it, or the VIPs of these frontends. Raises ``Unavailable``."""
         ...
 
-    async def sync(self, name: str | None, *, force: bool, by: str) -> SyncResult:
-        """Sync one frontend, or all, for an operator. Raises ``NotAllowed`` during the warm-up."""
+    async def sync(self, name: str | None, *, force: bool, by: str, prune: bool = ...) -> SyncResult:
+        """Sync one frontend, or all, for an operator; ``prune`` agrees to all deletions.
+
+        Raises ``NotAllowed`` during the warm-up.
+        """
         ...

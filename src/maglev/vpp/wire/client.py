@@ -124,6 +124,11 @@ class VppClient:
         return self._info is not None
 
     @property
+    def unlocked(self) -> bool:
+        """Whether VPP is driven without a lock, so that nothing keeps a second daemon off."""
+        return self.usable and not self._lock.held
+
+    @property
     def usable(self) -> bool:
         """Whether calls can be made on a VPP that has all we need."""
         if self._info is None or self._info.problem:
