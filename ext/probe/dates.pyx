@@ -23,10 +23,10 @@
 # Without an anchor a date refusal is a verdict, except
 #   - by a clock that says that this program has not been installed yet (`clock_floor`): it is wrong;
 #   - in the engine's first ten minutes, while the kernel calls its clock unsynchronised, of a target that has traffic
-#     to lose: one that is up, or presumed good. A new target's refusal takes no traffic away, and is told at once.
+#     to lose: one that is up, or presumed good. The refusal of a new target takes no traffic away: it is a verdict.
 #
-# No CRLs and no stapled OCSP responses are looked at, so there are no other dates. All of this runs on TLS threads,
-# but for `clock_believed` and `date_doubted`, which are the engine's.
+# The engine checks neither CRLs nor stapled OCSP responses, so certificates have the only dates. All of this runs on
+# TLS threads, but for `clock_believed` and `date_doubted`, which are the engine's.
 
 
 # An anchor: nanoseconds, with the lowest bit set (0 is none), and the second one while the kernel's clock was
@@ -37,7 +37,7 @@ cdef int64_t anchor_now() noexcept nogil:
     return (offset & ~<int64_t>3) | (ANCHOR_SYNCHRONISED if kernel_synchronised() else 0) | ANCHOR_THERE
 
 
-# What the wall clock would say now, in seconds.
+# The time by this anchor, in seconds: the wall clock's, had it not been set since.
 cdef int64_t anchor_seconds(int64_t anchor) noexcept nogil:
     return ((anchor & ~<int64_t>3) + clock_ns(CLOCK_BOOTTIME)) // SECOND
 
@@ -70,7 +70,7 @@ cdef bint date_doubtful(const Tls* tls, X509* certificate) noexcept nogil:
 
 
 # OpenSSL asks for each fault that it finds. A doubtful date is passed over, so that all others are found, too: a server
-# that shows somebody else's certificate has failed by any clock.
+# that shows a wrong certificate has failed by any clock.
 cdef int dates_judge(int good, X509_STORE_CTX* store) noexcept nogil:
     cdef int fault
     cdef Tls* tls
