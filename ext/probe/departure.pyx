@@ -1,13 +1,13 @@
 # Whether a packet left this host: the kernel's departure stamps. On the engine thread; the opener opens the sockets.
 #
 # A send() that succeeds proves little. IPv4 reports no full neighbour table, no packet that a queue refuses, no lost
-# carrier; a queue may also drop an older packet for a newer one. Stamps do: SCHED is given behind routing, packet filter
-# and neighbour table, SND when the driver takes the packet. What the driver or the card drops afterwards nobody sees.
+# carrier; a queue may also drop an older packet for a newer one. Stamps do: SCHED is given behind routing, packet
+# filter and neighbour table, SND when the driver takes the packet. Drops by the driver or the card come later.
 #
 # Stamped packets leave from sockets of their own ("aside"), whose filter drops all that comes in, for three reasons.
 # Their stamps take no room in a receive buffer that replies need. An error queue that is not empty makes poll() return
-# at once, for ever; nothing polls these. And probes to dead servers on our link stay in the send buffer until the kernel
-# gives up the neighbour, three seconds later: here they are in nobody's way (raw.pyx).
+# at once, for ever; nothing polls these. And probes to dead servers on our link stay in the send buffer until the
+# kernel gives up the neighbour, three seconds later: here they hold up no live server's (raw.pyx).
 #
 # A stamp comes with a copy of the packet from its link header on, and (OPT_CMSG) with the interface. The packet is
 # recognised by its cookie, as a reply is. The kernel could number the packets instead (OPT_ID), but whether it counts
@@ -176,6 +176,7 @@ cdef int twin_send(State* e, uint32_t index, const sockaddr_in6* local) noexcept
     cdef msghdr header
     cdef cmsghdr* item
     cdef in6_pktinfo info
+    cdef const uint8_t* source
     cdef uint16_t port = ntohs(local.sin6_port)
     if origin.aside[1] < 0:
         return ENOTSUP
@@ -204,7 +205,8 @@ cdef int twin_send(State* e, uint32_t index, const sockaddr_in6* local) noexcept
         item.cmsg_len = CMSG_LEN(sizeof(info))
         memcpy(CMSG_DATA(item), &info, sizeof(info))
     else:
-        build_syn4(packet, <const uint8_t*>&(<const sockaddr_in*>local).sin_addr, slot.address, port, check.port, slot.cookie)
+        source = <const uint8_t*>&(<const sockaddr_in*>local).sin_addr
+        build_syn4(packet, source, slot.address, port, check.port, slot.cookie)
         part.iov_len = IP4_HEAD + TCP_HEAD
     if sendmsg(origin.aside[1], &header, MSG_DONTWAIT) < 0:
         return errno
@@ -216,8 +218,8 @@ cdef int twin_send(State* e, uint32_t index, const sockaddr_in6* local) noexcept
 # say if a queue or a driver drops it: IPv4 reports that only with IP_RECVERR (a veth drops a packet that is larger than
 # its far end's MTU, behind the SND stamp). IPv6 has reported it at the first send.
 #
-# The option is on for this one call. With it an ICMP error that came back for any other target would fail this send, and
-# be the next receive's error; so an errno other than ENOBUFS is passed over, and the socket's error is taken at the end.
+# The option is on for this one call. With it an ICMP error that came back for any other target would fail this send,
+# and the next receive; so an errno other than ENOBUFS is passed over, and the socket's error is taken at the end.
 cdef bint dropped_by_driver(State* e, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     cdef Origin* origin = e.origins.table[slot.origin]
@@ -225,7 +227,7 @@ cdef bint dropped_by_driver(State* e, uint32_t index) noexcept nogil:
     cdef int on = 1
     cdef int off = 0
     cdef int error = 0
-    cdef int tries
+    cdef int _turn
     cdef socklen_t length = sizeof(error)
     if slot.v6 or fd < 0:
         return False
@@ -235,7 +237,7 @@ cdef bint dropped_by_driver(State* e, uint32_t index) noexcept nogil:
         return False
     if setsockopt(fd, IPPROTO_IP, IP_RECVERR, &on, sizeof(on)) < 0:
         return False
-    for tries in range(3):
+    for _turn in range(3):
         error = 0
         if sendmsg(fd, &e.raw.send.messages[0].msg_hdr, MSG_DONTWAIT) >= 0:
             break

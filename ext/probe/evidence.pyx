@@ -1,5 +1,5 @@
-# Is a failure the target's, or did the probe never leave this host? Asked on the engine thread, of probes that are about
-# to fail: a probe that passes costs nothing here.
+# Is a failure the target's, or did the probe never leave this host? Asked on the engine thread, of probes that are
+# about to fail: a probe that passes costs nothing here.
 #
 # A failed probe is no verdict while one of these holds; the target then keeps its state, and is "not probed: REASON".
 #
@@ -72,8 +72,8 @@ cdef bint interface_up(State* e, Origin* origin, uint8_t place) noexcept nogil:
     return interface.up
 
 
-# Note by which interface a target's probes leave, now that one has passed. Where the interface's stamps are not known to
-# work, the target's next probe asks for some.
+# Note by which interface a target's probes leave, now that one has passed. Where the interface's stamps are not known
+# to work, the target's next probe asks for some.
 cdef void interface_learn(State* e, Origin* origin, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     cdef Interface* interface

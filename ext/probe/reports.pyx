@@ -9,8 +9,7 @@ STAT_NAMES = (
     "foreign", "forged", "duplicate", "late_replies", "malformed",
     "icmp_errors", "transitions", "transitions_deferred", "results_dropped", "ticks", "wakeups", "tls_full",
     "tls_resumed", "late_tls", "clock_steps", "late_port", "dates_doubted", "dates_unsure",
-    # One for each reason why a probe did not leave, from BLOCK_BUFFER on.
-    "unprobed_buffer", "unprobed_route", "unprobed_link", "unprobed_firewall", "unprobed_neighbours", "unprobed_queue",
+    *(f"unprobed_{name}" for name, _ in UNPROBED.values()),
     "targets",
     "in_flight", "waiting_fd", "tls_session_bytes", "rx_buffer", "clock_step_ns",
 )

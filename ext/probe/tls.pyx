@@ -452,20 +452,11 @@ cdef bint tls_finished(TlsWorker* w, Tls* tls) noexcept nogil:
     return True
 
 
-# Content has come, in the worker's scratch. False when it is all that is asked for: then the connection has ended.
-cdef bint tls_content(TlsWorker* w, Tls* tls, uint32_t length) noexcept nogil:
-    cdef size_t taken
-    tls.head_seen = True
-    tls.io.allowed = min(tls.io.allowed + length * TLS_WRAPPING, <uint32_t>TLS_MOST_IN)
-    if tls.state == TLS_ACCEPTING:
-        tls.heard = True
-        return True
-    taken = http_feed(tls.task.http, w.scratch, length)
-    http_skip(tls.task.http, w.scratch + taken, length - taken)
-    if tls.task.http.state < HTTP_COMPLETE:
-        return True
-    tls_end(w, tls, TLS_RESPONSE)
-    return False
+# Bytes of the response. True when it is complete, or is none; what follows has been looked at then, too.
+cdef bint tls_response(Tls* tls, const uint8_t* data, size_t length) noexcept nogil:
+    cdef size_t taken = http_feed(tls.task.http, data, length)
+    http_skip(tls.task.http, data + taken, length - taken)
+    return tls.task.http.state >= HTTP_COMPLETE
 
 
 # Go on with a connection as far as it goes without waiting. False when it has ended.
@@ -495,7 +486,12 @@ cdef bint tls_work(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
                     return False
             result = SSL_read(tls.ssl, w.scratch, sizeof(w.scratch))
             if result > 0:
-                if not tls_content(w, tls, <uint32_t>result):
+                tls.head_seen = True
+                tls.io.allowed = min(tls.io.allowed + <uint32_t>result * TLS_WRAPPING, <uint32_t>TLS_MOST_IN)
+                if tls.state == TLS_ACCEPTING:
+                    tls.heard = True
+                elif tls_response(tls, w.scratch, result):
+                    tls_end(w, tls, TLS_RESPONSE)
                     return False
                 turn += 1
                 if turn == TLS_TURNS:

@@ -229,10 +229,10 @@ def test_a_packet_that_fits_no_link_stops_no_other_probe(
     nets: Pair, two_links: tuple[tuple[str, str], tuple[str, str]]
 ) -> None:
     """The far end of the first link has a smaller MTU: a buffer is what the kernel says is missing, for ever."""
-    large = {"params": IcmpParams(size=1452)}
+    large = IcmpParams(size=1452)
     with probing() as p:
-        small = [p.add(quick("icmp", nets, **large), one) for one in two_links[0]]
-        good = [p.add(quick("icmp", nets, **large), one) for one in two_links[1]]
+        small = [p.add(quick("icmp", nets, params=large), one) for one in two_links[0]]
+        good = [p.add(quick("icmp", nets, params=large), one) for one in two_links[1]]
         for target in (*small, *good):
             p.becomes(target, State.UP)
         ip("-n", nets.server, "link", "set", "veth0", "mtu", "1300")
@@ -264,7 +264,9 @@ def test_dead_servers_on_our_link_keep_no_probe_of_live_ones_back(
 
         here = several(["127.0.7.1"] * 8, 0 if kind == "icmp" else port_of(sock))
         live = several([SERVER] * 8, 0 if kind == "icmp" else port, netns=nets.client)
-        dead = several([f"198.18.{n >> 8}.{n & 255}" for n in range(2, 402)], 0 if kind == "icmp" else 80, netns=nets.client)
+        dead = several(
+            [f"198.18.{n >> 8}.{n & 255}" for n in range(2, 402)], 0 if kind == "icmp" else 80, netns=nets.client
+        )
         with apart(here + live + dead, environment={**os.environ, "LD_PRELOAD": preload}) as one:
             one.until(lambda report: len({at for at, _, _ in report.moves}) == len(dead), patience=60)
             before = one.ask()
