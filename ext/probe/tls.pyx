@@ -8,8 +8,8 @@
 #
 # A connection is read for some turns only, so that a server that sends without end holds up no other connection. The
 # kernel knows what is left in its socket, and epoll says so; it knows nothing of what OpenSSL has read ahead, which may
-# be hundreds of small records. A connection that stopped with data in OpenSSL is therefore put into a list of its worker
-# (`more`), and takes its next turns after all others have had theirs.
+# be hundreds of small records. A connection that stopped with data in OpenSSL is therefore put into a list of its
+# worker (`more`), and takes its next turns after all others have had theirs.
 #
 # OpenSSL keeps its errors in a queue per thread. An error that one connection leaves there would count for the next; so
 # the queue is cleared before each call whose failure is looked at, and after each that may leave something.
