@@ -96,17 +96,21 @@ cdef bint proof_too_young(State* e, const Slot* slot) noexcept nogil:
     return way.hop_age <= e.clock.now - slot.sent + 10 * MS
 
 
-# Does the way to a target lead to a dead host on our link? BLOCK_NONE: it does. BLOCK_LINK: that proves nothing, since
-# our interface is down. -1: it does not.
+# Does the way to a target lead to a dead host on our link? BLOCK_NONE: it does. BLOCK_LINK, BLOCK_QUEUE: that proves
+# nothing, since no packet leaves by our interface. -1: it does not; -2: nor does it lead over a router.
 cdef int proof_dead_host(State* e, Origin* origin, const Slot* slot) noexcept nogil:
     cdef Way way
+    cdef uint8_t place
     e.evidence.asks += 1
     way_ask(origin, slot.address, &way)
     if not way.asked or way.error:
         return -1
-    if not interface_up(e, origin, interface_place(origin, way.interface)):
+    place = interface_place(origin, way.interface)
+    if not interface_up(e, origin, place):
         return BLOCK_LINK
-    return BLOCK_NONE if hop_ask(origin, &way) == HOP_SILENT else -1
+    if hop_ask(origin, &way) != HOP_SILENT:
+        return -2 if memcmp(way.hop, slot.address, 16 if origin.v6 else 4) == 0 else -1
+    return BLOCK_NONE if egress_works(e, origin, place, slot.sent) else BLOCK_QUEUE
 
 
 # The connection was refused by an answer.
@@ -116,10 +120,16 @@ cdef void proof_of_answer(State* e, uint32_t index, int code, int error, int64_t
     cdef int refused
     if error == EHOSTUNREACH:
         dead = proof_dead_host(e, e.origins.table[slot.origin], slot)
+    if dead == -2 and not slot.evidence & EVIDENCE_AGAIN:
+        # The kernel has forgotten the neighbour while the SYN waited for it, as on `ip neigh flush`.
+        slot.evidence |= EVIDENCE_AGAIN
+        stream_end(e, slot.stream)
+        repeat(e, index, soon(e))
+        return
     if dead >= 0:
         stream_end(e, slot.stream)
-        if dead == BLOCK_LINK:
-            block(e, index, BLOCK_LINK, 0)
+        if dead != BLOCK_NONE:
+            block(e, index, dead, 0)
             return
         refused = 0     # and no twin waits for the neighbour, too
     else:
@@ -129,6 +139,7 @@ cdef void proof_of_answer(State* e, uint32_t index, int code, int error, int64_t
             return
     elif not failure_stands(e, index):
         return
+    slot.evidence &= ~EVIDENCE_AGAIN
     conclude(e, index, False, code, DETAIL_ERRNO, error, span)
 
 

@@ -344,7 +344,7 @@ def test_a_full_neighbour_table_is_no_verdict(nets: Pair, port: int, address: st
                     if p.engine.target_info(target).blocked_since_ns:
                         break
                     forget(address)  # again, where the kernel has found room by forgetting another one
-                    p.collect(0.1)
+                    p.collect(0.3)
                 reason = p.blocked(target).removesuffix(": EINVAL")
                 assert reason == f"not probed: neighbour table full (net.{family}.neigh.default.gc_thresh3)"
             rounds(p, targets[0])
