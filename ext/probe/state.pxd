@@ -59,6 +59,7 @@ cdef enum:
     SAMPLE = 512                    # of a target that passes one in so many probes is stamped: a power of two
     TWIN_LEARNING = 60              # seconds between two twins that tell whether a driver gives stamps
     CA_CWR = 2                      # TCP_INFO: the congestion state that a refusal by our own queue leads to
+    SOLICITING = 4000               # ms: the kernel's three attempts at a neighbour, a second apart, and some
     TWIN_WAIT = 20 * MS             # for the departure stamps of a twin
     LANES = 4                       # batches of an origin: main and aside, ICMP and SYN each
     STOCK_SIZE = 64                 # stream sockets that the opener makes at once
@@ -232,6 +233,9 @@ cdef struct Interface:
     uint8_t stamps                  # STAMPS_*
     uint32_t carrier_changes        # the kernel's counter, as of `looked_at`
     int64_t looked_at               # the start of the tick; 0 = never
+    int64_t left_at                 # when an SND stamp of it was last read
+    int64_t stuck_at                # when nothing was last seen to leave by it
+    int64_t canary_at               # when a packet was last sent that needs no neighbour
     int64_t tried_at                # when a probe was last stamped to learn of its stamps
     int64_t changed_at              # when `up` or the counter was last seen to differ from the look before
 
