@@ -44,6 +44,7 @@ cdef void do_add(State* e, const Command* command) noexcept nogil:
     slot.refused = slot.interface = 0
     memset(slot.source, 0, 4)
     memcpy(slot.address, command.address, 16)
+    e.anchors[command.slot] = 0
     record_begin(record)
     record.epoch = command.epoch
     record.last_code = CODE_NONE

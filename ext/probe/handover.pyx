@@ -60,6 +60,10 @@ cdef void tls_hand_over(State* e, Stream* stream, Slot* slot) noexcept nogil:
     if tls.session is not NULL:
         e.stats.counters[STAT_TLS_SESSION_BYTES] -= sizeof(Session) + tls.session.length
         slot.session = NULL
+    tls.task.anchor = e.anchors[stream.slot] if e.anchors[stream.slot] else e.tls.anchor
+    tls.task.serving = slot.state == HEALTH_UP or (
+        slot.state == HEALTH_UNKNOWN and slot.counter >= e.checks[slot.check].rise
+    )
     tls.task.sent = slot.sent
     tls.task.handed = e.clock.now
     tls.own = seen_late(e, stream, slot)
@@ -146,6 +150,10 @@ cdef void tls_ended(State* e, Tls* tls) noexcept nogil:
         tls_free(e, tls)
         stream_close(e, at, False)
         return
+    if tls.outcome.anchor:
+        clock_believed(e, index, tls.outcome.anchor)
+    if tls.outcome.unsure:
+        e.stats.counters[STAT_DATES_UNSURE] += 1
     stream.own = tls.own
     session_put(e, slot, tls.session)
     tls.session = NULL
@@ -157,6 +165,8 @@ cdef void tls_ended(State* e, Tls* tls) noexcept nogil:
         slot.phase = PHASE_RECEIVING
         stream.http.codes = NULL
         response_done(e, at, when)
+    elif outcome == TLS_LOCAL and kind == BLOCK_CLOCK:
+        date_doubted(e, index, <int>value)
     elif outcome == TLS_LOCAL:
         stream_blocked(e, index, kind, <int>value)
     elif outcome == TLS_TIMED_OUT or when > slot.deadline + stalled_since(e, slot) + stream.own:
@@ -167,7 +177,7 @@ cdef void tls_ended(State* e, Tls* tls) noexcept nogil:
             return
         stream_fail(e, index, code, DETAIL_TIMEOUT, <uint32_t>((slot.deadline - slot.sent) // MS), 0)
     elif outcome == TLS_PASSED:
-        stream_end(e, at)
+        proof_passed(e, index)
         conclude(e, index, True, code, DETAIL_NONE, 0, when - slot.sent)
     elif kind == DETAIL_TLS_VERIFY or kind == DETAIL_TLS_ERROR:
         stream_refused(e, index, code, kind, value, when - slot.sent)

@@ -58,6 +58,9 @@ cdef void visit(State* e, uint32_t index) noexcept nogil:
         return
     if slot.phase == PHASE_RECEIVING or slot.phase == PHASE_TLS:
         search_visit(e, index)
+    if slot.phase == PHASE_PROVING:
+        proof_visit(e, index)
+        return
     # Time that we were not let run does not count; if it was much of the probe's time the probe is worth nothing.
     lost = stalled_since(e, slot)
     limit = slot.deadline - slot.sent
@@ -222,6 +225,8 @@ cdef void engine_loop(State* e) noexcept nogil:
     sched_slice(SLICE)
     e.clock.now = clock_ns(CLOCK_MONOTONIC)
     e.clock.wall = clock_ns(CLOCK_REALTIME) - e.clock.now
+    e.clock.compared = e.clock.now
+    e.clock.suspended = clock_ns(CLOCK_BOOTTIME) - clock_ns(CLOCK_MONOTONIC)
     while not load32(&e.inbox.stopping):
         tick(e)
         rest(e)

@@ -25,6 +25,8 @@ cdef enum:
     SLICE = MS // 10                # the least time slice that the kernel takes
     GRACE = 1 * MS                  # between a deadline and giving up: what the softirq still holds may come in
     STALL = 10 * MS                 # a thread that wakes this late was not let run
+    STALL_MOST = 86400              # seconds for which the wall clock's being set counts at most
+    SLEW = 2000                     # ns in which a clock of 500 ppm drifts by one
     ATTENTION = 50 * MS             # the longest sleep while a connection is under way
     LATE = 5 * MS                   # a probe sent this late is counted as late
     OVERDUE = 100 * MS              # a probe this late is not sent at once with all others, but spread
@@ -54,8 +56,10 @@ cdef enum:
     INTERFACES = 32                 # of an origin that are told apart; targets behind further ones have none
     ASIDE_BATCH = 32                # packets a sendmmsg with stamps: each gives two messages in the error queue
     ASKS = 64                       # targets a tick whose next hop is asked for: about 5 us each
-    SAMPLE = 512                    # of a target that passes one in so many probes is stamped: a power of two
+    SAMPLE = 512                    # passes of a target after which its route is asked for again: a power of two
     SOLICITING = 4000               # ms: the kernel's three attempts at a neighbour, a second apart, and some
+    TWIN_LEARNING = 60              # seconds between two twins that tell whether a driver gives stamps
+    CA_CWR = 2                      # TCP_INFO: the congestion state that a refusal by our own queue leads to
     TWIN_WAIT = 20 * MS             # for the departure stamps of a twin
     LANES = 4                       # batches of an origin: main and aside, ICMP and SYN each
     STOCK_SIZE = 64                 # stream sockets that the opener makes at once
@@ -137,7 +141,7 @@ cdef struct Slot:
     uint32_t fifo_next
     uint32_t report_next
     uint16_t serial                 # of the last probe, 12 bits; lives on when the slot is used again, as does `sent`
-    uint16_t own_port
+    uint16_t own_port               # SYN: where it left from; PHASE_PROVING: the code of the failure
     uint8_t source[4]               # IPv4 SYN: what the checksum was made with; 0 = not known
     uint8_t address[16]
     int64_t due                     # monotonic: of the next probe, or of the one in flight
@@ -178,9 +182,9 @@ cdef struct Record:
     uint32_t codes[CODE_COUNT - 1]  # without CODE_NONE: that is for targets without a result
     int64_t rtt_sum
     int64_t last_rtt
-    int64_t last_at
-    int64_t change_at
-    int64_t blocked_since
+    int64_t last_at                 # monotonic
+    int64_t change_at               # wall clock
+    int64_t blocked_since           # monotonic; 0: it can be probed
 
 # A check as the engine needs it. Python makes it; from OP_CHECK_SET on it is the engine's, which frees it.
 cdef struct Check:
@@ -425,6 +429,8 @@ cdef struct Clocks:
     int64_t now                     # monotonic, refreshed several times a tick
     int64_t tick_start
     int64_t wall                    # CLOCK_REALTIME less CLOCK_MONOTONIC, at the start of the tick
+    int64_t compared                # when that was read: monotonic
+    int64_t suspended               # CLOCK_BOOTTIME less CLOCK_MONOTONIC, when the wall clock last moved
     int64_t stalled                 # time that this thread was not let run, since ever
     uint32_t quiet                  # ticks without a packet sent or received
     uint64_t random                 # for jitter: see `draw_below`
@@ -538,6 +544,7 @@ cdef struct State:
     Slot* slots                     # the engine's
     Record* records                 # written by the engine, read by Python: see Record
     uint32_t* due                   # the engine's: what the wheel gave out
+    int64_t* anchors                # the engine's, by slot: of the clock, by the last verification (dates.pyx); 0: none
     Wheel wheel                     # the engine's
     Check** checks                  # the engine's
     Clocks clock

@@ -51,11 +51,19 @@ cdef extern from "time.h" nogil:
         long tv_sec
         long tv_nsec
     enum:
+        CLOCK_BOOTTIME
         CLOCK_MONOTONIC
         CLOCK_REALTIME
         TIMER_ABSTIME
     int clock_gettime(clockid_t, timespec*)
     int clock_nanosleep(clockid_t, int, const timespec*, timespec*)
+
+cdef extern from "sys/timex.h" nogil:
+    ctypedef struct timex "struct timex":
+        pass
+    enum:
+        TIME_ERROR
+    int adjtimex(timex*)
 
 cdef extern from "unistd.h" nogil:
     int close(int)
@@ -284,6 +292,8 @@ cdef extern from "netinet/in.h" nogil:
 cdef extern from "linux/tcp.h" nogil:
     struct tcp_info:
         uint8_t tcpi_state
+        uint8_t tcpi_ca_state
+        uint32_t tcpi_unacked
         uint32_t tcpi_rtt
         uint32_t tcpi_total_retrans
     enum:

@@ -21,6 +21,10 @@ cdef enum:
     TLS_SESSION_MAX = 4096          # bytes of a session that are worth keeping
     TLS_SESSIONS_MAX = 64 << 20     # bytes of all sessions
     TLS_SESSION_LIFE = 60           # seconds after which a certificate is looked at again
+    ANCHOR_THERE = 1                # flags of an anchor: see dates.pyx
+    ANCHOR_SYNCHRONISED = 2
+    ANCHOR_FOLLOWS = 3600           # seconds: the engine's anchor moves so far at once
+    ANCHOR_WAITS = 600              # seconds without a doubted date, after which it moves any distance
 
 # Messages to a worker.
 cdef enum:
@@ -62,7 +66,7 @@ cdef enum:
 cdef struct Session:
     uint32_t length
     uint32_t authorities            # the reading of the authorities that it was verified by
-    int64_t until                   # wall clock, seconds: then the certificate is to be verified again
+    int64_t until                   # CLOCK_BOOTTIME, seconds: then the certificate is to be verified again
     uint8_t data[1]
 
 # Authorities that were read, shared by all checks that name the same file. Guarded by the pool's lock.
@@ -105,6 +109,8 @@ cdef struct TlsTask:
     uint8_t address[16]
     int64_t sent                    # monotonic: when the probe began
     int64_t handed                  # monotonic: when the engine let go of it
+    int64_t anchor                  # of the clock, by the last verification: see dates.pyx. 0: none
+    bint serving                    # the target is up, or presumed good
 
 # The worker's: the socket as OpenSSL's BIO sees it.
 cdef struct TlsSocket:
@@ -127,6 +133,10 @@ cdef struct TlsOutcome:
     uint8_t kind
     uint32_t value
     bint resumed
+    bint unsure                     # a date was refused while the kernel called its clock unsynchronised
+    int64_t anchor                  # left by a verification that succeeded; 0: none
+
+cdef struct TlsPool
 
 # One connection. The engine makes and frees it; between TLS_START and TLS_ENDED the worker has all but the first
 # fields.
@@ -148,6 +158,8 @@ cdef struct Tls:
     int64_t own                     # atomic: time that we took ourselves, which is not the server's
     int64_t until                   # with TLS_EXPIRE: how long the server has, monotonic
     # The worker's
+    TlsPool* pool
+    int doubted                     # X509_V_ERR_*: a date that was refused by a doubtful clock; 0: none
     TlsTask task
     TlsSocket io
     TlsOutcome outcome
@@ -174,8 +186,6 @@ cdef struct TlsMessage:
     Tls* tls
     uint32_t what
 
-cdef struct TlsPool
-
 # One TLS thread. All of it is the thread's own, but what says otherwise; the rings are shared as rings are.
 cdef struct TlsWorker:
     TlsPool* pool
@@ -199,9 +209,12 @@ cdef struct TlsPool:
     uint32_t worker_count
     int wake                        # the engine's eventfd: a worker writes to it
     int64_t clock_floor             # wall clock, seconds: before this it is wrong
+    int64_t grace_until             # CLOCK_BOOTTIME, ns: until then an unsynchronised clock is doubted
     # The engine's
     uint32_t next                   # worker
     uint32_t count                  # connections, orphans too
+    int64_t anchor                  # of the clock, for targets without their own; atomic: Python reads it
+    int64_t moved_since             # monotonic: since when verifications want it to be far from there; 0: not at all
     # Both
     uint32_t authorities            # atomic: raised by each reload, by the engine
     uint32_t stopping               # atomic: Python stores it with release when the engine's thread has ended

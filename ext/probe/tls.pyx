@@ -73,7 +73,8 @@ cdef uint32_t session_strip(uint8_t* data, uint32_t length) noexcept nogil:
     return kept
 
 
-# When the certificate has to be looked at again: soon, and not after one of the chain has expired.
+# When the certificate has to be looked at again: soon, and not after one of the chain has expired. By a clock that
+# cannot be set: by the wall clock, a session would last for years when that is set back.
 cdef int64_t verified_until(const SSL* ssl) noexcept nogil:
     cdef const X509_STACK* chain = SSL_get0_verified_chain(ssl)
     cdef int64_t left = TLS_SESSION_LIFE
@@ -85,7 +86,7 @@ cdef int64_t verified_until(const SSL* ssl) noexcept nogil:
                 one = <int64_t>days * 86400 + seconds
                 if one < left:
                     left = one
-    return wall_seconds() + left
+    return boot_seconds() + left
 
 
 # Keep a session for the next handshake. A session that was resumed and not replaced is still good; its certificate was
@@ -372,11 +373,6 @@ cdef void tls_refused(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
             tls_end(w, tls, TLS_LOCAL, 0, BLOCK_TLS, ENOMEM)
         elif verdict == X509_V_ERR_STORE_LOOKUP:
             tls_end(w, tls, TLS_LOCAL, 0, BLOCK_AUTHORITIES, EINVAL)
-        elif (
-            verdict in (X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED)
-            and wall_seconds() < pool.clock_floor
-        ):
-            tls_end(w, tls, TLS_LOCAL, 0, BLOCK_CLOCK, EINVAL)
         else:
             tls_end(w, tls, TLS_FAILED, code, DETAIL_TLS_VERIFY, <uint32_t>verdict)
     elif reason >= SSL_AD_REASON_OFFSET:
@@ -394,6 +390,7 @@ cdef bint tls_open(TlsPool* pool, Tls* tls) noexcept nogil:
     cdef const unsigned char* data
     cdef SSL_SESSION* session = NULL
     cdef int ok = 1
+    tls.pool = pool
     tls.ssl = context_ssl(pool, context, &tls.authorities)
     if tls.ssl is NULL:
         return False
@@ -423,7 +420,7 @@ cdef bint tls_open(TlsPool* pool, Tls* tls) noexcept nogil:
         return False
     if tls.session is not NULL:
         data = tls.session.data
-        if tls.session.authorities == tls.authorities and wall_seconds() < tls.session.until:
+        if tls.session.authorities == tls.authorities and boot_seconds() < tls.session.until:
             session = d2i_SSL_SESSION(NULL, &data, tls.session.length)
         if session is not NULL:
             SSL_set_session(tls.ssl, session)
@@ -438,6 +435,8 @@ cdef bint tls_open(TlsPool* pool, Tls* tls) noexcept nogil:
 # Our side of the handshake is finished. Data that is written now leaves together with the Finished.
 cdef bint tls_finished(TlsWorker* w, Tls* tls) noexcept nogil:
     tls.outcome.resumed = SSL_session_reused(tls.ssl) != 0
+    if tls.task.context.verify and not tls.outcome.resumed:
+        tls.outcome.anchor = anchor_now()
     if tls.task.context.http:
         tls.state = TLS_READING
         if SSL_write(tls.ssl, tls.task.request, <int>tls.task.request_bytes) != <int>tls.task.request_bytes:
@@ -453,17 +452,26 @@ cdef bint tls_finished(TlsWorker* w, Tls* tls) noexcept nogil:
     return True
 
 
+# Bytes of the response. True when it is complete, or is none; what follows has been looked at then, too.
+cdef bint tls_response(Tls* tls, const uint8_t* data, size_t length) noexcept nogil:
+    cdef size_t taken = http_feed(tls.task.http, data, length)
+    http_skip(tls.task.http, data + taken, length - taken)
+    return tls.task.http.state >= HTTP_COMPLETE
+
+
 # Go on with a connection as far as it goes without waiting. False when it has ended.
 cdef bint tls_work(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
     cdef int result, error
     cdef int turn = 0
-    cdef size_t taken
     tls.io.dry = False
     while True:
         ERR_clear_error()
         if tls.state == TLS_HANDSHAKE:
             result = SSL_do_handshake(tls.ssl)
             if result == 1:
+                if tls.doubted:
+                    tls_end(w, tls, TLS_LOCAL, 0, BLOCK_CLOCK, <uint32_t>tls.doubted)
+                    return False
                 if not tls_finished(w, tls):
                     tls_refused(pool, w, tls)
                     return False
@@ -482,12 +490,9 @@ cdef bint tls_work(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
                 tls.io.allowed = min(tls.io.allowed + <uint32_t>result * TLS_WRAPPING, <uint32_t>TLS_MOST_IN)
                 if tls.state == TLS_ACCEPTING:
                     tls.heard = True
-                else:
-                    taken = http_feed(tls.task.http, w.scratch, result)
-                    http_skip(tls.task.http, w.scratch + taken, result - taken)
-                    if tls.task.http.state >= HTTP_COMPLETE:
-                        tls_end(w, tls, TLS_RESPONSE)
-                        return False
+                elif tls_response(tls, w.scratch, result):
+                    tls_end(w, tls, TLS_RESPONSE)
+                    return False
                 turn += 1
                 if turn == TLS_TURNS:
                     if SSL_has_pending(tls.ssl):

@@ -39,7 +39,7 @@ async def reload_on_signal(requested: asyncio.Event, config_file: ConfigFile, ap
 
 
 async def report_status(parts: Parts, clock: Clock) -> None:
-    """Keep systemd's status line true, and feed its watchdog.
+    """Keep systemd's status line true, feed its watchdog, and watch the wall clock.
 
     The watchdog covers both threads that matter: this task feeds it, so a held event loop starves it, and it feeds only
     while the engine's thread makes rounds.
@@ -53,6 +53,7 @@ async def report_status(parts: Parts, clock: Clock) -> None:
     while True:
         queue.look()
         descriptors.look()
+        parts.wall_clock.look(engine, parts.checker.clock_moved)
         await unprobed.look()
         if watchdog and (rounds := engine.pulse()) > before:
             before = rounds

@@ -138,16 +138,45 @@ class TrafficReport:
 
 
 @dataclass(frozen=True, slots=True)
+class FrontendFlows:
+    """Flows of one backend in one frontend. ``flows`` None: VPP has no such AS. ``weight``: in VPP, in units."""
+
+    frontend: str
+    vip: str
+    flows: int | None
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackendFlows:
+    """Flows of one backend in VPP. ``flows`` are entries of the sticky table: an upper bound of the flows that live.
+
+    ``empty``: it gets no new flows and has none, so VPP sends it nothing. ``stall_ns``: what the reading cost VPP.
+    """
+
+    backend: str
+    address: str
+    drained: bool
+    flows: int
+    empty: bool
+    frontends: Sequence[FrontendFlows]
+    read_at_ns: int
+    stall_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class DataplaneFigures:
     """Counters of VPP and of the calls to it, since the daemon started.
 
-    ``vpp`` is None while VPP is away. ``api_total`` counts messages by name, direction and result; ``lbsync`` counts
-    changes by scope (all, one) and kind; ``drift`` counts changes that something else made, by kind. ``unmanaged_vips``
-    are VIPs in VPP that are not configured and are left alone; ``waiting_vips`` those that are not deleted before an
-    operator agrees. ``cost_factor`` is measured cost against the formula.
+    ``vpp`` is None while VPP is away. ``unlocked``: VPP is driven without a lock. ``api_total`` counts messages by
+    name, direction and result; ``lbsync`` counts changes by scope (all, one) and kind; ``drift`` counts changes that
+    something else made, by kind. ``unmanaged_vips`` are VIPs in VPP that are not configured and are left alone;
+    ``waiting_vips`` those that are not deleted before an operator agrees. ``cost_factor`` is measured cost against the
+    formula.
     """
 
     vpp: DataplaneInfo | None
+    unlocked: bool
     connects: int
     api_total: Mapping[tuple[str, str, str], int]
     lbsync: Mapping[tuple[str, str], int]

@@ -129,6 +129,10 @@ def _join(plan: Plan, part: _PrefixPlan, lost: LostWeights) -> None:
             plan.notes.append(verdict.note)
         if verdict.fate is Found.RECREATE:
             plan.recreated.append(key)
+        elif verdict.fate is Found.UNRECORDED:
+            plan.unrecorded.append(key)
+        elif verdict.fate is Found.HALFWAY:
+            plan.halfway.append(key)
     for key, vip in part.vips.items():
         if key in lost.recreated and part.verdicts.wanted[key] is Wanted.UPDATE:
             plan.restored.append(key)

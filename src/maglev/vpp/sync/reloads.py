@@ -100,6 +100,7 @@ class Reloads:
             until = self._clock.monotonic_ns() + lb.startup_max_delay
             rooms.ownership.hold(step.moved, until, config.frontends)
         rooms.adoption.lost.forget_but(step.after.vips)
+        rooms.kept.configure(config, step.after.vips)
         self._owe(step)
         rooms.agenda.unpark()
         rooms.agenda.keep(config.frontends)

@@ -14,6 +14,7 @@ from maglev.vpp.state.adoption import Adoption
 from maglev.vpp.state.agenda import Agenda
 from maglev.vpp.state.announced import Announced
 from maglev.vpp.state.debts import Debts
+from maglev.vpp.state.kept import KeptWeights
 from maglev.vpp.state.mirror import Mirror
 from maglev.vpp.state.ownership import Ownership
 from maglev.vpp.state.pruning import Pruning
@@ -48,6 +49,7 @@ class Rooms:
     recreations: Recreations
     ownership: Ownership
     pruning: Pruning
+    kept: KeptWeights
     verification: Verification
     timetable: Timetable
     counters: Counters
