@@ -97,7 +97,7 @@ cdef bint proof_too_young(State* e, const Slot* slot) noexcept nogil:
 
 
 # Does the way to a target lead to a dead host on our link? BLOCK_NONE: it does. BLOCK_LINK, BLOCK_QUEUE: that proves
-# nothing, since no packet leaves by our interface. -1: it does not; -2: nor does it lead over a router.
+# nothing, since our interface is down, or nothing leaves by it. -1: it does not; -2: nor does it lead over a router.
 cdef int proof_dead_host(State* e, Origin* origin, const Slot* slot) noexcept nogil:
     cdef Way way
     cdef uint8_t place
