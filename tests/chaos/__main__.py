@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
+import faulthandler
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 from tests.chaos.run import Run
@@ -44,16 +47,16 @@ async def chaos(options: argparse.Namespace, seed: int) -> int:
     names = options.only or [row.name for row in ROWS if row.on]
     run = Run(stage, options.seconds, [row for row in ROWS if row.name in names and row.name not in options.off])
     failures: list[str] = []
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Whatever ends the run, nothing of it stays behind.
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     try:
         await run.run()
-    except BaseException as error:
-        for leaf in leaves(error):
-            if isinstance(leaf, KeyboardInterrupt | asyncio.CancelledError):
-                raise
-            failures.append(f"{type(leaf).__name__}: {leaf}")
+    except (Exception, asyncio.CancelledError) as error:
+        failures = [f"{type(leaf).__name__}: {leaf}" for leaf in leaves(error)]
         if not options.brief:
-            import traceback
-
             traceback.print_exception(error)
     finally:
         await stage.stop()
@@ -79,6 +82,7 @@ def main() -> int:
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
     print(f"chaos: seed {seed}", flush=True)
+    faulthandler.register(signal.SIGUSR1)
     alone()
     shutil.rmtree(LOGS, ignore_errors=True)
     LOGS.mkdir(parents=True)

@@ -42,6 +42,7 @@ class Run:
         self.rows = rows
         self.played: Counter[str] = Counter()
         self.settled: list[float] = []
+        self.over = asyncio.Event()
 
     async def run(self) -> None:
         """The whole run. ``Failed`` and others say what was found."""
@@ -64,15 +65,15 @@ class Run:
 
     async def round(self, decks_of_round: list[list[Row]]) -> None:
         """Play some rows of each deck at the same time, among failures and operators; then all has to settle."""
+        self.over = asyncio.Event()
         async with self._watched():
             async with asyncio.TaskGroup() as group:
-                others = [group.create_task(self._servers()), group.create_task(self._operators())]
+                # They end between two actions, never within one: what was begun must be known.
+                for others in (self._servers, self._operators, self._deaths):
+                    group.create_task(others())
                 playing = [group.create_task(self._play(rows)) for rows in decks_of_round]
-                needs_death = group.create_task(self._deaths(playing))
-                for task in playing:
-                    await asyncio.wait([task])
-                for task in (*others, needs_death):
-                    task.cancel()
+                await asyncio.wait(playing)
+                self.over.set()
             await self.mend()
         await self.settle()
 
@@ -84,10 +85,10 @@ class Run:
             self.stage.say(f"{row.name}: {'ends' if happened else 'did not happen'}")
             self.played[row.name] += happened
 
-    async def _deaths(self, playing: list[asyncio.Task[None]]) -> None:
+    async def _deaths(self) -> None:
         """What waits for the daemon's death gets one, where no other row kills it."""
-        while True:
-            await asyncio.sleep(1.0)
+        while not self.over.is_set():
+            await asyncio.sleep(0.3)
             if self.stage.while_dead and not self.stage.life.locked():
                 async with self.stage.alone():
                     if self.stage.while_dead:
@@ -105,7 +106,7 @@ class Run:
     async def _servers(self) -> None:
         stage = self.stage
         probed = [target for target in TARGETS if target.kind]
-        while True:
+        while not self.over.is_set():
             await asyncio.sleep(stage.chance.uniform(0.1, 0.5))
             down = [target for target in probed if target.address in stage.world.modes]
             if len(down) > 25 or (down and stage.chance.random() < 0.5):
@@ -127,12 +128,12 @@ class Run:
 
     async def _operators(self) -> None:
         stage = self.stage
-        while True:
+        while not self.over.is_set():
             await asyncio.sleep(stage.chance.uniform(0.1, 0.4))
             if stage.life.locked() or stage.book.lock.locked() or stage.book.plan is None:
                 continue
             if stage.book.plan.vips:
-                await asyncio.shield(stage.operators.act(stage.daemon.stub, stage.book.plan))
+                await stage.operators.act(stage.daemon.stub, stage.book.plan)
 
     async def mend(self) -> None:
         """The end of a round: daemon, VPP, file and host are well; a few servers stay down, a few settings stay."""

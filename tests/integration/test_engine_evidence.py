@@ -264,7 +264,9 @@ def test_dead_servers_on_our_link_keep_no_probe_of_live_ones_back(
 
         here = several(["127.0.7.1"] * 8, 0 if kind == "icmp" else port_of(sock))
         live = several([SERVER] * 8, 0 if kind == "icmp" else port, netns=nets.client)
-        dead = several([f"198.18.{n >> 8}.{n & 255}" for n in range(2, 402)], 0 if kind == "icmp" else 80, netns=nets.client)
+        dead = several(
+            [f"198.18.{n >> 8}.{n & 255}" for n in range(2, 402)], 0 if kind == "icmp" else 80, netns=nets.client
+        )
         with apart(here + live + dead, environment={**os.environ, "LD_PRELOAD": preload}) as one:
             one.until(lambda report: len({at for at, _, _ in report.moves}) == len(dead), patience=60)
             before = one.ask()
