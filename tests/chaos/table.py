@@ -144,6 +144,7 @@ async def descriptors(stage: Stage) -> bool:
 async def clock(stage: Stage) -> bool:
     """The wall clock is set: years ahead, before all certificates, an hour; and back."""
     for step in stage.chance.sample([20 * YEAR, -20 * YEAR, 3600.0, -3600.0, 5.0, -5.0], 3):
+        await stage.up.wait()
         stage.skewed = True
         stage.daemon.set_clock(step)
         await _pause(stage, 0.8, 2.0)

@@ -115,6 +115,7 @@ class World:
         self._pairs = {ROUTED: Pair(), ONLINK: Pair()}
         self.modes: dict[str, str] = {}
         self.broken: dict[str, str] = {}
+        self._turn = asyncio.Lock()
         self._servers = {
             group: ServerProcess(
                 group, self._pairs[group].server if group in self._pairs else "", facts, directory / "servers.log"
@@ -181,6 +182,10 @@ class World:
 
     async def fail(self, targets: Collection[Target]) -> None:
         """These servers fail, each in a way of its own."""
+        async with self._turn:
+            await self._fail(targets)
+
+    async def _fail(self, targets: Collection[Target]) -> None:
         chosen = [(t, self._chance.choice(self.ways(t))) for t in targets if t.address not in self.modes and t.kind]
         for target, mode in chosen:
             self.modes[target.address] = mode
@@ -192,6 +197,10 @@ class World:
 
     async def mend(self, targets: Collection[Target]) -> None:
         """These servers serve again."""
+        async with self._turn:
+            await self._mend(targets)
+
+    async def _mend(self, targets: Collection[Target]) -> None:
         chosen = [(t, "ok" if self.modes[t.address] in ("refuse", "error", "silent") else self.modes[t.address])
                   for t in targets if t.address in self.modes]  # fmt: skip
         for target, _ in chosen:

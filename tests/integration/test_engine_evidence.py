@@ -229,10 +229,10 @@ def test_a_packet_that_fits_no_link_stops_no_other_probe(
     nets: Pair, two_links: tuple[tuple[str, str], tuple[str, str]]
 ) -> None:
     """The far end of the first link has a smaller MTU: a buffer is what the kernel says is missing, for ever."""
-    large = {"params": IcmpParams(size=1452)}
+    large = IcmpParams(size=1452)
     with probing() as p:
-        small = [p.add(quick("icmp", nets, **large), one) for one in two_links[0]]
-        good = [p.add(quick("icmp", nets, **large), one) for one in two_links[1]]
+        small = [p.add(quick("icmp", nets, params=large), one) for one in two_links[0]]
+        good = [p.add(quick("icmp", nets, params=large), one) for one in two_links[1]]
         for target in (*small, *good):
             p.becomes(target, State.UP)
         ip("-n", nets.server, "link", "set", "veth0", "mtu", "1300")

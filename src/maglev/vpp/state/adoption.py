@@ -42,8 +42,8 @@ class ServingListener(Protocol):
 class Found:
     """A VPP that was just read, compared with the configuration.
 
-    ``serving``: backends to whose address VPP sends traffic, by whatever VIP. ``scales``: VIPs whose weights are a multiple of the
-    daemon's. ``missing``: wanted VIPs that VPP does not have.
+    ``serving``: backends to whose address VPP sends traffic, by whatever VIP. ``scales``: VIPs whose weights are a
+    multiple of the daemon's. ``missing``: wanted VIPs that VPP does not have.
     """
 
     serving: Collection[str]
