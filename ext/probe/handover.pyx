@@ -177,7 +177,7 @@ cdef void tls_ended(State* e, Tls* tls) noexcept nogil:
             return
         stream_fail(e, index, code, DETAIL_TIMEOUT, <uint32_t>((slot.deadline - slot.sent) // MS), 0)
     elif outcome == TLS_PASSED:
-        stream_end(e, at)
+        proof_passed(e, index)
         conclude(e, index, True, code, DETAIL_NONE, 0, when - slot.sent)
     elif kind == DETAIL_TLS_VERIFY or kind == DETAIL_TLS_ERROR:
         stream_refused(e, index, code, kind, value, when - slot.sent)

@@ -58,6 +58,9 @@ cdef void visit(State* e, uint32_t index) noexcept nogil:
         return
     if slot.phase == PHASE_RECEIVING or slot.phase == PHASE_TLS:
         search_visit(e, index)
+    if slot.phase == PHASE_PROVING:
+        proof_visit(e, index)
+        return
     # Time that we were not let run does not count; if it was much of the probe's time the probe is worth nothing.
     lost = stalled_since(e, slot)
     limit = slot.deadline - slot.sent

@@ -5,8 +5,8 @@
 # here waits for anything but the kernel's own lock of its network configuration. A question costs about 2 us. None of
 # it needs a privilege. A kernel before 5.0, or a sandbox without AF_NETLINK, gives no answers: `asked` is False then.
 #
-# RTM_GETNEIGH is of one entry. A host on our link that does not answer has an entry INCOMPLETE, and FAILED three seconds
-# later. No entry at all, towards a next hop that needs one, means that the kernel could not make one: the table is
+# RTM_GETNEIGH is of one entry. A host on our link that does not answer has an entry INCOMPLETE, and FAILED after three
+# seconds. No entry at all, towards a next hop that needs one, means that the kernel could not make one: the table is
 # machine-wide, and holds net.ipv4.neigh.default.gc_thresh3 entries.
 
 cdef enum:
@@ -67,7 +67,7 @@ cdef const uint8_t* netlink_get(const nlmsghdr* answer, size_t head, int kind, u
 cdef int netlink_ask(Origin* origin, nlmsghdr* request, uint8_t* answer, int wanted, size_t least) noexcept nogil:
     cdef const nlmsghdr* head = <const nlmsghdr*>answer
     cdef ssize_t got
-    cdef int tries
+    cdef int _turn
     if origin.netlink < 0:
         return -1
     origin.netlink_serial += 1
@@ -75,7 +75,7 @@ cdef int netlink_ask(Origin* origin, nlmsghdr* request, uint8_t* answer, int wan
     request.nlmsg_seq = origin.netlink_serial
     if send(origin.netlink, request, request.nlmsg_len, MSG_DONTWAIT) < 0:
         return -1
-    for tries in range(4):      # an older answer may be left; the socket is connected to the kernel, others cannot send
+    for _turn in range(4):      # an older answer may be left; the socket is connected to the kernel, others cannot send
         got = recv(origin.netlink, answer, NETLINK_SPACE, MSG_DONTWAIT)
         if got < 0:
             return -1

@@ -9,8 +9,7 @@ STAT_NAMES = (
     "foreign", "forged", "duplicate", "late_replies", "malformed",
     "icmp_errors", "transitions", "transitions_deferred", "results_dropped", "ticks", "wakeups", "tls_full",
     "tls_resumed", "late_tls", "clock_steps", "late_port", "dates_doubted", "dates_unsure",
-    # One for each reason why a probe did not leave, from BLOCK_BUFFER on.
-    "unprobed_buffer", "unprobed_route", "unprobed_link", "unprobed_firewall", "unprobed_neighbours", "unprobed_queue",
+    *(f"unprobed_{name}" for name, _ in UNPROBED.values()),
     "targets",
     "in_flight", "waiting_fd", "tls_session_bytes", "rx_buffer", "clock_step_ns",
 )
@@ -57,9 +56,9 @@ cdef object _histogram(const Duration* duration):
     return Histogram(BOUND_SECONDS, tuple(duration.counts[i] for i in range(BOUNDS + 1)), duration.total / 1e9)
 
 
-# The wall clock less the monotonic one. Spans of the engine are monotonic, and become moments by the wall clock only when
-# they are asked for: then a clock that has been set since shows neither an age of years nor one below zero. The engine's own
-# reading is preferred while it is true, so that two answers name the same moment.
+# The wall clock less the monotonic one. Spans of the engine are monotonic, and become moments by the wall clock only
+# when they are asked for: then a clock that has been set since shows neither an age of years nor one below zero. The
+# engine's own reading is preferred while it is true, so that two answers name the same moment.
 cdef int64_t wall_offset(const State* e) noexcept nogil:
     cdef int64_t kept = e.clock.wall
     cdef int64_t offset = clock_ns(CLOCK_REALTIME) - clock_ns(CLOCK_MONOTONIC)

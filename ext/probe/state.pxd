@@ -57,6 +57,9 @@ cdef enum:
     ASIDE_BATCH = 32                # packets a sendmmsg with stamps: each gives two messages in the error queue
     ASKS = 64                       # targets a tick whose next hop is asked for: about 5 us each
     SAMPLE = 512                    # of a target that passes one in so many probes is stamped: a power of two
+    TWIN_LEARNING = 60              # seconds between two twins that tell whether a driver gives stamps
+    CA_CWR = 2                      # TCP_INFO: the congestion state that a refusal by our own queue leads to
+    SOLICITING = 4000               # ms: the kernel's three attempts at a neighbour, a second apart, and some
     TWIN_WAIT = 20 * MS             # for the departure stamps of a twin
     LANES = 4                       # batches of an origin: main and aside, ICMP and SYN each
     STOCK_SIZE = 64                 # stream sockets that the opener makes at once
@@ -138,7 +141,7 @@ cdef struct Slot:
     uint32_t fifo_next
     uint32_t report_next
     uint16_t serial                 # of the last probe, 12 bits; lives on when the slot is used again, as does `sent`
-    uint16_t own_port
+    uint16_t own_port               # SYN: where it left from; PHASE_PROVING: the code of the failure
     uint8_t source[4]               # IPv4 SYN: what the checksum was made with; 0 = not known
     uint8_t address[16]
     int64_t due                     # monotonic: of the next probe, or of the one in flight
@@ -230,6 +233,9 @@ cdef struct Interface:
     uint8_t stamps                  # STAMPS_*
     uint32_t carrier_changes        # the kernel's counter, as of `looked_at`
     int64_t looked_at               # the start of the tick; 0 = never
+    int64_t left_at                 # when an SND stamp of it was last read
+    int64_t stuck_at                # when nothing was last seen to leave by it
+    int64_t canary_at               # when a packet was last sent that needs no neighbour
     int64_t tried_at                # when a probe was last stamped to learn of its stamps
     int64_t changed_at              # when `up` or the counter was last seen to differ from the look before
 
@@ -446,8 +452,8 @@ cdef struct Raw:
     SendBuffers send
     ReceiveBuffers receive
 
-# Who passed last in a vantage: all origins of one namespace, family and source address. Two entries, so that each target
-# finds the last pass of another one.
+# Who passed last in a vantage: all origins of one namespace, family and source address. Two entries, so that each
+# target finds the last pass of another one.
 cdef struct Passes:
     uint32_t slot                   # the target that passed last
     uint32_t other                  # the last one before it that is not the same

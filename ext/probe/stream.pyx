@@ -281,12 +281,8 @@ cdef void stream_start(State* e, uint32_t index) noexcept nogil:
     slot.phase = PHASE_CONNECTING
     length = fill_name(&name, slot.v6, slot.address, check.port)
     if connect(fd, <sockaddr*>&name, length) < 0 and errno != EINPROGRESS:
-        # An errno of the route or the server is an answer; all others are our own trouble.
-        error = errno
-        if error in (ECONNREFUSED, ENETUNREACH, EHOSTUNREACH, EHOSTDOWN, ECONNRESET, ETIMEDOUT):
-            stream_refused(e, index, CODE_L4CON, DETAIL_ERRNO, error, 0)
-        else:
-            stream_blocked(e, index, BLOCK_CONNECT, error)
+        # What a server has answered cannot be known yet.
+        proof_of_refusal(e, index, errno)
         return
     e.clock.quiet = 0
     stream_freshen(e, slot.stream)
@@ -300,20 +296,30 @@ cdef void stream_fail(State* e, uint32_t index, int code, int kind, uint32_t val
     cdef int64_t lost = stalled_since(e, slot)
     if kind != DETAIL_TIMEOUT:
         lost += e.streams.table[slot.stream].own
-    stream_leave(e, index)
     if lost * 4 > slot.deadline - slot.sent or slot.losses != e.origins.table[slot.origin].losses:
+        stream_leave(e, index)
         repeat(e, index, soon(e))
-    elif failure_stands(e, index):
+        return
+    if kind == DETAIL_TIMEOUT and slot.state != HEALTH_DOWN:
+        proof_of_silence(e, index, code)
+        return
+    stream_leave(e, index)
+    if failure_stands(e, index):
         conclude(e, index, False, code, kind, value, span)
 
 
 # The check has failed, and no time of ours can have caused it.
 cdef void stream_refused(State* e, uint32_t index, int code, int kind, uint32_t value, int64_t span) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
-    stream_end(e, slot.stream)
     if slot.losses != e.origins.table[slot.origin].losses:
+        stream_end(e, slot.stream)
         repeat(e, index, soon(e))
-    elif failure_stands(e, index):
+        return
+    if kind == DETAIL_ERRNO and slot.state != HEALTH_DOWN:
+        proof_of_answer(e, index, code, value, span)
+        return
+    stream_end(e, slot.stream)
+    if failure_stands(e, index):
         conclude(e, index, False, code, kind, value, span)
 
 
@@ -371,20 +377,20 @@ cdef bint stream_look(State* e, uint32_t at) noexcept nogil:
     cdef uint32_t index = stream.slot
     cdef Slot* slot = &e.slots[index]
     cdef const Check* check = e.checks[slot.check]
-    cdef sockaddr_in6 name
     cdef socklen_t length
     cdef tcp_info info
     cdef int64_t rtt
+    cdef char nothing = 0
     if slot.phase == PHASE_TLS:
         return True
     if stream.linger_until:
         return linger_look(e, at)
     if slot.phase == PHASE_CONNECTING and (check.type == PROBE_CONNECT or stream.tls is not NULL):
-        # The second connect() returns 0 or EISCONN when it is made, EALREADY when not yet, else why not. It goes on
-        # saying EALREADY after a local firewall has rejected the SYN; the probe then ends at its deadline.
-        length = fill_name(&name, slot.v6, slot.address, check.port)
-        if connect(stream.fd, <sockaddr*>&name, length) < 0 and errno != EISCONN:
-            if errno == EALREADY or errno == EINPROGRESS or errno == EINTR:
+        # To send nothing returns 0 when the connection is made, EAGAIN when not yet, else why not. (A second connect()
+        # says the same, and forgets the connection's address when it has failed, which its twin needs.) It goes on
+        # saying EAGAIN after a local firewall has rejected the SYN: that is found out at the deadline (proving.pyx).
+        if send(stream.fd, &nothing, 0, MSG_DONTWAIT | MSG_NOSIGNAL) < 0:
+            if errno == EAGAIN or errno == EINTR:
                 return True
             stream_failed(e, index, errno)
             return False
@@ -401,7 +407,7 @@ cdef bint stream_look(State* e, uint32_t at) noexcept nogil:
         if getsockopt(stream.fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 and info.tcpi_rtt:
             if <int64_t>info.tcpi_rtt * 1000 < rtt:
                 rtt = <int64_t>info.tcpi_rtt * 1000
-        stream_end(e, at)
+        proof_passed(e, index)
         conclude(e, index, True, CODE_L4OK, DETAIL_NONE, 0, rtt)
         return False
     if slot.phase == PHASE_RECEIVING:
@@ -511,7 +517,7 @@ cdef void response_done(State* e, uint32_t at, int64_t when) noexcept nogil:
     if good and check.regexp:
         search_whole(e, index, when)
     elif good:
-        stream_leave(e, index)
+        proof_passed(e, index)
         conclude(e, index, True, CODE_L7OK, DETAIL_STATUS, status, when - slot.sent)
     elif stream.http.no_memory:
         stream_blocked(e, index, BLOCK_SOCKET, ENOMEM)
@@ -528,6 +534,8 @@ cdef void stream_expired(State* e, uint32_t index) noexcept nogil:
     cdef uint32_t limit = <uint32_t>((slot.deadline - slot.sent) // MS)
     if slot.phase == PHASE_TLS:
         tls_expired(e, index)
+    elif slot.state != HEALTH_DOWN and not may_ask(e):
+        plan(e, index, e.clock.now + TICK)      # a proof costs some ten microseconds, and others have their turn, too
     elif not search_last(e, index):
         stream_fail(e, index, code, DETAIL_TIMEOUT, limit, 0)
 

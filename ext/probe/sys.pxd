@@ -292,6 +292,8 @@ cdef extern from "netinet/in.h" nogil:
 cdef extern from "linux/tcp.h" nogil:
     struct tcp_info:
         uint8_t tcpi_state
+        uint8_t tcpi_ca_state
+        uint32_t tcpi_unacked
         uint32_t tcpi_rtt
         uint32_t tcpi_total_retrans
     enum:

@@ -8,8 +8,8 @@
 #
 # A connection is read for some turns only, so that a server that sends without end holds up no other connection. The
 # kernel knows what is left in its socket, and epoll says so; it knows nothing of what OpenSSL has read ahead, which may
-# be hundreds of small records. A connection that stopped with data in OpenSSL is therefore put into a list of its worker
-# (`more`), and takes its next turns after all others have had theirs.
+# be hundreds of small records. A connection that stopped with data in OpenSSL is therefore put into a list of its
+# worker (`more`), and takes its next turns after all others have had theirs.
 #
 # OpenSSL keeps its errors in a queue per thread. An error that one connection leaves there would count for the next; so
 # the queue is cleared before each call whose failure is looked at, and after each that may leave something.
@@ -452,11 +452,17 @@ cdef bint tls_finished(TlsWorker* w, Tls* tls) noexcept nogil:
     return True
 
 
+# Bytes of the response. True when it is complete, or is none; what follows has been looked at then, too.
+cdef bint tls_response(Tls* tls, const uint8_t* data, size_t length) noexcept nogil:
+    cdef size_t taken = http_feed(tls.task.http, data, length)
+    http_skip(tls.task.http, data + taken, length - taken)
+    return tls.task.http.state >= HTTP_COMPLETE
+
+
 # Go on with a connection as far as it goes without waiting. False when it has ended.
 cdef bint tls_work(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
     cdef int result, error
     cdef int turn = 0
-    cdef size_t taken
     tls.io.dry = False
     while True:
         ERR_clear_error()
@@ -484,12 +490,9 @@ cdef bint tls_work(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
                 tls.io.allowed = min(tls.io.allowed + <uint32_t>result * TLS_WRAPPING, <uint32_t>TLS_MOST_IN)
                 if tls.state == TLS_ACCEPTING:
                     tls.heard = True
-                else:
-                    taken = http_feed(tls.task.http, w.scratch, result)
-                    http_skip(tls.task.http, w.scratch + taken, result - taken)
-                    if tls.task.http.state >= HTTP_COMPLETE:
-                        tls_end(w, tls, TLS_RESPONSE)
-                        return False
+                elif tls_response(tls, w.scratch, result):
+                    tls_end(w, tls, TLS_RESPONSE)
+                    return False
                 turn += 1
                 if turn == TLS_TURNS:
                     if SSL_has_pending(tls.ssl):

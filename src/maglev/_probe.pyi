@@ -11,6 +11,7 @@ carries the present one.
 Times are integers in nanoseconds: ``*_delay`` and ``*_rtt`` are spans, ``at`` and ``since`` are wall clock.
 """
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from maglev.base.states import State
@@ -229,6 +230,9 @@ class Engine:
 
     def lateness(self) -> Histogram:
         """How late probes were sent against the time they were due; those that share a tick leave up to 2 ms early."""
+
+UNPROBED: Mapping[int, tuple[str, str]]
+"""Why a probe did not leave this host, by ``blocked_kind``: the name in counters and logs, and words for people."""
 
 def render_blocked(
     kind: int, error: int, netns: str | None = None, ca_file: str | None = None, v6: bool = False

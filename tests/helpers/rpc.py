@@ -31,9 +31,11 @@ from maglev.schema.problems import Problem, ProblemKind
 from maglev.views.backends import BackendStatus, Change, Override, OverrideKind, WeightChange
 from maglev.views.dataplane import (
     AsState,
+    BackendFlows,
     ConfState,
     ConnectionInfo,
     DataplaneInfo,
+    FrontendFlows,
     LbState,
     TrafficReport,
     VipState,
@@ -366,6 +368,7 @@ class FakeDataplane:
     vips: list[VipState] = field(default_factory=list)
     readings: int = 0
     waiting: int = 0
+    flow_readings: int = 0
     syncs: list[tuple[str | None, bool, str]] = field(default_factory=list)
 
     def lose(self, problem: str = "") -> None:
@@ -399,6 +402,12 @@ class FakeDataplane:
         self.syncs.append((frontend, force, by))
         self.waiting = 0 if prune else self.waiting
         return SyncReport(PLAN, ())
+
+    async def flows(self, backend: str) -> BackendFlows:
+        self.flow_readings += 1
+        left = max(0, 2 - self.flow_readings)
+        one = FrontendFlows("www", "192.0.2.80/32 tcp 80", left, 0)
+        return BackendFlows(backend, "10.0.0.1", True, left, not left, [one], NOW, 1_000_000)
 
     async def counters(self, frontend: str | None) -> TrafficReport:
         return TrafficReport([traffic(vip) for vip in self.vips if frontend in (None, vip.frontend)], NOW)

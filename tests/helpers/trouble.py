@@ -1,4 +1,4 @@
-"""Trouble of the prober's own host, made in the client's namespace of a ``Pair``: queues, firewall, carrier, neighbours.
+"""Trouble of the prober's own host, in the client's namespace of a ``Pair``: queues, firewall, carrier, neighbours.
 
 Each is a context manager that takes back what it did. Failed neighbour discovery looks like a dead host: where a queue
 or the firewall is to be the only trouble, ``permanent`` comes first.
@@ -110,9 +110,9 @@ def no_carrier(nets: Pair) -> Iterator[None]:
 @contextlib.contextmanager
 def firewall(namespace: str, rule: str, hook: str = "output", policy: str = "accept") -> Iterator[None]:
     """An nftables rule at one of the ``inet`` hooks."""
-    run("ip", "netns", "exec", namespace, "nft", "-f", "-", text=(
-        f"table inet trouble {{\n chain one {{\n type filter hook {hook} priority 0; policy {policy};\n {rule}\n }}\n}}\n"
-    ))  # fmt: skip
+    chain = f"type filter hook {hook} priority 0; policy {policy};\n{rule}\n"
+    text = f"table inet trouble {{\nchain one {{\n{chain}}}\n}}\n"
+    run("ip", "netns", "exec", namespace, "nft", "-f", "-", text=text)
     try:
         yield
     finally:

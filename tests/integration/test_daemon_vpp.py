@@ -359,3 +359,20 @@ async def test_a_daemon_that_is_killed_while_it_creates_a_vip_again_gives_its_we
         await Watcher(stub).states(one="down", two="down", three="down")
         await stub.SyncVPPLBState(pb.SyncVPPLBStateRequest())
     assert await lab.weights() == held
+
+
+async def test_flows_of_a_drained_server_over_the_api(lab: Lab) -> None:
+    lab.vpp.control.execute("packets 192.0.2.80/32 tcp 80 300")
+    async with lab.daemon.api() as stub:
+        lab.vpp.journal.clear()
+        await stub.DrainBackend(pb.ChangeBackendRequest(name="two"))
+        await lab.programmed(TWO, 0)
+        found = await stub.GetBackendFlows(pb.GetBackendFlowsRequest(name="two"))
+        (one,) = found.frontends
+        assert (one.frontend, one.vip, one.vpp_weight) == ("www", "192.0.2.80/32 tcp 80", 0)
+        assert (found.drained, found.empty) == (True, False)
+        assert 0 < found.flows == one.flows < 300
+        assert found.stall_ns > 0
+        await stub.DisableBackend(pb.ChangeBackendRequest(name="three"))
+        third = await stub.GetBackendFlows(pb.GetBackendFlowsRequest(name="three"))
+        assert (third.flows, third.empty, third.drained) == (0, True, False)

@@ -17,8 +17,8 @@ from tests.helpers.engine import MS
 from tests.helpers.tls import Certificate, Server, Talking, server
 
 QUICK = dict.fromkeys(("interval", "fast_interval", "down_interval", "timeout"), 200 * MS) | {"fall": 2}
-EXPIRED = "clock: certificate has expired by this host's clock, which may be wrong"
-EARLY = "clock: certificate is not yet valid by this host's clock, which may be wrong"
+EXPIRED = "not probed: clock: certificate has expired by this host's clock, which may be wrong"
+EARLY = "not probed: clock: certificate is not yet valid by this host's clock, which may be wrong"
 LONG = (-1.0, 30 * 365.0)
 SHORT = (-1.0, 1.0)
 

@@ -45,6 +45,8 @@ from maglev.cli.grammar import ROOT, START, Kind, Node, Position, parse, usage, 
         ("sync vpp lb state www dry-run", "sync", {"frontend": "www", "how": "dry-run"}),
         ("sync vpp lb state force", "sync", {"how": "force"}),
         ("sync vpp lb state prune", "sync", {"how": "prune"}),
+        ("sh ba web0 fl", "show-backend-flows", {"backend": "web0"}),
+        ("show backends web0 flows wait", "show-backend-flows", {"backend": "web0", "wait": "wait"}),
         ("sync vpp lb state prune dry-run", "sync", {"how": "prune", "dry": "dry-run"}),
         ("watch events", "watch", {}),
         (

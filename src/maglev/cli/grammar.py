@@ -234,6 +234,12 @@ def _name(kind: Kind, text: str, *, action: str = "", children: tuple[Node, ...]
     return Node("NAME", text, children, kind=kind, key=kind.value, action=action)
 
 
+_FLOWS = Node(
+    "flows",
+    "its flows in VPP: is a drained server empty? Stops VPP for a moment",
+    (Node("wait", "read every 10 s until it has none", key="wait", action="show-backend-flows"),),
+    action="show-backend-flows",
+)
 _SHOW = Node(
     "show",
     "show what the daemon knows",
@@ -249,7 +255,14 @@ _SHOW = Node(
         Node(
             "backends",
             "all backends",
-            (_name(Kind.BACKEND, "one backend with its last result and its history", action="show-backend"),),
+            (
+                _name(
+                    Kind.BACKEND,
+                    "one backend with its last result and its history",
+                    action="show-backend",
+                    children=(_FLOWS,),
+                ),
+            ),
             (_BACKEND_STATE, _DRAINED, _CHECK, _MATCH),
             action="show-backends",
         ),

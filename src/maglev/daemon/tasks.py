@@ -15,6 +15,7 @@ from maglev.daemon.configfile import ConfigFile
 from maglev.daemon.descriptors import DescriptorWatch
 from maglev.daemon.parts import Parts
 from maglev.daemon.receivequeue import ReceiveQueueWatch
+from maglev.daemon.unprobed import UnprobedWatch
 from maglev.rpc.server import RpcServer
 
 log = logs.get(__name__)
@@ -48,10 +49,12 @@ async def report_status(parts: Parts, clock: Clock) -> None:
     before = -1
     queue = ReceiveQueueWatch(engine.stats, clock)
     descriptors = DescriptorWatch(engine.stats, clock)
+    unprobed = UnprobedWatch(engine.stats, parts.checker.probe_records, clock)
     while True:
         queue.look()
         descriptors.look()
         parts.wall_clock.look(engine, parts.checker.clock_moved)
+        await unprobed.look()
         if watchdog and (rounds := engine.pulse()) > before:
             before = rounds
             notifier.alive()

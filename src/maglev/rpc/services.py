@@ -22,7 +22,7 @@ from maglev.config.load import CheckResult, LoadResult
 from maglev.config.model import Config
 from maglev.judgement.weights import FrontendWeights
 from maglev.views.backends import BackendStatus, Change, Override, WeightChange
-from maglev.views.dataplane import ConnectionInfo, DataplaneInfo, LbState, TrafficReport, WarmupInfo
+from maglev.views.dataplane import BackendFlows, ConnectionInfo, DataplaneInfo, LbState, TrafficReport, WarmupInfo
 from maglev.views.plans import PlanReport, SyncReport
 
 # Name of the log record of a single probe; only watchers that name its backend get it.
@@ -155,6 +155,10 @@ class DataplaneApi(Protocol):
 
     async def sync(self, frontend: str | None, *, force: bool, by: str, prune: bool = False) -> SyncReport:
         """Bring VPP to the desired state; ``prune`` agrees to all deletions. Raises ``NotAllowed`` in the warm-up."""
+        ...
+
+    async def flows(self, backend: str) -> BackendFlows:
+        """Flows of one backend. Raises ``NotAllowed`` where reading them would stop VPP for too long."""
         ...
 
     async def counters(self, frontend: str | None) -> TrafficReport:

@@ -138,6 +138,33 @@ class TrafficReport:
 
 
 @dataclass(frozen=True, slots=True)
+class FrontendFlows:
+    """Flows of one backend in one frontend. ``flows`` None: VPP has no such AS. ``weight``: in VPP, in units."""
+
+    frontend: str
+    vip: str
+    flows: int | None
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackendFlows:
+    """Flows of one backend in VPP. ``flows`` are entries of the sticky table: an upper bound of the flows that live.
+
+    ``empty``: it gets no new flows and has none, so VPP sends it nothing. ``stall_ns``: what the reading cost VPP.
+    """
+
+    backend: str
+    address: str
+    drained: bool
+    flows: int
+    empty: bool
+    frontends: Sequence[FrontendFlows]
+    read_at_ns: int
+    stall_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class DataplaneFigures:
     """Counters of VPP and of the calls to it, since the daemon started.
 

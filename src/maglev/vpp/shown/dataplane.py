@@ -16,9 +16,11 @@ from maglev.base.pace import Pace
 from maglev.config.model import Config
 from maglev.judgement.weights import StateSource
 from maglev.views.dataplane import (
+    BackendFlows,
     ConnectionInfo,
     DataplaneFigures,
     DataplaneInfo,
+    FrontendFlows,
     LbState,
     TrafficReport,
     VipTraffic,
@@ -34,8 +36,11 @@ from maglev.vpp.shown.forecast import forecast, plan_report
 from maglev.vpp.shown.reconciler_api import ReconcilerApi
 from maglev.vpp.shown.stats import StatsPoller, VipCounters
 from maglev.vpp.shown.whatif import AfterReload
+from maglev.vpp.state.reader import parse_flows
 from maglev.vpp.wire.client import VppClient
 from maglev.vpp.wire.messages import VipKey
+
+log = logs.get(__name__)
 
 
 class Dataplane:
@@ -208,6 +213,28 @@ class Dataplane:
         """Bring VPP to the desired state; ``prune`` agrees to all deletions. Raises ``NotAllowed`` in the warm-up."""
         result = await self.reconciler.sync(frontend, force=force, by=by, prune=prune)
         return SyncReport(await plan_report(result.plan, ()), tuple(result.failures))
+
+    async def flows(self, backend: str) -> BackendFlows:
+        """Flows of one backend. Raises ``NotAllowed`` where reading them would stop VPP for too long."""
+        self._states.backend_state(backend)
+        reading = await self.reconciler.flows()
+        uses = self.reconciler.uses(backend)
+        flows = parse_flows(reading.text, {use.flush for use in uses})
+        vips = await self.reconciler.refresh([use.frontend for use in uses])
+        found: list[FrontendFlows] = []
+        for use in uses:
+            vip = vips.vips.get(use.flush.vip)
+            have = vip.ases.get(use.flush.address) if vip is not None else None
+            weight = have.weight if have is not None else 0
+            found.append(FrontendFlows(use.frontend, str(use.flush.vip), flows.get(use.flush), weight))
+        # Asked again: a reload during the reading may have taken the backend away.
+        state = self._states.backend_state(backend)
+        total = sum(one.flows or 0 for one in found)
+        empty = not total and not any(one.weight for one in found)
+        if empty and state.drained:
+            log.info("backend-empty", f"backend {backend} is drained and has no flow left", backend=backend)
+        address = str(self._states.config().backends[backend].address)
+        return BackendFlows(backend, address, state.drained, total, empty, found, reading.at_ns, reading.stall_ns)
 
     async def counters(self, frontend: str | None) -> TrafficReport:
         """Packet counters, as read within the last seconds."""

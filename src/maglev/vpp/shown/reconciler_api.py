@@ -6,7 +6,7 @@ caller that awaits asks again. Methods with ``async`` take turns with the reconc
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Protocol
 
@@ -18,9 +18,11 @@ from maglev.vpp.planning.lost import LostWeights
 from maglev.vpp.planning.model import Actual
 from maglev.vpp.planning.plan import FlushKey, Owed
 from maglev.vpp.planning.policy import Policy
+from maglev.vpp.state.configured import Use
 from maglev.vpp.state.warmup import WarmUp
 from maglev.vpp.sync.counters import Counters
 from maglev.vpp.sync.executor import Pacer
+from maglev.vpp.sync.flowtext import FlowText
 from maglev.vpp.sync.programmer import SyncResult
 from maglev.vpp.wire.messages import VipKey
 
@@ -112,6 +114,14 @@ class ReconcilerApi(Protocol):
 
     async def pieces(self, names: Iterable[str], config: Config) -> list[list[str]]:
         """Frontends of ``config`` in the pieces of a full sync."""
+        ...
+
+    def uses(self, backend: str) -> Sequence[Use]:
+        """The frontends of a backend, with its AS in each, in the order of the file."""
+        ...
+
+    async def flows(self) -> FlowText:
+        """How many flows each AS has, as VPP prints it. Raises ``Unavailable``, and ``NotAllowed`` if it costs much."""
         ...
 
     async def refresh(self, names: Iterable[str] | None = None) -> Actual:

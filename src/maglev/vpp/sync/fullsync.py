@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from maglev.base import logs
-from maglev.base.clock import Clock
+from maglev.base.clock import Clock, Moments
 from maglev.base.errors import MaglevError
 from maglev.base.pace import Pace, in_slices
 from maglev.config.model import Config, Frontend
@@ -81,8 +81,7 @@ def pieces(
 class FullSync:
     """Carries out full syncs, one at a time.
 
-    ``unmanaged``: VIPs in VPP that are not ours, as the last one found them. ``at_ns`` (wall clock) and ``changes``:
-    when the last one ended, and how many changes it made.
+    ``unmanaged``: VIPs in VPP that are not ours, as the last one found them. ``changes``: how many the last one made.
     """
 
     def __init__(
@@ -96,7 +95,8 @@ class FullSync:
         clock: Clock,
     ) -> None:
         self.unmanaged: tuple[VipKey, ...] = ()
-        self.at_ns = 0
+        self._ended_ns = 0
+        self._moments = Moments(clock)
         self.changes = 0
         self._client = client
         self._rooms = rooms
@@ -107,6 +107,11 @@ class FullSync:
         self._clock = clock
         self._running = asyncio.Lock()
         self._unwritable = ""  # why weights could not be written down in this sync
+
+    @property
+    def at_ns(self) -> int:
+        """When the last one ended, wall clock; 0: there was none."""
+        return self._moments.shown(self._ended_ns) if self._ended_ns else 0
 
     @property
     def running(self) -> bool:
@@ -251,7 +256,7 @@ class FullSync:
 
     def _end(self, result: SyncResult, reason: str) -> None:
         self._rooms.counters.full_syncs += 1
-        self.at_ns = self._clock.time_ns()
+        self._ended_ns = self._clock.monotonic_ns()
         self.changes = len(result.done)
         log.log(
             logging.INFO if result.done or result.failures else logging.DEBUG,

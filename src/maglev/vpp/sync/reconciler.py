@@ -25,7 +25,7 @@ decide what follows from a fact.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
@@ -46,6 +46,7 @@ from maglev.vpp.planning.policy import Policy
 from maglev.vpp.state.adoption import Adoption, ServingListener
 from maglev.vpp.state.agenda import Agenda
 from maglev.vpp.state.announced import Announced
+from maglev.vpp.state.configured import Use
 from maglev.vpp.state.debts import Debts
 from maglev.vpp.state.keeping import keep_flushes, keep_flushes_now
 from maglev.vpp.state.kept import KeptWeights, keep_weights
@@ -58,6 +59,7 @@ from maglev.vpp.state.warmup import WarmUp
 from maglev.vpp.sync.batches import Batches
 from maglev.vpp.sync.counters import Counters
 from maglev.vpp.sync.executor import Executor, Pacer
+from maglev.vpp.sync.flowtext import FlowText, FlowTexts
 from maglev.vpp.sync.fullsync import FullSync
 from maglev.vpp.sync.guard import Guard
 from maglev.vpp.sync.programmer import Extent, Programmer, SyncResult
@@ -122,6 +124,7 @@ class Reconciler:
         self._reloads = Reloads(rooms, self.pacer, clock)
         self._batches = Batches(client, rooms, self._programmer, self._readback, self._reloads, self._guard, clock)
         self._full = FullSync(client, rooms, self._programmer, self._readback, reporter, self._reloads, clock)
+        self._flow_texts = FlowTexts(client, rooms, self._readback, self.pacer, clock)
         self._syncing = False  # the task of the full syncs is not asleep
         self._stop_listening = events.listen(self._on_event)
         client.on_connect.append(self._connected)
@@ -428,6 +431,14 @@ class Reconciler:
             result.add(plan, outcome)
             if not outcome.rest:
                 return result
+
+    def uses(self, backend: str) -> Sequence[Use]:
+        """The frontends of a backend, with its AS in each, in the order of the file."""
+        return self._rooms.announced.current.uses.get(backend, ())
+
+    async def flows(self) -> FlowText:
+        """How many flows each AS has, as VPP prints it. Raises ``Unavailable``, and ``NotAllowed`` if it costs much."""
+        return await self._guard.asked(self._flow_texts.read())
 
     async def refresh(self, names: Iterable[str] | None = None) -> Actual:
         """Read VPP, paced; all of it, or the VIPs of these frontends. Raises ``Unavailable``."""
