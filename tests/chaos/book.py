@@ -147,12 +147,11 @@ class Book:
                 # What the guard refuses stays in VPP until somebody forces it.
                 prunes = bool(plan.vips) and not guarded(owned, plan.vips)
                 pending = self._facts.propose(plan, time.monotonic(), prunes=prunes)
-            await daemon.spawn(vpp)
+            await daemon.spawn(vpp, meant=pending is None)
             runs = await daemon.ready()
             if pending is None:
                 if runs:
                     raise Wrong(f"maglevd runs with a file that is not valid: {self.path}")
-                daemon.meant = True
                 return False
             if not runs:
                 self._facts.refuse(pending, time.monotonic())

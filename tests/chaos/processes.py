@@ -166,11 +166,14 @@ class Daemon:
         with self._step.open("r+b") as file:
             file.write(struct.pack("=q", round(seconds * 1e9)))
 
-    async def spawn(self, vpp: Path) -> None:
-        """Start the process, and wait for nothing. The wall clock is right again: a start has no other to compare."""
+    async def spawn(self, vpp: Path, *, meant: bool) -> None:
+        """Start the process, and wait for nothing; ``meant``: that it ends by itself.
+
+        The wall clock is right again: a start has no other to compare.
+        """
         self.set_clock(0)
         preload = " ".join([os.environ.get("LD_PRELOAD", ""), str(self.directory / "clockstep")]).strip()
-        self.meant, self.spawned = False, time.monotonic()
+        self.spawned = time.monotonic()
         self.starts += 1
         self._facts.started.append(self.spawned)
         self._facts.broken.append(self.spawned)
@@ -184,6 +187,7 @@ class Daemon:
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
                 env={**os.environ, "LD_PRELOAD": preload, "CLOCKSTEP": str(self._step)},
             )  # fmt: skip
+        self.meant = meant
 
     @property
     def running(self) -> bool:

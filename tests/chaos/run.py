@@ -171,13 +171,16 @@ class Run:
     async def settle(self, seconds: float = SETTLE_SECONDS) -> None:
         """Wait until VPP, the daemon's own words and the model agree. ``Failed``: they do not in time."""
         stage = self.stage
-        began = time.monotonic()
+        began, said = time.monotonic(), ""
         while True:
             await asyncio.sleep(TICK)
             stage.judge(until=time.monotonic() - TICK if not stage.facts.disturbed.holds else None)
             found = stage.differences() or await stage.compared() or await self._said()
             if not found:
                 break
+            if found[0] != said:
+                said = found[0]
+                stage.say(f"not settled: {said} ({len(found)} in all)")
             if time.monotonic() - began > seconds:
                 listed = "\n  ".join(found[:20])
                 raise Failed(
@@ -230,6 +233,10 @@ class Run:
     async def lie(self) -> None:
         """Lies to the oracle, each of which it has to notice: a judge that never objects proves nothing."""
         stage = self.stage
+        while (
+            len({id(one.plan.vips) for one in stage.facts.plans(stage.facts.since(now := time.monotonic()), now)}) > 1
+        ):
+            await asyncio.sleep(TICK)  # an older configuration could still explain something
         vip, address = self._beyond_doubt()
         key = parse_vip_key(vip)
         values = {"pfx": Prefix(key.address, key.prefix_length), "protocol": key.protocol, "port": key.port}
@@ -244,7 +251,6 @@ class Run:
             ("lb_as_set_weight", {"as_address": packed, "weight": 0, "is_flush": False}),
             ("lb_as_set_weight", {"as_address": packed, "weight": weight + 1, "is_flush": False}),
             ("lb_add_del_as_v2", {"as_address": packed, "is_del": True}),
-            ("lb_flush_vip", {}),
             ("lb_add_del_vip_v2", {"is_del": True, "new_flows_table_length": 1024}),
         ):
             await asyncio.to_thread(write, call, **others)
