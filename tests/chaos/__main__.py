@@ -18,6 +18,7 @@ from pathlib import Path
 from tests.chaos.run import Run
 from tests.chaos.stage import Stage
 from tests.chaos.table import ROWS
+from tests.helpers.trouble import neighbour_table_left_alone
 
 ROOT = Path(__file__).parents[2]
 LOGS = ROOT / "build" / "chaos"
@@ -87,7 +88,8 @@ def main() -> int:
     shutil.rmtree(LOGS, ignore_errors=True)
     LOGS.mkdir(parents=True)
     os.chdir(ROOT)
-    return asyncio.run(chaos(options, seed))
+    with neighbour_table_left_alone():
+        return asyncio.run(chaos(options, seed))
 
 
 if __name__ == "__main__":

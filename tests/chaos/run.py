@@ -233,10 +233,8 @@ class Run:
     async def lie(self) -> None:
         """Lies to the oracle, each of which it has to notice: a judge that never objects proves nothing."""
         stage = self.stage
-        while (
-            len({id(one.plan.vips) for one in stage.facts.plans(stage.facts.since(now := time.monotonic()), now)}) > 1
-        ):
-            await asyncio.sleep(TICK)  # an older configuration could still explain something
+        while not self._unchanged():
+            await asyncio.sleep(TICK)
         vip, address = self._beyond_doubt()
         key = parse_vip_key(vip)
         values = {"pfx": Prefix(key.address, key.prefix_length), "protocol": key.protocol, "port": key.port}
@@ -272,6 +270,12 @@ class Run:
         stage.counts["lies noticed"] += 1
         stage.daemon.signal(signal.SIGCONT)
         await self.settle()
+
+    def _unchanged(self) -> bool:
+        """Whether no older configuration can explain anything any more."""
+        now = time.monotonic()
+        forces = self.stage.facts.plans(self.stage.facts.since(now), now)
+        return all(force.plan == forces[0].plan for force in forces)
 
     def _beyond_doubt(self) -> tuple[str, str]:
         """A VIP and an address that nothing has spoken against for long."""
