@@ -215,8 +215,11 @@ class Oracle:
             or self._values(vip, member, since, t) == {0}
         )
 
-    def failed(self, member: Member, since: float, t: float) -> bool:
-        """Whether its server may have failed for long enough, and so lately that it may count now."""
+    def failed(self, member: Member, since: float, t: float, after: float = 0.0) -> bool:
+        """Whether its server may have failed for long enough, and so lately that it may count now.
+
+        Failures that began before ``after`` do not count.
+        """
         pace = self._pace(member.backend)
         if pace is None:
             return False
@@ -227,7 +230,7 @@ class Oracle:
         if not bad.touches(since, t):
             return False
         spans = bad.within(since - FLAP_SECONDS, t)
-        return sum(min(b, t) - a for a, b in spans) >= pace.least
+        return sum(min(b, t) - a for a, b in spans if a >= after) >= pace.least
 
     def _pace(self, backend: str) -> Pace | None:
         for force in reversed(self.facts.forces):
@@ -313,7 +316,8 @@ class Oracle:
             member = place[1]
             if self.facts.flushed[member.backend].touches(last, write.t):
                 return True
-            if vip.flush and self.failed(member, last, write.t):
+            # The failure that explained the last one, and goes on, explains no other.
+            if vip.flush and self.failed(member, last, write.t, self.facts.since(last) if last else 0.0):
                 return True
         return False
 

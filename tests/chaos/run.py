@@ -233,7 +233,9 @@ class Run:
     async def lie(self) -> None:
         """Lies to the oracle, each of which it has to notice: a judge that never objects proves nothing."""
         stage = self.stage
-        while not self._unchanged():
+        while True:
+            if self._unchanged():
+                break
             await asyncio.sleep(TICK)
         vip, address = self._beyond_doubt()
         key = parse_vip_key(vip)

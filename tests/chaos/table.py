@@ -495,12 +495,12 @@ RESTART_BLIND = False
 """Whether the daemon may be started while no probe leaves its host. False: known not to be survived yet."""
 
 HOST_ON = {
-    "route": False,
-    "link": False,
-    "carrier": False,
-    "firewall": False,
-    "queue": False,
-    "source": False,
+    "route": True,
+    "link": True,
+    "carrier": True,
+    "firewall": True,
+    "queue": True,
+    "source": True,
 }
 
 ROWS = (
