@@ -51,7 +51,7 @@ async def chaos(options: argparse.Namespace, seed: int) -> int:
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
-        # Whatever ends the run, nothing of it stays behind.
+        # An interrupted run removes its namespaces and processes, too.
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     try:
         await run.run()

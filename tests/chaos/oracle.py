@@ -19,7 +19,7 @@ FLAP_SECONDS = 5.0
 """Failures this close to each other add up: a pass between them takes back one failure, not all."""
 
 RISE_SECONDS = 3.0
-"""What a server that serves again needs at most to be up, with its slowest check."""
+"""The longest time that a recovered server needs to be up, with its slowest check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Oracle:
 
     @staticmethod
     def _may_go(key: str, held: Held, forces: list[Force]) -> bool:
-        """Whether a VIP may be deleted: it has left the configuration, or has to be made anew."""
+        """Whether a VIP may be deleted: it has left the configuration, or has to be recreated."""
         for force in forces:
             vip = force.plan.vips.get(key)
             if vip is None:
@@ -240,7 +240,7 @@ class Oracle:
 
     def _may_not_rise(self, vip: Vip, pool: int, member: Member, since: float, t: float) -> str:
         if vip.keep:
-            # What such a frontend had comes back after VPP was emptied, whatever health says.
+            # After VPP was emptied, such a frontend gets its old weights back, whatever health says.
             return ""
         if self.facts.taken[member.backend].covers(since, t):
             return "an operator took this server out"

@@ -32,7 +32,7 @@ class Ended(Exception):
 
 
 class StandInProcess:
-    """The stand-in. Each start has a ledger of its own; ``ledgers`` names them, with the time of the start."""
+    """The stand-in. Each start has its own ledger; ``ledgers`` names them, with the time of the start."""
 
     def __init__(self, directory: Path, facts: Facts) -> None:
         self.directory = directory
@@ -131,9 +131,9 @@ class Ledgers:
 
 
 class Daemon:
-    """maglevd, with a clock that can be set and a state directory that is a small file system of its own.
+    """maglevd, with a clock that can be set, and a small file system as its state directory.
 
-    ``meant``: it was told to end, or its end was announced; any other end fails the run.
+    ``meant``: the run ends it, or expects its end; any other end fails the run.
     """
 
     def __init__(self, directory: Path, facts: Facts, config: Path) -> None:

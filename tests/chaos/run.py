@@ -86,7 +86,7 @@ class Run:
             self.played[row.name] += happened
 
     async def _deaths(self) -> None:
-        """What waits for the daemon's death gets one, where no other row kills it."""
+        """Restart the daemon for the rows that wait for its death, if no other row kills it."""
         while not self.over.is_set():
             await asyncio.sleep(0.3)
             if self.stage.while_dead and not self.stage.life.locked():
@@ -302,7 +302,7 @@ class Run:
     # ---- the table
 
     def table(self) -> str:
-        """What happened, in lines."""
+        """The counts of the run, in lines."""
         stage = self.stage
         counts = stage.oracle.counts
         lines = [f"  {name}: {count}" for name, count in (

@@ -232,7 +232,7 @@ async def _drift(stage: Stage, kind: str) -> bool:
     vip = parse_vip_key(key)
     values = {"pfx": Prefix(vip.address, vip.prefix_length), "protocol": vip.protocol, "port": vip.port}
     address, weight = stage.chance.choice(sorted(held[key].ases.items()))
-    # No multiple of what was there: a VIP whose weights all are one keeps them until somebody asks for a sync.
+    # The new weight is no multiple of the old one: a VIP whose weights are all one multiple keeps them until a sync.
     other = stage.chance.choice([0, weight + 1] if weight > 1 else [weight + 1])
 
     def change() -> int:
@@ -369,7 +369,7 @@ async def weights(stage: Stage) -> bool:
 
 
 async def recreation(stage: Stage) -> bool:
-    """Tables and stickiness change in the file, so VIPs are made anew."""
+    """Tables and stickiness change in the file, so VIPs are recreated."""
     stage.book.edit_tables()
     await stage.up.wait()
     return bool(await stage.book.reload(stage.daemon, stage.book.good(), hup=False))

@@ -181,7 +181,7 @@ class World:
         return ways + {ROUTED: ("dropped",), ONLINK: ("dropped", "gone")}.get(target.group, ())
 
     async def fail(self, targets: Collection[Target]) -> None:
-        """These servers fail, each in a way of its own."""
+        """These servers fail, each in a way that is drawn for it."""
         async with self._turn:
             await self._fail(targets)
 
@@ -277,7 +277,7 @@ class World:
                 raise ValueError(trouble)
 
     def _mend_host(self, group: str) -> None:
-        """Bring the prober's side to what it should be, from whatever it is; also the other end of its link."""
+        """Repair the prober's side, whatever is broken, and the other end of its link."""
         pair = self._pairs[group]
         with contextlib.suppress(RuntimeError):
             _run("tc", "-n", pair.client, "qdisc", "del", "dev", "veth0", "root")
@@ -310,7 +310,7 @@ def troubles(group: str) -> tuple[str, ...]:
 
 
 def _wait(what: str, words: list[str], wanted: str) -> None:
-    """Run a command until its output has the word; an empty one: until there is no output."""
+    """Run a command until its output has the word; an empty one: until the output is empty."""
     deadline = time.monotonic() + DEADLINE
     while True:
         output = subprocess.run(words, capture_output=True, text=True, check=True).stdout
