@@ -56,10 +56,10 @@ cdef enum:
     INTERFACES = 32                 # of an origin that are told apart; targets behind further ones have none
     ASIDE_BATCH = 32                # packets a sendmmsg with stamps: each gives two messages in the error queue
     ASKS = 64                       # targets a tick whose next hop is asked for: about 5 us each
-    SAMPLE = 512                    # of a target that passes one in so many probes is stamped: a power of two
+    SAMPLE = 512                    # passes of a target after which its route is asked for again: a power of two
+    SOLICITING = 4000               # ms: the kernel's three attempts at a neighbour, a second apart, and some
     TWIN_LEARNING = 60              # seconds between two twins that tell whether a driver gives stamps
     CA_CWR = 2                      # TCP_INFO: the congestion state that a refusal by our own queue leads to
-    SOLICITING = 4000               # ms: the kernel's three attempts at a neighbour, a second apart, and some
     TWIN_WAIT = 20 * MS             # for the departure stamps of a twin
     LANES = 4                       # batches of an origin: main and aside, ICMP and SYN each
     STOCK_SIZE = 64                 # stream sockets that the opener makes at once
@@ -105,6 +105,7 @@ cdef enum:
     EVIDENCE_STAMPED = 2            # the one in flight asked for departure stamps
     EVIDENCE_QUEUED = 4             # ... and passed routing, packet filter and neighbour table (SCHED)
     EVIDENCE_LEFT = 8               # ... and was given to the driver (SND)
+    EVIDENCE_AGAIN = 16             # a connection was repeated, since its SYN may have met no neighbour entry
     EVIDENCE_OF_PROBE = 2 | 4 | 8
 
 cdef enum:

@@ -452,6 +452,17 @@ cdef bint tls_finished(TlsWorker* w, Tls* tls) noexcept nogil:
     return True
 
 
+# The handshake has succeeded. False when the connection has ended with that.
+cdef bint tls_shaken(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
+    if tls.doubted:
+        tls_end(w, tls, TLS_LOCAL, 0, BLOCK_CLOCK, <uint32_t>tls.doubted)
+        return False
+    if not tls_finished(w, tls):
+        tls_refused(pool, w, tls)
+        return False
+    return True
+
+
 # Bytes of the response. True when it is complete, or is none; what follows has been looked at then, too.
 cdef bint tls_response(Tls* tls, const uint8_t* data, size_t length) noexcept nogil:
     cdef size_t taken = http_feed(tls.task.http, data, length)
@@ -469,11 +480,7 @@ cdef bint tls_work(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
         if tls.state == TLS_HANDSHAKE:
             result = SSL_do_handshake(tls.ssl)
             if result == 1:
-                if tls.doubted:
-                    tls_end(w, tls, TLS_LOCAL, 0, BLOCK_CLOCK, <uint32_t>tls.doubted)
-                    return False
-                if not tls_finished(w, tls):
-                    tls_refused(pool, w, tls)
+                if not tls_shaken(pool, w, tls):
                     return False
                 continue
         else:

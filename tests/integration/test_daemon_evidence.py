@@ -115,8 +115,11 @@ def port(nets: Pair) -> Iterator[int]:
 
 
 ROUTED: Backends = {
-    "p4": (BEYOND, "icmp"), "p6": (BEYOND6, "icmp"), "s4": (BEYOND[:-1] + "1", "syn"), "s6": (BEYOND6[:-1] + "1", "syn"),
-}  # fmt: skip
+    "p4": (BEYOND, "icmp"),
+    "p6": (BEYOND6, "icmp"),
+    "s4": (BEYOND[:-1] + "1", "syn"),
+    "s6": (BEYOND6[:-1] + "1", "syn"),
+}
 
 
 def lose_routes(nets: Pair) -> None:

@@ -260,7 +260,10 @@ def test_dead_servers_on_our_link_keep_no_probe_of_live_ones_back(
 
         def several(addresses: list[str], at: int, **changes: Any) -> list[Target]:
             first = 500 * MS // len(addresses)
-            return [Target(kind, one, at, None, n * first, {**usual, **changes}) for n, one in enumerate(addresses)]
+            return [
+                Target(kind, one, at, first_delay=n * first, changes={**usual, **changes})
+                for n, one in enumerate(addresses)
+            ]
 
         here = several(["127.0.7.1"] * 8, 0 if kind == "icmp" else port_of(sock))
         live = several([SERVER] * 8, 0 if kind == "icmp" else port, netns=nets.client)
