@@ -481,8 +481,9 @@ async def state_full(stage: Stage) -> bool:
 def _host(group: str, trouble: str) -> Callable[[Stage], Awaitable[bool]]:
     async def play(stage: Stage) -> bool:
         async with contextlib.AsyncExitStack() as stack:
-            if not RESTART_BLIND:
+            if trouble == "queue":
                 await stack.enter_async_context(stage.undying())
+                await asyncio.sleep(max(0.0, stage.daemon.spawned + LEARNT_SECONDS - time.monotonic()))
             await stage.world.break_host(group, trouble)
             await _pause(stage, 2.0, 4.0)
             await stage.world.mend_host(group)
@@ -491,8 +492,9 @@ def _host(group: str, trouble: str) -> Callable[[Stage], Awaitable[bool]]:
     return play
 
 
-RESTART_BLIND = False
-"""Whether the daemon may be started while no probe leaves its host. False: known not to be survived yet."""
+LEARNT_SECONDS = 5.0
+"""Seconds after a start in which no queue is broken, or again: the engine cannot tell such a loss from a dead server
+before it has seen that the driver stamps what leaves."""
 
 HOST_ON = {
     "route": True,
