@@ -24,6 +24,7 @@ from maglev.base.version import version
 from maglev.daemon import figures
 from maglev.daemon.exits import EXIT_FAILED, EXIT_OK, CannotStart, exit_status
 from maglev.daemon.listening import Listener, Place
+from maglev.daemon.memory import MemoryGuard
 from maglev.daemon.options import Options
 from maglev.daemon.parts import Parts, VppParts, make_parts
 from maglev.daemon.process import raise_file_limit, settle_collector
@@ -281,6 +282,8 @@ class Daemon:
                 task = f"listener-{place.name}"
                 self._supervisor.start(task, listener.run)
                 self._stack.push_async_callback(self._supervisor.stop, task, 0.2)
+                if place.close is not None:
+                    self._supervisor.start("memory", MemoryGuard(listener, self._clock).run)
 
     async def _tried(self) -> None:
         """Wait for the first attempt of each listener, but not for files on a disk that does not answer."""

@@ -21,7 +21,7 @@ from maglev.base import background, logs
 from maglev.pb import maglev_pb2_grpc as pb_grpc
 from maglev.rpc.access import SERVICE, Role
 from maglev.rpc.gate import MAX_CALLS, Gate
-from maglev.rpc.listeners import CannotListen, prepare_socket, tcp_target, warn_of_directory, why_not
+from maglev.rpc.listeners import CannotListen, cut_connections, prepare_socket, tcp_target, warn_of_directory, why_not
 from maglev.rpc.service import MaglevService
 from maglev.rpc.services import Services
 from maglev.rpc.tls import Certificates, TlsFiles, Unusable
@@ -61,9 +61,15 @@ PING_TIMEOUT_MS = 10_000
 PATIENCE_SECONDS = 60.0
 """A reader that takes no message for this time is dropped. It is alive, as it answers pings, but does not read."""
 
+CUT_SECONDS = 0.2
+"""Between two attempts to cut the connections of a listener that is closed at once; some were just being accepted."""
+
 OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", MAX_ANSWER_BYTES),
+    ("grpc.http2.settings_timeout", 1000),
+    ("grpc.max_metadata_size", 4096),
+    ("grpc.absolute_max_metadata_size", 8192),
     ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
     ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
@@ -177,8 +183,12 @@ class RpcServer:
     async def close_tcp(self) -> None:
         """Stop listening on TCP: all its calls and connections end at once."""
         server = self._servers.pop(TCP, None)
-        if server is not None:
-            await server.stop(None)
+        if server is None:
+            return
+        stopping = asyncio.ensure_future(server.stop(None))
+        while not stopping.done():
+            cut_connections(self.port)
+            await asyncio.wait([stopping], timeout=CUT_SECONDS)
 
     async def _serve(self, listener: str, server: grpc.aio.Server) -> None:
         if self._gate.closing.is_set():
