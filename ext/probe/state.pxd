@@ -105,6 +105,7 @@ cdef enum:
     EVIDENCE_STAMPED = 2            # the one in flight asked for departure stamps
     EVIDENCE_QUEUED = 4             # ... and passed routing, packet filter and neighbour table (SCHED)
     EVIDENCE_LEFT = 8               # ... and was given to the driver (SND)
+    EVIDENCE_AGAIN = 16             # a connection was repeated, since its SYN may have met no neighbour entry
     EVIDENCE_OF_PROBE = 2 | 4 | 8
 
 cdef enum:

@@ -140,7 +140,7 @@ class Stage:
             self._hold = None
 
     async def reconcile(self) -> None:
-        """Operators look at what is set, and begin anew."""
+        """Operators take back every setting that the daemon has."""
         assert self.book.plan is not None
         await self.operators.reconcile(self.daemon.stub, self.daemon.spawned, self.book.plan)
         self.forgetful = False
@@ -211,7 +211,7 @@ class Stage:
         )
 
     def known(self) -> str:
-        """What the model knows of servers and operators, for a report."""
+        """Failing servers and settings of operators, as the model has them, for a report."""
         settings = [f"{name}: {one.verb} {one.vip} {one.weight}" for name, one in self.operators.settings.items()]
         return f"failing: {dict(sorted(self.world.modes.items()))}; set: {settings}"
 

@@ -128,6 +128,14 @@ def neighbour_table_alone() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def neighbour_table_left_alone() -> Iterator[None]:
+    """No test fills the kernel's neighbour tables meanwhile; other tests that only want that may run."""
+    with _LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+
+
+@contextlib.contextmanager
 def full_neighbour_table(namespace: str, *, v6: bool = False, device: str = "veth0") -> Iterator[Callable[[str], None]]:
     """No room for another neighbour, on the whole machine: one test at a time. Entries go again at the end.
 

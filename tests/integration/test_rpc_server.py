@@ -492,6 +492,7 @@ async def test_server_info_says_who_answers_and_who_asks(start: Start) -> None:
     }
     assert (local.vpp.configured, local.vpp.connected) == (True, True)
     assert local.engine["sent"] == 12
+    assert local.engine["clock_step_ns"] == -5_000_000_000, "a clock that was set back is no failure of the call"
     assert (local.caller, local.role) == ("unix", pb.ROLE_OPERATOR)
     assert (remote.caller, remote.role) == ("tcp:127.0.0.1", pb.ROLE_VIEWER)
 
