@@ -331,7 +331,8 @@ cdef bint canary_send(State* e, Origin* origin, uint8_t place) noexcept nogil:
 
 
 # Has any packet left by this interface since `since`? A next hop that does not answer is dead only then: a queue of
-# ours that drops everything drops ARP requests, too. Where nothing of ours left, a packet is sent that needs no neighbour.
+# ours that drops everything drops ARP requests, too. Where nothing of ours left, a packet is sent that needs no
+# neighbour.
 # True where that cannot be known.
 #
 # After such a time, or after the carrier was away, the kernel's next attempt at the neighbour may be a second off, and

@@ -463,9 +463,15 @@ cdef bint tls_shaken(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
     return True
 
 
-# Bytes of the response. True when it is complete, or is none; what follows has been looked at then, too.
-cdef bint tls_response(Tls* tls, const uint8_t* data, size_t length) noexcept nogil:
-    cdef size_t taken = http_feed(tls.task.http, data, length)
+# Content has come. True when the response is complete, or is none; what follows has been looked at then, too.
+cdef bint tls_content(Tls* tls, const uint8_t* data, uint32_t length) noexcept nogil:
+    cdef size_t taken
+    tls.head_seen = True
+    tls.io.allowed = min(tls.io.allowed + length * TLS_WRAPPING, <uint32_t>TLS_MOST_IN)
+    if tls.state == TLS_ACCEPTING:
+        tls.heard = True
+        return False
+    taken = http_feed(tls.task.http, data, length)
     http_skip(tls.task.http, data + taken, length - taken)
     return tls.task.http.state >= HTTP_COMPLETE
 
@@ -493,11 +499,7 @@ cdef bint tls_work(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
                     return False
             result = SSL_read(tls.ssl, w.scratch, sizeof(w.scratch))
             if result > 0:
-                tls.head_seen = True
-                tls.io.allowed = min(tls.io.allowed + <uint32_t>result * TLS_WRAPPING, <uint32_t>TLS_MOST_IN)
-                if tls.state == TLS_ACCEPTING:
-                    tls.heard = True
-                elif tls_response(tls, w.scratch, result):
+                if tls_content(tls, w.scratch, <uint32_t>result):
                     tls_end(w, tls, TLS_RESPONSE)
                     return False
                 turn += 1

@@ -67,7 +67,7 @@ class Host:
         """Wait until every backend has weight 1 in VPP, or what ``other`` says of it by name."""
         wanted = {at: other.get(name, 1) for name, (at, _) in self.backends.items()}
         async with asyncio.timeout(DEADLINE):
-            while all_weights(self.vpp) != wanted:
+            while all_weights(self.vpp) != wanted:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)  # the stand-in has no event for the last of several writes
 
     async def reasons(self, stub: pb_grpc.MaglevAsyncStub, *names: str) -> set[str]:
