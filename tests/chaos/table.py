@@ -436,29 +436,28 @@ async def state_fifo(stage: Stage) -> bool:
         path.unlink(missing_ok=True)
         os.mkfifo(path)
 
-    happened = await _while_dead(stage, damage)
-    await stage.up.wait()
-    await _pause(stage, 0.5, 1.5)
-    if happened:
-        path.unlink()
-    stage.forgetful = True
+    with stage.forgetting():
+        happened = await _while_dead(stage, damage)
+        await stage.up.wait()
+        await _pause(stage, 0.5, 1.5)
+        if happened:
+            path.unlink()
     return happened
 
 
 async def state_read_only(stage: Stage) -> bool:
     """Nothing can be made in the state directory for a while."""
-    stage.forgetful = True
-    await asyncio.to_thread(subprocess.run, ["chattr", "+i", str(stage.daemon.state)], check=True)
-    try:
-        await _pause(stage, 1.5, 3.0)
-    finally:
-        await asyncio.to_thread(subprocess.run, ["chattr", "-i", str(stage.daemon.state)], check=True)
+    with stage.forgetting():
+        await asyncio.to_thread(subprocess.run, ["chattr", "+i", str(stage.daemon.state)], check=True)
+        try:
+            await _pause(stage, 1.5, 3.0)
+        finally:
+            await asyncio.to_thread(subprocess.run, ["chattr", "-i", str(stage.daemon.state)], check=True)
     return True
 
 
 async def state_full(stage: Stage) -> bool:
     """The disk of the state directory is full for a while."""
-    stage.forgetful = True
     filler = stage.daemon.state / "filler"
 
     def fill() -> None:
@@ -469,9 +468,10 @@ async def state_full(stage: Stage) -> bool:
             except OSError:
                 pass  # that is what it is for
 
-    await asyncio.to_thread(fill)
-    await _pause(stage, 1.5, 3.0)
-    filler.unlink()
+    with stage.forgetting():
+        await asyncio.to_thread(fill)
+        await _pause(stage, 1.5, 3.0)
+        filler.unlink()
     return True
 
 

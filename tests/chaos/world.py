@@ -141,6 +141,8 @@ class World:
                 # After a link was down, the kernel would look for twins of its link-local address for two seconds,
                 # and drop its own neighbour solicitations meanwhile: that looks like dead servers.
                 words = ["net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.veth0.accept_dad=0"]
+                # Addresses of IPv6 outlive a link that is down, as those of IPv4 do.
+                words += ["net.ipv6.conf.all.keep_addr_on_down=1", "net.ipv6.conf.veth0.keep_addr_on_down=1"]
                 _run("ip", "netns", "exec", name, "sysctl", "-q", "-w", *words)
             _nft(pair.server, _SERVER_RULES)
         pair = self._pairs[ROUTED]
