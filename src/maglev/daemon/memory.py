@@ -2,11 +2,11 @@
 
 gRPC's core obeys its limits of metadata and streams only once the caller has acknowledged them (SETTINGS), and an
 unread answer keeps what was asked. Measured: 400 connections that acknowledge nothing and read nothing, and whose
-headers refer 4,000 times to one entry of the HPACK table, take 500 MB a second. No option of gRPC's bounds that, so the
-daemon watches its own resident memory. When it has grown by ``BUDGET`` above its quiet level, or has stayed a quarter of
-that above it for an interval, the TCP listener is closed with all its connections, the memory goes back to the kernel,
-and the listener opens again after a pause that doubles (``listening``). What is in use then is the new quiet level.
-Operators on the Unix socket, verdicts and VPP notice nothing.
+headers refer 4,000 times to one entry of the HPACK table, take 500 MB a second. No option of gRPC's bounds that, so
+the daemon watches its own resident memory. When it has grown by ``BUDGET`` above its quiet level, or has stayed a
+quarter of that above it for an interval, the TCP listener is closed with all its connections, the memory goes back to
+the kernel, and the listener opens again after a pause that doubles (``listening``). What is in use before that is the
+new quiet level. Operators on the Unix socket, verdicts and VPP notice nothing.
 
 The growth need not be the callers': a reload may need as much. Then TCP clients connect again, and that is all.
 """

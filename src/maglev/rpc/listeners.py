@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
-import contextlib
 import os
 import socket
 import stat
