@@ -15,13 +15,13 @@ from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from maglev.base import background, logs
 from maglev.pb import maglev_pb2_grpc as pb_grpc
 from maglev.rpc.access import SERVICE, Role
 from maglev.rpc.gate import MAX_CALLS, Gate
 from maglev.rpc.listeners import CannotListen, cut_connections, prepare_socket, tcp_target, warn_of_directory, why_not
+from maglev.rpc.reflect import add_reflection
 from maglev.rpc.service import MaglevService
 from maglev.rpc.services import Services
 from maglev.rpc.tls import Certificates, TlsFiles, Unusable
@@ -114,6 +114,7 @@ class RpcServer:
         self._service = MaglevService(services, tcp_role=options.tcp_role, watchers=self.watchers)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self._servers: dict[str, grpc.aio.Server] = {}
+        self._ended = False
         # None: TCP is not encrypted.
         self.certificates: Certificates | None = None
         # The TCP port that was bound, 0 without one.
@@ -191,7 +192,7 @@ class RpcServer:
             await asyncio.wait([stopping], timeout=CUT_SECONDS)
 
     async def _serve(self, listener: str, server: grpc.aio.Server) -> None:
-        if self._gate.closing.is_set():
+        if self._ended:
             raise CannotListen("the daemon is on its way out")
         self._servers[listener] = server
         for name in ("", SERVICE):
@@ -208,8 +209,7 @@ class RpcServer:
         pb_grpc.add_MaglevServicer_to_server(self._service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._options.reflection:
-            names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, server)
+            add_reflection((SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), server)
         return server
 
     def _warn_exposed(self, target: str) -> None:
@@ -252,7 +252,8 @@ class RpcServer:
     async def stop(self, seconds: float = 1.5) -> None:
         """End: no new calls, watches end with ``UNAVAILABLE``, calls still open after ``seconds`` are cut off."""
         servers, self._servers = list(self._servers.values()), {}
-        self._gate.closing.set()
+        self._ended = True
         await self._health.enter_graceful_shutdown()
         self.watchers.close()
+        self._gate.closing.set()
         await asyncio.gather(*(server.stop(seconds) for server in servers), self._service.settle(seconds))
