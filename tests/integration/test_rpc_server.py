@@ -843,15 +843,16 @@ async def test_shutdown_ends_streams_with_unavailable(start: Start) -> None:
     call = running.unix().WatchEvents(pb.WatchEventsRequest())
     await state_of(call)
     health = health_pb2_grpc.HealthStub(running.channels[0]).Watch(health_pb2.HealthCheckRequest())
-    # A call that has not begun when the server stops is cancelled.
-    assert (await health.read()).status == health_pb2.HealthCheckResponse.SERVING
+    began = asyncio.Event()
 
     async def rest(stream: Any) -> None:
         async for _ in stream:
-            pass
+            if stream is health:
+                began.set()
 
     ends = [asyncio.ensure_future(rest(stream)) for stream in (call, health)]
     async with asyncio.timeout(DEADLINE):
+        await began.wait()  # a call that has not begun when the server stops is cancelled
         await running.server.stop(0.5)
         outcomes = await asyncio.gather(*ends, return_exceptions=True)
 
