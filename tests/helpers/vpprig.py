@@ -95,11 +95,11 @@ class Rig:
         )
         self.dataplane = Dataplane(self.client, self.reconciler, self.states, self.clock)
 
-    def load(self, config: Config | None = None) -> None:
+    def load(self, config: Config | None = None, *, forced: bool = False) -> None:
         """A configuration takes effect."""
         if config is not None:
             self.states.load(config)
-        self.bus.publish(ConfigEvent(0))
+        self.bus.publish(ConfigEvent(0, forced=forced))
 
     def backend(self, name: str, state: State, *, by: str = "") -> None:
         """A backend changes its state."""
@@ -192,6 +192,16 @@ def weights(server: StandIn, key: VipKey = WWW) -> dict[str, int]:
     if vip is None:
         return {}
     return {address_text(extract(one.address)): one.weight for one in server.model.ases_of(vip) if one.used}
+
+
+def all_weights(server: StandIn) -> dict[str, int]:
+    """The same of all VIPs together: address -> weight of every live AS."""
+    return {
+        address_text(extract(one.address)): one.weight
+        for vip in server.model.vips
+        for one in server.model.ases_of(vip)
+        if one.used
+    }
 
 
 def drift(server: StandIn, address: str, weight: int, key: VipKey = WWW) -> None:

@@ -293,6 +293,72 @@ def test_the_cli_adds_in_bulk_and_falls_back_to_single_weights(bench: Bench, cli
     assert cli.execute("show lb")[1].endswith(" #vips: 2\n #ass: 2\n")
 
 
+def test_a_text_of_several_commands_ends_with_the_first_that_fails(cli: Cli) -> None:
+    vip = "192.0.2.1/32 protocol tcp port 80"
+    assert cli.execute(f"lb vip {vip} new_len 16\n\nlb as {vip} 10.0.0.1 weight 3\n")[0] == 0
+    text = f"lb as {vip} 10.0.0.1 del\n nonsense and more words than are shown\nlb as {vip} 10.0.0.1 weight 3"
+    assert cli.execute(text) == (-1, "unknown input ` nonsense and more words than ...'\n")
+    assert "weight:3 buckets:0 flows:0 dpo:9  removed" in cli.execute("show lb vips verbose")[1]
+    assert cli.execute(f"lb as ? {vip}")[1].startswith("  lb as         ")
+    assert cli.execute("lb set interface") == (-1, "lb set: unknown input `interface'\n")
+    assert cli.execute("show lb nonsense")[1].endswith("unknown input `nonsense'\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "retval", "output"),
+    [
+        ("10.0.0.1weight 5", 0, ""),
+        ("10 . 0 . 0 . 1 weight +5", 0, ""),
+        ("{ 10.0.0.1 weight 5 }", -1, "lb as: parse error: '{ 10.0.0.1 weight 5 }'\n"),
+        ("::a00:1 weight 5", 0, ""),
+        ("::10.0.0.1 weight 5", -1, "lb as: parse error: '.0.0.1 weight 5'\n"),
+        ("::ffff:10.0.0.1 weight 5", -1, "lb as: parse error: '.0.0.1 weight 5'\n"),
+        ("10.0.0.1 weight 4294967295", -1, "lb as: lb_vip_add_ass error -81\n"),
+        ("10.0.0.1 weight 4294967296", -1, "lb as: parse error: 'weight 4294967296'\n"),
+        ("port 65616 10.0.0.1 weight 5", 0, ""),
+        ("weight 5", -1, "lb as: No AS address provided\n"),
+        ("10.0.0.1 10.0.0.9 del", -1, "lb as: lb_vip_del_ass error -6\n"),
+        ("10.0.0.1 10.0.0.9 weight 7", -1, "lb as: lb_vip_set_as_weight error -6\n"),
+        ("10.0.0.9 2001:db8::1 weight 7", -1, "lb as: lb_vip_add_ass error -97\n"),
+        ("10.0.0.1 weight -1", -1, "lb as: parse error: 'weight -1'\n"),
+        ("10.0.0.1 weight 99999999999999999999", -1, "lb as: parse error: 'weight 99999999999999999999'\n"),
+        ("1:2:3:4:5:6:7:8:9 del", -1, "lb as: parse error: '1:2:3:4:5:6:7:8:9 del'\n"),
+    ],
+)
+def test_the_cli_reads_text_as_vpp_does(cli: Cli, words: str, retval: int, output: str) -> None:
+    vip = "192.0.2.1/32 protocol tcp port 80"
+    assert cli.execute(f"lb vip {vip}\nlb as {vip} 10.0.0.1 weight 3")[0] == 0
+    assert cli.execute(f"lb as {vip} {words}") == (retval, output)
+
+
+def test_a_list_rebuilds_once_when_new_and_once_for_each_as_when_it_exists(bench: Bench, cli: Cli) -> None:
+    vip = "192.0.2.1/32 protocol tcp port 80"
+    cli.execute(f"lb vip {vip} new_len 1024")
+    addresses = " ".join(f"10.0.0.{number}" for number in range(1, 101))
+
+    def cost(line: str) -> int:
+        before = bench.model.work_ns
+        assert cli.execute(f"lb as {vip} {addresses} {line}") == (0, "")
+        return bench.model.work_ns - before
+
+    whole = 4.3 * 1000 * 9.965784284662087  # 1,000 units of weight, and the binary logarithm of that
+    listed = 10_000 + 12 * 1024 + 200 * 100 + 70 * 100
+    assert cost("weight 10") == int(listed + whole + 8_000 * 100)
+    assert cost("weight 10") == 100 * (17 * 1024 + 125 * 1000)
+    assert cost("del") == int(listed + 4.3 * 0)
+    assert cost("weight 10") == int(listed + whole)
+
+
+def test_a_line_can_be_refused_and_ends_the_text(bench: Bench, cli: Cli) -> None:
+    refusals = iter([None, -6, None])
+    cli = Cli(bench.model, lambda: "vpp v1", lambda: bench.now, lambda: next(refusals))
+    vip = "192.0.2.1/32 protocol tcp port 80"
+    cli.execute(f"lb vip {vip}\nlb as {vip} 10.0.0.1 weight 3")
+    retval, output = cli.execute(f"lb as {vip} 10.0.0.1 del\nlb as {vip} 10.0.0.1 weight 0")
+    assert (retval, output) == (-1, "lb as: lb_vip_del_ass error -6\n")
+    assert "weight:3 buckets:1024" in cli.execute("show lb vips verbose")[1]
+
+
 def test_a_collected_as_keeps_its_forwarding_object_until_its_slot_is_used_again(bench: Bench) -> None:
     vip = bench.vip()
     bench.model.add_ases(vip, [A1], 1, flush=False)

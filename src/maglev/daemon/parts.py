@@ -23,6 +23,7 @@ from maglev.daemon.sdnotify import Notifier
 from maglev.daemon.statefile import StateFile
 from maglev.events.notices import is_notice
 from maglev.events.ring import EventRing
+from maglev.daemon.wallclock import WallClock
 from maglev.views.backends import Override
 from maglev.vpp.shown.dataplane import Dataplane
 from maglev.vpp.shown.stats import StatsPoller
@@ -49,6 +50,7 @@ class Parts:
     notifier: Notifier
     bus: Bus
     state_file: StateFile
+    wall_clock: WallClock
     engine: Engine
     checker: Checker
     config_file: ConfigFile
@@ -75,13 +77,14 @@ def make_parts(
     ring = EventRing(clock)
     control.keep(is_notice, ring.notice, loop)
     state_file.load()
-    engine = Engine(user_agent=user_agent())
+    wall_clock = WallClock(state_file, clock)
+    engine = Engine(user_agent=user_agent(), clock_anchor=wall_clock.kept_anchor)
 
     def keep_overrides() -> None:
         state_file.set("overrides", checker.override_fragments())
 
     checker = Checker(engine, bus, clock, on_overrides=keep_overrides)
-    checker.restore(_kept_overrides(state_file))
+    checker.restore(_kept_overrides(state_file), wall_clock.moved_ns)
     vpp = _vpp_parts(options, bus, checker, state_file, clock, started_ns)
     if vpp is None:
         # No dataplane will say which backends VPP already sends traffic to: none is presumed good.
@@ -89,7 +92,7 @@ def make_parts(
     config_file = ConfigFile(options.config, checker, notifier, clock, before=require_capabilities)
     # Behind the dataplane: remembering an event can wait until VPP's share of it is queued.
     bus.listen(ring.take)
-    return Parts(notifier, bus, state_file, engine, checker, config_file, vpp, ring)
+    return Parts(notifier, bus, state_file, wall_clock, engine, checker, config_file, vpp, ring)
 
 
 def _vpp_parts(

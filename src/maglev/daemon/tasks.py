@@ -12,13 +12,18 @@ from maglev.base.errors import NotAllowed
 from maglev.base.states import State
 from maglev.checker import Checker
 from maglev.daemon.configfile import ConfigFile
+from maglev.daemon.descriptors import DescriptorWatch
 from maglev.daemon.parts import Parts
 from maglev.daemon.receivequeue import ReceiveQueueWatch
+from maglev.daemon.unprobed import UnprobedWatch
 from maglev.rpc.server import RpcServer
 
 log = logs.get(__name__)
 
 STATUS_SECONDS = 5.0
+
+CERTIFICATE_SECONDS = 60.0
+"""Interval at which the files of the certificate are looked at."""
 
 GARBAGE_SECONDS = 600.0
 """Interval at which all objects, old ones too, are searched for cycles that nothing refers to."""
@@ -36,8 +41,15 @@ async def reload_on_signal(requested: asyncio.Event, config_file: ConfigFile, ap
             await config_file.reload(force=False, by="signal")
 
 
+async def watch_certificates(api: RpcServer, clock: Clock) -> None:
+    """Read renewed certificates also while there is no handshake: the metric of their expiry has to be true."""
+    while True:
+        await clock.sleep(CERTIFICATE_SECONDS)
+        await api.reread_certificates(force=False)
+
+
 async def report_status(parts: Parts, clock: Clock) -> None:
-    """Keep systemd's status line true, and feed its watchdog.
+    """Keep systemd's status line true, feed its watchdog, and watch the wall clock.
 
     The watchdog covers both threads that matter: this task feeds it, so a held event loop starves it, and it feeds only
     while the engine's thread makes rounds.
@@ -46,8 +58,13 @@ async def report_status(parts: Parts, clock: Clock) -> None:
     watchdog = notifier.watchdog_seconds
     before = -1
     queue = ReceiveQueueWatch(engine.stats, clock)
+    descriptors = DescriptorWatch(engine.stats, clock)
+    unprobed = UnprobedWatch(engine.stats, parts.checker.probe_records, clock)
     while True:
         queue.look()
+        descriptors.look()
+        parts.wall_clock.look(engine, parts.checker.clock_moved)
+        await unprobed.look()
         if watchdog and (rounds := engine.pulse()) > before:
             before = rounds
             notifier.alive()

@@ -71,10 +71,11 @@ class Api:
         *,
         with_weights: bool = True,
         first_id: int = FIRST_ID,
+        refuse_line: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.model = model
         self.identity = identity or Identity()
-        self.cli = Cli(model, self._version_line, now)
+        self.cli = Cli(model, self._version_line, now, refuse_line)
         served = [message for message in MESSAGES.values() if with_weights or not _has_weights(message)]
         self.ids: dict[str, int] = {}
         number = first_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from maglev.vppsim.model import (
     embed,
     extract,
 )
+from maglev.vppsim.unformat import SPACE, Input, braces, end, ip46_address, ip46_prefix
 
 _ENCAPS: Final = {
     "gre4": ENCAP_GRE4,
@@ -34,6 +36,20 @@ _ENCAPS: Final = {
     "nat6": ENCAP_NAT6,
 }
 _PROTOCOLS: Final = {"tcp": 6, "udp": 17}
+
+_TOP: Final = """
+adjacency api app bfd bier binary-api bond bvi classify clear create define delete device disable echo enable
+event-logger exec exit flow history interface ip ip6 ipfix ipsec kill l2 l2fib loopback mask memory-trace monitor mpls
+p2p_ethernet packet-generator pcap pipe punt q qos quit renumber restart save session set sfdp sr suspend tcp trace udp
+undefine wait
+"""
+_OTHERS: Final[dict[tuple[str, ...], frozenset[str]]] = {(): frozenset(_TOP.split()), ("lb",): frozenset({"set"})}
+"""Words of VPP's other commands: what is a unique abbreviation depends on them."""
+_HELP: Final[dict[tuple[str, ...], str]] = {
+    ("lb", "as"): (
+        "lb as <vip-prefix> [protocol (tcp|udp) port <n>] [<address> [<address> [...]]] [weight <0-100>] [del] [flush]"
+    ),
+}
 
 
 class CliError(Exception):
@@ -167,24 +183,33 @@ class _AsArguments:
     flush: bool = False
 
 
-def _as_arguments(words: _Words) -> _AsArguments:
+_NOT_GIVEN: Final = 0xFFFFFFFF
+"""The value with which VPP marks a weight that no word gave; so this number counts as none."""
+
+
+def _as_arguments(line: Input) -> _AsArguments:
     """Parse ``lb as`` after its prefix. Raises CliError."""
     args = _AsArguments()
-    while words:
-        if (address := words.address()) is not None:
-            args.addresses.append(address)
-        elif (number := words.number("weight")) is not None:
-            args.weight = number
-        elif words.take("del"):
+    while not line.ended:
+        if (found := line.scan("%U", ip46_address)) is not None:
+            args.addresses.append(found[0])
+        elif (found := line.scan("weight %u")) is not None:
+            args.weight = None if found[0] == _NOT_GIVEN else found[0]
+        elif line.scan("del") is not None:
             args.delete = True
-        elif words.take("flush"):
+        elif line.scan("flush") is not None:
             args.flush = True
-        elif (number := words.choice("protocol", _PROTOCOLS)) is not None:
-            args.protocol = number
-        elif (number := words.number("port")) is not None:
-            args.port = number & 0xFFFF
+        elif line.scan("protocol tcp") is not None:
+            args.protocol = _PROTOCOLS["tcp"]
+        elif line.scan("protocol udp") is not None:
+            args.protocol = _PROTOCOLS["udp"]
+        elif (found := line.scan("port %d")) is not None:
+            args.port = found[0]
         else:
-            raise words.refuse()
+            raise CliError(f"parse error: '{line.shown()}'")
+    if args.port == 0:
+        args.protocol = ANY_PROTOCOL
+    args.port &= 0xFFFF
     if args.weight is not None and args.weight > 100:
         raise CliError("weight must be between 0 and 100")
     if args.weight is not None and args.delete:
@@ -193,48 +218,84 @@ def _as_arguments(words: _Words) -> _AsArguments:
 
 
 class Cli:
-    """The command line of one model."""
+    """The command line of one model. ``refuse``: the return value with which to refuse a line of ``lb as``, or None."""
 
-    def __init__(self, model: Model, version: Callable[[], str], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        version: Callable[[], str],
+        now: Callable[[], float],
+        refuse: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self._model = model
         self._version = version
         self._now = now
-        self._commands: dict[tuple[str, ...], Callable[[_Words], str]] = {
+        self._refuse = refuse
+        self._output: list[str] = []
+        self._commands: dict[tuple[str, ...], Callable[[Input], str]] = {
             ("show", "lb"): self._show,
-            ("show", "lb", "vips"): self._show_vips,
-            ("show", "version"): lambda _: f"{version()}\n",
+            ("show", "lb", "vips"): _by_words(self._show_vips),
+            ("show", "version"): _by_words(lambda _: f"{version()}\n"),
             ("show", "clock"): self._show_clock,
-            ("lb", "vip"): self._vip,
+            ("lb", "vip"): _by_words(self._vip),
             ("lb", "as"): self._as,
-            ("lb", "conf"): self._conf,
-            ("lb", "flush", "vip"): self._flush_vip,
-            ("test", "lb", "flowtable", "flush"): self._flush_all,
+            ("lb", "conf"): _by_words(self._conf),
+            ("lb", "flush", "vip"): _by_words(self._flush_vip),
+            ("test", "lb", "flowtable", "flush"): _by_words(self._flush_all),
         }
 
-    def execute(self, line: str) -> tuple[int, str]:
-        """Run one line; return value and output. Words may be shortened as long as they are unique."""
-        words = line.split()
-        path: tuple[str, ...] = ()
-        while words:
-            depth = len(path)
-            known = {command[depth] for command in self._commands if command[:depth] == path and len(command) > depth}
-            matches = [words[0]] if words[0] in known else [word for word in known if word.startswith(words[0])]
-            if len(matches) != 1:
-                break
-            path += (matches[0],)
-            words.pop(0)
+    def execute(self, text: str) -> tuple[int, str]:
+        """Run the commands in a text, up to the first that fails; return value and output.
+
+        Line ends are white space between commands; a command of the lb plugin takes the rest of its line.
+        """
+        source = Input(text)
+        self._output = []
+        try:
+            while True:
+                self._dispatch(source, ())
+                if source.scan("%U", end) is not None:
+                    return OK, "".join(self._output)
+        except CliError as error:
+            return -1, "".join([*self._output, f"{error}\n"])
+
+    def _dispatch(self, source: Input, path: tuple[str, ...]) -> None:
+        """Run the command that the input begins with, one of those below ``path``. Raises CliError."""
+        name = source.attempt(lambda source: _word_of(source, self._below(path)))
+        if name is None:
+            where = f"{' '.join(path)}: " if path else ""
+            raise CliError(f"{where}unknown input `{source.shown()}'")
+        path = (*path, name)
+        inner = source.attempt(braces) or source
+        failed: CliError | None = None
+        if self._below(path):
+            try:
+                self._dispatch(inner, path)
+            except CliError as error:
+                failed = error
+            else:
+                return
         command = self._commands.get(path)
         if command is None:
-            where = f"{' '.join(path)}: " if path else ""
-            return -1, f"{where}unknown input `{' '.join(words)}'\n"
+            raise failed or CliError(f"{' '.join(path)}: unknown input `{inner.shown()}'")
+        inner.skip_space()
+        if inner.scan("?") is not None:
+            self._output.append(f"  {' '.join(path):<40} {_HELP.get(path, '')}\n")
+            return
         try:
-            return OK, command(_Words(words))
+            self._output.append(command(inner))
         except CliError as error:
-            return -1, f"{' '.join(path)}: {error}\n"
+            raise CliError(f"{' '.join(path)}: {error}") from error
+
+    def _below(self, path: tuple[str, ...]) -> set[str]:
+        """The words that may follow."""
+        depth = len(path)
+        words = {command[depth] for command in self._commands if command[:depth] == path and len(command) > depth}
+        return words | _OTHERS.get(path, frozenset())
 
     # --- show
 
-    def _show(self, words: _Words) -> str:
+    def _show(self, source: Input) -> str:
         model = self._model
         return (
             f"lb_main ip4-src-address: {_text(model.conf.ip4_src_address)} \n"
@@ -247,7 +308,7 @@ class Cli:
         show = self._detailed if words.take("verbose") else self._brief
         return "".join([f"{show(vip)}\n" for vip in self._model.visible_vips()])
 
-    def _show_clock(self, words: _Words) -> str:
+    def _show_clock(self, source: Input) -> str:
         now = self._now()
         date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
         return (
@@ -307,30 +368,51 @@ class Cli:
         _check("lb_vip_add", retval)
         return f"lb_vip_add ok {index}\n"
 
-    def _as(self, words: _Words) -> str:
-        if not words:
+    def _as(self, source: Input) -> str:
+        line = source.line()
+        if line is None:
             return ""
-        prefix = words.prefix()
+        prefix = line.scan("%U", ip46_prefix)
         if prefix is None:
-            raise CliError(f"invalid as address: '{words}'")
-        args = _as_arguments(words)
-        vip = self._find(prefix, ANY_PROTOCOL if args.port == 0 else args.protocol, args.port)
+            raise CliError(f"invalid as address: '{line.shown()}'")
+        args = _as_arguments(line)
+        vip = self._find(prefix[0], args.protocol, args.port)
         if not args.addresses:
             raise CliError("No AS address provided")
-        model = self._model
+        refused = self._refuse()
         if args.delete:
-            _check("lb_vip_del_ass", model.delete_ases(vip, args.addresses, flush=args.flush))
+            _check("lb_vip_del_ass", refused or self._one_rebuild(vip, args, self._delete))
             return ""
-        weight = 100 if args.weight is None else args.weight
-        retval = model.add_ases(vip, args.addresses, weight, flush=args.flush)
+        retval = refused or self._one_rebuild(vip, args, self._add)
         if retval == VALUE_EXIST and args.weight is not None:
             # With a weight, one AS that exists makes VPP change the weights one by one. New ones in the same list are
             # then refused, because ``lb_vip_set_as_weight`` does not add.
             for address in args.addresses:
-                _check("lb_vip_set_as_weight", model.set_weight(vip, address, weight, flush=args.flush))
+                retval = self._model.set_weight(vip, address, args.weight, flush=args.flush)
+                _check("lb_vip_set_as_weight", retval)
             return ""
         _check("lb_vip_add_ass", retval)
         return ""
+
+    def _one_rebuild(self, vip: Vip, args: _AsArguments, change: Callable[[Vip, _AsArguments], int]) -> int:
+        """Change a list of ASes, which rebuilds the table once. The line costs what a line costs, not what a call does.
+
+        The binary API's calls have an estimate of their own, so what the model has charged is replaced.
+        """
+        model = self._model
+        before, slots = model.work_ns, len(vip.as_slots)
+        retval = change(vip, args)
+        if retval == OK:
+            added = max(0, len(vip.as_slots) - slots)
+            model.work_ns = before + line_work_ns(vip, listed=len(args.addresses), added=added)
+        return retval
+
+    def _add(self, vip: Vip, args: _AsArguments) -> int:
+        weight = 100 if args.weight is None else args.weight
+        return self._model.add_ases(vip, args.addresses, weight, flush=args.flush)
+
+    def _delete(self, vip: Vip, args: _AsArguments) -> int:
+        return self._model.delete_ases(vip, args.addresses, flush=args.flush)
 
     def _conf(self, words: _Words) -> str:
         if not words:
@@ -382,6 +464,45 @@ class Cli:
         if vip is None:
             raise CliError("lb_vip_find_index error -6")
         return vip
+
+
+def _by_words(command: Callable[[_Words], str]) -> Callable[[Input], str]:
+    """A command that takes the rest of its line, word by word."""
+
+    def run(source: Input) -> str:
+        line = source.line()
+        return command(_Words(line.rest().split() if line is not None else ()))
+
+    return run
+
+
+def _word_of(source: Input, known: set[str]) -> str | None:
+    """Take a word that begins one of ``known``, and no other of them unless it is that one (``vlib/cli.c``).
+
+    The white space behind the word is taken too, even if it ends the line.
+    """
+    source.skip_space()
+    taken = ""
+    while (character := source.get()) and ((character.isascii() and character.isalnum()) or character in "-_"):
+        taken += character
+        known = {word for word in known if word.startswith(taken)}
+        if not known:
+            return None
+    if character and character not in SPACE:
+        source.put(character)
+    elif len(known) > 1 and taken in known:
+        known = {taken}
+    return known.pop() if len(known) == 1 and taken else None
+
+
+def line_work_ns(vip: Vip, *, listed: int, added: int) -> int:
+    """What a line of ``lb as`` costs VPP's main thread, after it, with a working syslog. Fitted to measurements.
+
+    ``listed``: ASes that it names; ``added``: those of them that VPP did not have.
+    """
+    weights = vip.weights
+    rebuild = 12 * vip.table_length + 4.3 * weights * math.log2(max(2, weights))
+    return int(10_000 + rebuild + 200 * listed + 0.7 * listed * len(vip.as_slots) + 8_000 * added)
 
 
 def _check(what: str, retval: int) -> None:

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 FOREVER = -1
 """As a number of times: until it is cleared."""
 
+LINE = "lb as"
+"""As a message: a line of that CLI command, which ``cli_inband`` carries, perhaps with others."""
+
 
 @dataclass(slots=True)
 class Refusal:
@@ -44,10 +47,14 @@ class Faults:
         """Seconds that this call takes."""
         return self.delays.get(message, self.delays.get("*", 0.0))
 
-    def refuse(self, message: str) -> int | None:
-        """The return value with which to refuse this call, or None."""
+    def refuse_line(self) -> int | None:
+        """The return value with which to refuse this line of ``lb as``, or None. No ``*`` refuses it."""
+        return self.refuse(LINE, every=LINE)
+
+    def refuse(self, message: str, *, every: str = "*") -> int | None:
+        """The return value with which to refuse this call, or None. ``every``: the name of refusals of all calls."""
         for refusal in self.refusals:
-            if refusal.message not in (message, "*"):
+            if refusal.message not in (message, every):
                 continue
             if refusal.skip:
                 refusal.skip -= 1

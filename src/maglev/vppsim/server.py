@@ -80,6 +80,7 @@ class StandIn:
             self.now,
             identity,
             with_weights=with_weights,
+            refuse_line=self.faults.refuse_line,
             **({"first_id": first_id} if first_id else {}),
         )
         self._started = self.clock.monotonic_ns()

@@ -20,7 +20,7 @@ from maglev.base.states import State
 from maglev.config.model import Config
 from maglev.judgement.weights import StateSource
 from maglev.vpp.planning.desired import desired_vips
-from maglev.vpp.planning.lost import LostWeights
+from maglev.vpp.planning.lost import NOTHING_LOST, LostWeights
 from maglev.vpp.planning.model import ActualVip
 from maglev.vpp.planning.scale import common_multiple, scaled
 from maglev.vpp.state.warmup import Phase, WarmUp
@@ -42,8 +42,8 @@ class ServingListener(Protocol):
 class Found:
     """A VPP that was just read, compared with the configuration.
 
-    ``serving``: backends to whose address VPP sends traffic. ``scales``: VIPs whose weights are a multiple of the
-    daemon's. ``missing``: wanted VIPs that VPP does not have.
+    ``serving``: backends to whose address VPP sends traffic, by whatever VIP. ``scales``: VIPs whose weights are a
+    multiple of the daemon's. ``missing``: wanted VIPs that VPP does not have.
     """
 
     serving: Collection[str]
@@ -51,28 +51,49 @@ class Found:
     missing: Collection[VipKey]
 
 
-def look_at(vips: Mapping[VipKey, ActualVip], states: StateSource) -> Generator[None, None, Found]:
-    """Compare VPP with the configuration, frontend by frontend: to be driven in slices."""
+def look_at(
+    vips: Mapping[VipKey, ActualVip], states: StateSource, lost: LostWeights = NOTHING_LOST
+) -> Generator[None, None, Found]:
+    """Compare VPP with the configuration, frontend by frontend: to be driven in slices.
+
+    ``lost``: weights that VPP had, and that count where it shows none.
+    """
     config = states.config()
     serving: set[str] = set()
     scales: dict[VipKey, Fraction] = {}
     missing: list[VipKey] = []
+    others = dict(vips)
     for name in config.frontends:
         yield
         for wanted in desired_vips([name], states):
-            found = vips.get(wanted.key)
+            found = others.pop(wanted.key, None)
+            serving.update(_serving(config, name, wanted.key, found, lost))
             if found is None:
                 missing.append(wanted.key)
                 continue
-            serving.update(_serving(config, name, found))
             if (multiple := common_multiple(wanted, found)) != 1:
                 scales[wanted.key] = multiple
+    # A VIP that the file lacks may be back with the next reload. Its servers have to fail as often as any other that
+    # serves before they lose it: a file that was cut off and one lost probe are no reason.
+    elsewhere: set[bytes] = set()
+    for vip in others.values():
+        yield
+        elsewhere.update(address for address, have in vip.ases.items() if have.weight > 0)
+    if elsewhere:
+        for name, backend in config.backends.items():
+            yield
+            if backend.address.packed in elsewhere:
+                serving.add(name)
     return Found(serving, scales, missing)
 
 
-def _serving(config: Config, name: str, found: ActualVip) -> Iterable[str]:
-    """The backends of a frontend to whose addresses VPP sends traffic."""
-    addresses = {address for address, have in found.ases.items() if have.weight > 0}
+def _serving(config: Config, name: str, key: VipKey, found: ActualVip | None, lost: LostWeights) -> Iterable[str]:
+    """The backends of a frontend to whose addresses VPP sends traffic, or did so before it was emptied."""
+    ases = found.ases if found is not None else {}
+    addresses = {address for address, have in ases.items() if have.weight > 0}
+    for address, weight in lost.weights(key).items():
+        if weight > 0 and lost.recall(key, address, present=address in ases) is not None:
+            addresses.add(address)
     for pool in config.frontends[name].pools:
         for member in pool.members:
             if config.backends[member.backend].address.packed in addresses:

@@ -10,6 +10,9 @@ does not count as drift. A VIP is *uncertain* where calls were open when the con
 have carried them out. VIPs are *reshuffled* where some came or went: their index and stickiness, which only the CLI
 shows, must be read again.
 
+A VIP has *moved* when a call or a reading changed its ASes: it may serve by now, or no longer. ``take_moved`` tells
+which VIPs have, so that a batch need not ask each VIP.
+
 Owned by the event loop. A task that reads into the mirror, or carries out a plan against it, holds the lock of the
 dataplane. A connection that comes or goes empties it at any time: after an ``await``, ask again (``demand``).
 """
@@ -87,6 +90,8 @@ class Mirror:
         self._connected_ns = 0
         self._stale: set[VipKey] = set()
         self._uncertain: set[VipKey | None] = set()  # None: the global settings
+        self._moved: set[VipKey] = set()
+        self._all_moved = True
         self._order: dict[VipKey, None] = {}  # the VIPs in the order of VPP's own list, as read last
 
     # ------------------------------------------------------------------------------------------------------- questions
@@ -153,6 +158,13 @@ class Mirror:
         """``read`` is the state of VPP from now on."""
         self.actual = read
         self._order = dict.fromkeys(read.vips)
+        self._all_moved = True
+
+    def take_moved(self) -> Collection[VipKey] | None:
+        """VIPs that have moved since the last call; None: any of them may have. Afterwards none has."""
+        moved, self._moved = self._moved, set()
+        everything, self._all_moved = self._all_moved, False
+        return None if everything else moved
 
     # ----------------------------------------------------------------------------------------------------------- calls
 
@@ -160,6 +172,8 @@ class Mirror:
         """VPP has accepted a step."""
         if self.actual is not None:
             acknowledge(self.actual, step)
+        if step.vip is not None:
+            self._moved.add(step.vip)
         if step.op is Op.CREATE_VIP:
             self.reshuffled = True
         elif step.op is Op.DELETE_VIP and step.vip is not None:
@@ -190,6 +204,7 @@ class Mirror:
         for key in [key for key in actual.vips if key not in listed]:
             facts.append(Fact(key, [Drift("vip_missing", "it is gone")], actual.vips.pop(key)))
             self.reshuffled = True
+            self._moved.add(key)
         for key, details in listed.items():
             found = actual.vips.get(key)
             if found is not None and (found.encap, found.length) == (details.encap, table_length(details)):
@@ -200,6 +215,7 @@ class Mirror:
                 facts.append(Fact(key, changed))
             actual.vips[key] = made
             self.reshuffled = True
+            self._moved.add(key)
             self._stale.add(key)
         # VPP lists a VIP that was deleted and created again last, even if all its properties are the same.
         before, self._order = self._order, dict.fromkeys(listed)
@@ -209,8 +225,10 @@ class Mirror:
 
     def put_ases(self, vip: ActualVip, read: Iterable[AsDetails]) -> Fact:
         """The ASes of a VIP of the mirror were read, with those that were deleted and linger."""
-        known, lingering = vip.ases, vip.lingering
+        known, lingering, served = vip.ases, vip.lingering, vip.serves
         fill(vip, read)
+        if vip.serves is not served:
+            self._moved.add(vip.key)
         found: Sequence[Drift] = ()
         if vip.key not in self._stale:
             found = ases_drift(known, vip.ases)
