@@ -42,13 +42,13 @@ from maglev.config.model import LbConfig
 from maglev.daemon.configfile import ConfigFile
 from maglev.daemon.process import settle_collector
 from maglev.daemon.sdnotify import Notifier
+from maglev.events.ring import EventRing
 from maglev.metrics.checker import CheckerFamilies
 from maglev.metrics.engine import EngineFamilies
 from maglev.metrics.exposition import Exposition
 from maglev.metrics.server import MetricsServer
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb.maglev_pb2_grpc import MaglevStub
-from maglev.events.ring import EventRing
 from maglev.rpc.server import RpcServer, ServerOptions
 from maglev.rpc.services import Identity, Services
 

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from maglev.base.errors import BadValue, NotAllowed, UnknownName
-from maglev.base.events import BackendEvent, Bus, DrainEvent, FrontendEvent, LogEvent, WeightEvent
+from maglev.base.events import BackendEvent, Bus, DrainEvent, FrontendEvent, LogEvent, PoolEvent, WeightEvent
 from maglev.base.states import Code, FrontendState, State
 from maglev.checker import Checker, checker
 from maglev.config.model import SECOND, Backend
@@ -226,9 +226,11 @@ async def test_drain_takes_the_weight_and_leaves_the_state(rig: Rig) -> None:
     assert {m.backend: m.effective for m in weights.members} == {"a": 0, "b": 50}
     assert rig.state("a") is State.UP
     assert rig.engine.is_probed(A)
-    (event,) = rig.seen.take()
+    event, pool = rig.seen.take()
     assert isinstance(event, DrainEvent)
     assert (event.drained, event.reason, event.by) == (True, "update", "op")
+    assert isinstance(pool, PoolEvent)
+    assert (pool.frontend, pool.fallback, pool.cause) == ("www", True, "backend a up, drained")
     assert not rig.checker.drain("a", by="op").changed
     assert rig.checker.undrain("a", by="op").changed
     assert not rig.checker.undrain("a", by="op").changed

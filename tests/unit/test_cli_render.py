@@ -255,7 +255,8 @@ def test_changes_of_the_configuration() -> None:
 def test_json_has_all_keys_always_and_short_words() -> None:
     empty = plain(pb.BackendInfo())
 
-    assert set(empty) == {field.name for field in pb.BackendInfo.DESCRIPTOR.fields}
+    assert set(empty) == {field.name for field in pb.BackendInfo.DESCRIPTOR.fields} | {"state_since", "unprobed_since"}
+    assert empty["state_since"] is None, "never"
     assert empty["last_rtt_ns"] is None
     assert empty["state"] == ""
     assert empty["transitions"] == []
@@ -268,7 +269,10 @@ def test_json_has_all_keys_always_and_short_words() -> None:
         )
     )
     assert (full["state"], full["last_code"], full["last_rtt_ns"]) == ("up", "L7OK", 0)
-    assert (full["transitions"][0]["code"], full["transitions"][0]["at_ns"]) == ("enabled", 2**60)
+    (first,) = full["transitions"]
+    assert (first["code"], first["at_ns"], first["at"]) == ("enabled", 2**60, "2006-07-14T23:58:24.606846976Z")
+    counters = plain(pb.VPPVipCounters(existing_session=2**63))
+    assert (counters["existing_session"], counters["existing_session_text"]) == (2**63, str(2**63))
 
 
 def test_json_of_maps_oneofs_and_strangers() -> None:

@@ -127,6 +127,7 @@ def test_what_changes_something_is_for_operators() -> None:
         "ListHealthChecks",
         "GetHealthCheck",
         "ListOverrides",
+        "ListEvents",
         "WatchEvents",
         "CheckConfig",
         "DiffConfig",

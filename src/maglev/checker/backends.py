@@ -43,7 +43,8 @@ _STOPPED_CODES = {State.DISABLED: Code.DISABLED, State.PAUSED: Code.PAUSED}
 class Cause:
     """Why a backend is brought to file and operators.
 
-    ``by`` and ``reason``: the author's. ``duration_ns``: how long it lasts, 0 without an end. ``starting``: the daemon starts, so the admission of a backend is not news.
+    ``by`` and ``reason``: the author's. ``duration_ns``: how long it lasts, 0 without an end. ``starting``: the daemon
+    starts, so the admission of a backend is not news.
     ``spread``: delays of the first probes of a check. ``known``: until now the server was up under another name.
     """
 
@@ -303,6 +304,4 @@ def _log_transition(event: BackendEvent) -> None:
         if value:
             fields[key] = value
     fields.update(lasting(event.duration_ns))
-    log.log(
-        logging.WARNING if event.to_state is State.DOWN else logging.INFO, "backend-transition", event, **fields
-    )
+    log.log(logging.WARNING if event.to_state is State.DOWN else logging.INFO, "backend-transition", event, **fields)

@@ -15,9 +15,8 @@ states of each frontend: the present one, and the last one of an event, from whi
 A mass failure touches thousands of frontends at once, so they are published in slices: the event loop gets a turn after
 about a millisecond, and the rest follows at its next turns.
 
-Besides states, the pool that serves each frontend is followed: a frontend that another pool than its first serves works,
-and has no reserve left. What is not decided yet is no news: while a server of an earlier pool is unknown, as after a
-start, the fallback is not published.
+Besides states, the pool that serves each frontend is followed: a frontend that is served by a fallback works, and has
+lost a reserve. Nothing is published of it while a server of an earlier pool is unknown, as after a start.
 """
 
 from __future__ import annotations
@@ -66,8 +65,8 @@ class Frontends:
         self._told: dict[str, FrontendState] = {}
         # Of frontends that were last served by another pool than their first: the index of that pool.
         self._fallbacks: dict[str, int] = {}
-        # In the order in which they were touched, each with the last cause: a backend, or words. The words for a backend
-        # are only made where the frontend's state changes.
+        # In the order in which they were touched, each with the last cause: a backend, or words. The words for a
+        # backend are only made where the frontend's state changes.
         self._dirty: dict[str, LiveBackend | str] = {}
         self._scheduled = False
 
@@ -76,7 +75,7 @@ class Frontends:
         return self._states.get(name, FrontendState.UNKNOWN)
 
     def serving_pool(self, name: str) -> int:
-        """Index of a frontend's active pool, by the states as they are now; 0 where no pool can serve. Raises KeyError."""
+        """Index of a frontend's active pool by the present states; 0 where no pool can serve. Raises KeyError."""
         self._table.state(name)
         return self._table.computed_pool(name)
 

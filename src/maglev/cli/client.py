@@ -24,7 +24,7 @@ PAGE = 1_000
 # In the trailing metadata of a status that the daemon itself gave: it is there, VPP is not.
 AWAY = "maglev-away"
 MAX_ANSWER_BYTES = 64 << 20
-# The socket beside the API's that proves a login name, the metadata that carries the proof, and how long to wait for it.
+# The socket beside the API's that proves a login name, the metadata that carries the proof, and the time to wait.
 LOGIN_SUFFIX = ".login"
 LOGIN_METADATA = "maglev-login"
 LOGIN_SECONDS = 2.0

@@ -140,7 +140,9 @@ def step(position: Position, text: str, exists: Exists = never) -> Position:
     if words:
         raise UsageError(f"{escape(text)!r} is ambiguous: {', '.join(node.name for node, _ in words)}")
     hint = "; several words need quotes" if position.node.kind is Kind.TEXT else ""
-    near = difflib.get_close_matches(text[:LONGEST], [node.name for node, _ in position.following() if not node.kind], 1)
+    near = difflib.get_close_matches(
+        text[:LONGEST], [node.name for node, _ in position.following() if not node.kind], 1
+    )
     meant = f" did you mean {near[0]}?" if near else ""
     raise UsageError(f"{escape(text)!r} is not expected here:{meant} {expected(position)}{hint}")
 

@@ -17,7 +17,7 @@ import re
 from typing import Any
 
 import orjson
-from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 
 from maglev.cli.text import escape_json
@@ -65,7 +65,7 @@ def plain(message: Message) -> dict[str, Any]:
     return values
 
 
-def twin(field: FieldDescriptor) -> str | None:
+def twin(field: Any) -> str | None:
     """The key of the string that stands beside a number which doubles cannot hold; None for all other fields."""
     if _POINT_IN_TIME.search(field.name):
         return field.name.removesuffix("_ns")

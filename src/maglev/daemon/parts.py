@@ -21,9 +21,9 @@ from maglev.daemon.configfile import ConfigFile
 from maglev.daemon.options import Options
 from maglev.daemon.sdnotify import Notifier
 from maglev.daemon.statefile import StateFile
+from maglev.daemon.wallclock import WallClock
 from maglev.events.notices import is_notice
 from maglev.events.ring import EventRing
-from maglev.daemon.wallclock import WallClock
 from maglev.views.backends import Override
 from maglev.vpp.shown.dataplane import Dataplane
 from maglev.vpp.shown.stats import StatsPoller

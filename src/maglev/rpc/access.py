@@ -43,7 +43,7 @@ class Role(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A caller and its role: ``unix:LOGIN``, ``unix`` without a proved login, ``tcp:ADDRESS`` or ``tls:COMMON NAME``."""
+    """A caller (``unix:LOGIN``, ``unix`` without a proved login, ``tcp:ADDRESS``, ``tls:COMMON NAME``) and its role."""
 
     name: str
     role: Role

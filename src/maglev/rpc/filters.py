@@ -88,7 +88,10 @@ class EventFilter:
         self._whole: frozenset[type[Event]] = frozenset()
         if not (self.backends or self.frontends):
             self._whole = frozenset(
-                (*((BackendEvent, DrainEvent) * self.backend), *((FrontendEvent, PoolEvent, WeightEvent) * self.frontend))
+                (
+                    *((BackendEvent, DrainEvent) * self.backend),
+                    *((FrontendEvent, PoolEvent, WeightEvent) * self.frontend),
+                )
             )
 
     @property

@@ -47,9 +47,7 @@ _ROLES = {Role.VIEWER: pb.ROLE_VIEWER, Role.OPERATOR: pb.ROLE_OPERATOR}
 class MaglevService(pb_grpc.MaglevServicer):
     """The service ``Maglev`` over ``Services``."""
 
-    def __init__(
-        self, services: Services, *, callers: Callers | None = None, watchers: Watchers | None = None
-    ) -> None:
+    def __init__(self, services: Services, *, callers: Callers | None = None, watchers: Watchers | None = None) -> None:
         self._services = services
         self._checker = services.checker
         self._callers = callers if callers is not None else Callers(Role.VIEWER, Logins())

@@ -57,7 +57,7 @@ class LogControl:
 
     def start(self, *, bound: int = BOUND) -> None:
         """Write records of this process to the stream; at most ``bound`` lines wait for a slow reader."""
-        line_of = json_line if self._form == "json" else text_line
+        line_of: Callable[[Entry], str] = json_line if self._form == "json" else text_line
         if is_journal(self._stream, os.environ):
             line_of = prefixed(line_of)
         self._writer = Writer(self._stream, bound, line_of, self._level)
