@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from ipaddress import ip_address
@@ -330,6 +331,36 @@ async def test_http_1_0_gets_the_plain_body(server: MetricsServer) -> None:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"chunked" not in head
     assert parsed(body.decode())["maglev_x"][0].value == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "packed"),
+    [
+        (b"Accept-Encoding: gzip", True),
+        (b"accept-encoding: deflate, gzip;q=0.5", True),
+        (b"Accept-Encoding: gzip;q=0", False),
+        (b"Accept-Encoding: identity", False),
+        (b"X-Accept-Encoding: gzip", False),
+    ],
+)
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_the_text_is_compressed_for_those_who_take_that(
+    server: MetricsServer, header: bytes, packed: bool, version: bytes
+) -> None:
+    answer = await ask(server, b"GET /metrics HTTP/%b\r\n%b\r\n\r\n" % (version, header))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert (b"Content-Encoding: gzip" in head) is packed
+    assert b"Vary: Accept-Encoding" in head
+    text = unchunked(body) if version == b"1.1" else body
+    assert parsed((gzip.decompress(text) if packed else text).decode())["maglev_x"][0].value == 1
+
+
+async def test_healthz_says_that_the_loop_runs(server: MetricsServer) -> None:
+    assert (await ask(server, b"GET /healthz HTTP/1.1\r\n\r\n")).endswith(b"\r\n\r\nok\n")
+    head = await ask(server, b"HEAD /healthz HTTP/1.0\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert head.endswith(b"\r\n\r\n")
+    assert server.scraped == 0
 
 
 async def test_head_has_no_body(server: MetricsServer) -> None:

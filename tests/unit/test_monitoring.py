@@ -16,6 +16,9 @@ from tests.helpers.metrics import ROOT, documented, families, used
 # The rules of `promtool check metrics`, in short.
 UNITS = re.compile(r"_(milliseconds|microseconds|nanoseconds|minutes|hours|days|kilobytes|megabytes|percent|bits)\b")
 PROMTOOL = sorted((ROOT / "tests" / "promtool").glob("*.yml"))
+RUNBOOK = "file:///usr/share/doc/vpp-maglev/operations.md"
+"""Where the package puts the book; headings of Markdown have anchors in lower case."""
+
 KINDS = ("counter", "gauge", "histogram", "summary")
 
 
@@ -59,7 +62,8 @@ def test_every_alert_is_tested_and_has_words() -> None:
     operations = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     for rule in rules:
         assert rule["labels"]["severity"] in ("critical", "warning", "info")
-        assert set(rule["annotations"]) == {"summary", "description"}
+        assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+        assert rule["annotations"]["runbook_url"] == f"{RUNBOOK}#{rule['alert'].lower()}"
         assert f"### {rule['alert']}\n" in operations, "the book says what to do about it"
 
 

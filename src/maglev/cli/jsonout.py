@@ -68,8 +68,8 @@ def plain(message: Message) -> dict[str, Any]:
 def twin(field: Any) -> str | None:
     """The key of the string that stands beside a number which doubles cannot hold; None for all other fields."""
     if _POINT_IN_TIME.search(field.name):
-        return field.name.removesuffix("_ns")
-    return field.name + TEXT if field.containing_type is _COUNTERS and field.type == field.TYPE_UINT64 else None
+        return str(field.name).removesuffix("_ns")
+    return f"{field.name}{TEXT}" if field.containing_type is _COUNTERS and field.type == field.TYPE_UINT64 else None
 
 
 def rfc3339(ns: int) -> str | None:

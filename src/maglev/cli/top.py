@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -36,6 +36,11 @@ RETRY_SECONDS = 1.0
 # Transitions are counted over so long.
 WINDOW_SECONDS = 60
 EVENTS_KEPT = 100
+# Events from before the start are shown from so long ago.
+HISTORY_SECONDS = 600
+# Columns of a frontend's row in front of its weights, as a rule, and the least that the weights get.
+ROW_FRONT = 56
+LEAST_WEIGHTS = 24
 
 _RANK: Mapping[int, int] = {pb.FRONTEND_STATE_DOWN: 0, pb.FRONTEND_STATE_UNKNOWN: 1}
 
@@ -85,6 +90,17 @@ class Board:
             for event in batch.events:
                 self._take(event)
             self._complete |= batch.state_complete
+
+    def remember(self, past: Iterable[pb.PastEvent]) -> None:
+        """Events from before the stream, the newest first. Ignored once there are newer ones."""
+        with self._lock:
+            if self._events:
+                return
+            now = self._clock()
+            for one in sorted(past, key=lambda one: one.id):
+                self._events.append(one.event)
+                if one.event.WhichOneof("event") == "backend" and one.age_ns < WINDOW_SECONDS * 10**9:
+                    self._moved.append(now - one.age_ns / 1e9)
 
     def _take(self, event: pb.Event) -> None:
         match event.WhichOneof("event"):
@@ -169,7 +185,8 @@ class Board:
         table = Table(Style(style.colour), ("FRONTEND", "VIP", "STATE", "POOL", "SERVING", "WEIGHTS"), paint=("STATE",))
         # A row is a line, which the window cuts off; what is in its front may not push the state out.
         longest = max(8, style.columns // 3) if style.columns else sys.maxsize
-        lines = [*top, *table.lines(self._row(one, longest) for one in shown)]
+        room = max(LEAST_WEIGHTS, style.columns - ROW_FRONT) if style.columns else sys.maxsize
+        lines = [*top, *table.lines(self._row(one, longest, room) for one in shown)]
         lines += [""] * (self._room - len(shown))
         more = len(self._frontends) - self._first - len(shown)
         title = "EVENTS" + (f" ({self._lost} lost)" if self._lost else "")
@@ -216,14 +233,14 @@ class Board:
             facts.append(style.paint("reload refused", "error"))
         yield "  ".join(facts)
 
-    def _row(self, one: pb.FrontendInfo, longest: int) -> tuple[str, ...]:
+    def _row(self, one: pb.FrontendInfo, longest: int, room: int) -> tuple[str, ...]:
         # What was asked last about the pools; a new state shows before the weights do.
         detail = self._details.get(one.name)
         weights = ""
         if detail is not None and detail.active_pool_index < len(detail.pools):
             # Those without a weight first: there may be more than the line has room for.
             members = sorted(detail.pools[detail.active_pool_index].backends, key=lambda one: one.effective_weight > 0)
-            weights = ", ".join(map(_member, members))
+            weights = _fitting([_member(member) for member in members], room)
         return (
             cut(one.name, longest),
             cut(render.endpoint(one.address, one.protocol, one.port), longest),
@@ -239,6 +256,18 @@ def _rank(info: pb.FrontendInfo) -> int:
     return _RANK.get(
         info.state, 2 if info.active_pool_index else 3 if info.backends_usable < info.backends_wanted else 4
     )
+
+
+def _fitting(members: Sequence[str], room: int) -> str:
+    """As many whole members as fit, and how many more there are: a weight that is cut off looks like another one."""
+    text = ""
+    for at, member in enumerate(members):
+        longer = f"{text}, {member}" if text else member
+        rest = len(members) - at - 1
+        if text and len(longer) + (len(f" +{rest}") if rest else 0) > room:
+            return f"{text} +{rest + 1}"
+        text = longer
+    return text
 
 
 def _member(info: pb.PoolBackendInfo) -> str:
@@ -289,6 +318,7 @@ class _Feeder:
         while not self._ended.is_set():
             self._board.begin()
             try:
+                self._remember()
                 self._call = self._client.stub.WatchEvents(pb.WatchEventsRequest())
                 for batch in self._call:
                     self._board.feed(batch)
@@ -300,6 +330,15 @@ class _Feeder:
                 # The channel was closed under us.
                 return
             self._ended.wait(RETRY_SECONDS)
+
+    def _remember(self) -> None:
+        request = pb.ListEventsRequest(last_ns=HISTORY_SECONDS * 10**9, page_size=EVENTS_KEPT)
+        try:
+            self._board.remember(self._client.stub.ListEvents(request, timeout=CALL_SECONDS).events)
+        except grpc.RpcError as error:
+            # A daemon of 0.1 remembers nothing.
+            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                raise
 
     def _ask(self) -> None:
         asked = listed = -QUIET_SECONDS

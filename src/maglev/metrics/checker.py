@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from maglev.base.states import Code
+from maglev.base.states import Code, FrontendState
 from maglev.checker import PASSES, Checker, LiveBackend
 from maglev.checker.engine import BLOCKED_SINCE_NS, CODES, COUNTER, RECORD, RTT_COUNT, RTT_SUM_NS, TARGET
 from maglev.metrics.text import Family, labelled
@@ -43,6 +43,12 @@ class CheckerFamilies:
                 self._transitions,
             ),
             Family("maglev_frontend_state", "gauge", "1 for the present state of the frontend.", self._frontends),
+            Family(
+                "maglev_frontend_active_pool",
+                "gauge",
+                "Of a frontend that is up, the pool that serves it: 0 for its first pool, 1 and more for a fallback.",
+                self._active_pools,
+            ),
             Family(
                 "maglev_frontend_pool_backend_weight",
                 "gauge",
@@ -118,6 +124,15 @@ class CheckerFamilies:
     def _frontends(self) -> Iterator[str]:
         for name in self._frontend_names():
             yield f'maglev_frontend_state{{frontend="{name}",state="{self._checker.frontend_state(name)}"}} 1\n'
+
+    def _active_pools(self) -> Iterator[str]:
+        for name in self._frontend_names():
+            if self._checker.frontend_state(name) is FrontendState.UP:
+                pool = self._checker.serving_pool(name)
+                called = self._checker.frontend(name).pools[pool].name
+                yield f'maglev_frontend_active_pool{{frontend="{name}",pool="{called}"}} {pool}\n'
+            else:
+                yield ""
 
     def _frontend_names(self) -> Iterator[str]:
         for name in self._checker.config().frontends:

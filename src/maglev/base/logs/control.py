@@ -13,7 +13,7 @@ from maglev.base.events import Bus, LogEvent
 from maglev.base.logs.journal import is_journal, prefixed
 from maglev.base.logs.keeper import Keeper
 from maglev.base.logs.lines import json_line, text_line
-from maglev.base.logs.record import OFF, ROOT, Sink, level_name, parse_level, sinks
+from maglev.base.logs.record import OFF, ROOT, Entry, Sink, level_name, parse_level, sinks
 from maglev.base.logs.tap import Tap
 from maglev.base.logs.writer import BOUND, OtherLibraries, Writer
 
