@@ -18,7 +18,7 @@ BOOKS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
 # What is another every time: times, durations, counts since the start, process ids, versions.
 _CHANGING = (
-    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+",
+    r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d\.\d+",
     r"\d\d:\d\d:\d\d\.\d+",
     r"\b(?:\d+(?:\.\d+)?(?:ns|us|ms|s|m|h|d))+\b",
     r"\b\d+(?= (?:passed|failed)\b)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pwd
 import re
 import select
 import shutil
@@ -28,11 +29,15 @@ from maglev.base.states import Code, State
 from maglev.cli.client import Client
 from maglev.cli.docs import PRINTS
 from maglev.cli.errors import CommandError
+from maglev.cli.jsonout import twin
 from maglev.config.load import LoadResult
 from maglev.pb import maglev_pb2 as pb
 from maglev.rpc.server import RpcServer, ServerOptions
 from maglev.schema.problems import Problem, ProblemKind
 from tests.helpers.rpc import FakeDaemon, fake_daemon, large_config, small_config
+
+LOGIN = pwd.getpwuid(os.getuid()).pw_name
+"""The caller, as the kernel knows it."""
 
 DEADLINE = 30.0
 COMMAND = [sys.executable, "-m", "maglev.cli.main"]
@@ -299,7 +304,7 @@ def test_a_dangerous_reload_needs_force(served: Served) -> None:
 
     assert served.run("config reload").status == 1
     assert served.run("config reload force").status == 0
-    assert served.daemon.loader.reloads == [(True, "unix")]
+    assert served.daemon.loader.reloads == [(True, f"unix:{LOGIN}")]
 
 
 # How a command of the book is written to be run.
@@ -327,7 +332,8 @@ def test_every_command_prints_the_json_that_the_book_tells(served: Served, comma
     objects = answer.json if isinstance(prints, tuple) else [answer.json]
     assert objects
     for one in objects:
-        assert list(one) == [field.name for field in message.DESCRIPTOR.fields]
+        keys = [key for field in message.DESCRIPTOR.fields for key in (field.name, twin(field)) if key]
+        assert list(one) == keys
 
 
 def test_json_of_lists_is_an_array_over_all_pages(tmp_path: Path) -> None:
@@ -470,7 +476,7 @@ def test_commands_from_a_pipe_are_all_run(served: Served) -> None:
 
     assert "web0 weight 100" in answer.out
     assert "bogus" in answer.err
-    assert served.daemon.checker.asked == [("drain", "web0", "unix", "a b", 0)]
+    assert served.daemon.checker.asked == [("drain", "web0", f"unix:{LOGIN}", "a b", 0)]
     assert answer.status == 2
 
 
@@ -868,7 +874,7 @@ def test_top_follows_what_happens_on_a_small_screen(served: Served, terminal: Ca
     served.do(lambda: served.daemon.checker.move("web0", State.DOWN, Code.L4CON))
     top.expect("backend web0  up -> down  L4CON")
     top.expect("web0 0 down, web1 0")
-    top.expect("transitions 1 in 60 s")
+    top.expect("transitions 3 in 60 s")  # with those from before
 
     served.stop()
     top.expect("maglevd away: ")

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from maglev.daemon.statefile import encode
 from maglev.pb import maglev_pb2 as pb
-from tests.helpers.daemon import DaemonProcess, HttpTarget, Watcher, reserved_port
+from tests.helpers.daemon import DEADLINE, DaemonProcess, HttpTarget, Watcher, reserved_port
 
 ONE = "127.0.11.1"
 TWO = "127.0.11.2"
@@ -352,14 +352,19 @@ async def test_start_with_a_bad_file_ends_with_the_status_of_check(tmp_path: Pat
     assert any("event=config-error" in line for line in daemon.log)
 
 
-async def test_second_daemon_on_one_socket_is_refused(lab: Lab, tmp_path: Path) -> None:
+async def test_second_daemon_on_one_socket_does_not_take_it(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "second").mkdir()
     second = DaemonProcess(
         tmp_path / "second", config(lab.port), "--vpp-api-addr=", f"--grpc-socket={lab.daemon.socket}"
     )
-    await second.spawn()
-    assert await second.wait() == 1
-    assert any("another process answers" in line for line in second.log)
+    async with second:
+        line = await second.logged("event=listener-down listener=grpc-unix")
+        assert "another process answers there" in line
+        async with lab.daemon.api() as stub:
+            info = await stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=DEADLINE)
+        assert lab.daemon.process is not None
+        assert info.pid == lab.daemon.process.pid, "the first one still answers"
+        assert await second.stop() == 0
 
 
 async def test_a_pipe_in_place_of_the_file_is_refused_and_does_not_hang(tmp_path: Path) -> None:
