@@ -264,7 +264,8 @@ async def test_the_record_of_a_change_has_what_was_asked_for(start: Start, caplo
 
     records = [vars(one) for one in caplog.records if vars(one).get("maglev_event") == "api-change"]
     drain, zero = (one["maglev_fields"] for one in records)
-    assert (drain["backend"], drain["reason"], drain["duration"], drain["by"]) == ("web0", "disk by=root", "2h0m0s", "unix")
+    assert (drain["backend"], drain["by"]) == ("web0", "unix")
+    assert (drain["reason"], drain["duration"]) == ("disk by=root", "2h0m0s")
     said = [one.getMessage() for one in caplog.records if vars(one).get("maglev_event") == "api-change"]
     assert said[0] == "unix called DrainBackend backend=web0 reason='disk by=root' duration=2h0m0s"
     assert (zero["frontend"], zero["pool"], zero["weight"]) == ("www", "primary", "0"), "zero is a weight"

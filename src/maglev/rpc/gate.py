@@ -252,9 +252,10 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         self._count(call.name, code)
         if call.method in OPERATOR_CALLS:
             asked = _asked(call.request)
+            added = "".join(f" {key}={_one(value)}" for key, value in asked.items())
             log.info(
                 "api-change",
-                f"{call.caller.name} called {call.name}" + "".join(f" {key}={_one(value)}" for key, value in asked.items()),
+                f"{call.caller.name} called {call.name}{added}",
                 call=call.name,
                 by=call.caller.name,
                 address=address_of(call.peer),
