@@ -26,7 +26,8 @@ from maglev.pb import maglev_pb2 as pb
 from maglev.pb.maglev_pb2_grpc import MaglevStub
 from maglev.rpc import server
 from maglev.rpc.access import OPERATOR_CALLS, Role
-from maglev.rpc.listeners import CannotListen
+from maglev.rpc.listeners import MAX_PATH_BYTES, CannotListen
+from maglev.rpc.logins import Logins
 from maglev.rpc.server import RpcServer, ServerOptions
 from maglev.rpc.service import MaglevService
 from maglev.rpc.status import TooMany
@@ -250,6 +251,39 @@ async def test_each_verb_reaches_the_checker_with_caller_reason_and_duration(sta
     ]
     again = await stub.EnableBackend(pb.ChangeBackendRequest(name="web0"), timeout=DEADLINE)
     assert not again.changed
+
+
+async def test_the_record_of_a_change_has_what_was_asked_for(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "maglev.rpc")
+    stub = (await start()).unix()
+
+    request = pb.ChangeBackendRequest(name="web0", reason="disk by=root", duration_ns=2 * 3600 * 10**9)
+    await stub.DrainBackend(request, timeout=DEADLINE)
+    weight = pb.SetWeightRequest(frontend="www", pool="primary", backend="web0", weight=0)
+    await stub.SetFrontendPoolBackendWeight(weight, timeout=DEADLINE)
+
+    records = [vars(one) for one in caplog.records if vars(one).get("maglev_event") == "api-change"]
+    drain, zero = (one["maglev_fields"] for one in records)
+    assert (drain["backend"], drain["by"]) == ("web0", "unix")
+    assert (drain["reason"], drain["duration"]) == ("disk by=root", "2h0m0s")
+    said = [one.getMessage() for one in caplog.records if vars(one).get("maglev_event") == "api-change"]
+    assert said[0] == "unix called DrainBackend backend=web0 reason='disk by=root' duration=2h0m0s"
+    assert (zero["frontend"], zero["pool"], zero["weight"]) == ("www", "primary", "0"), "zero is a weight"
+
+
+async def test_a_socket_path_without_room_for_the_logins_is_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "maglev.rpc")
+    logins = Logins()
+    path = tmp_path / ("s" * (MAX_PATH_BYTES - len(os.fsencode(tmp_path)) - 1))
+
+    await logins.start(path)
+    await logins.stop()
+
+    (record,) = [one for one in caplog.records if vars(one).get("maglev_event") == "api-logins-off"]
+    assert record.getMessage().count(str(path)) == 1
+    assert f"may have {MAX_PATH_BYTES} bytes" in record.getMessage()
 
 
 async def test_bad_words_of_a_change_are_refused(start: Start) -> None:

@@ -127,6 +127,26 @@ def test_a_pipe_gets_a_line_for_each_row_and_one_for_the_headings() -> None:
     assert list(table.lines([("a" * 90, "y")])) == ["a" * 90 + "  y"]
 
 
+def test_a_long_detail_is_cut_before_rows_take_two_lines_and_is_whole_in_a_pipe() -> None:
+    detail = "connection refused by the firewall of the other site, as it says itself in its ICMP message"
+    rows = [("web0", "192.0.2.1", "up", ""), ("web1", "192.0.2.2", "down", detail)]
+    headings = ("BACKEND", "ADDRESS", "STATE", "DETAIL")
+
+    narrow = list(Table(Style(False, lambda: 80), headings, shorten=("DETAIL",)).lines(rows))
+    pipe = list(Table(Style(False), headings, shorten=("DETAIL",)).lines(rows))
+
+    assert len(narrow) == 3, "a line for each row"
+    assert narrow[2] == "web1     192.0.2.2  down   " + detail[:52] + "…"
+    assert len(narrow[2]) == 80
+    assert pipe[2].endswith(detail)
+
+
+def test_what_is_cut_for_want_of_room_is_cut_no_more_than_that() -> None:
+    fits = list(Table(Style(False, lambda: 12), ("A", "DETAIL"), shorten=("DETAIL",)).lines([("a", "x" * 9)]))
+
+    assert fits == ["A  DETAIL", "a  " + "x" * 9]
+
+
 @pytest.mark.parametrize("columns", [1, 2, 3, 7, 20, 79, 80, 200])
 def test_no_table_is_wider_than_its_terminal(columns: int) -> None:
     rows = [(f"backend-{at}", "2001:db8::" + "f" * at, "up drained", "word " * at + ".") for at in range(40)]

@@ -252,9 +252,10 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         self._count(call.name, code)
         if call.method in OPERATOR_CALLS:
             asked = _asked(call.request)
+            added = "".join(f" {key}={_one(value)}" for key, value in asked.items())
             log.info(
                 "api-change",
-                f"{call.caller.name} called {call.name}" + "".join(f" {key}={value}" for key, value in asked.items()),
+                f"{call.caller.name} called {call.name}{added}",
                 call=call.name,
                 by=call.caller.name,
                 address=address_of(call.peer),
@@ -277,6 +278,11 @@ async def _drive(inner: Any, request: Any, context: Context) -> None:
     async with aclosing(stream) as messages:
         async for message in messages:
             await context.write(message)
+
+
+def _one(value: str) -> str:
+    """A value in a message: in quotes if it has spaces, so that no reason looks like another field of the record."""
+    return repr(value) if " " in value else value
 
 
 def _asked(request: Any) -> dict[str, str]:

@@ -74,10 +74,11 @@ class Logins:
             self._server = await loop.create_unix_server(lambda: _Connection(self), sock=listener)
         except (OSError, CannotListen) as error:
             listener.close()
-            why = error.strerror if isinstance(error, OSError) else error
+            # CannotListen names the path itself.
+            why = f"{path}: {error.strerror}" if isinstance(error, OSError) else error
             log.warning(
                 "api-logins-off",
-                f"{path}: {why}: the log names callers on the Unix socket unix, without their login names",
+                f"{why}: the log names callers on the Unix socket unix, without their login names",
                 address=str(path),
             )
             return

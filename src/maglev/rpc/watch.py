@@ -180,7 +180,7 @@ class Watchers:
         status = self._checker.backend_status(name)
         configured = self._checker.config().backends.get(name)
         if configured is None:
-            raise UnknownName("backend", name)
+            raise UnknownName("backend", name, among=self._checker.config().backends)
         last = status.transitions[-1] if status.transitions else None
         return _encoded(
             BackendEvent(

@@ -170,7 +170,7 @@ class Dataplane:
             source = after = AfterReload(self._states, config)
             new = after.new()
         if frontend is not None and frontend not in source.config().frontends:
-            raise UnknownName("frontend", frontend)
+            raise UnknownName("frontend", frontend, among=source.config().frontends)
         names = list(source.config().frontends) if frontend is None else [frontend]
         actual = await self.reconciler.refresh()
         # A reload during the read may have taken frontends away.

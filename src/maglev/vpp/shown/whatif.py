@@ -33,7 +33,7 @@ class AfterReload(StateSource):
         """The state of a backend after the reload. Raises ``UnknownName``."""
         backend = self._config.backends.get(name)
         if backend is None:
-            raise UnknownName("backend", name)
+            raise UnknownName("backend", name, among=self._config.backends)
         before = self._now.config().backends.get(name)
         if before is not None and before.address == backend.address:
             return self._now.backend_state(name)

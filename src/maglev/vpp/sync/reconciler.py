@@ -252,9 +252,10 @@ class Reconciler:
 
     def frontend(self, name: str) -> Frontend:
         """The configured frontend of that name. Raises ``UnknownName``."""
-        frontend = self._rooms.announced.in_force.frontends.get(name)
+        among = self._rooms.announced.in_force.frontends
+        frontend = among.get(name)
         if frontend is None:
-            raise UnknownName("frontend", name)
+            raise UnknownName("frontend", name, among=among)
         return frontend
 
     def released(self, name: str) -> bool:
