@@ -85,6 +85,24 @@ cdef Slot* stamped_slot(State* e, const uint8_t* data, uint32_t length, bint v6)
     return NULL
 
 
+# Does an interface's driver say that it gives SND stamps? Asked once, when the interface is first seen: without an
+# answer the first probe that passes tells. The driver's word matters after a start in the middle of trouble, when
+# nothing has passed yet: a queue of ours that drops everything would pass for dead servers. Any user may ask.
+cdef uint8_t stamps_told(const Origin* origin, int number) noexcept nogil:
+    cdef ifreq request
+    cdef ethtool_ts_info info
+    memset(&request, 0, sizeof(request))
+    memset(&info, 0, sizeof(info))
+    request.ifr_ifindex = number
+    if ioctl(origin.resolver, SIOCGIFNAME, &request) < 0:
+        return STAMPS_UNKNOWN
+    info.cmd = ETHTOOL_GET_TS_INFO
+    request.ifr_data = &info
+    if ioctl(origin.resolver, SIOCETHTOOL, &request) < 0 or not info.so_timestamping & SOF_TIMESTAMPING_TX_SOFTWARE:
+        return STAMPS_UNKNOWN
+    return STAMPS_WORK
+
+
 # The place + 1 of an interface in the origin's table; 0: the table is full.
 cdef uint8_t interface_place(Origin* origin, int number) noexcept nogil:
     cdef uint32_t i
@@ -96,6 +114,7 @@ cdef uint8_t interface_place(Origin* origin, int number) noexcept nogil:
     memset(&origin.interfaces[origin.interface_count], 0, sizeof(Interface))
     origin.interfaces[origin.interface_count].number = number
     origin.interfaces[origin.interface_count].up = True
+    origin.interfaces[origin.interface_count].stamps = stamps_told(origin, number)
     origin.interface_count += 1
     return <uint8_t>origin.interface_count
 

@@ -484,3 +484,24 @@ cdef inline void thread_begin(const char* name) noexcept nogil:
     sigfillset(&every)
     pthread_sigmask(SIG_SETMASK, &every, NULL)
     thread_name(name)
+
+cdef extern from "linux/if.h" nogil:
+    struct ifreq:
+        char ifr_name[16]
+        int ifr_ifindex
+        void* ifr_data
+
+cdef extern from "sys/ioctl.h" nogil:
+    int ioctl(int fd, unsigned long request, ...)
+
+cdef extern from "linux/sockios.h" nogil:
+    enum:
+        SIOCGIFNAME
+        SIOCETHTOOL
+
+cdef extern from "linux/ethtool.h" nogil:
+    enum:
+        ETHTOOL_GET_TS_INFO
+    struct ethtool_ts_info:
+        uint32_t cmd
+        uint32_t so_timestamping

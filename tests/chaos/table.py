@@ -483,7 +483,6 @@ def _host(group: str, trouble: str) -> Callable[[Stage], Awaitable[bool]]:
         async with contextlib.AsyncExitStack() as stack:
             if trouble == "queue":
                 await stack.enter_async_context(stage.undying())
-                await asyncio.sleep(max(0.0, stage.daemon.spawned + LEARNT_SECONDS - time.monotonic()))
             await stage.world.break_host(group, trouble)
             await _pause(stage, 2.0, 4.0)
             await stage.world.mend_host(group)
@@ -491,10 +490,6 @@ def _host(group: str, trouble: str) -> Callable[[Stage], Awaitable[bool]]:
 
     return play
 
-
-LEARNT_SECONDS = 5.0
-"""Seconds after a start in which no queue is broken, or again: the engine cannot tell such a loss from a dead server
-before it has seen that the driver stamps what leaves."""
 
 HOST_ON = {
     "route": True,

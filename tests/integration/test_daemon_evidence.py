@@ -17,7 +17,14 @@ from tests.helpers.apart import compiled
 from tests.helpers.daemon import DEADLINE, DaemonProcess, Watcher
 from tests.helpers.engine import listener, port_of
 from tests.helpers.netns import SERVER, SERVER6, Pair, inside, ip, pair
-from tests.helpers.trouble import firewall, full_neighbour_table, neighbour_table_alone
+from tests.helpers.trouble import (
+    firewall,
+    full_neighbour_table,
+    neighbour_table_alone,
+    permanent,
+    refusing_queue,
+    silent_queue,
+)
 from tests.helpers.vpprig import all_weights
 
 BEYOND, BEYOND6 = "198.51.100.20", "2001:db8:7::20"
@@ -228,3 +235,30 @@ async def test_four_hundred_dead_servers_on_our_link_take_no_live_one_out(
                 await one.serving(t4=0, **dict.fromkeys(dead, 0))
         finally:
             await one.vpp.stop()
+
+
+@pytest.mark.parametrize("trouble", [refusing_queue, silent_queue])
+async def test_a_queue_that_drops_from_the_start_on_takes_no_server_out(
+    nets: Pair, port: int, tmp_path: Path, trouble: Callable[[str], contextlib.AbstractContextManager[None]]
+) -> None:
+    """No probe has passed yet, so that only the driver can say that its stamps are to be believed."""
+    async with host(tmp_path, ROUTED, config(nets, port, ROUTED, warmup="1s")) as (one, _):
+        permanent(nets)
+        assert await one.daemon.stop() == 0
+        with trouble(nets.client):
+            await one.daemon.start()
+            async with one.daemon.api() as stub:
+                assert await one.reasons(stub) <= {"not probed: own queue dropped it", "not probed: no buffer: ENOBUFS"}
+                assert one.vpp.journal.writes() == []
+        async with one.daemon.api() as stub:
+            await Watcher(stub).states(**dict.fromkeys(ROUTED, "up"))
+        assert one.vpp.journal.writes() == []
+
+
+async def test_servers_that_are_dead_from_the_start_on_go_out(nets: Pair, port: int, tmp_path: Path) -> None:
+    async with host(tmp_path, ROUTED, config(nets, port, ROUTED, warmup="1s")) as (one, _):
+        permanent(nets)
+        assert await one.daemon.stop() == 0
+        with firewall(nets.server, "drop", hook="input"):
+            await one.daemon.start()
+            await one.serving(**dict.fromkeys(ROUTED, 0))
