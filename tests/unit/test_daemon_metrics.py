@@ -172,6 +172,8 @@ FIGURES = DataplaneFigures(
     unmanaged_vips=1,
     cost_factor=1.5,
     estimated_work_ns=2_000_000_000,
+    mass_changes=True,
+    commands_failed=0,
 )
 
 

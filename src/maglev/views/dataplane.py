@@ -142,6 +142,7 @@ class DataplaneFigures:
     ``vpp`` is None while VPP is away. ``api_total`` counts messages by name, direction and result; ``lbsync`` counts
     changes by scope (all, one) and kind; ``drift`` counts changes that something else made, by kind. ``unmanaged_vips``
     are VIPs in VPP that are not configured and are left alone. ``cost_factor`` is measured cost against the formula.
+    ``mass_changes``: many servers may change by commands of VPP's CLI; ``commands_failed`` counts those that failed.
     """
 
     vpp: DataplaneInfo | None
@@ -159,3 +160,5 @@ class DataplaneFigures:
     unmanaged_vips: int
     cost_factor: float
     estimated_work_ns: int
+    mass_changes: bool
+    commands_failed: int

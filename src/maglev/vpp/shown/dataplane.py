@@ -119,6 +119,8 @@ class Dataplane:
             unmanaged_vips=len(reconciler.unmanaged),
             cost_factor=reconciler.pacer.factor,
             estimated_work_ns=reconciler.pacer.spent_ns,
+            mass_changes=reconciler.mass_changes,
+            commands_failed=counters.commands_failed,
         )
 
     def traffic(self) -> Iterator[VipTraffic]:
