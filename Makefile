@@ -37,7 +37,7 @@ PROGRAMS := $(OUT)/maglevd $(OUT)/maglevc
 EXT_SOURCES := $(shell find ext -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 
 .PHONY: help deps build check debug run test test-debug test-vpp test-asan fuzz fuzz-deps fuzz-install robot bench \
-    bench-deps lint alerts pkg-deps pkg-build pkg-deb lock wheel test-pkg soak proto clean
+    bench-deps lint alerts pkg-deps pkg-build pkg-deb lock wheel test-pkg soak chaos proto clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -136,7 +136,7 @@ lint: build ## ruff, mypy, cython-lint, the import contracts and the house rules
 check: build ## what to run before a commit: lint, unit and property tests; under a minute
 	$(PY) -m tests.run check
 
-test: pkg-deps build build/promtool ## all of it: lint, pytest, Robot, debug build, packages, a short soak; a summary at the end
+test: pkg-deps build build/promtool ## all of it: lint, pytest, Robot, debug build, packages, a minute of chaos, a short soak; a summary at the end
 	$(PY) -m tests.run
 
 debug: build ## a build with bounds checks, assertions and no optimisation in build/debug (PYTHONPATH=build/debug)
@@ -185,6 +185,10 @@ test-pkg: pkg-deps build ## build the packages; install, run, upgrade, remove, p
 
 soak: build ## 20 minutes of trouble with 20,000 targets, then all must agree (SOAK="--seconds N --seed N")
 	$(PY) -m tests.soak --lateness 5ms $(SOAK)
+
+CHAOS_SECONDS ?= 600
+chaos: build ## ten minutes of kills, cut files and broken links, each write judged (CHAOS_SECONDS=n CHAOS_SEED=n)
+	$(PY) -m tests.chaos --seconds $(CHAOS_SECONDS) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
 
 bench: build ## the benchmarks (BENCH=name: one of them)
 	$(PY) -m bench $(BENCH)

@@ -55,6 +55,7 @@ cdef struct Outcome:
     int active_pool
     int state          # FrontendState
     bint usable
+    bint undecided     # not usable, but a member without a verdict could make it so
 
 
 cdef inline int clamp(long weight) noexcept nogil:
@@ -110,6 +111,7 @@ cdef Outcome evaluate(Member* members, Py_ssize_t count, int unit, bint keep_on_
     cdef bint all_unknown = count > 0
     outcome.active_pool = 0
     outcome.usable = False
+    outcome.undecided = False
     for i in range(count):
         # Members are in the order of their pools, so the first eligible one is in the active pool.
         if not outcome.usable and eligible(members[i].state, members[i].drained, members[i].weight):
@@ -117,6 +119,8 @@ cdef Outcome evaluate(Member* members, Py_ssize_t count, int unit, bint keep_on_
             outcome.usable = True
         if members[i].state != UNKNOWN:
             all_unknown = False
+        elif not members[i].drained and members[i].weight > 0:
+            outcome.undecided = True
     for i in range(count):
         members[i].effective = rule(
             members[i].state, members[i].drained, members[i].pool == outcome.active_pool, members[i].weight
@@ -129,6 +133,7 @@ cdef Outcome evaluate(Member* members, Py_ssize_t count, int unit, bint keep_on_
         )
     if outcome.usable:
         outcome.state = FRONTEND_UP
+        outcome.undecided = False
     elif all_unknown:
         outcome.state = FRONTEND_UNKNOWN
     else:
@@ -446,6 +451,7 @@ cdef struct FrontendRow:
     bint keep
     int active_pool
     int state
+    bint undecided
 
 
 cdef struct Backend:
@@ -618,6 +624,7 @@ cdef class WeightTable:
         outcome = evaluate(members, line.count, line.unit, line.keep)
         line.active_pool = outcome.active_pool
         line.state = outcome.state
+        line.undecided = outcome.undecided
         return outcome
 
     def compute(self):
@@ -633,6 +640,24 @@ cdef class WeightTable:
     def computed_state(self, str name):
         """The state of a frontend as it was last worked out. Raises KeyError."""
         return FRONTEND_STATES[self.rows[<Py_ssize_t> self.frontend_index[name]].state]
+
+    def outlook(self, names):
+        """Work out these frontends; the index of the active pool of each that is usable, -1 for others.
+
+        Raises KeyError.
+        """
+        cdef list result = []
+        cdef Outcome outcome
+        for name in names:
+            outcome = self.work_out(self.frontend_index[name])
+            result.append(outcome.active_pool if outcome.usable else -1)
+        return result
+
+    def undecided(self, str name):
+        """Whether a frontend is not usable, as it was last worked out, while a member has no verdict that could change
+        that: one that is not drained and has a weight. Raises KeyError.
+        """
+        return bool(self.rows[<Py_ssize_t> self.frontend_index[name]].undecided)
 
     def state(self, str name):
         """Work out one frontend, and return its state. Raises KeyError."""

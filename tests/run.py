@@ -1,9 +1,9 @@
 """Runs the whole suite, or the steps named on the command line, and prints what ran and how long it took.
 
 ``python -m tests.run [GROUP | STEP ...]``, where a group is one of check, lint, fuzz, alerts, pytest, debug, robot,
-package and soak. Every step runs, even after a failed one, and prints to the terminal. The exit status is 1 if any step
-failed. The last line is ``N passed, N failed``, which counts the tests of pytest and Robot, and each other step as one.
-Reports go to ``build/reports``.
+package, chaos and soak. Every step runs, even after a failed one, and prints to the terminal. The exit status is 1 if
+any step failed. The last line is ``N passed, N failed``, which counts the tests of pytest and Robot, and each other
+step as one. Reports go to ``build/reports``.
 """
 
 from __future__ import annotations
@@ -134,6 +134,7 @@ STEPS = (
         pytest(PACKAGE_XML, "--durations=8", "tests/package"),
         lambda: count_pytest(PACKAGE_XML),
     ),
+    Step("chaos", ("chaos",), (sys.executable, "-m", "tests.chaos", "--seconds", "60", "--brief")),
     Step("short soak", ("soak",), (sys.executable, "-m", "tests.soak", "--seconds", "120")),
 )
 

@@ -9,6 +9,10 @@ cdef int64_t wall_seconds() noexcept nogil:
     return now.tv_sec
 
 
+cdef int64_t boot_seconds() noexcept nogil:
+    return clock_ns(CLOCK_BOOTTIME) // SECOND
+
+
 cdef void authorities_release(TlsPool* pool, Authorities* one) noexcept nogil:
     cdef Authorities** at = &pool.trusted
     if one is NULL:
@@ -154,7 +158,7 @@ cdef SSL_CTX* context_make(const TlsContext* context, X509_STORE* store) noexcep
     SSL_CTX_sess_set_new_cb(ctx, tls_session_came)
     if store is not NULL:
         SSL_CTX_set1_cert_store(ctx, store)
-        SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL)
+        SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, dates_judge)
         SSL_CTX_set_verify_depth(ctx, TLS_MAX_DEPTH)
     else:
         SSL_CTX_set_verify(ctx, SSL_VERIFY_NONE, NULL)

@@ -69,15 +69,45 @@ def _server_name(params):
     return name
 
 
-def _compile(name, pattern):
-    import re2
+# One of each kind of bytes that an assertion of RE2 tells apart: a newline, one of words, another.
+_NEXT_BYTES = tuple(bytes((code,)) for code in (10, 97, 32))
 
-    options = re2.Options()
-    options.log_errors = False
-    try:
-        return re2.compile(pattern.encode(), options)
-    except re2.error as error:
-        raise ValueError(f"healthcheck {name!r}: response-regexp: {error}") from None
+
+class _Expression:
+    """A response-regexp, for bodies that have ended and for those that have not.
+
+    What matches in an unfinished body counts only if no further byte can undo it. ``ok$`` matches in "ok" and not in
+    "okay", and the same goes for ``\\b``: an assertion at the end of what has come depends on the next byte. Other
+    assertions do not exist (RE2 looks at one byte on either side), and to these a byte is a newline, a letter of words,
+    or another. So the match has to end before a byte of each of the three: each is appended once, and the expression is
+    to be followed by any byte. A body that never ends does not match ``ok$``.
+    """
+
+    __slots__ = ("_ended", "_unfinished")
+
+    def __init__(self, name, pattern):
+        import re2
+
+        options = re2.Options()
+        options.log_errors = False
+        pattern = pattern.encode()
+        try:
+            self._ended = re2.compile(pattern, options)
+        except re2.error as error:
+            raise ValueError(f"healthcheck {name!r}: response-regexp: {error}") from None
+        try:
+            self._unfinished = re2.compile(b"(?:" + pattern + rb")\C", options)
+        except re2.error:
+            self._unfinished = None     # an open \Q quotes what is put behind it: such a body is searched at its end
+
+    def ended(self, body):
+        """True if it is in a whole body."""
+        return self._ended.search(body) is not None
+
+    def unfinished(self, body):
+        """True if it is in a body, whatever follows."""
+        found = self._unfinished
+        return found is not None and all(found.search(body + byte) is not None for byte in _NEXT_BYTES)
 
 
 def _kind(check):
@@ -169,7 +199,7 @@ cdef int _fill_tls(Check* c, object params) except -1:
 cdef class CheckEntry:
     """A check that was added: kept until it was removed and no target uses it any more."""
     cdef object check
-    cdef object expression      # of the response's body; None without one
+    cdef object expression      # _Expression of the response's body; None without one
     cdef uint32_t number
     cdef uint32_t targets
     cdef uint8_t kind           # PROBE_*
@@ -215,7 +245,7 @@ cdef class Checks:
             if sum(map(len, request)) > MAX_REQUEST:
                 raise ValueError(f"healthcheck {check.name!r}: the request is longer than {MAX_REQUEST} bytes")
             if check.params.response_regexp is not None:
-                entry.expression = _compile(check.name, check.params.response_regexp)
+                entry.expression = _Expression(check.name, check.params.response_regexp)
         entry.number = self.unused[len(self.unused) - 1] if self.unused else len(self.table)
         if entry.number == MAX_CHECKS:
             raise EngineError(f"more than {MAX_CHECKS} checks")
@@ -288,6 +318,7 @@ cdef class OriginEntry:
     cdef tuple key
     cdef uint32_t number
     cdef uint32_t targets
+    cdef uint32_t vantage       # shared by all origins of one namespace, family and source
 
 
 cdef class Origins:
@@ -353,6 +384,15 @@ cdef class Origins:
         self.by_key[key] = self.by_number[entry.number] = entry
         return entry
 
+    cdef uint32_t vantage(self, object netns, bint v6, object source):
+        """The number that origins of one namespace, family and source address share; a free one for the first."""
+        cdef OriginEntry known
+        for key, known in self.by_key.items():
+            if key[:3] == (netns, v6, source):
+                return known.vantage
+        taken = {known.vantage for known in self.by_key.values()}
+        return min(set(range(len(taken) + 1)) - taken)
+
     cdef int fill(self, Origin* origin, OriginEntry entry) except -1:
         cdef bytes packed
         netns, v6, source, kind, whole, ports = entry.key
@@ -362,7 +402,8 @@ cdef class Origins:
         origin.whole = whole
         origin.want_tcp = kind == PROBE_SYN
         origin.ports.wanted = ports
-        origin.icmp.fd = origin.tcp.fd = origin.resolver = -1
+        origin.icmp.fd = origin.tcp.fd = origin.resolver = origin.netlink = origin.aside[0] = origin.aside[1] = -1
+        origin.vantage = entry.vantage = self.vantage(netns, v6, source)
         origin.failure.retry_delay = 250 * MS
         packed = os.urandom(8)
         memcpy(&origin.magic, <const char*>packed, 8)

@@ -10,22 +10,39 @@ cdef void refresh_clock(State* e) noexcept nogil:
     e.clock.now = now
 
 
+# The wall clock was set since the last tick if it moved against CLOCK_BOOTTIME by more than its frequency may be
+# corrected. `moved`: against CLOCK_MONOTONIC, which does not count the time for which the machine was suspended.
+cdef void count_step(State* e, int64_t moved) noexcept nogil:
+    cdef int64_t suspended = clock_ns(CLOCK_BOOTTIME) - clock_ns(CLOCK_MONOTONIC)
+    cdef int64_t slewed = (e.clock.now - e.clock.compared) // SLEW
+    moved -= suspended - e.clock.suspended
+    e.clock.suspended = suspended
+    if -10 * MS - slewed <= moved <= 10 * MS + slewed:
+        return
+    e.stats.counters[STAT_CLOCK_STEPS] += 1
+    e.stats.counters[STAT_CLOCK_STEP] = moved
+
+
 # The wall clock less the monotonic one. It lies between two readings, however long we were not let run in between.
-# Setting the clock makes earlier time stamps worthless, like a stall of that length.
+# Setting the clock makes earlier time stamps worthless, like a stall of that length; so does a suspended machine.
 cdef void read_wall(State* e) noexcept nogil:
     cdef int64_t before = clock_ns(CLOCK_MONOTONIC)
     cdef int64_t wall = clock_ns(CLOCK_REALTIME)
     cdef int64_t after = clock_ns(CLOCK_MONOTONIC)
     cdef int64_t step = 0
+    cdef int64_t moved = 0
     if e.clock.wall < wall - after:
         step = wall - after - e.clock.wall
     elif e.clock.wall > wall - before:
         step = e.clock.wall - (wall - before)
     if step:
+        moved = wall - before - e.clock.wall
         e.clock.wall = wall - before
     if step > MS:
-        e.clock.stalled += step
-        e.stats.counters[STAT_CLOCK_STEPS] += 1
+        # No probe takes longer; and the clock may be set by decades, which the sum could not hold often.
+        e.clock.stalled += step if step < STALL_MOST * <int64_t>SECOND else STALL_MOST * <int64_t>SECOND
+        count_step(e, moved)
+    e.clock.compared = before
 
 
 cdef inline int64_t stalled_since(const State* e, const Slot* slot) noexcept nogil:

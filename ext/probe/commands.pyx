@@ -1,6 +1,14 @@
 # Commands of Python and the regexp thread. The engine thread applies them at the start of a tick.
 
 
+# A target without a verdict may have one with its first probe: that is stamped. One that is presumed good passes as a
+# rule, and is treated as one that does.
+cdef void doubt_anew(State* e, Slot* slot) noexcept nogil:
+    slot.evidence = 0
+    if slot.state == HEALTH_UNKNOWN and slot.counter < e.checks[slot.check].rise:
+        slot.evidence = EVIDENCE_DOUBT
+
+
 cdef void set_state(State* e, uint32_t index, const Command* command) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     cdef Record* record = &e.records[index]
@@ -9,6 +17,7 @@ cdef void set_state(State* e, uint32_t index, const Command* command) noexcept n
     slot.counter = command.counter
     slot.reported = command.state
     slot.flags &= ~(SLOT_PAUSED | SLOT_UNREPORTED | SLOT_SPREAD)
+    doubt_anew(e, slot)
     record_begin(record)
     record.generation = command.generation
     record.state = command.state
@@ -32,8 +41,10 @@ cdef void do_add(State* e, const Command* command) noexcept nogil:
     slot.v6 = command.v6
     slot.stream = NIL
     slot.backoff = 0
+    slot.refused = slot.interface = 0
     memset(slot.source, 0, 4)
     memcpy(slot.address, command.address, 16)
+    e.anchors[command.slot] = 0
     record_begin(record)
     record.epoch = command.epoch
     record.last_code = CODE_NONE
@@ -59,11 +70,13 @@ cdef void do_change(State* e, const Command* command) noexcept nogil:
     slot.origin = command.origin
     slot.type = command.type
     slot.backoff = 0
+    slot.refused = slot.interface = 0
     memset(slot.source, 0, 4)
     session_put(e, slot, NULL)
     # The state is the one that Python knows: a transition that it has not read yet is of the old generation.
     slot.state = slot.reported = command.state
     slot.counter = command.counter
+    doubt_anew(e, slot)
     slot.flags &= ~SLOT_UNREPORTED
     record_begin(record)
     record.generation = command.generation
@@ -77,20 +90,6 @@ cdef void do_change(State* e, const Command* command) noexcept nogil:
         due = e.clock.now + draw_below(&e.clock.random, interval)
     slot.lag = 0
     plan_probe(e, command.slot, due)
-
-
-cdef void do_verdict(State* e, const Command* command) noexcept nogil:
-    cdef Slot* slot = &e.slots[command.slot]
-    if (
-        slot.phase != PHASE_JUDGING
-        or slot.generation != command.generation
-        or slot.serial != command.serial
-    ):
-        return
-    if command.matched:
-        conclude(e, command.slot, True, CODE_L7OK, DETAIL_STATUS, command.status, slot.deadline - slot.sent)
-    elif failure_stands(e, command.slot):
-        conclude(e, command.slot, False, CODE_L7RSP, DETAIL_HTTP, FAULT_NO_MATCH, slot.deadline - slot.sent)
 
 
 cdef void command_apply(State* e, const Command* command) noexcept nogil:
@@ -112,7 +111,7 @@ cdef void command_apply(State* e, const Command* command) noexcept nogil:
     elif command.op == OP_ADD:
         do_add(e, command)
     elif command.op == OP_VERDICT:
-        do_verdict(e, command)
+        search_answer(e, command)
     elif command.op == OP_AUTHORITIES:
         store32(&e.tls.authorities, e.tls.authorities + 1)
     elif not slot.flags & SLOT_ACTIVE:
@@ -146,6 +145,8 @@ cdef void command_apply(State* e, const Command* command) noexcept nogil:
                 slot.counter = <uint8_t>health_max(check.rise, check.fall)
             else:
                 slot.counter = <uint8_t>health_entry(HEALTH_UNKNOWN, check.rise, check.fall)
+            if slot.phase == PHASE_IDLE:
+                doubt_anew(e, slot)
             record_begin(record)
             record.counter = slot.counter
             record_end(record)

@@ -7,6 +7,7 @@
 # sees at once. A file says in its head which thread runs it.
 
 from health cimport (
+    HEALTH_DOWN,
     HEALTH_UNKNOWN,
     HEALTH_UP,
     Health,
@@ -34,11 +35,18 @@ include "clock.pyx"
 include "verdict.pyx"
 include "origin.pyx"
 include "filter.pyx"
+include "neighbour.pyx"
+include "departure.pyx"
+include "evidence.pyx"
 include "opener.pyx"
 include "icmp.pyx"
 include "tcp_syn.pyx"
 include "raw.pyx"
 include "stream.pyx"
+include "search.pyx"
+include "linger.pyx"
+include "proving.pyx"
+include "dates.pyx"
 include "authorities.pyx"
 include "tls.pyx"
 include "handover.pyx"

@@ -146,8 +146,11 @@ cdef class HttpParser:
 
     def feed(self, const uint8_t[::1] data):
         """Take bytes; those after the end of the response are ignored."""
+        cdef size_t taken = 0
         if data.shape[0]:
-            http_feed(&self.http, &data[0], data.shape[0])
+            if self.http.rest == 0:
+                taken = http_feed(&self.http, &data[0], data.shape[0])
+            http_skip(&self.http, &data[0] + taken, data.shape[0] - taken)
 
     def eof(self):
         """The server has closed."""
@@ -163,7 +166,12 @@ cdef class HttpParser:
 
     @property
     def fault(self):
-        return HTTP_FAULTS.get(self.http.fault, "")
+        return HTTP_FAULTS.get(self.http.fault, "").format(status=self.http.status)
+
+    @property
+    def rest(self):
+        """True while the end of the response is known and has not come: the verdict does not need it."""
+        return self.http.rest != 0
 
     @property
     def body(self):

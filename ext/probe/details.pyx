@@ -40,6 +40,9 @@ HTTP_FAULTS = {
     FAULT_CLOSED_HEAD: "closed within the headers",
     FAULT_CLOSED_BODY: "closed within the body",
     FAULT_NO_MATCH: "body does not match",
+    FAULT_STATUS: "status {status:03}",
+    FAULT_TLS: "answers with TLS: use type https",
+    FAULT_HTTP2: "answers with HTTP/2",
 }
 
 _BLOCKS = {
@@ -54,13 +57,23 @@ _BLOCKS = {
     BLOCK_FILTER: "cannot attach a packet filter",
     BLOCK_AUTHORITIES: "cannot read the certificate authorities",
     BLOCK_TLS: "cannot do TLS",
-    BLOCK_CLOCK: "cannot judge certificates by this clock",
 }
 
+# Why a probe did not leave this host: its name in counters and logs, and words for people. In the order of BLOCK_*.
+UNPROBED = {
+    BLOCK_BUFFER: ("buffer", "no buffer"),
+    BLOCK_ROUTE: ("route", "no route"),
+    BLOCK_LINK: ("link", "link down"),
+    BLOCK_FIREWALL: ("firewall", "firewall"),
+    BLOCK_NEIGHBOURS: ("neighbours", "neighbour table full (net.{family}.neigh.default.gc_thresh3)"),
+    BLOCK_QUEUE: ("queue", "own queue dropped it"),
+}
 
 _TLS = {
     TLS_FAULT_CLOSED: "closed within the handshake",
     TLS_FAULT_FLOOD: "far too much data",
+    TLS_FAULT_PLAIN: "answers without TLS",
+    TLS_FAULT_PLAIN_HTTP: "answers without TLS: use type http",
 }
 
 # OpenSSL's reasons against a certificate, where a transition needs plainer words.
@@ -115,7 +128,8 @@ def render_detail(int kind, unsigned int value, name=None):
         text = (_ICMP4 if kind == DETAIL_ICMP4 else _ICMP6).get(number, "error")
         return f"{text} ({name} {number[0]}/{number[1]})"
     if kind == DETAIL_STATUS:
-        return str(value)
+        # No status at all, by its number: the word says what the number is.
+        return str(value) if 100 <= value <= 599 else HTTP_FAULTS[FAULT_STATUS].format(status=value)
     if kind == DETAIL_HTTP:
         return HTTP_FAULTS.get(value, "")
     if kind == DETAIL_TIMEOUT:
@@ -123,7 +137,7 @@ def render_detail(int kind, unsigned int value, name=None):
     if kind == DETAIL_TLS_VERIFY:
         if value in (X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH):
             return f"certificate is not valid for {name or 'this server'}"
-        return _VERIFY.get(value) or f"certificate: {X509_verify_cert_error_string(value).decode('ascii', 'replace')}"
+        return _verify_text(value)
     if kind == DETAIL_TLS_ALERT:
         text = _TLS_ALERTS.get(value) or SSL_alert_desc_string_long(value).decode("ascii", "replace")
         return f"TLS alert: {text}"
@@ -136,10 +150,20 @@ def render_detail(int kind, unsigned int value, name=None):
     return ""
 
 
-def render_blocked(int kind, int error, netns=None, ca_file=None):
+cdef str _verify_text(uint32_t code):
+    """OpenSSL's reason to refuse a certificate."""
+    return _VERIFY.get(code) or f"certificate: {X509_verify_cert_error_string(code).decode('ascii', 'replace')}"
+
+
+def render_blocked(int kind, int error, netns=None, ca_file=None, bint v6=False):
     """Why a target cannot be probed: the errno's name, what failed, and what helps where that is known."""
     if kind == BLOCK_NONE:
         return ""
+    if kind in UNPROBED:
+        text = "not probed: " + UNPROBED[kind][1].format(family="ipv6" if v6 else "ipv4")
+        return f"{text}: {errnos.errorcode.get(error, str(error))}" if error else text
+    if kind == BLOCK_CLOCK:
+        return f"not probed: clock: {_verify_text(error)} by this host's clock, which may be wrong"
     text = f"{errnos.errorcode.get(error, str(error))}: {_BLOCKS.get(kind, 'cannot probe')}"
     if kind == BLOCK_NETNS and netns:
         text += f" {netns!r}"
@@ -152,4 +176,6 @@ def render_blocked(int kind, int error, netns=None, ca_file=None):
         text += " (needs CAP_SYS_ADMIN)"
     elif error in (EMFILE, ENFILE):
         text += " (raise LimitNOFILE)"
+    elif error == EADDRNOTAVAIL and kind == BLOCK_CONNECT:
+        text += " (no free port: net.ipv4.ip_local_port_range)"
     return text

@@ -10,6 +10,7 @@ import os
 import re
 import struct
 import threading
+import time
 from collections import namedtuple
 
 from maglev._probecore import BOUND_SECONDS
@@ -32,6 +33,7 @@ from probe.numbers cimport *
 from probe.openssl cimport *
 from probe.packet cimport *
 from probe.ring cimport *
+from probe.schedule cimport clock_ns
 from probe.state cimport *
 from probe.sys cimport *
 from probe.tls cimport *
@@ -87,8 +89,11 @@ cdef class Engine:
     cdef object _judge_thread
     cdef bint _started
     cdef bint _judge_stop
+    cdef object _clock_grace
 
-    def __cinit__(self, *, capacity=1 << 17, key=None, user_agent="vpp-maglev", ring=1 << 16):
+    def __cinit__(
+        self, *, capacity=1 << 17, key=None, user_agent="vpp-maglev", ring=1 << 16, clock_anchor=0, clock_grace=600.0
+    ):
         cdef bytes secret = os.urandom(16) if key is None else bytes(key)
         if not 1 <= capacity <= MAX_CAPACITY:
             raise ValueError(f"capacity must be 1..{MAX_CAPACITY}, not {capacity}")
@@ -101,6 +106,10 @@ cdef class Engine:
         self._checks = Checks(self._native, user_agent)
         self._targets = Targets(self._native, self._checks, Origins(self._native))
         self._reader = Reader(self._targets)
+        if not 0 <= clock_grace <= 86400:
+            raise ValueError(f"clock_grace must be 0..86400 seconds, not {clock_grace}")
+        self._clock_grace = clock_grace
+        self._native.e.tls.anchor = clock_anchor
 
     # ---- life
 
@@ -125,6 +134,11 @@ cdef class Engine:
         """An eventfd that is readable while transitions or results wait."""
         return self._native.e.reports.notify
 
+    @property
+    def clock_anchor(self):
+        """The engine's anchor of the wall clock (dates.pyx); 0: none."""
+        return load64(&self._native.e.tls.anchor)
+
     def start(self):
         """Start the engine's threads."""
         cdef State* e = self._native.e
@@ -134,6 +148,7 @@ cdef class Engine:
         e.settings.ephemeral_low, e.settings.ephemeral_high = _ephemeral()
         # Nothing is older than this module's own file: a clock that says so cannot tell what has expired.
         e.tls.clock_floor = int(os.stat(__file__).st_mtime)
+        e.tls.grace_until = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + round(self._clock_grace * SECOND)
         self._thread = threading.Thread(target=self._run, name="maglev-probe", daemon=True)
         self._judge_thread = threading.Thread(target=self._judge_run, name="maglev-regexp", daemon=True)
         self._started = True
@@ -197,8 +212,11 @@ cdef class Engine:
                 finally:
                     free(job.body)
                 expression = self._checks.expression(job.check)
-                if expression is not None:      # else it was removed meanwhile, and the target with it
-                    self._answer(&job, expression.search(body) is not None)
+                if expression is None:          # it was removed meanwhile, and the target with it
+                    continue
+                matched = (expression.ended if job.kind == JUDGE_WHOLE else expression.unfinished)(body)
+                if matched or job.kind != JUDGE_PART:
+                    self._answer(&job, matched)
 
     cdef int _answer(self, const Judgement* job, bint matched) except -1:
         cdef Command command
@@ -209,6 +227,9 @@ cdef class Engine:
         command.serial = job.serial
         command.status = job.status
         command.matched = matched
+        command.judged = job.kind
+        command.when = job.when
+        command.limit = job.limit
         try:
             self._native.push(&command)
         except EngineError:

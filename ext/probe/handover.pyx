@@ -60,12 +60,38 @@ cdef void tls_hand_over(State* e, Stream* stream, Slot* slot) noexcept nogil:
     if tls.session is not NULL:
         e.stats.counters[STAT_TLS_SESSION_BYTES] -= sizeof(Session) + tls.session.length
         slot.session = NULL
+    tls.task.anchor = e.anchors[stream.slot] if e.anchors[stream.slot] else e.tls.anchor
+    tls.task.serving = slot.state == HEALTH_UP or (
+        slot.state == HEALTH_UNKNOWN and slot.counter >= e.checks[slot.check].rise
+    )
     tls.task.sent = slot.sent
     tls.task.handed = e.clock.now
     tls.own = seen_late(e, stream, slot)
     tls.worker = e.tls.next
     e.tls.next = (e.tls.next + 1) % e.tls.worker_count
     tls_send(e, tls, TLS_START)
+    if e.checks[slot.check].regexp:
+        stream.body_at = slot.sent
+        search_plan(e, stream, SEARCH_FIRST)
+
+
+# Ask for what has come of the body; the answer may take its time.
+cdef void tls_peek(State* e, Tls* tls) noexcept nogil:
+    if not tls.peeking and not tls.over:
+        tls.peeking = True
+        tls_send(e, tls, TLS_PEEK)
+
+
+# What has come of the body.
+cdef void tls_peeked(State* e, Tls* tls) noexcept nogil:
+    cdef Stream* stream = &e.streams.table[tls.stream]
+    cdef uint8_t* part = tls.part
+    tls.peeking = False
+    tls.part = NULL
+    if tls.orphan:
+        free(part)
+    else:
+        search_part(e, stream.slot, part, tls.part_bytes, tls.part_status, tls.part_at)
 
 
 cdef void tls_free(State* e, Tls* tls) noexcept nogil:
@@ -75,6 +101,7 @@ cdef void tls_free(State* e, Tls* tls) noexcept nogil:
     free(tls.session)
     free(tls.task.request)
     free(tls.io.out)
+    free(tls.part)
     free(tls)
     e.tls.count -= 1
 
@@ -123,6 +150,10 @@ cdef void tls_ended(State* e, Tls* tls) noexcept nogil:
         tls_free(e, tls)
         stream_close(e, at, False)
         return
+    if tls.outcome.anchor:
+        clock_believed(e, index, tls.outcome.anchor)
+    if tls.outcome.unsure:
+        e.stats.counters[STAT_DATES_UNSURE] += 1
     stream.own = tls.own
     session_put(e, slot, tls.session)
     tls.session = NULL
@@ -134,14 +165,19 @@ cdef void tls_ended(State* e, Tls* tls) noexcept nogil:
         slot.phase = PHASE_RECEIVING
         stream.http.codes = NULL
         response_done(e, at, when)
+    elif outcome == TLS_LOCAL and kind == BLOCK_CLOCK:
+        date_doubted(e, index, <int>value)
     elif outcome == TLS_LOCAL:
         stream_blocked(e, index, kind, <int>value)
     elif outcome == TLS_TIMED_OUT or when > slot.deadline + stalled_since(e, slot) + stream.own:
         if outcome != TLS_TIMED_OUT:
             code = CODE_L6TOUT
+        stream.arrived = when
+        if code == CODE_L7TOUT and search_last(e, index):
+            return
         stream_fail(e, index, code, DETAIL_TIMEOUT, <uint32_t>((slot.deadline - slot.sent) // MS), 0)
     elif outcome == TLS_PASSED:
-        stream_end(e, at)
+        proof_passed(e, index)
         conclude(e, index, True, code, DETAIL_NONE, 0, when - slot.sent)
     elif kind == DETAIL_TLS_VERIFY or kind == DETAIL_TLS_ERROR:
         stream_refused(e, index, code, kind, value, when - slot.sent)
@@ -167,6 +203,8 @@ cdef void tls_take(State* e) noexcept nogil:
             tls.outstanding -= 1
             if message.what == TLS_ENDED:
                 tls.over = True
+            elif message.what == TLS_PEEKED:
+                tls_peeked(e, tls)
             elif not tls.over and not tls.orphan:
                 # It goes on: what had come was waiting for us.
                 tls.expiring = False

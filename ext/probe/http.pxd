@@ -35,20 +35,28 @@ cdef enum:
     FAULT_CLOSED_HEAD = 7
     FAULT_CLOSED_BODY = 8
     FAULT_NO_MATCH = 9          # the body does not match the expression
+    FAULT_STATUS = 10           # a status outside 100 to 599 (RFC 9110, 15)
+    FAULT_TLS = 11              # the first bytes are a TLS record
+    FAULT_HTTP2 = 12            # the first bytes are a frame of HTTP/2
 
 cdef struct Http:
     uint64_t left               # bytes of the body, or of this chunk, still to come
     uint32_t head_bytes
     uint32_t body_bytes         # in `body`
     uint32_t body_space
+    uint32_t searched           # bytes of an unfinished body that were given to the expression
     uint16_t status
     uint16_t line_bytes         # of this line so far, at most HTTP_LINE are kept
     uint8_t state               # HttpState
     uint8_t framing             # HttpFraming
     uint8_t fault               # HttpFault
+    uint8_t rest                # the state to go on in with what follows the verdict, 0: nothing of it is read
+    bint foreign                # the first byte is one of TLS or HTTP/2
     bint length_seen
     bint head_request           # the answer to HEAD has no body
     bint want_body
+    bint skipping               # the verdict is made: bytes of the body are counted, not kept
+    uint32_t skipped            # such bytes
     bint no_memory              # the body could not be kept: our trouble, not the server's
     const uint64_t* codes       # the statuses that are good, one bit each; a body is read for those only
     uint8_t* body               # malloc'd when wanted; the caller frees it

@@ -1,6 +1,10 @@
 # A response parser that takes bytes as they come, split anywhere, and ends in HTTP_COMPLETE or HTTP_FAILED. It does no
 # I/O and reads no byte twice, so any split of the same bytes gives the same end. Runs on the engine thread, and over
 # TLS on a TLS thread.
+#
+# A response is complete for the verdict as soon as nothing after it can change it: mostly with its head. What follows
+# of a response whose end is known (`rest`) may still be read, so that the server can write it without an error:
+# `http_skip` finds that end.
 
 
 cdef void http_init(Http* http, const uint64_t* codes, bint head_request, bint want_body) noexcept nogil:
@@ -28,13 +32,37 @@ cdef bint http_status_byte_ok(int at, uint8_t byte) noexcept nogil:
     cdef const char* prefix = b"HTTP/1."
     if at < 7:
         return byte == <uint8_t>prefix[at]
-    if at == 7 or at == 10 or at == 11:
+    if at == 7 or 9 <= at <= 11:
         return 48 <= byte <= 57
     if at == 8 or at == 12:
         return byte == 32
-    if at == 9:
-        return 49 <= byte <= 53
     return True
+
+
+# A first byte that no status line has, and that TLS or HTTP/2 begins with: a server of these answers a plain request
+# with an alert (record type 21; 22: a handshake), or with the SETTINGS frame that precedes all others, perhaps with
+# GOAWAY alone. Two bytes tell TLS from noise, nine are the head of a frame (RFC 8446, 5.1; RFC 9113, 4.1 and 3.4).
+cdef inline bint http_foreign(uint8_t first) noexcept nogil:
+    return first == 0 or first == 21 or first == 22
+
+
+cdef void http_foreign_byte(Http* http, uint8_t byte) noexcept nogil:
+    cdef int at = http.line_bytes
+    http.foreign = True
+    http.line[at] = <char>byte
+    http.line_bytes += 1
+    if at == 0:
+        return
+    if http.line[0] != 0:
+        http_fail(http, FAULT_TLS if byte == 3 else FAULT_NOT_HTTP)
+    elif at == 1 and byte > 0x40:
+        http_fail(http, FAULT_NOT_HTTP)     # a frame longer than a server may send at first
+    elif at == 3 and byte != 4 and byte != 7:
+        http_fail(http, FAULT_NOT_HTTP)     # neither SETTINGS nor GOAWAY
+    elif at >= 4 and byte != 0:
+        http_fail(http, FAULT_NOT_HTTP)     # flags, or a stream: these two have none
+    elif at == 8:
+        http_fail(http, FAULT_HTTP2)
 
 
 cdef void http_status_line(Http* http) noexcept nogil:
@@ -42,6 +70,9 @@ cdef void http_status_line(Http* http) noexcept nogil:
         http_fail(http, FAULT_NOT_HTTP)
         return
     http.status = (http.line[9] - 48) * 100 + (http.line[10] - 48) * 10 + (http.line[11] - 48)
+    if not 100 <= http.status <= 599:
+        http_fail(http, FAULT_STATUS)
+        return
     http.framing = HTTP_UNTIL_CLOSE
     http.length_seen = False
     http.state = HTTP_HEADERS
@@ -106,20 +137,22 @@ cdef void http_end_of_head(Http* http) noexcept nogil:
     if 100 <= http.status < 200 and http.status != 101:
         http.state = HTTP_STATUS_LINE       # an interim response: the real one follows
         return
-    if (
-        not http.want_body
-        or http.head_request
-        or http.status in (101, 204, 304)
-        or not http_code_good(http.codes, http.status)
-    ):
+    if http.head_request or http.status in (101, 204, 304) or (http.framing == HTTP_LENGTH and http.left == 0):
         http.state = HTTP_COMPLETE
-    elif http.framing == HTTP_CHUNKED:
+        return
+    http.state = HTTP_BODY
+    if http.framing == HTTP_CHUNKED:
         http.left = 0
         http.state = HTTP_CHUNK_SIZE
-    elif http.framing == HTTP_LENGTH and http.left == 0:
+    if not http.want_body or not http_code_good(http.codes, http.status):
+        http_settle(http)
+
+
+# The verdict needs no more of this response. Where its end is known, the rest of it can be read to there.
+cdef void http_settle(Http* http) noexcept nogil:
+    if HTTP_BODY <= http.state < HTTP_COMPLETE:
+        http.rest = 0 if http.framing == HTTP_UNTIL_CLOSE else http.state
         http.state = HTTP_COMPLETE
-    else:
-        http.state = HTTP_BODY
 
 
 # A whole line of the head, without its line end.
@@ -188,8 +221,26 @@ cdef bint http_keep(Http* http, const uint8_t* data, size_t length) noexcept nog
     return http.body_bytes == HTTP_MAX_BODY
 
 
-# Take `length` bytes. Stops at the end of the response; later bytes do not matter.
-cdef void http_feed(Http* http, const uint8_t* data, size_t length) noexcept nogil:
+# A copy of the body as far as it has come, which the caller frees; NULL: no memory.
+cdef uint8_t* http_copy(const Http* http) noexcept nogil:
+    cdef uint8_t* copy = <uint8_t*>malloc(http.body_bytes)
+    if copy is not NULL:
+        memcpy(copy, http.body, http.body_bytes)
+    return copy
+
+
+# Take bytes of a body: keep them, or count them. True: no more than that.
+cdef inline bint http_take(Http* http, const uint8_t* data, size_t length) noexcept nogil:
+    if not http.skipping:
+        return http_keep(http, data, length)
+    if length > HTTP_MAX_BODY - http.skipped:
+        return True
+    http.skipped += <uint32_t>length
+    return False
+
+
+# Take `length` bytes. Stops at the end of the response; later bytes do not matter. Returns how many it has taken.
+cdef size_t http_feed(Http* http, const uint8_t* data, size_t length) noexcept nogil:
     cdef size_t i = 0
     cdef size_t part
     cdef uint8_t byte
@@ -198,9 +249,9 @@ cdef void http_feed(Http* http, const uint8_t* data, size_t length) noexcept nog
             part = length - i
             if (http.state == HTTP_CHUNK_DATA or http.framing == HTTP_LENGTH) and part > http.left:
                 part = http.left
-            if http_keep(http, data + i, part):
+            if http_take(http, data + i, part):
                 http.state = HTTP_COMPLETE
-                return
+                return i + part
             i += part
             if http.state == HTTP_CHUNK_DATA:
                 http.left -= part
@@ -212,10 +263,11 @@ cdef void http_feed(Http* http, const uint8_t* data, size_t length) noexcept nog
                 if http.left == 0:
                     http.state = HTTP_COMPLETE
             continue
-        byte = data[i]
-        i += 1
+        byte, i = data[i], i + 1
         http.head_bytes += 1
-        if http.head_bytes > HTTP_MAX_HEAD and http.state <= HTTP_HEADERS:
+        if http.foreign or (http.head_bytes == 1 and http_foreign(byte)):
+            http_foreign_byte(http, byte)
+        elif http.head_bytes > HTTP_MAX_HEAD and http.state <= HTTP_HEADERS:
             http_fail(http, FAULT_HEAD_TOO_LONG)
         elif byte == 10:
             if http.line_bytes and http.line_bytes <= HTTP_LINE and http.line[http.line_bytes - 1] == 13:
@@ -247,7 +299,20 @@ cdef void http_feed(Http* http, const uint8_t* data, size_t length) noexcept nog
             http_fail(http, FAULT_BAD_CHUNK)    # a size with an endless extension
         else:
             http.line_bytes = HTTP_LINE + 1     # longer than the kept part of a line
+    return i
 
+
+# The verdict is made: look for the end of the response in what follows. At its end `rest` is 0; so it is where there is
+# more than is worth reading, or no body after all.
+cdef void http_skip(Http* http, const uint8_t* data, size_t length) noexcept nogil:
+    if http.rest == 0:
+        return
+    http.state = http.rest
+    http.skipping = True
+    http_feed(http, data, length)
+    http.rest = 0 if http.state >= HTTP_COMPLETE else http.state
+    http.state = HTTP_COMPLETE
+    http.fault = FAULT_NONE         # bad chunks after the verdict end the reading, and mean no more
 
 # The server has closed. A body without a length ends so; anything else is cut off.
 cdef void http_eof(Http* http) noexcept nogil:
@@ -257,6 +322,8 @@ cdef void http_eof(Http* http) noexcept nogil:
         http.state = HTTP_COMPLETE
     elif http.state == HTTP_STATUS_LINE and http.head_bytes == 0:
         http_fail(http, FAULT_CLOSED_EMPTY)
+    elif http.foreign:
+        http_fail(http, FAULT_NOT_HTTP)
     elif http.state <= HTTP_HEADERS:
         http_fail(http, FAULT_CLOSED_HEAD)
     else:

@@ -73,6 +73,7 @@ cdef bint tables_new(State* e, uint32_t capacity, uint32_t ring) noexcept nogil:
     e.slots = <Slot*>table_new(capacity, sizeof(Slot))
     e.records = <Record*>table_new(capacity, sizeof(Record))
     e.due = <uint32_t*>calloc(capacity, sizeof(uint32_t))
+    e.anchors = <int64_t*>calloc(capacity, sizeof(int64_t))
     e.checks = <Check**>calloc(MAX_CHECKS, sizeof(Check*))
     e.origins.table = <Origin**>calloc(MAX_ORIGINS, sizeof(Origin*))
     e.streams.scratch = <uint8_t*>calloc(1, SCRATCH)
@@ -85,6 +86,7 @@ cdef bint tables_new(State* e, uint32_t capacity, uint32_t ring) noexcept nogil:
         and e.slots is not NULL
         and e.records is not NULL
         and e.due is not NULL
+        and e.anchors is not NULL
         and e.checks is not NULL
         and e.origins.table is not NULL
         and e.streams.scratch is not NULL
@@ -121,6 +123,7 @@ cdef State* state_new(uint32_t capacity, uint32_t ring, const Key* key) noexcept
         errno_set(ENOMEM)
         return NULL
     raw_buffers_init(e)
+    evidence_init(e)
     return e
 
 
@@ -159,6 +162,7 @@ cdef void state_free(State* e) noexcept nogil:
     ring_free(&e.reports.results)
     ring_free(&e.judge.bodies)
     free(e.due)
+    free(e.anchors)
     free(e.checks)
     free(e.origins.table)
     free(e.streams.scratch)

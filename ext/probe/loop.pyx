@@ -40,8 +40,12 @@ cdef void visit(State* e, uint32_t index) noexcept nogil:
         return
     if slot.phase == PHASE_IDLE:
         if slot.due > e.clock.now + TICK:
+            if slot.stream != NIL:
+                linger_visit(e, index)
             plan_probe(e, index, slot.due)
         else:
+            if slot.stream != NIL:
+                stream_end(e, slot.stream)
             probe_start(e, index)
         return
     if slot.phase == PHASE_WAITING:
@@ -51,6 +55,11 @@ cdef void visit(State* e, uint32_t index) noexcept nogil:
             plan(e, index, slot.deadline + JUDGE_LIMIT)
         else:
             repeat(e, index, soon(e))
+        return
+    if slot.phase == PHASE_RECEIVING or slot.phase == PHASE_TLS:
+        search_visit(e, index)
+    if slot.phase == PHASE_PROVING:
+        proof_visit(e, index)
         return
     # Time that we were not let run does not count; if it was much of the probe's time the probe is worth nothing.
     lost = stalled_since(e, slot)
@@ -78,6 +87,7 @@ cdef void visit(State* e, uint32_t index) noexcept nogil:
 
 cdef void tick(State* e) noexcept nogil:
     cdef uint32_t count, i
+    cdef int lane
     cdef Origin* origin
     cdef uint64_t one = 1
     e.stats.counters[STAT_TICKS] += 1
@@ -116,10 +126,9 @@ cdef void tick(State* e) noexcept nogil:
     for i in range(e.origins.top):
         origin = e.origins.table[i]
         if origin is not NULL:
-            if origin.batch_count[0]:
-                raw_flush(e, origin, 0)
-            if origin.batch_count[1]:
-                raw_flush(e, origin, 1)
+            for lane in range(LANES):
+                if origin.batch_count[lane]:
+                    raw_flush(e, origin, lane)
     if e.waiting.count:
         fifo_walk(e)
     if e.tls.count:
@@ -216,6 +225,8 @@ cdef void engine_loop(State* e) noexcept nogil:
     sched_slice(SLICE)
     e.clock.now = clock_ns(CLOCK_MONOTONIC)
     e.clock.wall = clock_ns(CLOCK_REALTIME) - e.clock.now
+    e.clock.compared = e.clock.now
+    e.clock.suspended = clock_ns(CLOCK_BOOTTIME) - clock_ns(CLOCK_MONOTONIC)
     while not load32(&e.inbox.stopping):
         tick(e)
         rest(e)

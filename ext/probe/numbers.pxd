@@ -58,6 +58,14 @@ cdef enum:
     BLOCK_AUTHORITIES = 10
     BLOCK_TLS = 11
     BLOCK_CLOCK = 12
+    # From here on: the probe did not leave this host, or our own routing refused it (evidence.pyx).
+    BLOCK_BUFFER = 13               # no memory for the packet, on its path or in the socket
+    BLOCK_ROUTE = 14                # no route, while no other target passes either
+    BLOCK_LINK = 15                 # the interface is down, has no carrier, or is gone
+    BLOCK_FIREWALL = 16             # our own packet filter
+    BLOCK_NEIGHBOURS = 17           # no room in the kernel's neighbour table
+    BLOCK_QUEUE = 18                # accepted by the kernel, and not given to the driver
+    BLOCK_COUNT = 19
 
 # How many kinds maglev.base.states.CheckType has: durations are counted by them. Checked where Python reads them.
 cdef enum:
@@ -91,9 +99,13 @@ cdef enum:
     STAT_LATE_TLS = 26
     STAT_CLOCK_STEPS = 27
     STAT_LATE_PORT = 28
-    STAT_TARGETS = 29               # gauges from here
-    STAT_IN_FLIGHT = 30
-    STAT_WAITING_FD = 31
-    STAT_TLS_SESSION_BYTES = 32
-    STAT_RX_BUFFER = 33             # bytes of the receive buffer that overflowed last
-    STAT_COUNT = 34
+    STAT_DATES_DOUBTED = 29         # of certificates, as the clock may be wrong
+    STAT_DATES_UNSURE = 30          # verdicts by a clock that the kernel calls unsynchronised
+    STAT_UNPROBED = 31              # six of them, from BLOCK_BUFFER on
+    STAT_TARGETS = 37               # gauges from here
+    STAT_IN_FLIGHT = 38
+    STAT_WAITING_FD = 39
+    STAT_TLS_SESSION_BYTES = 40
+    STAT_RX_BUFFER = 41             # bytes of the receive buffer that overflowed last
+    STAT_CLOCK_STEP = 42            # ns that the wall clock was set by, when it was set last
+    STAT_COUNT = 43

@@ -11,11 +11,17 @@ cdef int origin_bind(Origin* origin, int fd) noexcept nogil:
     return bind(fd, <sockaddr*>&name, length)
 
 
+# Don't Fragment: a packet that cannot be in parts needs no identification, and to make one costs the kernel as much as
+# all that this program does for a probe.
+cdef void whole_packets(int fd) noexcept nogil:
+    cdef int whole = IP_PMTUDISC_DO
+    setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &whole, sizeof(whole))
+
+
 cdef int open_raw(Origin* origin, RawSocket* raw, bint tcp, uint32_t* allow) noexcept nogil:
     cdef int one = 1
     cdef int space = 4 << 20
     cdef int offset = 16
-    cdef int whole = IP_PMTUDISC_DO
     cdef int proto = IPPROTO_TCP if tcp else IPPROTO_ICMPV6 if origin.v6 else IPPROTO_ICMP
     cdef int kind = BLOCK_RAW_TCP if tcp else BLOCK_RAW_ICMP
     raw.tcp = tcp
@@ -43,9 +49,7 @@ cdef int open_raw(Origin* origin, RawSocket* raw, bint tcp, uint32_t* allow) noe
     elif setsockopt(raw.fd, IPPROTO_IP, IP_HDRINCL, &one, sizeof(one)) < 0:
         return origin_failed(origin, kind)
     if not tcp and origin.whole:
-        # Don't Fragment: a packet that cannot be in parts needs no identification, and to make one costs the kernel as
-        # much as all that this program does for a probe.
-        setsockopt(raw.fd, IPPROTO_IP, IP_MTU_DISCOVER, &whole, sizeof(whole))
+        whole_packets(raw.fd)
     if setsockopt(raw.fd, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof(one)) < 0:
         return origin_failed(origin, kind)
     # Beyond rmem_max only CAP_NET_ADMIN may go; what overflows is noticed and repeated.
@@ -54,6 +58,33 @@ cdef int open_raw(Origin* origin, RawSocket* raw, bint tcp, uint32_t* allow) noe
     if setsockopt(raw.fd, SOL_SOCKET, SO_SNDBUFFORCE, &space, sizeof(space)) < 0:
         setsockopt(raw.fd, SOL_SOCKET, SO_SNDBUF, &space, sizeof(space))
     if origin_bind(origin, raw.fd) < 0:
+        return origin_failed(origin, BLOCK_SOURCE)
+    return 0
+
+
+# The socket for stamped probes of a protocol. A connect check does without where this process may not open one.
+cdef int open_aside(Origin* origin, bint tcp, bint needed) noexcept nogil:
+    cdef int* fd = &origin.aside[1 if tcp else 0]
+    cdef int one = 1
+    cdef int space = 4 << 20
+    cdef int offset = 16
+    cdef int proto = IPPROTO_TCP if tcp else IPPROTO_ICMPV6 if origin.v6 else IPPROTO_ICMP
+    cdef int kind = BLOCK_RAW_TCP if tcp else BLOCK_RAW_ICMP
+    fd[0] = socket(AF_INET6 if origin.v6 else AF_INET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, proto)
+    if fd[0] < 0:
+        return origin_failed(origin, kind) if needed else 0
+    if aside_prepare(fd[0], origin.v6) < 0:
+        return origin_failed(origin, BLOCK_FILTER)
+    if tcp and origin.v6:
+        if setsockopt(fd[0], IPPROTO_IPV6, IPV6_CHECKSUM, &offset, sizeof(offset)) < 0:
+            return origin_failed(origin, kind)
+    elif tcp and setsockopt(fd[0], IPPROTO_IP, IP_HDRINCL, &one, sizeof(one)) < 0:
+        return origin_failed(origin, kind)
+    if not tcp and origin.whole:
+        whole_packets(fd[0])
+    if setsockopt(fd[0], SOL_SOCKET, SO_SNDBUFFORCE, &space, sizeof(space)) < 0:
+        setsockopt(fd[0], SOL_SOCKET, SO_SNDBUF, &space, sizeof(space))
+    if origin_bind(origin, fd[0]) < 0:
         return origin_failed(origin, BLOCK_SOURCE)
     return 0
 
@@ -127,6 +158,7 @@ cdef int origin_open_here(Opener* opener, Origin* origin) noexcept nogil:
     origin.resolver = socket(AF_INET6 if origin.v6 else AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)
     if origin.resolver < 0:
         return origin_failed(origin, BLOCK_SOCKET)
+    origin.netlink = netlink_open()
     if origin.has_source and not source_is_ours(origin):
         errno_set(EADDRNOTAVAIL)
         return origin_failed(origin, BLOCK_SOURCE)
@@ -142,6 +174,10 @@ cdef int origin_open_here(Opener* opener, Origin* origin) noexcept nogil:
             allow[0] = ~<uint32_t>((1 << 0) | (1 << 3) | (1 << 11) | (1 << 12))
         if open_raw(origin, &origin.icmp, False, allow) < 0:
             return -1
+        if open_aside(origin, origin.want_tcp, True) < 0:
+            return -1
+    elif open_aside(origin, True, False) < 0:
+        return -1
     if origin.want_tcp and open_raw(origin, &origin.tcp, True, NULL) < 0:
         return -1
     return 0

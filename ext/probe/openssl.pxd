@@ -1,6 +1,7 @@
 # OpenSSL's declarations, as far as the engine uses them.
 
 from libc.stdint cimport uint64_t
+from libc.time cimport time_t
 
 cdef extern from "openssl/ssl.h" nogil:
     ctypedef struct SSL:
@@ -21,6 +22,8 @@ cdef extern from "openssl/ssl.h" nogil:
         pass
     ctypedef struct X509_STORE:
         pass
+    ctypedef struct X509_STORE_CTX:
+        pass
     ctypedef struct X509_VERIFY_PARAM:
         pass
     ctypedef struct ASN1_TIME:
@@ -39,6 +42,7 @@ cdef extern from "openssl/ssl.h" nogil:
         SSL_VERIFY_NONE
         SSL_VERIFY_PEER
         SSL_R_CERTIFICATE_VERIFY_FAILED
+        SSL_R_WRONG_VERSION_NUMBER
         SSL_AD_REASON_OFFSET
         TLS1_2_VERSION
         TLS1_3_VERSION
@@ -68,7 +72,7 @@ cdef extern from "openssl/ssl.h" nogil:
     int SSL_CTX_set_min_proto_version(SSL_CTX*, int)
     int SSL_CTX_set_cipher_list(SSL_CTX*, const char*)
     long SSL_CTX_set1_groups_list(SSL_CTX*, const char*)
-    void SSL_CTX_set_verify(SSL_CTX*, int, void*)
+    void SSL_CTX_set_verify(SSL_CTX*, int, int (*)(int, X509_STORE_CTX*) noexcept nogil)
     void SSL_CTX_set_verify_depth(SSL_CTX*, int)
     void SSL_CTX_set1_cert_store(SSL_CTX*, X509_STORE*)
     int SSL_CTX_set_alpn_protos(SSL_CTX*, const unsigned char*, unsigned int)
@@ -83,12 +87,14 @@ cdef extern from "openssl/ssl.h" nogil:
     long SSL_set_tlsext_host_name(SSL*, const char*)
     int SSL_set_ex_data(SSL*, int, void*)
     void* SSL_get_ex_data(const SSL*, int)
+    int SSL_get_ex_data_X509_STORE_CTX_idx()
     X509_VERIFY_PARAM* SSL_get0_param(SSL*)
     int SSL_set_session(SSL*, SSL_SESSION*)
     int SSL_session_reused(const SSL*)
     int SSL_version(const SSL*)
     int SSL_do_handshake(SSL*)
     int SSL_read(SSL*, void*, int)
+    int SSL_has_pending(const SSL*)
     int SSL_write(SSL*, const void*, int)
     int SSL_shutdown(SSL*)
     int SSL_get_error(const SSL*, int)
@@ -125,7 +131,12 @@ cdef extern from "openssl/x509_vfy.h" nogil:
     int X509_VERIFY_PARAM_set1_host(X509_VERIFY_PARAM*, const char*, size_t)
     int X509_VERIFY_PARAM_set1_ip(X509_VERIFY_PARAM*, const unsigned char*, size_t)
     const char* X509_verify_cert_error_string(long)
+    void* X509_STORE_CTX_get_ex_data(X509_STORE_CTX*, int)
+    int X509_STORE_CTX_get_error(X509_STORE_CTX*)
+    X509* X509_STORE_CTX_get_current_cert(X509_STORE_CTX*)
+    const ASN1_TIME* X509_get0_notBefore(const X509*)
     const ASN1_TIME* X509_get0_notAfter(const X509*)
+    int X509_cmp_time(const ASN1_TIME*, time_t*)
     int ASN1_TIME_diff(int*, int*, const ASN1_TIME*, const ASN1_TIME*)
     int sk_X509_num(const X509_STACK*)
     X509* sk_X509_value(const X509_STACK*, int)

@@ -84,6 +84,10 @@ cdef int stream_socket(const Origin* origin) noexcept nogil:
     hard.l_onoff = 1
     hard.l_linger = 0
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &hard, sizeof(hard))
+    if origin.v6:
+        # An IPv4-mapped address would be reached over IPv4, with all that goes by the family taken for the other one.
+        # A raw socket knows no mapped addresses (and refuses the option).
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one))
     # On a client: the bare third ACK of the handshake waits, so that the request, or our RST, takes its place. Unlike
     # TCP_QUICKACK it outlives connect() to AF_UNSPEC, and with that the reuse of the socket.
     setsockopt(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &one, sizeof(one))
@@ -104,6 +108,10 @@ cdef void origin_close(State* e, Origin* origin) noexcept nogil:
     close_fd(&origin.icmp.fd)
     close_fd(&origin.tcp.fd)
     close_fd(&origin.resolver)
+    close_fd(&origin.netlink)
+    close_fd(&origin.aside[0])
+    close_fd(&origin.aside[1])
+    origin.interface_count = 0
     release_ports(origin)
     e.streams.open_sockets -= origin.ports.granted
     origin.ports.granted = 0

@@ -83,12 +83,12 @@ cdef inline Slot* raw_match(
     return slot
 
 
-# Take the answer to the probe in flight.
+# Take the answer to the probe in flight; `sender` is whom it came from.
 cdef inline void raw_answer(
-    State* e, const Origin* origin, uint32_t index, int64_t at, const Packet* packet, bint icmp
+    State* e, Origin* origin, uint32_t index, int64_t at, const Packet* packet, bint icmp, const uint8_t* sender
 ) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
-    cdef int code
+    cdef int code, kind
     cdef uint32_t error = (<uint32_t>packet.error_type << 8) | packet.error_code
     if packet.kind == PACKET_ECHO:
         raw_reply(e, index, at, True, CODE_L3OK, DETAIL_NONE, 0)
@@ -107,6 +107,12 @@ cdef inline void raw_answer(
             e.stats.counters[STAT_ICMP_ERRORS] += 1
     else:
         e.stats.counters[STAT_ICMP_ERRORS] += 1
+        kind = error_kind(e, origin, slot, sender, packet)
+        if kind != BLOCK_NONE:
+            raw_landed(e, slot)
+            slot.evidence |= EVIDENCE_DOUBT
+            block(e, index, kind, 0)
+            return
         code = CODE_L3ERR if icmp else CODE_L4CON
         raw_reply(e, index, at, False, code, DETAIL_ICMP6 if origin.v6 else DETAIL_ICMP4, error)
 
@@ -117,6 +123,7 @@ cdef void raw_packet(State* e, Origin* origin, RawSocket* raw, mmsghdr* message,
     cdef uint32_t plain, index
     cdef Slot* slot
     cdef const uint8_t* data = <const uint8_t*>message.msg_hdr.msg_iov.iov_base
+    cdef const uint8_t* sender = source if origin.v6 else data + 12
     cdef bint icmp
     if raw.tcp:
         parse_tcp(data, message.msg_len, origin.v6, source, &packet)
@@ -139,7 +146,7 @@ cdef void raw_packet(State* e, Origin* origin, RawSocket* raw, mmsghdr* message,
         if packet.own_port != slot.own_port or packet.peer_port != e.checks[slot.check].port:
             slot = NULL
     if slot is not NULL and slot.phase == PHASE_FLYING and slot.cookie == packet.cookie:
-        raw_answer(e, origin, index, received_at(e, &message.msg_hdr, slot), &packet, icmp)
+        raw_answer(e, origin, index, received_at(e, &message.msg_hdr, slot), &packet, icmp, sender)
     elif icmp or port_is_ours(origin, packet.own_port):
         raw_unmatched(e, slot, plain & SERIAL_MASK)
     else:
@@ -232,15 +239,20 @@ cdef void raw_buffers_init(State* e) noexcept nogil:
         e.raw.send.messages[i].msg_hdr.msg_iov = &e.raw.send.parts[2 * i]
 
 
-# Put a probe that is due into its batch; a full batch goes out.
+# Put a probe that is due into its batch; a full batch goes out. Probes of targets that did not pass last leave aside:
+# lanes 2 and 3.
 cdef void raw_queue(State* e, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     cdef Origin* origin = e.origins.table[slot.origin]
-    cdef int kind = 1 if slot.type == PROBE_SYN else 0
-    origin.batch[kind][origin.batch_count[kind]] = index
-    origin.batch_count[kind] += 1
-    if origin.batch_count[kind] == BATCH:
-        raw_flush(e, origin, kind)
+    cdef int lane = 1 if slot.type == PROBE_SYN else 0
+    cdef uint32_t most = BATCH
+    if slot.evidence & EVIDENCE_DOUBT or slot.state == HEALTH_DOWN:
+        lane += 2
+        most = ASIDE_BATCH
+    origin.batch[lane][origin.batch_count[lane]] = index
+    origin.batch_count[lane] += 1
+    if origin.batch_count[lane] == most:
+        raw_flush(e, origin, lane)
 
 
 # A deadline goes into the wheel at the next tick only: most answers are there before it, and spare the wheel the work.
@@ -265,89 +277,181 @@ cdef void raw_await(State* e) noexcept nogil:
 
 # Build the packets of a batch, each with a serial and a cookie of its own. Returns how many are ready to be sent; their
 # slots stand at the beginning of the batch.
-cdef uint32_t raw_build(State* e, Origin* origin, int kind, const RawSocket* raw) noexcept nogil:
-    cdef uint32_t* batch = origin.batch[kind]
+cdef uint32_t raw_build(State* e, Origin* origin, int lane, const int* fd) noexcept nogil:
+    cdef uint32_t* batch = origin.batch[lane]
     cdef uint32_t ready = 0
     cdef uint32_t i
     cdef Slot* slot
-    for i in range(origin.batch_count[kind]):
-        if raw.fd < 0:      # lost since these were queued, perhaps with the packet before
+    for i in range(origin.batch_count[lane]):
+        if fd[0] < 0:   # lost since these were queued, perhaps with the packet before
             block(e, batch[i], origin.failure.kind, origin.failure.error)
             continue
         slot = &e.slots[batch[i]]
         slot.serial = (slot.serial + 1) & SERIAL_MASK
         slot.cookie = cookie_seal(&e.settings.key, (batch[i] << SERIAL_BITS) | slot.serial)
-        if (syn_build(e, origin, ready, batch[i]) if kind else icmp_build(e, origin, ready, batch[i])):
+        if (syn_build(e, origin, ready, batch[i]) if lane & 1 else icmp_build(e, origin, ready, batch[i])):
             batch[ready] = batch[i]
             ready += 1
-    origin.batch_count[kind] = 0
+    origin.batch_count[lane] = 0
     return ready
 
 
-# Send a batch. What the kernel refuses is a local error of that target alone; what does not fit waits for a tick.
-cdef void raw_flush(State* e, Origin* origin, int kind) noexcept nogil:
-    cdef uint32_t* batch = origin.batch[kind]
-    cdef RawSocket* raw = &origin.tcp if kind else &origin.icmp
-    cdef uint32_t ready = raw_build(e, origin, kind, raw)
-    cdef uint32_t done = 0
+# Is the send buffer of this socket too full for one more packet? Each refusal of the kernel's for want of memory is
+# either of the path of that one packet, or of the whole socket: ENOBUFS when twice its send buffer is in use, EAGAIN
+# (of packets with an IP header of ours) when once.
+cdef bint socket_is_full(int fd, size_t bytes) noexcept nogil:
+    cdef uint32_t info[SK_MEMINFO_VARS]
+    cdef socklen_t length = sizeof(info)
+    if getsockopt(fd, SOL_SOCKET, SO_MEMINFO, info, &length) < 0:
+        return False
+    return info[SK_MEMINFO_WMEM_ALLOC] + 2 * bytes + PACKET_MEMORY >= 2 * info[SK_MEMINFO_SNDBUF]
+
+
+# These wait for a tick, since the whole socket is full; after several intervals that is shown.
+cdef void raw_put_off(State* e, const uint32_t* batch, uint32_t count) noexcept nogil:
     cdef uint32_t i
-    cdef int sent, error
-    cdef int64_t before, after, step
     cdef Slot* slot
-    cdef const Check* check
-    if raw.fd < 0:
-        for i in range(ready):
-            block(e, batch[i], origin.failure.kind, origin.failure.error)
-        return
+    cdef int64_t late
+    e.stats.counters[STAT_ENOBUFS] += 1
+    for i in range(count):
+        slot = &e.slots[batch[i]]
+        slot.evidence &= ~EVIDENCE_OF_PROBE
+        put_off(e, batch[i], e.clock.now + TICK)
+        late = 2 * interval_of(slot, e.checks[slot.check])
+        if slot.lag > (late if late > SECOND else SECOND):
+            mark_blocked(e, batch[i], BLOCK_BUFFER, ENOBUFS)
+
+
+# So many of a batch have left since `before`, from message `done` on.
+cdef void raw_sent(State* e, Origin* origin, const uint32_t* batch, uint32_t count, int64_t before) noexcept nogil:
+    cdef uint32_t i
+    cdef Slot* slot
+    # The kernel answers for loopback within the call, so each packet has left about when its turn came.
+    cdef int64_t after = e.clock.now
+    cdef int64_t step = (after - before) // count
+    for i in range(count):
+        slot = &e.slots[batch[i]]
+        count_sent(e, slot, before + step * i)
+        slot.deadline = after + limit_of(slot, e.checks[slot.check])
+        slot.phase = PHASE_FLYING
+        e.raw.flying += 1
+        origin.flying += 1
+        raw_departed(e, batch[i])
+        prefetch(&e.records[batch[i]])       # on a near network the answers are here already
+
+
+# Send messages that are ready. An errno concerns that message alone, and the rest is sent; where the whole socket is
+# full the rest waits for a tick. `fd` is the origin's own, which becomes -1 if the origin is lost meanwhile.
+cdef void raw_send(State* e, Origin* origin, const int* fd, const uint32_t* batch, uint32_t ready) noexcept nogil:
+    cdef uint32_t done = 0
+    cdef int sent, error
+    cdef int64_t before
     refresh_clock(e)
     # The kernel sends the messages in order and stops before the first that it refuses. It returns how many have left,
     # and keeps the errno to itself: only the next call, which begins with the refused message, has it.
     while done < ready:
         before = e.clock.now
-        sent = sendmmsg(raw.fd, e.raw.send.messages + done, ready - done, MSG_DONTWAIT)
+        sent = sendmmsg(fd[0], e.raw.send.messages + done, ready - done, MSG_DONTWAIT)
         error = errno
         refresh_clock(e)
-        if sent < 0:
-            if error == EINTR:
-                continue
-            # Of a full send buffer. Packets to a dead server on the link stay in it until the kernel gives up its
-            # neighbour (three seconds), so others can fill it: this target is not at fault.
-            if error == EAGAIN or error == ENOBUFS:
+        if sent > 0:
+            raw_sent(e, origin, batch + done, <uint32_t>sent, before)
+            done += <uint32_t>sent
+        elif error == EAGAIN or (
+            error == ENOBUFS and socket_is_full(fd[0], packet_bytes(&e.raw.send.messages[done].msg_hdr))
+        ):
+            raw_put_off(e, batch + done, ready - done)
+            break
+        elif error != EINTR:
+            if error == ENOBUFS:
                 e.stats.counters[STAT_ENOBUFS] += 1
-                for i in range(done, ready):
-                    put_off(e, batch[i], e.clock.now + TICK)
-                break
             send_refused(e, batch[done], error)
             done += 1
-            continue
-        # The kernel answers for loopback within the call, so each packet has left about when its turn came.
-        after = e.clock.now
-        step = (after - before) // sent
-        for i in range(<uint32_t>sent):
-            slot = &e.slots[batch[done + i]]
-            check = e.checks[slot.check]
-            count_sent(e, slot, before + step * i)
-            slot.deadline = after + limit_of(slot, check)
-            slot.phase = PHASE_FLYING
-            e.raw.flying += 1
-            origin.flying += 1
-            raw_departed(e, batch[done + i])
-            prefetch(&e.records[batch[done + i]])       # on a near network the answers are here already
-        done += <uint32_t>sent
+
+
+cdef inline size_t packet_bytes(const msghdr* header) noexcept nogil:
+    return header.msg_iov[0].iov_len + (header.msg_iov[1].iov_len if header.msg_iovlen > 1 else 0)
+
+
+# Send a batch.
+cdef void raw_flush(State* e, Origin* origin, int lane) noexcept nogil:
+    cdef RawSocket* raw = &origin.tcp if lane & 1 else &origin.icmp
+    cdef uint32_t ready
+    if lane & 2:
+        raw_flush_aside(e, origin, lane)
+    else:
+        ready = raw_build(e, origin, lane, &raw.fd)
+        if ready and raw.fd < 0:
+            raw_blocked(e, origin, lane, ready)
+        elif ready:
+            raw_send(e, origin, &raw.fd, origin.batch[lane], ready)
     e.clock.quiet = 0
     # Between two batches: what came in must not wait until the receive queue is full. Errors are few, and can.
     raw_receive(e, origin, raw)
 
 
-# sendmmsg refused this one. No route is an answer, everything else is our own trouble.
+# The socket was lost while its batch was built.
+cdef void raw_blocked(State* e, Origin* origin, int lane, uint32_t ready) noexcept nogil:
+    cdef uint32_t i
+    for i in range(ready):
+        block(e, origin.batch[lane][i], origin.failure.kind, origin.failure.error)
+
+
+# Of a batch aside, only those whose turn it is stay: while much of the send buffer is taken by probes that wait for
+# neighbours, targets that are down wait, so that those with a verdict to come find room.
+cdef void aside_thin_out(State* e, Origin* origin, int lane) noexcept nogil:
+    cdef uint32_t info[SK_MEMINFO_VARS]
+    cdef socklen_t length = sizeof(info)
+    cdef uint32_t* batch = origin.batch[lane]
+    cdef uint32_t count = origin.batch_count[lane]
+    cdef uint32_t kept = 0
+    cdef uint32_t i
+    if getsockopt(origin.aside[lane & 1], SOL_SOCKET, SO_MEMINFO, info, &length) < 0:
+        return
+    if info[SK_MEMINFO_WMEM_ALLOC] < info[SK_MEMINFO_SNDBUF] // 4 * 3:
+        return
+    for i in range(count):
+        if e.slots[batch[i]].state == HEALTH_DOWN:
+            put_off(e, batch[i], e.clock.now + 20 * MS + draw_below(&e.clock.random, 80 * MS))
+        else:
+            batch[kept] = batch[i]
+            kept += 1
+    origin.batch_count[lane] = kept
+
+
+# Send a batch from the socket aside, with departure stamps where a failure could become a verdict.
+cdef void raw_flush_aside(State* e, Origin* origin, int lane) noexcept nogil:
+    cdef uint32_t* batch = origin.batch[lane]
+    cdef uint32_t i, ready
+    cdef Slot* slot
+    departures_read(e, origin, lane & 1)
+    aside_thin_out(e, origin, lane)
+    ready = raw_build(e, origin, lane, &origin.aside[lane & 1])
+    if ready and origin.aside[lane & 1] < 0:
+        raw_blocked(e, origin, lane, ready)
+        return
+    for i in range(ready):
+        slot = &e.slots[batch[i]]
+        if slot.state == HEALTH_DOWN:
+            slot.evidence &= ~EVIDENCE_OF_PROBE
+        else:
+            stamp_message(e, &e.raw.send.messages[i].msg_hdr, slot)
+    if ready:
+        raw_send(e, origin, &origin.aside[lane & 1], batch, ready)
+    for i in range(ready):
+        e.raw.send.messages[i].msg_hdr.msg_control = NULL
+        e.raw.send.messages[i].msg_hdr.msg_controllen = 0
+    departures_read(e, origin, lane & 1)
+
+
+# sendmmsg refused this one.
 cdef void send_refused(State* e, uint32_t index, int error) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     memset(slot.source, 0, 4)
-    if error in (ENETUNREACH, EHOSTUNREACH, ECONNREFUSED) and failure_stands(e, index):
+    slot.evidence &= ~EVIDENCE_OF_PROBE
+    if refusal_stands(e, index, error):
         slot.sent = e.clock.now
         conclude(e, index, False, CODE_L3ERR if slot.type == PROBE_ICMP else CODE_L4CON, DETAIL_ERRNO, error, 0)
-    elif slot.phase == PHASE_IDLE and e.wheel.places[index] == NIL:
-        block(e, index, BLOCK_SEND, error)
 
 
 # A raw probe whose time is over, after the sockets were read.
@@ -355,6 +459,9 @@ cdef void raw_expired(State* e, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     cdef Origin* origin = e.origins.table[slot.origin]
     cdef uint8_t source[4]
+    if not may_ask(e):
+        plan(e, index, e.clock.now + TICK)
+        return
     raw_landed(e, slot)
     if slot.losses != origin.losses:
         repeat(e, index, soon(e))
@@ -367,6 +474,8 @@ cdef void raw_expired(State* e, uint32_t index) noexcept nogil:
             memcpy(slot.source, source, 4)
             repeat(e, index, soon(e))
             return
+    if not timeout_stands(e, index):
+        return
     conclude(
         e,
         index,

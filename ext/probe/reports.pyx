@@ -8,8 +8,10 @@ STAT_NAMES = (
     "passed", "failed", "late_sends", "late_fd", "enobufs", "local_errors", "repeated", "rx_drops", "stalls",
     "foreign", "forged", "duplicate", "late_replies", "malformed",
     "icmp_errors", "transitions", "transitions_deferred", "results_dropped", "ticks", "wakeups", "tls_full",
-    "tls_resumed", "late_tls", "clock_steps", "late_port", "targets",
-    "in_flight", "waiting_fd", "tls_session_bytes", "rx_buffer",
+    "tls_resumed", "late_tls", "clock_steps", "late_port", "dates_doubted", "dates_unsure",
+    *(f"unprobed_{name}" for name, _ in UNPROBED.values()),
+    "targets",
+    "in_flight", "waiting_fd", "tls_session_bytes", "rx_buffer", "clock_step_ns",
 )
 assert len(STAT_NAMES) == STAT_COUNT
 
@@ -54,20 +56,33 @@ cdef object _histogram(const Duration* duration):
     return Histogram(BOUND_SECONDS, tuple(duration.counts[i] for i in range(BOUNDS + 1)), duration.total / 1e9)
 
 
-cdef void _pack(SnapshotRecord* packed, uint32_t number, const Record* record) noexcept nogil:
+# The wall clock less the monotonic one. Spans of the engine are monotonic, and become moments by the wall clock only when
+# they are asked for: then a clock that has been set since shows neither an age of years nor one below zero. The engine's own
+# reading is preferred while it is true, so that two answers name the same moment.
+cdef int64_t wall_offset(const State* e) noexcept nogil:
+    cdef int64_t kept = e.clock.wall
+    cdef int64_t offset = clock_ns(CLOCK_REALTIME) - clock_ns(CLOCK_MONOTONIC)
+    return kept if -MS < offset - kept < MS else offset
+
+
+cdef inline int64_t moment(int64_t monotonic, int64_t wall) noexcept nogil:
+    return monotonic + wall if monotonic else 0
+
+
+cdef void _pack(SnapshotRecord* packed, uint32_t number, const Record* record, int64_t wall) noexcept nogil:
     packed.target = number
     packed.generation = record.generation
     packed.state = record.state
     packed.counter = record.counter
     packed.last_code = record.last_code
     packed.flags = 0
-    packed.last_at = record.last_at
+    packed.last_at = moment(record.last_at, wall)
     packed.last_rtt = record.last_rtt
     packed.rtt_sum = record.rtt_sum
     packed.rtt_count = record.rtt_count
     packed.detail_kind = record.detail_kind
     packed.detail_value = record.detail_value
-    packed.blocked_since = record.blocked_since
+    packed.blocked_since = moment(record.blocked_since, wall)
     packed.blocked_kind = record.blocked_kind
     packed.blocked_errno = record.blocked_errno
     packed.codes[CODE_NONE] = 0
@@ -144,17 +159,20 @@ cdef class Reader:
     cdef object target_info(self, object number):
         cdef const Target* target = self.targets.known(number)
         cdef Record record
+        cdef int64_t wall = wall_offset(self.e)
         self.targets.read(number, &record)
         blocked = ""
         if record.blocked_since:
             check = self.targets.check(target)
             tls = getattr(check.params, "tls", None)
             ca_file = tls.ca_file if tls is not None else None
-            blocked = render_blocked(record.blocked_kind, record.blocked_errno, check.netns, ca_file)
+            blocked = render_blocked(
+                record.blocked_kind, record.blocked_errno, check.netns, ca_file, target.v6
+            )
         return TargetInfo(
             record.generation, record.state, record.counter, record.last_code,
-            self.targets.detail(number, record.detail_kind, record.detail_value), record.last_at, record.last_rtt,
-            record.rtt_sum, record.rtt_count, record.blocked_since, blocked,
+            self.targets.detail(number, record.detail_kind, record.detail_value), moment(record.last_at, wall),
+            record.last_rtt, record.rtt_sum, record.rtt_count, moment(record.blocked_since, wall), blocked,
             (0, *(record.codes[i] for i in range(CODE_COUNT - 1))),
         )
 
@@ -164,6 +182,7 @@ cdef class Reader:
         cdef SnapshotRecord* out = <SnapshotRecord*>malloc((<size_t>top + 1) * sizeof(SnapshotRecord))
         cdef SnapshotRecord* packed = out
         cdef Record record
+        cdef int64_t wall = wall_offset(self.e)
         cdef uint32_t i
         if out is NULL:
             raise MemoryError
@@ -172,7 +191,7 @@ cdef class Reader:
                 for i in range(top):
                     if targets.table[i].active:
                         targets.read(i, &record)
-                        _pack(packed, i, &record)
+                        _pack(packed, i, &record, wall)
                         packed += 1
             return (<char*>out)[:<char*>packed - <char*>out]
         finally:

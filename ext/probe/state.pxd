@@ -25,6 +25,8 @@ cdef enum:
     SLICE = MS // 10                # the least time slice that the kernel takes
     GRACE = 1 * MS                  # between a deadline and giving up: what the softirq still holds may come in
     STALL = 10 * MS                 # a thread that wakes this late was not let run
+    STALL_MOST = 86400              # seconds for which the wall clock's being set counts at most
+    SLEW = 2000                     # ns in which a clock of 500 ppm drifts by one
     ATTENTION = 50 * MS             # the longest sleep while a connection is under way
     LATE = 5 * MS                   # a probe sent this late is counted as late
     OVERDUE = 100 * MS              # a probe this late is not sent at once with all others, but spread
@@ -37,6 +39,8 @@ cdef enum:
     RECV_BATCH = 128                # packets a recvmmsg
     RECV_BYTES = 192                # of a packet: IP header with options, ICMP header, the quoted headers with options
     RECV_CONTROL = 96
+    ERROR_CONTROL = 256             # of a departure stamp: times, interface, kind
+    PACKET_MEMORY = 4096            # of a send buffer that a packet takes beyond its bytes, at most
     RECV_ROUNDS = 512               # recvmmsg calls a socket and a tick
     RECV_MEMORY = 1024              # bytes of a receive buffer that a packet takes at most: cut by the filter
     TRACE_RING = 8192               # results of traced targets that wait for Python
@@ -48,6 +52,15 @@ cdef enum:
     FIFO_STEP = 1024                # of those that wait for a descriptor, looked at in one tick
     MAX_CHECKS = 65536
     MAX_ORIGINS = 1024
+    INTERFACE_UNKNOWN = 255         # of Slot.interface: could not be learned
+    INTERFACES = 32                 # of an origin that are told apart; targets behind further ones have none
+    ASIDE_BATCH = 32                # packets a sendmmsg with stamps: each gives two messages in the error queue
+    ASKS = 64                       # targets a tick whose next hop is asked for: about 5 us each
+    SAMPLE = 512                    # of a target that passes one in so many probes is stamped: a power of two
+    TWIN_LEARNING = 60              # seconds between two twins that tell whether a driver gives stamps
+    CA_CWR = 2                      # TCP_INFO: the congestion state that a refusal by our own queue leads to
+    TWIN_WAIT = 20 * MS             # for the departure stamps of a twin
+    LANES = 4                       # batches of an origin: main and aside, ICMP and SYN each
     STOCK_SIZE = 64                 # stream sockets that the opener makes at once
     OPENER_QUEUE = 2 * MAX_ORIGINS  # each to be opened and to be stocked
     STREAM_LOOKS = 3                # ticks in which a fresh stream is looked at before epoll watches it
@@ -58,6 +71,9 @@ cdef enum:
     PORT_REST = 60                  # seconds in which a port is not used again for a target
     TRIM_SECONDS = 10               # between two looks at unused sockets
     TRIM_STEP = 256                 # of an origin, closed at one look
+    SEARCH_FIRST = 8 * MS           # of an unfinished body, before its first search
+    LINGER = 100 * MS               # how long the rest of a response is read after its verdict
+    ERRORS_DRAINED = 64             # of a socket's error queue: a connection that fails leaves one or two
 
 # Where a probe is.
 cdef enum:
@@ -69,6 +85,7 @@ cdef enum:
     PHASE_SENDING = 5
     PHASE_RECEIVING = 6
     PHASE_JUDGING = 7               # the body is with the regular expressions
+    PHASE_PROVING = 8               # a connection timed out, and its twin shows whether packets leave (departure.pyx)
 
 # Slot flags
 cdef enum:
@@ -80,6 +97,14 @@ cdef enum:
     SLOT_SPREAD = 32                # was overdue and has been spread: now send it when it comes
     SLOT_IN_REPORT = 64             # in the list of the unreported
     SLOT_WAITED = 128               # that this probe has to wait is counted
+
+# What is known of a slot's probes (Slot.evidence; the rules are in evidence.pyx).
+cdef enum:
+    EVIDENCE_DOUBT = 1              # the last probe did not pass: the next ones are stamped until one does
+    EVIDENCE_STAMPED = 2            # the one in flight asked for departure stamps
+    EVIDENCE_QUEUED = 4             # ... and passed routing, packet filter and neighbour table (SCHED)
+    EVIDENCE_LEFT = 8               # ... and was given to the driver (SND)
+    EVIDENCE_OF_PROBE = 2 | 4 | 8
 
 cdef enum:
     OP_CHECK_SET = 0
@@ -107,14 +132,15 @@ cdef struct Slot:
     uint8_t v6
     uint8_t backoff                 # local errors in a row
     uint32_t generation
-    uint32_t check
-    uint32_t origin
+    uint16_t check
+    uint16_t origin
+    uint32_t refused                # when our own routing last refused its probe: `stamp_ms`; 0 since it passed
     uint32_t stream                 # index of the stream, NIL without one
     uint32_t cookie                 # of the probe in flight
     uint32_t fifo_next
     uint32_t report_next
     uint16_t serial                 # of the last probe, 12 bits; lives on when the slot is used again, as does `sent`
-    uint16_t own_port
+    uint16_t own_port               # SYN: where it left from; PHASE_PROVING: the code of the failure
     uint8_t source[4]               # IPv4 SYN: what the checksum was made with; 0 = not known
     uint8_t address[16]
     int64_t due                     # monotonic: of the next probe, or of the one in flight
@@ -126,7 +152,9 @@ cdef struct Slot:
     int64_t lag                     # how late the next probe is since it was put off, before `due` is counted
     uint32_t losses                 # the origin's when the probe was sent
     uint8_t too_big                 # how often a router has found this probe too big
-    uint8_t spare[3]
+    uint8_t evidence                # EVIDENCE_*: of the last probe, and of the one in flight
+    uint8_t interface               # which one probes that pass leave by: its place + 1, 0 = not asked yet
+    uint8_t left_by                 # the same of the stamped probe in flight
 
 # The part of a slot that Python reads, guarded by `sequence`. Two cache lines, too.
 #
@@ -153,9 +181,9 @@ cdef struct Record:
     uint32_t codes[CODE_COUNT - 1]  # without CODE_NONE: that is for targets without a result
     int64_t rtt_sum
     int64_t last_rtt
-    int64_t last_at
-    int64_t change_at
-    int64_t blocked_since
+    int64_t last_at                 # monotonic
+    int64_t change_at               # wall clock
+    int64_t blocked_since           # monotonic; 0: it can be probed
 
 # A check as the engine needs it. Python makes it; from OP_CHECK_SET on it is the engine's, which frees it.
 cdef struct Check:
@@ -196,6 +224,22 @@ cdef struct RawSocket:
     uint32_t drops_seen             # the kernel's counter, as of the last look
     bint crowded                    # it was far from empty at the last look, or when it was read since
     uint32_t space                  # bytes of its receive buffer
+
+# A network interface that probes of an origin have left by. The kernel's numbers rise, and are not given again soon.
+cdef struct Interface:
+    int number
+    bint up                         # as of `looked_at`: administratively, with carrier
+    uint8_t stamps                  # STAMPS_*
+    uint32_t carrier_changes        # the kernel's counter, as of `looked_at`
+    int64_t looked_at               # the start of the tick; 0 = never
+    int64_t tried_at                # when a probe was last stamped to learn of its stamps
+    int64_t changed_at              # when `up` or the counter was last seen to differ from the look before
+
+# Does an interface's driver give SND stamps? Learned from probes that were answered: they did leave.
+cdef enum:
+    STAMPS_UNKNOWN = 0
+    STAMPS_WORK = 1
+    STAMPS_MISSING = 2
 
 cdef struct Namespace:
     char name[256]                  # empty: the daemon's own
@@ -257,14 +301,20 @@ cdef struct Origin:
     uint64_t magic
     RawSocket icmp
     RawSocket tcp
+    int aside[2]                    # raw sockets for stamped probes: [0] ICMP, [1] TCP; -1: none (departure.pyx)
+    int netlink                     # rtnetlink, to ask for next hops and interfaces; -1 where it cannot be had
+    uint32_t netlink_serial
+    uint32_t vantage                # its place in Evidence.passes
+    uint32_t interface_count
+    Interface interfaces[INTERFACES]
     int resolver                    # UDP, to ask the kernel for source addresses; also holds on to the namespace
     uint32_t losses                 # how often answers were lost: with a full receive queue, or with the sockets
     uint32_t flying                 # raw probes out
     Ports ports
     Pool pool
     Stock stock
-    uint32_t batch_count[2]
-    uint32_t batch[2][BATCH]        # probes that go out with the next sendmmsg: [0] ICMP, [1] SYN
+    uint32_t batch_count[LANES]
+    uint32_t batch[LANES][BATCH]    # probes that go out with the next sendmmsg: [0] ICMP, [1] SYN; [2], [3] aside
 
 cdef struct Stream:
     int fd
@@ -276,8 +326,14 @@ cdef struct Stream:
     bint watched                    # epoll knows the descriptor: it is closed, not used again
     bint fresh                      # in the list of fresh ones
     bint used
+    bint made                       # the connection was made
     Tls* tls                        # NULL without TLS, and once that has ended
     int64_t own                     # of its time, what we took ourselves
+    int64_t search_at               # when the unfinished body is looked at next; 0: not at all
+    int64_t search_wait             # how long that look was waited for
+    int64_t body_at                 # when the first bytes of the body came, with `search_at`
+    int64_t arrived                 # when the last ones came
+    int64_t linger_until            # the verdict is made, and the rest is read until then; 0: no
     Http http
 
 # A request of Python or the regexp thread to the engine. Each field has one meaning; an operation leaves the others
@@ -291,6 +347,7 @@ cdef struct Command:
     bint good                       # PRESUME
     bint traced                     # TRACE
     bint matched                    # VERDICT: the body has what the expression looks for
+    uint8_t judged                  # VERDICT: JUDGE_*
     uint32_t slot
     uint32_t generation
     uint32_t epoch                  # ADD
@@ -299,6 +356,8 @@ cdef struct Command:
     uint32_t serial                 # VERDICT: of which probe
     uint32_t status                 # VERDICT: of the response
     int64_t delay                   # ADD, RESUME: before the first probe
+    int64_t when                    # VERDICT: when what was searched had come
+    uint32_t limit                  # VERDICT: the probe's time, ms
     uint8_t address[16]             # ADD
     Check* new_check                # CHECK_SET: the engine's, from here on
     Origin* new_origin              # ORIGIN_SET: the engine's, from here on
@@ -316,7 +375,14 @@ cdef struct Event:
     int64_t at
     int64_t rtt
 
+# What is searched.
+cdef enum:
+    JUDGE_WHOLE = 0                 # a whole body
+    JUDGE_PART = 1                  # an unfinished one; the probe goes on meanwhile
+    JUDGE_LAST = 2                  # an unfinished one at the deadline
+
 cdef struct Judgement:
+    uint8_t kind                    # JUDGE_*
     uint32_t slot
     uint32_t generation
     uint32_t serial
@@ -324,6 +390,8 @@ cdef struct Judgement:
     uint32_t status
     uint32_t body_bytes
     uint8_t* body
+    int64_t when                    # when the last of it had come
+    uint32_t limit                  # the probe's time, ms
 
 cdef struct Duration:
     uint64_t counts[BOUNDS + 1]
@@ -357,6 +425,8 @@ cdef struct Clocks:
     int64_t now                     # monotonic, refreshed several times a tick
     int64_t tick_start
     int64_t wall                    # CLOCK_REALTIME less CLOCK_MONOTONIC, at the start of the tick
+    int64_t compared                # when that was read: monotonic
+    int64_t suspended               # CLOCK_BOOTTIME less CLOCK_MONOTONIC, when the wall clock last moved
     int64_t stalled                 # time that this thread was not let run, since ever
     uint32_t quiet                  # ticks without a packet sent or received
     uint64_t random                 # for jitter: see `draw_below`
@@ -377,6 +447,26 @@ cdef struct Raw:
     uint8_t* zeros                  # the constant rest of an echo request
     SendBuffers send
     ReceiveBuffers receive
+
+# Who passed last in a vantage: all origins of one namespace, family and source address. Two entries, so that each
+# target finds the last pass of another one.
+cdef struct Passes:
+    uint32_t slot                   # the target that passed last
+    uint32_t other                  # the last one before it that is not the same
+    int64_t at                      # 0: none yet
+    int64_t other_at
+
+# The engine's: what proves that a probe left this host (evidence.pyx).
+cdef struct Evidence:
+    Passes passes[MAX_ORIGINS]      # by Origin.vantage
+    int64_t asked_at                # the tick in which ...
+    uint32_t asks                   # ... so many targets had their next hop asked for
+    msghdr control                  # the control message of a stamped packet
+    char stamp[32]                  # its data
+    iovec parts[RECV_BATCH]         # buffers of the error queue
+    mmsghdr messages[RECV_BATCH]
+    char controls[RECV_BATCH][ERROR_CONTROL]
+    uint8_t data[RECV_BATCH][RECV_BYTES]
 
 # The engine's: connections, and all descriptors that are counted against the limit.
 cdef struct Streams:
@@ -450,11 +540,13 @@ cdef struct State:
     Slot* slots                     # the engine's
     Record* records                 # written by the engine, read by Python: see Record
     uint32_t* due                   # the engine's: what the wheel gave out
+    int64_t* anchors                # the engine's, by slot: of the clock, by the last verification (dates.pyx); 0: none
     Wheel wheel                     # the engine's
     Check** checks                  # the engine's
     Clocks clock
     OriginTable origins
     Raw raw
+    Evidence evidence
     Streams streams
     Fifo waiting
     Reports reports

@@ -30,8 +30,11 @@ cdef Stream* stream_take(State* e, uint32_t index) noexcept nogil:
     stream.watched = False
     stream.fresh = False
     stream.used = True
+    stream.made = False
     stream.tls = NULL
     stream.own = 0
+    stream.search_at = 0
+    stream.linger_until = 0
     e.streams.used += 1
     e.slots[index].stream = at
     return stream
@@ -129,6 +132,20 @@ cdef void pools_trim(State* e) noexcept nogil:
         origin.pool.idle = origin.pool.count
 
 
+# Empty a socket's error queue; False if that cannot be done. IPv4 queues an ICMP error that ends a connect() there,
+# also for a socket that never asked for it (IP_RECVERR), and connect() to AF_UNSPEC leaves it there: a socket that is
+# used again would grow by 832 bytes an error and report an error to poll for ever. Called after the connection is
+# undone, so that no further error can find the socket.
+cdef bint errors_drain(int fd) noexcept nogil:
+    cdef msghdr header
+    cdef int _turn
+    memset(&header, 0, sizeof(header))
+    for _turn in range(ERRORS_DRAINED):
+        if recvmsg(fd, &header, MSG_ERRQUEUE | MSG_DONTWAIT) < 0:
+            return errno == EAGAIN
+    return False
+
+
 # The connection has served its purpose: reset it, and keep the socket if that is possible; `reuse`: the slot still has
 # the origin that the socket came from.
 cdef void stream_close(State* e, uint32_t at, bint reuse) noexcept nogil:
@@ -145,6 +162,7 @@ cdef void stream_close(State* e, uint32_t at, bint reuse) noexcept nogil:
         and load32(&origin.state) == ORIGIN_OPEN
         and e.slots[stream.slot].losses == origin.losses
         and connect(stream.fd, &nowhere, sizeof(nowhere)) == 0
+        and (stream.made or origin.v6 or errors_drain(stream.fd))
     ):
         pool_put(e, origin, stream.fd)
     else:
@@ -263,12 +281,8 @@ cdef void stream_start(State* e, uint32_t index) noexcept nogil:
     slot.phase = PHASE_CONNECTING
     length = fill_name(&name, slot.v6, slot.address, check.port)
     if connect(fd, <sockaddr*>&name, length) < 0 and errno != EINPROGRESS:
-        # An errno of the route or the server is an answer; all others are our own trouble.
-        error = errno
-        if error in (ECONNREFUSED, ENETUNREACH, EHOSTUNREACH, EHOSTDOWN, ECONNRESET, ETIMEDOUT):
-            stream_refused(e, index, CODE_L4CON, DETAIL_ERRNO, error, 0)
-        else:
-            stream_blocked(e, index, BLOCK_CONNECT, error)
+        # What a server has answered cannot be known yet.
+        proof_of_refusal(e, index, errno)
         return
     e.clock.quiet = 0
     stream_freshen(e, slot.stream)
@@ -282,20 +296,30 @@ cdef void stream_fail(State* e, uint32_t index, int code, int kind, uint32_t val
     cdef int64_t lost = stalled_since(e, slot)
     if kind != DETAIL_TIMEOUT:
         lost += e.streams.table[slot.stream].own
-    stream_end(e, slot.stream)
     if lost * 4 > slot.deadline - slot.sent or slot.losses != e.origins.table[slot.origin].losses:
+        stream_leave(e, index)
         repeat(e, index, soon(e))
-    elif failure_stands(e, index):
+        return
+    if kind == DETAIL_TIMEOUT and slot.state != HEALTH_DOWN:
+        proof_of_silence(e, index, code)
+        return
+    stream_leave(e, index)
+    if failure_stands(e, index):
         conclude(e, index, False, code, kind, value, span)
 
 
 # The check has failed, and no time of ours can have caused it.
 cdef void stream_refused(State* e, uint32_t index, int code, int kind, uint32_t value, int64_t span) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
-    stream_end(e, slot.stream)
     if slot.losses != e.origins.table[slot.origin].losses:
+        stream_end(e, slot.stream)
         repeat(e, index, soon(e))
-    elif failure_stands(e, index):
+        return
+    if kind == DETAIL_ERRNO and slot.state != HEALTH_DOWN:
+        proof_of_answer(e, index, code, value, span)
+        return
+    stream_end(e, slot.stream)
+    if failure_stands(e, index):
         conclude(e, index, False, code, kind, value, span)
 
 
@@ -353,24 +377,27 @@ cdef bint stream_look(State* e, uint32_t at) noexcept nogil:
     cdef uint32_t index = stream.slot
     cdef Slot* slot = &e.slots[index]
     cdef const Check* check = e.checks[slot.check]
-    cdef sockaddr_in6 name
     cdef socklen_t length
     cdef tcp_info info
     cdef int64_t rtt
+    cdef char nothing = 0
     if slot.phase == PHASE_TLS:
         return True
+    if stream.linger_until:
+        return linger_look(e, at)
     if slot.phase == PHASE_CONNECTING and (check.type == PROBE_CONNECT or stream.tls is not NULL):
-        # The second connect() returns 0 or EISCONN when it is made, EALREADY when not yet, else why not. It goes on
-        # saying EALREADY after a local firewall has rejected the SYN; the probe then ends at its deadline.
-        length = fill_name(&name, slot.v6, slot.address, check.port)
-        if connect(stream.fd, <sockaddr*>&name, length) < 0 and errno != EISCONN:
-            if errno == EALREADY or errno == EINPROGRESS or errno == EINTR:
+        # To send nothing returns 0 when the connection is made, EAGAIN when not yet, else why not. (A second connect()
+        # says the same, and forgets the connection's address when it has failed, which its twin needs.) It goes on
+        # saying EAGAIN after a local firewall has rejected the SYN: that is found out at the deadline (proving.pyx).
+        if send(stream.fd, &nothing, 0, MSG_DONTWAIT | MSG_NOSIGNAL) < 0:
+            if errno == EAGAIN or errno == EINTR:
                 return True
             stream_failed(e, index, errno)
             return False
         if connected_to_itself(e, stream, slot, check):
             stream_refused(e, index, CODE_L4CON, DETAIL_SELF, 0, 0)
             return False
+        stream.made = True
         if stream.tls is not NULL:
             tls_hand_over(e, stream, slot)
             return True
@@ -380,7 +407,7 @@ cdef bint stream_look(State* e, uint32_t at) noexcept nogil:
         if getsockopt(stream.fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0 and info.tcpi_rtt:
             if <int64_t>info.tcpi_rtt * 1000 < rtt:
                 rtt = <int64_t>info.tcpi_rtt * 1000
-        stream_end(e, at)
+        proof_passed(e, index)
         conclude(e, index, True, CODE_L4OK, DETAIL_NONE, 0, rtt)
         return False
     if slot.phase == PHASE_RECEIVING:
@@ -421,6 +448,7 @@ cdef bint request_send(State* e, Stream* stream, Slot* slot, const Check* check)
         stream_failed(e, stream.slot, errno)
         return False
     if slot.phase == PHASE_CONNECTING:
+        stream.made = True
         if connected_to_itself(e, stream, slot, check):
             stream_refused(e, stream.slot, CODE_L4CON, DETAIL_SELF, 0, 0)
             return False
@@ -438,6 +466,7 @@ cdef bint response_receive(State* e, uint32_t at) noexcept nogil:
     cdef iovec part
     cdef msghdr header
     cdef ssize_t got
+    cdef size_t taken
     cdef int64_t when = e.clock.now
     cdef int _turn
     memset(&header, 0, sizeof(header))
@@ -461,10 +490,13 @@ cdef bint response_receive(State* e, uint32_t at) noexcept nogil:
             http_eof(&stream.http)
         else:
             when = received_at(e, &header, slot)
-            http_feed(&stream.http, e.streams.scratch, got)
+            taken = http_feed(&stream.http, e.streams.scratch, got)
+            http_skip(&stream.http, e.streams.scratch + taken, got - taken)
         if stream.http.state >= HTTP_COMPLETE:
             response_done(e, at, when)
             return False
+        if stream.http.body_bytes:
+            search_begin(e, stream, when)
         if got < SCRATCH:
             return True
     return True
@@ -483,40 +515,16 @@ cdef void response_done(State* e, uint32_t at, int64_t when) noexcept nogil:
         stream_expired(e, index)
         return
     if good and check.regexp:
-        judge_put(e, index, stream, when)
+        search_whole(e, index, when)
     elif good:
-        stream_end(e, at)
+        proof_passed(e, index)
         conclude(e, index, True, CODE_L7OK, DETAIL_STATUS, status, when - slot.sent)
     elif stream.http.no_memory:
         stream_blocked(e, index, BLOCK_SOCKET, ENOMEM)
-    elif complete:
+    elif complete or stream.http.fault == FAULT_STATUS:
         stream_fail(e, index, CODE_L7STS, DETAIL_STATUS, status, when - slot.sent)
     else:
         stream_fail(e, index, CODE_L7RSP, DETAIL_HTTP, stream.http.fault, when - slot.sent)
-
-
-# Hand the body to the thread that runs regular expressions. The probe waits for its answer without a stream.
-cdef void judge_put(State* e, uint32_t index, Stream* stream, int64_t when) noexcept nogil:
-    cdef Slot* slot = &e.slots[index]
-    cdef Judgement job
-    cdef uint64_t one = 1
-    job.slot = index
-    job.generation = slot.generation
-    job.serial = slot.serial
-    job.check = slot.check
-    job.status = stream.http.status
-    job.body = stream.http.body
-    job.body_bytes = stream.http.body_bytes
-    if not ring_push(&e.judge.bodies, &job):
-        stream_end(e, slot.stream)
-        repeat(e, index, soon(e))
-        return
-    stream.http.body = NULL         # the other thread's, from here on
-    write(e.judge.notify, &one, sizeof(one))
-    stream_end(e, slot.stream)
-    slot.phase = PHASE_JUDGING
-    slot.deadline = when        # from here on: when the response came
-    plan(e, index, e.clock.now + JUDGE_LIMIT)
 
 
 # Nothing came, or not enough, and the time is over.
@@ -526,8 +534,10 @@ cdef void stream_expired(State* e, uint32_t index) noexcept nogil:
     cdef uint32_t limit = <uint32_t>((slot.deadline - slot.sent) // MS)
     if slot.phase == PHASE_TLS:
         tls_expired(e, index)
-        return
-    stream_fail(e, index, code, DETAIL_TIMEOUT, limit, 0)
+    elif slot.state != HEALTH_DOWN and not may_ask(e):
+        plan(e, index, e.clock.now + TICK)      # a proof costs some ten microseconds, and others have their turn, too
+    elif not search_last(e, index):
+        stream_fail(e, index, code, DETAIL_TIMEOUT, limit, 0)
 
 
 # Look at the fresh ones. Streams with enough looks are left to epoll.
@@ -559,7 +569,9 @@ cdef void stream_walk(State* e) noexcept nogil:
 cdef bint stream_watch(State* e, uint32_t at, int operation) noexcept nogil:
     cdef Stream* stream = &e.streams.table[at]
     cdef epoll_event event
-    event.events = EPOLLONESHOT | (EPOLLIN if e.slots[stream.slot].phase == PHASE_RECEIVING else EPOLLOUT)
+    event.events = EPOLLONESHOT | EPOLLOUT
+    if stream.linger_until or e.slots[stream.slot].phase == PHASE_RECEIVING:
+        event.events = EPOLLONESHOT | EPOLLIN
     event.data.u64 = (<uint64_t>stream.tag << 32) | at
     if epoll_ctl(e.streams.epoll, operation, stream.fd, &event) < 0:
         e.stats.counters[STAT_LOCAL_ERRORS] += 1

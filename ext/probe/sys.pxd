@@ -36,6 +36,7 @@ cdef extern from "errno.h" nogil:
         ENETUNREACH
         ENOPROTOOPT
         ENODEV
+        ENOTSUP
         EPIPE
         EPROTO
         ETIMEDOUT
@@ -50,11 +51,19 @@ cdef extern from "time.h" nogil:
         long tv_sec
         long tv_nsec
     enum:
+        CLOCK_BOOTTIME
         CLOCK_MONOTONIC
         CLOCK_REALTIME
         TIMER_ABSTIME
     int clock_gettime(clockid_t, timespec*)
     int clock_nanosleep(clockid_t, int, const timespec*, timespec*)
+
+cdef extern from "sys/timex.h" nogil:
+    ctypedef struct timex "struct timex":
+        pass
+    enum:
+        TIME_ERROR
+    int adjtimex(timex*)
 
 cdef extern from "unistd.h" nogil:
     int close(int)
@@ -198,6 +207,7 @@ cdef extern from "sys/socket.h" nogil:
     enum:
         AF_INET
         AF_INET6
+        AF_NETLINK
         AF_UNSPEC
         SOCK_STREAM
         SOCK_DGRAM
@@ -213,9 +223,11 @@ cdef extern from "sys/socket.h" nogil:
         SO_RCVBUFFORCE
         SO_SNDBUF
         SO_SNDBUFFORCE
+        SO_TIMESTAMPING
         SO_TIMESTAMPNS
         MSG_CONFIRM
         MSG_DONTWAIT
+        MSG_ERRQUEUE
         MSG_NOSIGNAL
     int socket(int, int, int)
     int bind(int, const sockaddr*, socklen_t)
@@ -260,13 +272,18 @@ cdef extern from "netinet/in.h" nogil:
         IP_MTU_DISCOVER
         IP_PMTUDISC_DO
         IP_PKTINFO
+        IP_RECVERR
         IPV6_PKTINFO
+        IPV6_RECVERR
+        IPV6_RECVPKTINFO
         IPV6_V6ONLY
         IPV6_CHECKSUM
     struct in_pktinfo:
+        int ipi_ifindex
         in_addr ipi_spec_dst
     struct in6_pktinfo:
         in6_addr ipi6_addr
+        unsigned int ipi6_ifindex
     uint16_t htons(uint16_t)
     uint32_t htonl(uint32_t)
     uint16_t ntohs(uint16_t)
@@ -275,6 +292,8 @@ cdef extern from "netinet/in.h" nogil:
 cdef extern from "linux/tcp.h" nogil:
     struct tcp_info:
         uint8_t tcpi_state
+        uint8_t tcpi_ca_state
+        uint32_t tcpi_unacked
         uint32_t tcpi_rtt
         uint32_t tcpi_total_retrans
     enum:
@@ -289,8 +308,100 @@ cdef extern from "linux/sock_diag.h" nogil:
     enum:
         SK_MEMINFO_RMEM_ALLOC
         SK_MEMINFO_RCVBUF
+        SK_MEMINFO_WMEM_ALLOC
+        SK_MEMINFO_SNDBUF
         SK_MEMINFO_DROPS
         SK_MEMINFO_VARS
+
+cdef extern from "linux/errqueue.h" nogil:
+    struct sock_extended_err:
+        uint32_t ee_errno
+        uint8_t ee_origin
+        uint32_t ee_info
+        uint32_t ee_data
+    enum:
+        SO_EE_ORIGIN_TIMESTAMPING
+        SCM_TSTAMP_SND
+        SCM_TSTAMP_SCHED
+
+cdef extern from "linux/net_tstamp.h" nogil:
+    enum:
+        SOF_TIMESTAMPING_OPT_CMSG
+        SOF_TIMESTAMPING_SOFTWARE
+        SOF_TIMESTAMPING_TX_SCHED
+        SOF_TIMESTAMPING_TX_SOFTWARE
+
+cdef extern from "linux/netlink.h" nogil:
+    struct sockaddr_nl:
+        sa_family_t nl_family
+        uint32_t nl_pid
+    struct nlmsghdr:
+        uint32_t nlmsg_len
+        uint16_t nlmsg_type
+        uint16_t nlmsg_flags
+        uint32_t nlmsg_seq
+    struct nlmsgerr:
+        int error
+    enum:
+        NETLINK_ROUTE
+        NETLINK_GET_STRICT_CHK
+        NETLINK_CAP_ACK
+        SOL_NETLINK
+        NLM_F_REQUEST
+        NLMSG_ERROR
+
+cdef extern from "linux/rtnetlink.h" nogil:
+    struct rtmsg:
+        uint8_t rtm_family
+        uint8_t rtm_dst_len
+        uint8_t rtm_src_len
+        uint8_t rtm_type
+        uint32_t rtm_flags
+    struct rtattr:
+        uint16_t rta_len
+        uint16_t rta_type
+    struct ifinfomsg:
+        uint8_t ifi_family
+        uint16_t ifi_type
+        int ifi_index
+        uint32_t ifi_flags
+    enum:
+        RTM_GETLINK
+        RTM_GETNEIGH
+        RTM_GETROUTE
+        RTM_NEWLINK
+        RTM_NEWNEIGH
+        RTM_NEWROUTE
+        RTA_DST
+        RTA_GATEWAY
+        RTA_OIF
+        RTA_SRC
+        RTA_VIA
+        RTN_LOCAL
+        RTEXT_FILTER_SKIP_STATS
+
+cdef extern from "linux/neighbour.h" nogil:
+    struct ndmsg:
+        uint8_t ndm_family
+        int ndm_ifindex
+        uint16_t ndm_state
+    enum:
+        NDA_DST
+        NUD_FAILED
+        NUD_INCOMPLETE
+        NUD_NOARP
+
+cdef extern from "linux/if.h" nogil:
+    enum:
+        IFF_LOOPBACK
+        IFF_NOARP
+        IFF_UP
+
+cdef extern from "linux/if_link.h" nogil:
+    enum:
+        IFLA_CARRIER
+        IFLA_CARRIER_CHANGES
+        IFLA_EXT_MASK
 
 cdef extern from "linux/filter.h" nogil:
     struct sock_filter:

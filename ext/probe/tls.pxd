@@ -9,27 +9,35 @@ from probe.ring cimport Ring
 cdef enum:
     TLS_MAX = 4096                  # handshakes and what follows them, under way at once: the rest waits its turn
     TLS_WORKERS = 4
-    TLS_RING = 16384                # messages to or from a worker; one connection has at most three on the way
+    TLS_RING = 16384                # messages to or from a worker; one connection has at most four on the way
     TLS_EVENTS = 64
     TLS_TURNS = 8                   # reads of one connection, before the others get theirs
     TLS_MAX_CHAIN = 65536           # bytes of certificates that a server may send
     TLS_MAX_DEPTH = 10              # intermediate certificates
     TLS_MAX_OUT = 65536             # bytes that wait to be sent
-    TLS_MAX_IN = 1 << 20            # bytes of one connection: far more than a body that is searched
+    TLS_MAX_IN = 1 << 20            # bytes of one connection: far more than a body that is searched ...
+    TLS_WRAPPING = 128              # ... and more for each byte of content, since a record may hold a single one, ...
+    TLS_MOST_IN = 12 << 20          # ... up to what the longest head and body take in records of one byte
     TLS_SESSION_MAX = 4096          # bytes of a session that are worth keeping
     TLS_SESSIONS_MAX = 64 << 20     # bytes of all sessions
     TLS_SESSION_LIFE = 60           # seconds after which a certificate is looked at again
+    ANCHOR_THERE = 1                # flags of an anchor: see dates.pyx
+    ANCHOR_SYNCHRONISED = 2
+    ANCHOR_FOLLOWS = 3600           # seconds: the engine's anchor moves so far at once
+    ANCHOR_WAITS = 600              # seconds without a doubted date, after which it moves any distance
 
 # Messages to a worker.
 cdef enum:
     TLS_START = 0                   # the connection is made: shake hands
     TLS_EXPIRE = 1                  # the time is over: have a last look
     TLS_DROP = 2                    # the probe was given up
+    TLS_PEEK = 3                    # copy the unfinished body, to be searched
 
 # Messages from a worker: one for each that it got.
 cdef enum:
     TLS_NOTHING = 0                 # to TLS_EXPIRE or TLS_DROP: it had ended, or goes on after all
     TLS_ENDED = 1                   # to TLS_START: `outcome` says how
+    TLS_PEEKED = 2                  # to TLS_PEEK: `part` is the copy, NULL if nothing has come since the last one
 
 cdef enum:
     TLS_PASSED = 0
@@ -51,12 +59,14 @@ cdef enum:
 cdef enum:
     TLS_FAULT_CLOSED = 1
     TLS_FAULT_FLOOD = 2
+    TLS_FAULT_PLAIN = 3             # the first bytes are a response of HTTP/1
+    TLS_FAULT_PLAIN_HTTP = 4        # the same, to a check that asks for one
 
 # A session, as slots keep it: without the certificates, which are what is large in it.
 cdef struct Session:
     uint32_t length
     uint32_t authorities            # the reading of the authorities that it was verified by
-    int64_t until                   # wall clock, seconds: then the certificate is to be verified again
+    int64_t until                   # CLOCK_BOOTTIME, seconds: then the certificate is to be verified again
     uint8_t data[1]
 
 # Authorities that were read, shared by all checks that name the same file. Guarded by the pool's lock.
@@ -99,15 +109,19 @@ cdef struct TlsTask:
     uint8_t address[16]
     int64_t sent                    # monotonic: when the probe began
     int64_t handed                  # monotonic: when the engine let go of it
+    int64_t anchor                  # of the clock, by the last verification: see dates.pyx. 0: none
+    bint serving                    # the target is up, or presumed good
 
 # The worker's: the socket as OpenSSL's BIO sees it.
 cdef struct TlsSocket:
     int error                       # errno
     bint eof
     bint dry                        # the last read emptied it
+    uint8_t start[5]                # the first bytes that came
     int64_t arrived                 # monotonic: kernel time of the last bytes that were read
     int64_t first                   # kernel time of this step's first bytes, 0 = none
     uint32_t received
+    uint32_t allowed                # what may be received: TLS_MAX_IN, and more with each byte of content
     uint8_t* out                    # written by OpenSSL and not sent yet
     uint32_t out_bytes
     uint32_t out_space
@@ -119,6 +133,10 @@ cdef struct TlsOutcome:
     uint8_t kind
     uint32_t value
     bint resumed
+    bint unsure                     # a date was refused while the kernel called its clock unsynchronised
+    int64_t anchor                  # left by a verification that succeeded; 0: none
+
+cdef struct TlsPool
 
 # One connection. The engine makes and frees it; between TLS_START and TLS_ENDED the worker has all but the first
 # fields.
@@ -134,14 +152,21 @@ cdef struct Tls:
     uint32_t outstanding            # messages that were not answered yet
     bint expiring                   # TLS_EXPIRE was sent and not answered
     bint over                       # TLS_ENDED has come
+    bint peeking                    # TLS_PEEK was sent and not answered
     bint orphan                     # its probe was given up
     # Both
     int64_t own                     # atomic: time that we took ourselves, which is not the server's
     int64_t until                   # with TLS_EXPIRE: how long the server has, monotonic
     # The worker's
+    TlsPool* pool
+    int doubted                     # X509_V_ERR_*: a date that was refused by a doubtful clock; 0: none
     TlsTask task
     TlsSocket io
     TlsOutcome outcome
+    uint8_t* part                   # with TLS_PEEKED; the engine's from there on
+    uint32_t part_bytes
+    uint32_t part_status
+    int64_t part_at                 # when the last of it had come
     SSL* ssl
     BIO* bio
     uint8_t state                   # TLS_NEW ... TLS_OVER
@@ -152,13 +177,14 @@ cdef struct Tls:
     bint expect_out                 # there also for EPOLLOUT: not all was sent
     bint heard                      # something came after our side had finished
     bint head_seen                  # data came through the encryption
+    bint more                       # in the worker's list of those that OpenSSL holds data of
+    Tls* next                       # in that list
     int64_t began                   # monotonic: this step
+    int64_t paused                  # monotonic: when the last step ended before all data was read
 
 cdef struct TlsMessage:
     Tls* tls
     uint32_t what
-
-cdef struct TlsPool
 
 # One TLS thread. All of it is the thread's own, but what says otherwise; the rings are shared as rings are.
 cdef struct TlsWorker:
@@ -169,6 +195,8 @@ cdef struct TlsWorker:
     int epoll
     Ring inbox                      # TlsMessage, from the engine
     Ring outbox                     # TlsMessage, to the engine
+    Tls* more_head                  # connections with data in OpenSSL, which epoll knows nothing of; by Tls.next
+    Tls* more_tail
     bint answered                   # something is in `outbox` that the engine was not woken for
     bint unwoken                    # the engine's: something is in `inbox` that the thread was not woken for
     epoll_event events[TLS_EVENTS]
@@ -181,9 +209,12 @@ cdef struct TlsPool:
     uint32_t worker_count
     int wake                        # the engine's eventfd: a worker writes to it
     int64_t clock_floor             # wall clock, seconds: before this it is wrong
+    int64_t grace_until             # CLOCK_BOOTTIME, ns: until then an unsynchronised clock is doubted
     # The engine's
     uint32_t next                   # worker
     uint32_t count                  # connections, orphans too
+    int64_t anchor                  # of the clock, for targets without their own; atomic: Python reads it
+    int64_t moved_since             # monotonic: since when verifications want it to be far from there; 0: not at all
     # Both
     uint32_t authorities            # atomic: raised by each reload, by the engine
     uint32_t stopping               # atomic: Python stores it with release when the engine's thread has ended

@@ -6,6 +6,11 @@
 # came in to the end of the work on it) is measured and added to the time that the server has: a thread with too much to
 # do makes probes late, and never makes a server look slow.
 #
+# A connection is read for some turns only, so that a server that sends without end holds up no other connection. The
+# kernel knows what is left in its socket, and epoll says so; it knows nothing of what OpenSSL has read ahead, which may
+# be hundreds of small records. A connection that stopped with data in OpenSSL is therefore put into a list of its worker
+# (`more`), and takes its next turns after all others have had theirs.
+#
 # OpenSSL keeps its errors in a queue per thread. An error that one connection leaves there would count for the next; so
 # the queue is cleared before each call whose failure is looked at, and after each that may leave something.
 
@@ -68,7 +73,8 @@ cdef uint32_t session_strip(uint8_t* data, uint32_t length) noexcept nogil:
     return kept
 
 
-# When the certificate has to be looked at again: soon, and not after one of the chain has expired.
+# When the certificate has to be looked at again: soon, and not after one of the chain has expired. By a clock that
+# cannot be set: by the wall clock, a session would last for years when that is set back.
 cdef int64_t verified_until(const SSL* ssl) noexcept nogil:
     cdef const X509_STACK* chain = SSL_get0_verified_chain(ssl)
     cdef int64_t left = TLS_SESSION_LIFE
@@ -80,7 +86,7 @@ cdef int64_t verified_until(const SSL* ssl) noexcept nogil:
                 one = <int64_t>days * 86400 + seconds
                 if one < left:
                     left = one
-    return wall_seconds() + left
+    return boot_seconds() + left
 
 
 # Keep a session for the next handshake. A session that was resumed and not replaced is still good; its certificate was
@@ -135,7 +141,7 @@ cdef int tls_bio_read(BIO* bio, char* data, int length) noexcept nogil:
     BIO_clear_flags(bio, BIO_FLAGS_RWS | BIO_FLAGS_SHOULD_RETRY)
     if length <= 0 or tls.io.eof or tls.io.error:
         return 0 if tls.io.eof else -1
-    if tls.io.dry or tls.io.received > TLS_MAX_IN:
+    if tls.io.dry or tls.io.received > tls.io.allowed:
         # Enough is enough, even within one SSL_read: it would go on as long as a server sends, say, key updates.
         BIO_set_flags(bio, BIO_FLAGS_READ | BIO_FLAGS_SHOULD_RETRY)
         return -1
@@ -172,6 +178,12 @@ cdef int tls_bio_read(BIO* bio, char* data, int length) noexcept nogil:
     tls.io.arrived = at
     if tls.io.first == 0:
         tls.io.first = at
+    if tls.io.received < sizeof(tls.io.start):
+        memcpy(
+            tls.io.start + tls.io.received,
+            data,
+            min(<size_t>got, sizeof(tls.io.start) - tls.io.received),
+        )
     tls.io.received += <uint32_t>got
     return <int>got
 
@@ -251,14 +263,53 @@ cdef void worker_answer(TlsWorker* w, Tls* tls, int what) noexcept nogil:
     w.answered = True
 
 
-# Count the time of this step, and the time that its data had waited for this thread.
+# Count the time of this step, and the time that its data had waited for this thread: in the kernel since it came, or in
+# OpenSSL since the last step.
 cdef void tls_count_own(Tls* tls) noexcept nogil:
-    cdef int64_t since = tls.io.first if tls.io.first else tls.began
-    store64(&tls.own, tls.own + clock_ns(CLOCK_MONOTONIC) - since)
+    cdef int64_t now = clock_ns(CLOCK_MONOTONIC)
+    cdef int64_t since = tls.began
+    if tls.paused:
+        since = tls.paused
+    elif tls.io.first:
+        since = tls.io.first
+    tls.paused = now if tls.more else 0
+    store64(&tls.own, tls.own + now - since)
+
+
+# Turns for a connection whose data is in OpenSSL, after those that wait already.
+cdef void more_put(TlsWorker* w, Tls* tls) noexcept nogil:
+    if tls.more:
+        return
+    tls.more = True
+    tls.next = NULL
+    if w.more_head is NULL:
+        w.more_head = tls
+    else:
+        w.more_tail.next = tls
+    w.more_tail = tls
+
+
+# The list is short: only connections with many small records are in it, and most leave it at its head.
+cdef void more_remove(TlsWorker* w, Tls* tls) noexcept nogil:
+    cdef Tls* before = NULL
+    cdef Tls* at = w.more_head
+    if not tls.more:
+        return
+    tls.more = False
+    while at != tls:
+        before = at
+        at = at.next
+    if before is NULL:
+        w.more_head = tls.next
+    else:
+        before.next = tls.next
+    if w.more_tail == tls:
+        w.more_tail = before
 
 
 cdef void tls_end(TlsWorker* w, Tls* tls, int outcome, int code=0, int kind=0, uint32_t value=0) noexcept nogil:
     cdef epoll_event event
+    more_remove(w, tls)
     if tls.watched:
         event.events = 0
         epoll_ctl(w.epoll, EPOLL_CTL_DEL, tls.task.fd, &event)
@@ -305,6 +356,7 @@ cdef void tls_refused(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
     cdef unsigned long error = ERR_get_error()
     cdef int reason = ERR_GET_REASON(error)
     cdef int code = CODE_L7RSP if tls.head_seen else CODE_L6RSP
+    cdef int plain
     cdef long verdict
     tls_flush(tls)
     if error == 0:
@@ -321,15 +373,13 @@ cdef void tls_refused(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
             tls_end(w, tls, TLS_LOCAL, 0, BLOCK_TLS, ENOMEM)
         elif verdict == X509_V_ERR_STORE_LOOKUP:
             tls_end(w, tls, TLS_LOCAL, 0, BLOCK_AUTHORITIES, EINVAL)
-        elif (
-            verdict in (X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED)
-            and wall_seconds() < pool.clock_floor
-        ):
-            tls_end(w, tls, TLS_LOCAL, 0, BLOCK_CLOCK, EINVAL)
         else:
             tls_end(w, tls, TLS_FAILED, code, DETAIL_TLS_VERIFY, <uint32_t>verdict)
     elif reason >= SSL_AD_REASON_OFFSET:
         tls_end(w, tls, TLS_FAILED, code, DETAIL_TLS_ALERT, <uint32_t>(reason - SSL_AD_REASON_OFFSET))
+    elif reason == SSL_R_WRONG_VERSION_NUMBER and memcmp(tls.io.start, b"HTTP/", sizeof(tls.io.start)) == 0:
+        plain = TLS_FAULT_PLAIN_HTTP if tls.task.context.http else TLS_FAULT_PLAIN
+        tls_end(w, tls, TLS_FAILED, code, DETAIL_TLS_FAULT, plain)
     else:
         tls_end(w, tls, TLS_FAILED, code, DETAIL_TLS_ERROR, <uint32_t>error)
 
@@ -340,6 +390,7 @@ cdef bint tls_open(TlsPool* pool, Tls* tls) noexcept nogil:
     cdef const unsigned char* data
     cdef SSL_SESSION* session = NULL
     cdef int ok = 1
+    tls.pool = pool
     tls.ssl = context_ssl(pool, context, &tls.authorities)
     if tls.ssl is NULL:
         return False
@@ -369,7 +420,7 @@ cdef bint tls_open(TlsPool* pool, Tls* tls) noexcept nogil:
         return False
     if tls.session is not NULL:
         data = tls.session.data
-        if tls.session.authorities == tls.authorities and wall_seconds() < tls.session.until:
+        if tls.session.authorities == tls.authorities and boot_seconds() < tls.session.until:
             session = d2i_SSL_SESSION(NULL, &data, tls.session.length)
         if session is not NULL:
             SSL_set_session(tls.ssl, session)
@@ -384,6 +435,8 @@ cdef bint tls_open(TlsPool* pool, Tls* tls) noexcept nogil:
 # Our side of the handshake is finished. Data that is written now leaves together with the Finished.
 cdef bint tls_finished(TlsWorker* w, Tls* tls) noexcept nogil:
     tls.outcome.resumed = SSL_session_reused(tls.ssl) != 0
+    if tls.task.context.verify and not tls.outcome.resumed:
+        tls.outcome.anchor = anchor_now()
     if tls.task.context.http:
         tls.state = TLS_READING
         if SSL_write(tls.ssl, tls.task.request, <int>tls.task.request_bytes) != <int>tls.task.request_bytes:
@@ -399,6 +452,13 @@ cdef bint tls_finished(TlsWorker* w, Tls* tls) noexcept nogil:
     return True
 
 
+# Bytes of the response. True when it is complete, or is none; what follows has been looked at then, too.
+cdef bint tls_response(Tls* tls, const uint8_t* data, size_t length) noexcept nogil:
+    cdef size_t taken = http_feed(tls.task.http, data, length)
+    http_skip(tls.task.http, data + taken, length - taken)
+    return tls.task.http.state >= HTTP_COMPLETE
+
+
 # Go on with a connection as far as it goes without waiting. False when it has ended.
 cdef bint tls_work(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
     cdef int result, error
@@ -409,6 +469,9 @@ cdef bint tls_work(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
         if tls.state == TLS_HANDSHAKE:
             result = SSL_do_handshake(tls.ssl)
             if result == 1:
+                if tls.doubted:
+                    tls_end(w, tls, TLS_LOCAL, 0, BLOCK_CLOCK, <uint32_t>tls.doubted)
+                    return False
                 if not tls_finished(w, tls):
                     tls_refused(pool, w, tls)
                     return False
@@ -424,19 +487,20 @@ cdef bint tls_work(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
             result = SSL_read(tls.ssl, w.scratch, sizeof(w.scratch))
             if result > 0:
                 tls.head_seen = True
+                tls.io.allowed = min(tls.io.allowed + <uint32_t>result * TLS_WRAPPING, <uint32_t>TLS_MOST_IN)
                 if tls.state == TLS_ACCEPTING:
                     tls.heard = True
-                    continue
-                http_feed(tls.task.http, w.scratch, result)
-                if tls.task.http.state >= HTTP_COMPLETE:
+                elif tls_response(tls, w.scratch, result):
                     tls_end(w, tls, TLS_RESPONSE)
                     return False
                 turn += 1
                 if turn == TLS_TURNS:
+                    if SSL_has_pending(tls.ssl):
+                        more_put(w, tls)
                     break
                 continue
         error = SSL_get_error(tls.ssl, result)
-        if tls.io.received > TLS_MAX_IN:
+        if tls.io.received > tls.io.allowed:
             tls_end(w, tls, TLS_FAILED, CODE_L7RSP if tls.head_seen else CODE_L6RSP, DETAIL_TLS_FAULT, TLS_FAULT_FLOOD)
             return False
         if error == SSL_ERROR_WANT_READ and not tls.io.error:
@@ -478,9 +542,11 @@ cdef bint tls_watch(TlsWorker* w, Tls* tls) noexcept nogil:
 cdef void tls_step(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
     tls.began = clock_ns(CLOCK_MONOTONIC)
     tls.io.first = 0
+    more_remove(w, tls)
     if tls.state == TLS_NEW:
         tls.began = tls.task.handed
         tls.state = TLS_HANDSHAKE
+        tls.io.allowed = TLS_MAX_IN
         if not tls_open(pool, tls):
             # Unreadable authorities have their own errno; otherwise memory is lacking.
             tls_end(w, tls, TLS_LOCAL, 0, BLOCK_TLS if errno == ENOMEM else BLOCK_AUTHORITIES, errno)
@@ -491,10 +557,27 @@ cdef void tls_step(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
             tls_end(w, tls, TLS_LOCAL, 0, BLOCK_TLS, errno)
 
 
+# The engine wants to have the unfinished body searched.
+cdef void tls_copy_part(Tls* tls) noexcept nogil:
+    cdef Http* http = tls.task.http
+    tls.part = NULL
+    if tls.state != TLS_READING or http.state >= HTTP_COMPLETE or http.body_bytes == http.searched:
+        return
+    tls.part = http_copy(http)
+    tls.part_bytes = http.body_bytes
+    tls.part_status = http.status
+    tls.part_at = tls.io.arrived
+    http.searched = http.body_bytes
+
+
 cdef void worker_apply(TlsPool* pool, TlsWorker* w, Tls* tls, int what) noexcept nogil:
     cdef int64_t until
     if what == TLS_START:
         tls_step(pool, w, tls)
+        return
+    if what == TLS_PEEK:
+        tls_copy_part(tls)
+        worker_answer(w, tls, TLS_PEEKED)
         return
     if tls.state != TLS_OVER:
         if what == TLS_DROP:
@@ -511,6 +594,18 @@ cdef void worker_apply(TlsPool* pool, TlsWorker* w, Tls* tls, int what) noexcept
     worker_answer(w, tls, TLS_NOTHING)
 
 
+# One step for each connection that has data in OpenSSL; those that have more still come again in the next round, after
+# what epoll and the engine have to say.
+cdef void worker_go_on(TlsPool* pool, TlsWorker* w) noexcept nogil:
+    cdef Tls* last = w.more_tail
+    cdef Tls* tls = w.more_head
+    cdef bint done = tls is NULL
+    while not done:
+        done = tls == last
+        tls_step(pool, w, tls)
+        tls = w.more_head
+
+
 cdef void* worker_main(void* argument) noexcept nogil:
     cdef TlsWorker* w = <TlsWorker*>argument
     cdef TlsPool* pool = w.pool
@@ -522,7 +617,7 @@ cdef void* worker_main(void* argument) noexcept nogil:
     # On Linux this is of this thread: arithmetic gives way to those that keep time.
     setpriority(PRIO_PROCESS, 0, 5)
     while not load32(&pool.stopping):
-        count = epoll_wait(w.epoll, w.events, TLS_EVENTS, -1)
+        count = epoll_wait(w.epoll, w.events, TLS_EVENTS, -1 if w.more_head is NULL else 0)
         w.answered = False
         for i in range(count):
             if w.events[i].data.u64 == 0:
@@ -535,6 +630,7 @@ cdef void* worker_main(void* argument) noexcept nogil:
         while count < TLS_EVENTS and ring_take(&w.inbox, &message):
             worker_apply(pool, w, message.tls, message.what)
             count += 1
+        worker_go_on(pool, w)
         if ring_front(&w.inbox) is not NULL:
             write(w.wake, &one, sizeof(one))
         if pool.doomed is not NULL:

@@ -46,7 +46,7 @@ cdef void mark_blocked(State* e, uint32_t index, int kind, int error) noexcept n
     cdef Record* record = &e.records[index]
     record_begin(record)
     if record.blocked_since == 0:
-        record.blocked_since = e.clock.now + e.clock.wall
+        record.blocked_since = e.clock.now
     record.blocked_kind = <uint8_t>kind
     record.blocked_errno = error
     record_end(record)
@@ -59,6 +59,8 @@ cdef void block(State* e, uint32_t index, int kind, int error) noexcept nogil:
     cdef int64_t wait
     mark_blocked(e, index, kind, error)
     e.stats.counters[STAT_LOCAL_ERRORS] += 1
+    if BLOCK_BUFFER <= kind < BLOCK_COUNT:
+        e.stats.counters[STAT_UNPROBED + kind - BLOCK_BUFFER] += 1
     if slot.backoff < 5:
         slot.backoff += 1
     slot.phase = PHASE_IDLE
@@ -168,6 +170,10 @@ cdef void conclude(
     cdef int64_t interval, due
     slot.phase = PHASE_IDLE
     slot.backoff = slot.too_big = 0
+    if passed:
+        evidence_passed(e, index)
+    else:
+        slot.evidence = EVIDENCE_DOUBT
     if span < 0:
         span = 0
     health.state = slot.state
@@ -183,7 +189,7 @@ cdef void conclude(
     record.last_code = <uint8_t>code
     record.detail_kind = <uint8_t>kind
     record.detail_value = value
-    record.last_at = e.clock.now + e.clock.wall
+    record.last_at = e.clock.now
     record.blocked_since = 0
     record.blocked_kind = BLOCK_NONE
     record.codes[code - 1] += 1
@@ -196,7 +202,7 @@ cdef void conclude(
         record.change_code = <uint8_t>code
         record.change_kind = <uint8_t>kind
         record.change_value = value
-        record.change_at = record.last_at
+        record.change_at = e.clock.now + e.clock.wall
     record_end(record)
 
     e.stats.counters[STAT_PASSED if passed else STAT_FAILED] += 1

@@ -73,6 +73,10 @@ class HttpParser:
         """Why it failed, empty otherwise."""
 
     @property
+    def rest(self) -> bool:
+        """True while the end of the response is known and has not come, although the verdict needs no more."""
+
+    @property
     def body(self) -> bytes:
         """The first 64 KiB of the body, without its framing."""
 

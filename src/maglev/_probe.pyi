@@ -11,6 +11,7 @@ carries the present one.
 Times are integers in nanoseconds: ``*_delay`` and ``*_rtt`` are spans, ``at`` and ``since`` are wall clock.
 """
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from maglev.base.states import State
@@ -96,7 +97,11 @@ class Engine:
 
     ``user_agent`` is sent with HTTP checks: ``vpp-maglev/<version> (+https://...)``.
     ``ring``, a power of two: how many transitions can wait to be read; further ones are reported when there is room,
-    as one from the state last reported to the present one. Raises ValueError for a bad value, MemoryError.
+    as one from the state last reported to the present one.
+    ``clock_anchor``: another run's ``clock_anchor``, if the machine was not booted since; 0: none. ``clock_grace``:
+    seconds from the start in which the dates of certificates are no verdict on targets that are up or presumed good,
+    while there is no anchor and the kernel calls its clock unsynchronised. Raises ValueError for a bad value,
+    MemoryError.
     """
 
     def __init__(
@@ -106,6 +111,8 @@ class Engine:
         key: bytes | None = None,
         user_agent: str = "vpp-maglev",
         ring: int = 65536,
+        clock_anchor: int = 0,
+        clock_grace: float = 600.0,
     ) -> None: ...
     @property
     def capacity(self) -> int: ...
@@ -116,6 +123,13 @@ class Engine:
 
     def fileno(self) -> int:
         """An eventfd that is readable while transitions or results wait. Reading them all makes it unreadable again."""
+
+    @property
+    def clock_anchor(self) -> int:
+        """How far the wall clock is ahead of CLOCK_BOOTTIME by the certificates that were verified, 0: not known.
+
+        Nanoseconds; the lowest two bits are flags. A later engine takes it as it is, until the machine is booted again.
+        """
 
     def start(self) -> None:
         """Start the native thread, once. Raises the descriptor limit to its hard limit. EngineError the second time."""
@@ -195,14 +209,19 @@ class Engine:
     def stats(self) -> dict[str, int]:
         """Counters of the whole engine since it was made; names are stable.
 
-        ``targets``, ``in_flight``, ``waiting_fd``, ``tls_session_bytes`` and ``rx_buffer`` (bytes of the receive buffer
-        that overflowed last) are gauges. The rest count: probes
+        ``targets``, ``in_flight``, ``waiting_fd``, ``tls_session_bytes``, ``rx_buffer`` (bytes of the receive buffer
+        that overflowed last) and ``clock_step_ns`` (by how much the wall clock was set last, signed) are gauges. The
+        rest count: probes
         ``sent_icmp``, ``sent_syn``, ``sent_connect``, ``sent_http``; results ``passed``, ``failed``; our own trouble
         ``late_sends`` (over 5 ms), ``late_fd``, ``late_tls``, ``late_port`` (waited for a descriptor, for one of the
         handshakes under way to end, for a source port that was not used for a minute), ``enobufs``, ``local_errors``,
-        ``repeated``, ``rx_drops``, ``stalls`` (of over 10 ms), ``clock_steps`` (the wall clock was set); packets that
-        were not believed ``foreign``, ``forged``, ``duplicate``, ``late_replies``, ``malformed``; ``icmp_errors``
-        taken as verdicts; handshakes ``tls_full``, ``tls_resumed``; ``transitions``, ``transitions_deferred``,
+        ``repeated``, ``rx_drops``, ``stalls`` (of over 10 ms), ``clock_steps`` (the wall clock was set),
+        ``dates_doubted`` (certificates that were not judged, as the clock may be wrong), ``dates_unsure`` (that were
+        refused while the kernel called its clock unsynchronised); probes that did not leave this host, by reason:
+        ``unprobed_buffer``, ``unprobed_route``, ``unprobed_link``, ``unprobed_firewall``, ``unprobed_neighbours``,
+        ``unprobed_queue``; packets that were not believed ``foreign``, ``forged``, ``duplicate``, ``late_replies``,
+        ``malformed``; ``icmp_errors`` taken as verdicts; handshakes ``tls_full``, ``tls_resumed``; ``transitions``,
+        ``transitions_deferred``,
         ``results_dropped``; ``wakeups``, ``ticks``.
         """
 
@@ -212,5 +231,10 @@ class Engine:
     def lateness(self) -> Histogram:
         """How late probes were sent against the time they were due; those that share a tick leave up to 2 ms early."""
 
-def render_blocked(kind: int, error: int, netns: str | None = None, ca_file: str | None = None) -> str:
+UNPROBED: Mapping[int, tuple[str, str]]
+"""Why a probe did not leave this host, by ``blocked_kind``: the name in counters and logs, and words for people."""
+
+def render_blocked(
+    kind: int, error: int, netns: str | None = None, ca_file: str | None = None, v6: bool = False
+) -> str:
     """Why a target cannot be probed, as ``snapshot()`` packs it: errno's name, what failed, what helps."""

@@ -21,7 +21,10 @@ cdef uint8_t* exact(const uint8_t* data, size_t length) noexcept nogil:
 
 cdef void feed(Http* http, const uint8_t* data, size_t length) noexcept nogil:
     cdef uint8_t* copy = exact(data, length)
-    http_feed(http, copy, length)
+    cdef size_t taken = 0
+    if http.rest == 0:
+        taken = http_feed(http, copy, length)
+    http_skip(http, copy + taken, length - taken)
     free(copy)
 
 

@@ -1,7 +1,8 @@
 """An engine in a process of its own, which a test can stop, starve of CPU and give another clock.
 
-``python -m tests.helpers.apart TARGETS LIMIT`` is that process: it probes what the JSON list TARGETS names (fields of
-``Target``), with LIMIT file descriptors where that is not 0, and prints what its engine knows for each line it reads.
+``python -m tests.helpers.apart TARGETS LIMIT OPTIONS`` is that process: it probes what the JSON list TARGETS names
+(fields of ``Target``), with LIMIT file descriptors where that is not 0 and an engine made with the JSON object OPTIONS,
+and prints what its engine knows for each line it reads.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ class Target:
     port: int = 0
     ca: str | None = None
     first_delay: int = 0
+    state: int = State.UP
     changes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the engine knows. ``failures`` and ``probes`` have one item a target, in their order.
+    """What the engine knows. ``failures``, ``probes`` and ``blocked`` have one item a target, in their order.
 
     ``failures``: how often it failed, by code. ``moves``: the transitions so far, as target, code and detail.
     ``late``: probes that were sent more than five seconds late.
@@ -51,6 +53,8 @@ class Report:
     moves: list[tuple[int, str, str]]
     last_at_ns: int
     late: int
+    blocked: list[str]
+    anchor: int
     stats: dict[str, int]
 
 
@@ -94,13 +98,25 @@ class Apart:
             os.kill(self.process.pid, signal.SIGCONT)
 
 
+def compiled(name: str, directory: Path, *options: str) -> Path:
+    """A program or library of ``tests/helpers/NAME.c``."""
+    out = directory / name
+    source = Path(__file__).with_name(f"{name}.c")
+    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", *options, "-o", str(out), str(source)], check=True)
+    return out
+
+
 @contextlib.contextmanager
 def apart(
-    targets: Sequence[Target], *, limit: int = 0, environment: Mapping[str, str] | None = None
+    targets: Sequence[Target],
+    *,
+    limit: int = 0,
+    environment: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Iterator[Apart]:
-    """The process for one test."""
+    """The process for one test. ``options``: of its engine."""
     told = json.dumps([dataclasses.asdict(target) for target in targets])
-    command = [sys.executable, "-m", "tests.helpers.apart", told, str(limit)]
+    command = [sys.executable, "-m", "tests.helpers.apart", told, str(limit), json.dumps(options or {})]
     root = Path(__file__).parents[2]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=root
@@ -124,13 +140,13 @@ def _check(target: Target) -> Any:
     return check(target.kind, target.port, **changes)
 
 
-def _main(told: str, limit: str) -> None:
+def _main(told: str, limit: str, options: str) -> None:
     targets = [Target(**fields) for fields in json.loads(told)]
     if int(limit):
         resource.setrlimit(resource.RLIMIT_NOFILE, (int(limit), int(limit)))
     passes = {Code.L3OK, Code.L4OK, Code.L6OK, Code.L7OK}
-    p = Probing(capacity=4096)
-    ids = [p.add(_check(one), one.address, first_delay=one.first_delay, state=State.UP) for one in targets]
+    p = Probing(**{"capacity": 4096, **json.loads(options)})
+    ids = [p.add(_check(one), one.address, first_delay=one.first_delay, state=State(one.state)) for one in targets]
     for _ in sys.stdin:
         p.collect(0)
         lateness = p.engine.lateness()
@@ -144,6 +160,8 @@ def _main(told: str, limit: str) -> None:
             moves=[(one.target, Code(one.code).name, one.detail) for one in p.transitions],
             last_at_ns=max(info.last_at_ns for info in infos),
             late=sum(lateness.counts[bisect.bisect(lateness.bounds, 5.0) :]),
+            blocked=[info.blocked_reason for info in infos],
+            anchor=p.engine.clock_anchor,
             stats=p.engine.stats(),
         )
         print(json.dumps(dataclasses.asdict(report)), flush=True)

@@ -109,6 +109,7 @@ class DaemonProcess:
         self.socket = directory / "run" / "maglevd.sock"
         self.metrics_port = reserved_port()
         self.flags = flags
+        self.environment: dict[str, str] = {}
         self.process: asyncio.subprocess.Process | None = None
         self.log: list[str] = []
         self._logged = asyncio.Event()
@@ -137,7 +138,7 @@ class DaemonProcess:
             f"--state-file={self.directory / 'state.json'}",
             "--vpp-stats-addr=",
             *self.flags,
-            env={**os.environ, "NOTIFY_SOCKET": str(path)},
+            env={**os.environ, **self.environment, "NOTIFY_SOCKET": str(path)},
             stderr=asyncio.subprocess.PIPE,
             stdin=asyncio.subprocess.DEVNULL,
             preexec_fn=before_exec,

@@ -31,9 +31,11 @@ from maglev.schema.problems import Problem, ProblemKind
 from maglev.views.backends import BackendStatus, Change, Override, OverrideKind, WeightChange
 from maglev.views.dataplane import (
     AsState,
+    BackendFlows,
     ConfState,
     ConnectionInfo,
     DataplaneInfo,
+    FrontendFlows,
     LbState,
     TrafficReport,
     VipState,
@@ -343,6 +345,7 @@ def vip_state(frontend: Frontend, backends: Mapping[str, Backend]) -> VipState:
         wanted=True,
         in_sync=True,
         held=False,
+        waiting=False,
         unit=10,
         lingering=0,
         notes=(),
@@ -364,6 +367,8 @@ class FakeDataplane:
     link: ConnectionInfo = ConnectionInfo(True, "/run/vpp/api.sock", NOW, "")  # noqa: RUF009 (it is immutable)
     vips: list[VipState] = field(default_factory=list)
     readings: int = 0
+    waiting: int = 0
+    flow_readings: int = 0
     syncs: list[tuple[str | None, bool, str]] = field(default_factory=list)
 
     def lose(self, problem: str = "") -> None:
@@ -376,6 +381,9 @@ class FakeDataplane:
     def warmup(self) -> WarmupInfo:
         return WarmupInfo("done", 0)
 
+    def waiting_vips(self) -> int:
+        return self.waiting
+
     def info(self) -> DataplaneInfo:
         return VPP
 
@@ -383,14 +391,23 @@ class FakeDataplane:
         self.readings += 1
         return LbState(CONF, [vip for vip in self.vips if frontend in (None, vip.frontend)], NOW)
 
-    async def plan(self, frontend: str | None, *, force: bool, config: Config | None = None) -> PlanReport:
+    async def plan(
+        self, frontend: str | None, *, force: bool, prune: bool = False, config: Config | None = None
+    ) -> PlanReport:
         return PLAN
 
-    async def sync(self, frontend: str | None, *, force: bool, by: str) -> SyncReport:
+    async def sync(self, frontend: str | None, *, force: bool, by: str, prune: bool = False) -> SyncReport:
         if not self.link.connected:
             raise Unavailable("VPP is away")
         self.syncs.append((frontend, force, by))
+        self.waiting = 0 if prune else self.waiting
         return SyncReport(PLAN, ())
+
+    async def flows(self, backend: str) -> BackendFlows:
+        self.flow_readings += 1
+        left = max(0, 2 - self.flow_readings)
+        one = FrontendFlows("www", "192.0.2.80/32 tcp 80", left, 0)
+        return BackendFlows(backend, "10.0.0.1", True, left, not left, [one], NOW, 1_000_000)
 
     async def counters(self, frontend: str | None) -> TrafficReport:
         return TrafficReport([traffic(vip) for vip in self.vips if frontend in (None, vip.frontend)], NOW)

@@ -169,6 +169,24 @@ class Handshakes:
             self.failures.append(str(error))
 
 
+class Talking(Handshakes):
+    """A server whose handshakes are full ones; its certificate may be changed."""
+
+    def __init__(self, certificate: Certificate, folder: Path) -> None:
+        self.folder = folder
+        context = certificate.context(folder)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.num_tickets = 0
+        super().__init__(context)
+
+    def show(self, certificate: Certificate) -> None:
+        """Have another certificate from now on."""
+        path = self.folder / "shown.pem"
+        certificate.context(self.folder)
+        (self.folder / f"{certificate.certificate.serial_number}.pem").rename(path)
+        self.context.load_cert_chain(path)
+
+
 def https(ca: Path | None = None, **options: Any) -> HttpParams:
     """Parameters of an https check: those of TLS and those of HTTP by name."""
     tls = {key: options.pop(key) for key in ("server_name", "insecure_skip_verify") if key in options}

@@ -98,11 +98,11 @@ class Rig:
         )
         self.dataplane = Dataplane(self.client, self.reconciler, self.states, self.clock)
 
-    def load(self, config: Config | None = None) -> None:
+    def load(self, config: Config | None = None, *, forced: bool = False) -> None:
         """A configuration takes effect."""
         if config is not None:
             self.states.load(config)
-        self.bus.publish(ConfigEvent(0))
+        self.bus.publish(ConfigEvent(0, forced=forced))
 
     def backend(self, name: str, state: State, *, by: str = "") -> None:
         """A backend changes its state."""

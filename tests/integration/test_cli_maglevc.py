@@ -256,6 +256,33 @@ def test_a_broken_file_is_refused_with_all_its_errors(served: Served) -> None:
         assert "has errors" in answer.err
 
 
+def test_frontends_say_that_vpp_does_not_have_their_weights(served: Served) -> None:
+    assert "VPP" not in served.run("show frontends").out
+    served.daemon.dataplane.lose("connection refused")
+    lines = served.run("show frontends").out.splitlines()
+    assert lines[0].startswith("VPP is away since ")
+    assert lines[0].endswith("(connection refused): states and weights are what it will get")
+    assert lines[1].startswith("FRONTEND ")
+    one = served.run("show frontends www").out
+    assert "VPP is away or left alone since " in one
+    for command in ("show frontends", "show frontends www"):
+        parsed = json.loads(served.run(command, "--json").out)
+        found = parsed[0] if isinstance(parsed, list) else parsed
+        assert found["vpp_away_since_ns"] > 0
+    assert "VPP is away" in served.run("set backend web0 drain").err
+
+
+def test_flows_of_a_drained_backend_and_waiting_for_none(served: Served) -> None:
+    one = served.run("show backends web0 flows")
+    assert "backend web0 (10.0.0.1, drained): 1 flows at most" in one.out
+    assert "www       192.0.2.80/32 tcp 80       0      1" in one.out
+    last = served.run("show backends web0 flows wait")
+    assert (last.status, "no flow left: VPP sends it nothing" in last.out) == (0, True)
+    parsed = json.loads(served.run("show backends web0 flows", "--json").out)
+    assert (parsed["empty"], parsed["frontends"][0]["flows"]) == (True, 0)
+    assert served.run("show backends nil flows").status == 1
+
+
 def test_a_dangerous_reload_needs_force(served: Served) -> None:
     served.daemon.loader.dangerous = True
 
@@ -268,6 +295,7 @@ def test_a_dangerous_reload_needs_force(served: Served) -> None:
 WRITTEN = {
     "show frontends NAME": "show frontends www",
     "show backends NAME": "show backends web0",
+    "show backends NAME flows": "show backends web0 flows",
     "show healthchecks NAME": "show healthchecks web",
     "show vpp lb state [NAME]": "show vpp lb state",
     "show vpp lb counters [NAME]": "show vpp lb counters",

@@ -322,3 +322,57 @@ async def test_a_daemon_that_cannot_listen_has_not_touched_vpp(tmp_path: Path) -
         assert not list(vpp.journal)
     finally:
         await vpp.stop()
+
+
+async def test_a_daemon_that_is_killed_while_it_creates_a_vip_again_gives_its_weights_back(lab: Lab) -> None:
+    """All checks fail, and ``on-all-down: keep`` is all that keeps the frontend served."""
+    # With a small stall each call is a write of its own; else VPP would have all of them before the end.
+    keeping = config(lab.port).replace("new-flows-table-length: 1024", "on-all-down: keep")
+    keeping = keeping.replace("sync-interval: 1h", "sync-interval: 1h\n      max-stall: 100us")
+    lab.daemon.config.write_text(keeping)
+    async with lab.daemon.api() as stub:
+        watcher = Watcher(stub)
+        await stub.ReloadConfig(pb.ReloadConfigRequest())
+        await lab.three.stop()
+        await watcher.states(three="down")
+        await lab.two.stop()
+        await watcher.states(two="down")
+        await lab.one.stop()
+        await watcher.states(one="down")
+    held = await lab.weights()
+    assert held == {ONE: 10, TWO: 0, THREE: 0}
+    # VPP takes its time with the deletion, and the daemon does not live to see its end.
+    lab.vpp.faults.delays["lb_add_del_vip_v2"] = 0.5
+    deletion = lab.vpp.journal.next(lambda entry: entry.message == "lb_add_del_vip_v2")
+    lab.daemon.config.write_text(keeping.replace("on-all-down: keep", "on-all-down: keep\n      src-ip-sticky: true"))
+    lab.daemon.signal(signal.SIGHUP)
+    await asyncio.wait_for(deletion, DEADLINE)
+    lab.daemon.signal(signal.SIGKILL)
+    await lab.daemon.wait()
+    lab.vpp.faults.clear()
+    assert not any((await lab.weights()).values())
+    lab.vpp.journal.clear()
+    back = lab.vpp.journal.next(weight_of(ONE, 10))
+    await lab.restart_daemon()
+    await asyncio.wait_for(back, DEADLINE)
+    async with lab.daemon.api() as stub:
+        await Watcher(stub).states(one="down", two="down", three="down")
+        await stub.SyncVPPLBState(pb.SyncVPPLBStateRequest())
+    assert await lab.weights() == held
+
+
+async def test_flows_of_a_drained_server_over_the_api(lab: Lab) -> None:
+    lab.vpp.control.execute("packets 192.0.2.80/32 tcp 80 300")
+    async with lab.daemon.api() as stub:
+        lab.vpp.journal.clear()
+        await stub.DrainBackend(pb.ChangeBackendRequest(name="two"))
+        await lab.programmed(TWO, 0)
+        found = await stub.GetBackendFlows(pb.GetBackendFlowsRequest(name="two"))
+        (one,) = found.frontends
+        assert (one.frontend, one.vip, one.vpp_weight) == ("www", "192.0.2.80/32 tcp 80", 0)
+        assert (found.drained, found.empty) == (True, False)
+        assert 0 < found.flows == one.flows < 300
+        assert found.stall_ns > 0
+        await stub.DisableBackend(pb.ChangeBackendRequest(name="three"))
+        third = await stub.GetBackendFlows(pb.GetBackendFlowsRequest(name="three"))
+        assert (third.flows, third.empty, third.drained) == (0, True, False)

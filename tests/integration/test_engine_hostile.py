@@ -82,7 +82,8 @@ def test_probes_leave_from_the_namespace_of_their_check(nets: Pair, probes: Prob
 
 
 @pytest.mark.parametrize("kind", ["icmp", "syn", "connect"])
-def test_no_route_is_an_answer(nets: Pair, probes: Probing, kind: str) -> None:
+def test_no_route_is_an_answer_while_others_pass(nets: Pair, probes: Probing, kind: str) -> None:
+    probes.becomes(probes.add(check("icmp", netns=nets.client), SERVER), State.UP)
     down = probes.becomes(probes.add(there(kind, nets), "203.0.113.1"), State.DOWN)
     assert down.code == (Code.L3ERR if kind == "icmp" else Code.L4CON)
     assert down.detail == "network is unreachable"

@@ -259,9 +259,9 @@ def test_authorities_that_cannot_be_read_are_no_verdict(
         assert p.transitions == []
 
 
-def plain(client: socket.socket) -> None:
+def mail(client: socket.socket) -> None:
+    client.sendall(b"220 mail.example.org ESMTP\r\n")
     client.recv(65536)
-    client.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
 
 
 def garbage(client: socket.socket) -> None:
@@ -286,7 +286,7 @@ def alarming(client: socket.socket) -> None:
 @pytest.mark.parametrize(
     ("talk", "detail"),
     [
-        (plain, "not a TLS answer"),
+        (mail, "not a TLS answer"),
         (garbage, "not a TLS answer"),
         (closing, "closed within the handshake"),
         (resetting, "connection reset by peer"),
@@ -297,6 +297,23 @@ def alarming(client: socket.socket) -> None:
 def test_what_is_no_handshake_is_down_and_says_why(
     make: Callable[..., HttpParams | TcpParams], talk: Callable[[socket.socket], None], detail: str
 ) -> None:
+    assert verdict(talk, make(insecure_skip_verify=True)) == (State.DOWN, Code.L6RSP, detail)
+
+
+@pytest.mark.parametrize(
+    ("make", "detail"), [(https, "answers without TLS: use type http"), (tls, "answers without TLS")]
+)
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_a_server_without_tls_is_called_so(
+    make: Callable[..., HttpParams | TcpParams], detail: str, pieces: int
+) -> None:
+    def talk(client: socket.socket) -> None:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.recv(65536)
+        for byte in b"HTTP"[: pieces - 1]:
+            client.sendall(bytes((byte,)))
+        client.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"[pieces - 1 :])
+
     assert verdict(talk, make(insecure_skip_verify=True)) == (State.DOWN, Code.L6RSP, detail)
 
 

@@ -7,7 +7,6 @@ import contextlib
 import os
 import socket
 import ssl
-import struct
 import subprocess
 import sys
 import threading
@@ -20,7 +19,8 @@ import pytest
 from maglev._probe import Engine
 from maglev.base.states import Code, State
 from maglev.daemon.receivequeue import RMEM_MAX, WANTED_BYTES
-from tests.helpers.apart import Report, Target, apart
+from tests.helpers.apart import Report, Target, apart, compiled
+from tests.helpers.clockstep import ClockStep
 from tests.helpers.engine import MS, check, listener, port_of, probing
 from tests.helpers.netns import SILENT, echo_reply, flipped, inside, pair, stranger, tcp_reply
 from tests.helpers.tls import Certificate, Handshakes, server
@@ -64,14 +64,6 @@ def assert_no_failure(report: Report) -> None:
     assert report.moves == []
 
 
-def compiled(name: str, directory: Path, *options: str) -> Path:
-    """A program or library of ``tests/helpers/NAME.c``."""
-    out = directory / name
-    source = Path(__file__).parents[1] / "helpers" / f"{name}.c"
-    subprocess.run(["cc", "-O2", "-Wall", "-Wextra", *options, "-o", str(out), str(source)], check=True)
-    return out
-
-
 def test_a_process_that_was_stopped_wakes_without_a_verdict(tmp_path: Path) -> None:
     with every_kind(tmp_path) as targets, apart(targets) as one:
         one.all_probed_again(1)
@@ -86,20 +78,20 @@ def test_a_process_that_was_stopped_wakes_without_a_verdict(tmp_path: Path) -> N
 
 
 def test_a_wall_clock_that_is_set_changes_no_verdict(tmp_path: Path) -> None:
-    step = tmp_path / "step"
-    step.write_bytes(bytes(8))
-    shim = compiled("clockstep", tmp_path, "-shared", "-fPIC")
-    preload = " ".join([os.environ.get("LD_PRELOAD", ""), str(shim)]).strip()
-    environment = {**os.environ, "LD_PRELOAD": preload, "CLOCKSTEP": str(step)}
+    clock = ClockStep(tmp_path)
+    environment = {**os.environ, **clock.environment}
     with every_kind(tmp_path) as targets, apart(targets, environment=environment) as one:
+        before = 0.0
         one.all_probed_again(1)
         for seconds in (3600, -3600, 5, -5, 0.03, -0.03):
-            with step.open("r+b") as file:
-                file.write(struct.pack("=q", round(seconds * 1e9)))
+            clock.set(seconds)
             report = one.all_probed_again(1)
             assert_no_failure(report)
+            assert abs(report.stats["clock_step_ns"] - (seconds - before) * 1e9) < 5e6
+            before = seconds
             # The wall clock did move for the process: what people read of the results moved with it.
             assert abs(report.last_at_ns - time.time_ns() - seconds * 1e9) < 1e9 * min(2.0, abs(seconds) / 2 + 1)
+        assert report.stats["clock_steps"] == 6
 
 
 FIN, SYN, RST, ACK = 1, 2, 4, 16

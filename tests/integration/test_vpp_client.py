@@ -372,8 +372,8 @@ def says(server: StandIn, command: str, output: str) -> None:
     """The stand-in's CLI answers one command with something else."""
     honest = server.api.cli.execute
 
-    def execute(line: str) -> tuple[int, str]:
-        return (0, output) if line == command else honest(line)
+    def execute(text: str) -> tuple[int, str]:
+        return (0, output) if text == command else honest(text)
 
     server.api.cli.execute = execute  # type: ignore[method-assign]
 

@@ -338,7 +338,7 @@ async def test_a_cli_that_behaves_otherwise_is_recognised_and_single_calls_do_th
 ) -> None:
     async with stand_in(path) as server:
         honest = server.api.cli.execute
-        server.api.cli.execute = lambda line: answer if line.startswith("lb as") else honest(line)  # type: ignore[method-assign]
+        server.api.cli.execute = lambda text: answer if text.startswith("lb as") else honest(text)  # type: ignore[method-assign]
         rig = Rig(path, failover())
         rig.load()
         async with rig.running():

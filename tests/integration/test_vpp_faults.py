@@ -185,7 +185,7 @@ async def test_a_cli_output_with_absurd_numbers_is_survived_by_the_vital_task(pa
     async with programmed(path, forty()) as (server, rig):
         honest = server.api.cli.execute
         nonsense = f" ip4-gre4 [{'7' * 6000}] 192.0.2.1/32\r\n"
-        server.api.cli.execute = lambda line: (0, nonsense) if "verbose" in line else honest(line)  # type: ignore[method-assign]
+        server.api.cli.execute = lambda text: (0, nonsense) if "verbose" in text else honest(text)  # type: ignore[method-assign]
         connects = rig.client.connects
         server.drop_connections()
         await eventually(lambda: rig.client.connects > connects + 1)

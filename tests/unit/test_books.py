@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from maglev.base import stdio
 from maglev.base.states import Code, State
 from maglev.cli import docs, errors
 from maglev.cli.grammar import parse as parse_command
@@ -146,9 +147,10 @@ def written_flags(cell: str) -> list[str]:
 
 def test_the_guide_has_every_exit_status() -> None:
     daemon = [int(cells[0]) for cells in rows(GUIDE, "### Exit status of maglevd")]
-    assert daemon == [exits.EXIT_OK, exits.EXIT_FAILED, exits.EXIT_SEMANTIC, EX_USAGE]
+    assert daemon == [exits.EXIT_OK, exits.EXIT_FAILED, exits.EXIT_SEMANTIC, EX_USAGE, stdio.EX_IOERR]
     client = [int(cells[0]) for cells in rows(GUIDE, "### Exit status of maglevc")]
-    assert client == [errors.DONE, errors.REFUSED, errors.USAGE, errors.UNREACHABLE, errors.INTERRUPTED]
+    known = [errors.DONE, errors.REFUSED, errors.USAGE, errors.UNREACHABLE, stdio.EX_IOERR, errors.INTERRUPTED]
+    assert client == known
     assert [int(status) for status, _ in EXIT_STATUS] == client
 
 

@@ -174,3 +174,95 @@ async def test_run_time_weight_touches_its_frontend_alone() -> None:
     rig.frontends.set_weight("one", "pool0", "a", None)
     rig.frontends.publish()
     assert rig.published() == [("one", FrontendState.UP)]
+
+
+UNKNOWN, UP, DOWN = FrontendState.UNKNOWN, FrontendState.UP, FrontendState.DOWN
+
+
+class Two(Rig):
+    """One frontend with two backends, in one pool or in two."""
+
+    async def start(self, *pools: dict[str, int]) -> None:
+        await self.load(config(AB, {"www": list(pools)}))
+
+    def told(self, **states: State) -> list[FrontendState]:
+        """What is published once the backends are in these states."""
+        for name, state in states.items():
+            self.set(name, state)
+        self.frontends.publish()
+        assert self.frontends.state("www") is self.frontends.weights("www").state
+        return [state for _, state in self.published()]
+
+    def drain(self, name: str, drained: bool = True) -> None:
+        self.backends[name].drained = drained
+        self.frontends.touch(self.backends[name])
+
+
+@pytest.mark.parametrize("pools", [[{"a": 100, "b": 100}], [{"a": 100}, {"b": 100}], [{"b": 100}, {"a": 100}]])
+async def test_a_frontend_that_is_not_known_is_not_down_before_its_members_are_known(
+    pools: list[dict[str, int]],
+) -> None:
+    rig = Two()
+    await rig.start(*pools)
+    rig.drain("a")
+    assert rig.told(a=State.UP) == []
+    assert rig.told(b=State.UP) == [UP]
+    for stopped in (State.DOWN, State.PAUSED, State.DISABLED):
+        other = Two()
+        await other.start(*pools)
+        assert other.told(a=stopped) == []
+        assert other.told(b=State.UP) == [UP]
+        last = Two()
+        await last.start(*pools)
+        assert last.told(a=stopped) == []
+        assert last.told(b=State.DOWN) == [DOWN]
+
+
+async def test_members_that_cannot_serve_keep_no_frontend_from_being_down() -> None:
+    for weight, drained in ((0, False), (100, True)):
+        rig = Two()
+        await rig.start({"a": 100, "b": weight})
+        if drained:
+            rig.drain("b")
+        assert rig.told(a=State.DOWN) == [DOWN]
+
+
+async def test_what_keeps_a_frontend_unknown_may_be_taken_out() -> None:
+    rig = Two()
+    await rig.start({"a": 100, "b": 100})
+    assert rig.told(a=State.DOWN) == []
+    rig.drain("b")
+    assert rig.told() == [DOWN]
+    rig.drain("b", drained=False)
+    assert rig.told() == []
+    assert rig.told(b=State.UP) == [UP]
+
+
+async def test_a_frontend_that_is_down_stays_so_until_a_server_is_up() -> None:
+    rig = Two()
+    await rig.start({"a": 100, "b": 100})
+    assert rig.told(a=State.DOWN, b=State.DISABLED) == [DOWN]
+    assert rig.told(b=State.UNKNOWN) == []
+    assert rig.told(b=State.UP) == [UP]
+
+
+async def test_a_frontend_whose_server_moves_is_not_down_before_a_verdict() -> None:
+    rig = Two()
+    await rig.start({"a": 100, "b": 100})
+    assert rig.told(a=State.UP, b=State.DISABLED) == [UP]
+    assert rig.told(a=State.UNKNOWN) == []
+    assert rig.told(a=State.UP) == []
+    assert rig.told(a=State.UNKNOWN) == []
+    assert rig.told(a=State.DOWN) == [DOWN]
+
+
+async def test_a_reload_that_brings_other_servers_is_no_outage() -> None:
+    rig = Two()
+    await rig.load(config(AB, {"www": [{"a": 100}]}))
+    assert rig.told(a=State.UP) == [UP]
+    rig.set("b", State.DOWN)
+    await rig.load(config({**AB, "c": "192.0.2.3"}, {"www": [{"b": 100, "c": 100}]}))
+    # ``load`` makes every backend unknown; the verdict on b is taken again.
+    assert [state for _, state in rig.published()] == [UNKNOWN]
+    assert rig.told(b=State.DOWN) == []
+    assert rig.told(c=State.UP) == [UP]

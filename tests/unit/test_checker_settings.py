@@ -190,3 +190,34 @@ def test_weight_of_the_file_is_found_in_its_pool_only() -> None:
     assert file_weight(made, "www", "pool1", "b") == 5
     assert file_weight(made, "www", "pool0", "b") is None
     assert file_weight(made, "nope", "pool0", "a") is None
+
+
+@pytest.mark.parametrize("step", [20 * 365 * 86400 * SECOND, -2 * 365 * 86400 * SECOND])
+def test_a_duration_lasts_as_long_as_it_was_asked_for_when_the_clock_is_set(step: int) -> None:
+    rig = Rig()
+    rig.set(OverrideKind.DRAIN, 3600)
+    rig.clock.epoch += step
+    rig.clock.advance(1800)
+    (shown,) = rig.settings.all()
+    now = rig.clock.time_ns()
+    assert (now - shown.since_ns, shown.until_ns - now) == (1800 * SECOND, 1800 * SECOND)
+    assert rig.settings.of("a") == [shown]
+    rig.settings.rebase()
+    assert rig.settings.all() == [shown]
+    assert rig.settings.next_end_ns() == 1800 * SECOND
+    rig.clock.advance(1800)
+    assert [each.kind for each in rig.settings.end_due()] == [OverrideKind.DRAIN]
+
+
+@pytest.mark.parametrize("step", [20 * 365 * 86400 * SECOND, -2 * 365 * 86400 * SECOND])
+def test_a_duration_goes_on_over_a_restart_under_a_clock_that_was_set(step: int) -> None:
+    rig = Rig()
+    rig.set(OverrideKind.DRAIN, 3600)
+    written = rig.settings.all()
+    other = Rig()
+    other.clock.epoch += step
+    other.clock.advance(1800)
+    other.settings.restore(written, step)
+    assert other.settings.next_end_ns() == 1800 * SECOND
+    (shown,) = other.settings.all()
+    assert shown.until_ns - other.clock.time_ns() == 1800 * SECOND

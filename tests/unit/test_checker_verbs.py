@@ -457,12 +457,12 @@ async def test_trace_publishes_each_probe_until_the_last_watcher_leaves(rig: Rig
 
 async def test_a_trace_outlives_the_removal_of_its_backend_and_goes_on_when_it_comes_back(rig: Rig) -> None:
     end = rig.checker.trace("a")
-    await rig.checker.apply(config({"b": B}), by="op")
+    await rig.checker.apply(config({"b": B}), by="op", force=True)
     await rig.checker.apply(config({"a": A, "b": B}), by="op")
     rig.seen.take()
     rig.result(A, True)
     assert [e.event for e in rig.seen.take() if isinstance(e, LogEvent)] == ["probe"]
-    await rig.checker.apply(config({"b": B}), by="op")
+    await rig.checker.apply(config({"b": B}), by="op", force=True)
     end()
     await rig.checker.apply(config({"a": A, "b": B}), by="op")
     rig.seen.take()

@@ -216,3 +216,19 @@ async def test_child_refuses_a_wrong_call() -> None:
     _, err = await process.communicate()
     assert process.returncode == 2
     assert b"usage" in err
+
+
+async def test_a_child_that_the_kernel_kills_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, "kill -KILL $$", monkeypatch)
+    result = await load_in_child(FULL)
+    (problem,) = result.parse_errors
+    assert "was killed (the answer ends early), which the kernel does when memory is short" in problem.message
+
+
+def test_the_kernel_is_told_to_kill_the_child_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    score = tmp_path / "oom_score_adj"
+    monkeypatch.setattr(child, "OOM_SCORE", score)
+    monkeypatch.setattr(sys, "argv", ["child", "--only-problems", str(FULL)])
+    monkeypatch.setattr(os, "nice", lambda increment: increment)
+    assert child.main() == 0
+    assert score.read_text() == "1000"

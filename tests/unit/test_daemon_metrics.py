@@ -170,6 +170,8 @@ FIGURES = DataplaneFigures(
     bucket_mismatches=0,
     refused_calls=2,
     unmanaged_vips=1,
+    waiting_vips=0,
+    unlocked=False,
     cost_factor=1.5,
     estimated_work_ns=2_000_000_000,
     mass_changes=True,
@@ -223,6 +225,7 @@ async def test_what_describes_vpp_is_absent_while_it_is_away() -> None:
     assert {name for name in found if name.startswith("maglev_vpp_")} - set(away) == {
         "maglev_vpp_info",
         "maglev_vpp_lb_supported",
+        "maglev_vpp_unlocked",
         "maglev_vpp_uptime_seconds",
         "maglev_vpp_connected_seconds",
         "maglev_vpp_unmanaged_vips",

@@ -398,6 +398,38 @@ async def test_a_second_daemon_says_who_has_the_file_and_neither_reads_nor_write
     assert loaded(path).get("section") == "first again"
 
 
+async def test_copies_of_what_was_not_understood_never_replace_the_first_and_are_bounded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "state.json"
+    for number in (0, 1, 1, 2, 3, 4, 5, 6):
+        path.write_bytes(b"torn %d" % number)
+        file = StateFile(path, FakeClock())
+        file.load()
+        file.set("section", number)
+        await file.saved()
+    kept = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path) if ".bad" in name}
+    assert kept == {
+        "state.json.bad": b"torn 0",
+        "state.json.bad.2": b"torn 1",
+        "state.json.bad.3": b"torn 2",
+        "state.json.bad.4": b"torn 3",
+        "state.json.bad.5": b"torn 6",
+    }
+    assert caplog.text.count("state.json.bad.5 is replaced by a newer one") == 2
+
+
+async def test_only_a_file_of_ours_lasts(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    ours = StateFile(path, FakeClock())
+    await ours.claim()
+    theirs = StateFile(path, SystemClock())
+    await theirs.claim(0)
+    nothing, device = StateFile(None, FakeClock()), StateFile(Path("/dev/null"), FakeClock())
+    await device.claim()
+    assert [one.lasting for one in (ours, theirs, nothing, device)] == [True, False, False, False]
+
+
 async def test_a_daemon_that_is_ending_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "state.json"
     code = (

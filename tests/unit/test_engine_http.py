@@ -45,7 +45,23 @@ RESPONSES = [
     (b"SSH-2.0-OpenSSH\r\n", "failed", 0, "not an HTTP response", b""),
     (b"HTTP/2 200\r\n", "failed", 0, "not an HTTP response", b""),
     (b"HTTP/1.1 2000 OK\r\n", "failed", 0, "not an HTTP response", b""),
-    (b"HTTP/1.1 099 OK\r\n", "failed", 0, "not an HTTP response", b""),
+    (b"HTTP/1.1 099 OK\r\n", "failed", 99, "status 099", b""),
+    (b"HTTP/1.1 000\r\n", "failed", 0, "status 000", b""),
+    (b"HTTP/1.1 600 What\r\n\r\n", "failed", 600, "status 600", b""),
+    (b"HTTP/1.0 999\n", "failed", 999, "status 999", b""),
+    (b"HTTP/1.1 6OO What\r\n", "failed", 0, "not an HTTP response", b""),
+    # An alert of TLS, which a plain request is answered with, and a handshake.
+    (bytes.fromhex("1503010002 0246"), "failed", 0, "answers with TLS: use type https", b""),
+    (bytes.fromhex("16030300 4a"), "failed", 0, "answers with TLS: use type https", b""),
+    (bytes.fromhex("15020100"), "failed", 0, "not an HTTP response", b""),
+    # HTTP/2: SETTINGS with two parameters, without any, GOAWAY; then what only begins like one.
+    (bytes.fromhex("00000c0400000000000003000000640004") + bytes(4), "failed", 0, "answers with HTTP/2", b""),
+    (bytes.fromhex("000000040000000000"), "failed", 0, "answers with HTTP/2", b""),
+    (bytes.fromhex("000008070000000000") + bytes(8), "failed", 0, "answers with HTTP/2", b""),
+    (bytes.fromhex("000000000000000000"), "failed", 0, "not an HTTP response", b""),
+    (bytes.fromhex("000000040100000000"), "failed", 0, "not an HTTP response", b""),
+    (bytes.fromhex("000000040000000001"), "failed", 0, "not an HTTP response", b""),
+    (bytes.fromhex("00ff"), "failed", 0, "not an HTTP response", b""),
     (b"HTTP/1.1 20\r\n", "failed", 0, "not an HTTP response", b""),
     (b"\r\nHTTP/1.1 200 OK\r\n", "failed", 0, "not an HTTP response", b""),
     (b"HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n", "failed", 200, "bad header", b""),
@@ -82,6 +98,8 @@ def test_a_response_ends_the_same_at_every_split(data: bytes, state: str, status
     [
         (b"", "closed without a response"),
         (b"HTTP/1.1 2", "closed within the headers"),
+        (b"\x15", "not an HTTP response"),
+        (bytes.fromhex("0000000400"), "not an HTTP response"),
         (b"HTTP/1.1 200 OK\r\nA: b\r\n", "closed within the headers"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc", "closed within the body"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabc", "closed within the body"),
@@ -112,3 +130,47 @@ def test_a_body_is_kept_up_to_64_kib() -> None:
     parser.feed(b"y" * 1000)
     assert parser.state == "complete"
     assert parser.body == b"x" * 65000 + b"y" * 536
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
+CHUNKED = b"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "rest"),
+    [
+        (HEAD, b"hello"),
+        (CHUNKED, b"5\r\nhello\r\nA;x=y\r\n0123456789\r\n0\r\n\r\n"),
+        (CHUNKED, b"what is no chunk\r\n"),
+    ],
+)
+def test_the_end_of_a_response_is_found_after_its_verdict(head: bytes, rest: bytes) -> None:
+    for at in range(len(rest)):
+        parser = parse(head, rest[:at])
+        assert parser.state == "complete"
+        parser.feed(rest[at:])
+        assert (parser.state, parser.rest, parser.fault, parser.body) == ("complete", False, "", b"")
+    assert parse(head).rest
+    assert parse(head, rest[:1]).rest
+
+
+@pytest.mark.parametrize(
+    ("data", "head"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", False),
+        (HEAD, True),
+        (HEAD.replace(b"200", b"204"), False),
+        (HEAD.replace(b"200", b"304"), False),
+        (HEAD.replace(b"5", b"0"), False),
+    ],
+)
+def test_a_response_whose_end_is_unknown_or_here_has_no_rest(data: bytes, head: bool) -> None:
+    parser = parse(data, head=head)
+    assert (parser.state, parser.rest) == ("complete", False)
+
+
+def test_no_more_than_64_kib_of_a_rest_are_worth_reading() -> None:
+    parser = parse(HEAD.replace(b"5", b"100000"), *[b"x" * 1000] * 65)
+    assert parser.rest
+    parser.feed(b"x" * 1000)
+    assert not parser.rest

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 from hypothesis import example, given
@@ -20,6 +20,18 @@ def agenda_of(*names: str) -> Agenda:
     agenda = Agenda()
     agenda.again(names)
     return agenda
+
+
+def sort(agenda: Agenda, unserved: Callable[[str], bool] = lambda name: name.startswith("d")) -> None:
+    """Look at VPP for each doubtful frontend; no AS serves those whose names begin with d."""
+    for name in agenda.take_doubtful():
+        agenda.sort(name, served=not unserved(name))
+
+
+def overtaking(agenda: Agenda) -> Sequence[str]:
+    """The frontends that may come first, once all are sorted."""
+    sort(agenda)
+    return agenda.overtaking()
 
 
 def admitted(name: str) -> Admission:
@@ -108,19 +120,19 @@ def test_what_a_budget_cuts_off_comes_first_and_what_got_some_of_it_goes_behind(
 
 def test_a_batch_of_nothing_but_the_urgent_is_followed_by_one_without_precedence() -> None:
     agenda = agenda_of("old", "dark")
-    assert agenda.overtaking() == ("old", "dark")
+    assert overtaking(agenda) == ("dark",)
     agenda.done(agenda.take(["dark"], ["dark"]))
     agenda.mark("dark", WWW)
-    assert agenda.overtaking() == ()
+    assert overtaking(agenda) == ()
     agenda.done(agenda.take(["old"], ()))
-    assert agenda.overtaking() == ("dark",)
+    assert overtaking(agenda) == ("dark",)
 
 
 def test_a_batch_of_all_that_waits_overtakes_nothing() -> None:
     agenda = agenda_of("dark")
     agenda.done(agenda.take(["dark"], ["dark"]))
     agenda.mark("dark", WWW)
-    assert agenda.overtaking() == ("dark",)
+    assert overtaking(agenda) == ("dark",)
 
 
 def test_a_batch_that_is_cut_behind_the_urgent_has_overtaken_what_was_cut_off() -> None:
@@ -129,7 +141,7 @@ def test_a_batch_that_is_cut_behind_the_urgent_has_overtaken_what_was_cut_off() 
     agenda.cut_off(["dark", "old"], {"dark"}, ["old"])
     agenda.done(batch)
     agenda.mark("dark", WWW)
-    assert agenda.overtaking() == ()
+    assert overtaking(agenda) == ()
     assert choose(agenda).names == ("old",)
 
 
@@ -147,15 +159,15 @@ ROUNDS = st.lists(
 
 def test_what_is_cut_off_of_the_urgent_has_no_precedence_over_what_they_have_overtaken() -> None:
     """Else a large VIP that serves nobody would fill each second batch as well."""
-    agenda = agenda_of("old", "dark", "large")
-    batch = agenda.take(choose(agenda, ["dark", "large"], members=MOST_MEMBERS // 2).names, ["dark", "large"])
-    assert batch.names == ("dark", "large")
-    agenda.cut_off(batch.names, {"dark"}, ["large"])
+    agenda = agenda_of("old", "dark", "dlarge")
+    batch = agenda.take(choose(agenda, ["dark", "dlarge"], members=MOST_MEMBERS // 2).names, ["dark", "dlarge"])
+    assert batch.names == ("dark", "dlarge")
+    agenda.cut_off(batch.names, {"dark"}, ["dlarge"])
     agenda.done(batch)
     assert choose(agenda).names == ("old",)
     agenda.done(agenda.take(["old"], ()))
-    assert agenda.overtaking() == ("large",)
-    assert choose(agenda).names == ("large",)
+    assert overtaking(agenda) == ("dlarge",)
+    assert choose(agenda).names == ("dlarge",)
 
 
 @example([(set(), set(), 1, 1), ({"d0", "d1"}, {"w0"}, 2, 1)])
@@ -171,7 +183,7 @@ def test_whatever_waits_is_overtaken_by_one_batch_of_vips_that_serve_nobody_at_m
         for name in (*sorted(serving), *sorted(dark)):
             agenda.mark(name, None)
             waits.setdefault(name, 0)
-        urgent = [name for name in agenda.overtaking() if name.startswith("d")]
+        urgent = overtaking(agenda)
         choice = agenda.choose(urgent, admitted, lambda _, size=size: -(-MOST_MEMBERS // size))  # type: ignore[misc]
         if not waits:
             assert not choice.names
@@ -218,3 +230,58 @@ def test_what_left_the_configuration_waits_no_longer() -> None:
     agenda.keep({"b"})
     assert agenda.cut == ("b",)
     assert choose(agenda, members=1).names == ("b",)
+
+
+def test_a_doubtful_frontend_has_no_precedence() -> None:
+    agenda = agenda_of("old", "dark")
+    assert agenda.overtaking() == ()
+    sort(agenda)
+    assert agenda.overtaking() == ("dark",)
+    assert agenda.take_doubtful() == ()
+
+
+def test_a_frontend_is_sorted_again_only_where_vpp_has_changed() -> None:
+    agenda = agenda_of("dark", "dusk")
+    sort(agenda)
+    agenda.mark("dark", WWW)
+    assert agenda.take_doubtful() == (), "an event changes nothing in VPP"
+    agenda.doubt(["dark", "clean"])
+    sort(agenda, lambda _: False)
+    assert agenda.overtaking() == ("dusk",)
+    agenda.doubt_all()
+    assert overtaking(agenda) == ("dark", "dusk")
+
+
+def test_a_frontend_that_leaves_the_agenda_is_neither_doubtful_nor_first() -> None:
+    agenda = agenda_of("dark", "dusk", "dawn", "day")
+    sort(agenda)
+    agenda.doubt(["dusk", "day"])
+    agenda.take(["dark", "dusk"], ())
+    agenda.planned(["dawn"])
+    agenda.park(["day"])
+    assert agenda.overtaking() == ()
+    assert agenda.take_doubtful() == ()
+    agenda.unpark()
+    assert agenda.take_doubtful() == ("day",)
+
+
+def test_no_more_come_first_than_a_batch_may_hold() -> None:
+    agenda = agenda_of(*(f"d{number}" for number in range(2 * MOST_MEMBERS)))
+    assert overtaking(agenda) == tuple(f"d{number}" for number in range(MOST_MEMBERS))
+
+
+def test_after_a_reload_every_frontend_is_doubtful_again() -> None:
+    agenda = agenda_of("dark", "dusk")
+    sort(agenda)
+    agenda.keep({"dusk"})
+    assert agenda.overtaking() == ()
+    assert overtaking(agenda) == ("dusk",)
+
+
+def test_a_frontend_that_left_while_the_doubtful_were_sorted_does_not_come_back() -> None:
+    agenda = agenda_of("dark", "dusk")
+    doubtful = agenda.take_doubtful()
+    agenda.take(["dark"], ())
+    for name in doubtful:
+        agenda.sort(name, served=False)
+    assert agenda.overtaking() == ("dusk",)

@@ -236,3 +236,26 @@ def test_another_connection_has_its_settings_seen_to_again_and_nothing_stale() -
     assert mirror.stale([WWW]) == []
     mirror.connected()
     assert not mirror.primed
+
+
+def test_a_vip_has_moved_when_a_call_or_a_reading_may_have_changed_whether_it_serves() -> None:
+    mirror = mirror_of(vip(a=1, b=1), vip(API, a=1))
+    assert mirror.take_moved() is None, "all of it is new"
+    assert mirror.take_moved() == set()
+    mirror.acknowledge(Step(Op.SET_WEIGHT, WWW, address=A, old_weight=1, weight=0))
+    mirror.acknowledge(Step(Op.SET_CONF, conf=OTHER_CONF))
+    assert mirror.take_moved() == {WWW}
+    www, api = mirror.find(WWW), mirror.find(API)
+    assert www is not None
+    assert api is not None
+    mirror.put_ases(www, [an_as(A, 1), an_as(B, 3)])
+    assert mirror.take_moved() == set(), "it serves as before"
+    mirror.put_ases(api, [an_as(A, 0, key=API)])
+    assert mirror.take_moved() == {API}
+    mirror.put_list({WWW: details(WWW)})
+    assert mirror.take_moved() == {API}
+    mirror.put_list({WWW: details(WWW), API: details(API)})
+    assert mirror.take_moved() == {API}
+    mirror.connected()
+    mirror.install(Actual(CONF, {}))
+    assert mirror.take_moved() is None

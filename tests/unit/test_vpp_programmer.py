@@ -18,10 +18,12 @@ from maglev.vpp.state.adoption import Adoption, Found
 from maglev.vpp.state.agenda import Admission, Agenda
 from maglev.vpp.state.announced import Announced
 from maglev.vpp.state.debts import Debts
+from maglev.vpp.state.kept import KeptWeights, nature_of
 from maglev.vpp.state.mirror import Mirror
 from maglev.vpp.state.ownership import Ownership
+from maglev.vpp.state.pruning import Pruning
 from maglev.vpp.state.recreations import Recreations
-from maglev.vpp.state.store import MemoryStore
+from maglev.vpp.state.store import Kept, MemoryStore
 from maglev.vpp.sync.counters import Counters
 from maglev.vpp.sync.executor import Executor, Outcome
 from maglev.vpp.sync.programmer import Extent, Programmer
@@ -87,6 +89,8 @@ class Room:
             Adoption(self.clock, 0, None),
             Recreations(),
             Ownership(MemoryStore()),
+            Pruning(MemoryStore()),
+            KeptWeights(MemoryStore()),
             Verification(),
             Timetable(0),
             Counters(),
@@ -116,6 +120,17 @@ class Room:
         await self.programmer.apply(["www"], ALL)
         assert self.weights()[A] == 1
         return self
+
+    async def recreated(self) -> None:
+        """The sync before has ended. The next creates the VIP again, once its weights are in the state file."""
+        self.rooms.kept.settle(())
+        plan, _ = await self.programmer.apply(["www"], ALL)
+        assert (plan.steps, plan.unrecorded) == ([], [WWW])
+        found = self.rooms.mirror.find(WWW)
+        assert found is not None
+        await self.rooms.kept.record({WWW: Kept(self.weights(), nature_of(found))})
+        plan, _ = await self.programmer.apply(["www"], ALL)
+        assert plan.recreated == [WWW]
 
 
 async def test_what_is_acknowledged_is_in_the_mirror_counted_ours_and_to_be_read_back() -> None:
@@ -220,7 +235,7 @@ async def test_a_vip_that_is_created_again_and_not_by_the_file_is_counted_and_th
         found = room.rooms.mirror.find(WWW)
         assert found is not None
         found.length = 16
-        await room.programmer.apply(["www"], ALL)
+        await room.recreated()
         assert room.rooms.counters.recreations_given_up == (attempt == 2)
     assert room.rooms.recreations.frozen == {WWW}
     assert "left as it is" in caplog.text
@@ -242,7 +257,7 @@ async def test_a_vip_that_vpp_does_not_delete_is_stuck() -> None:
     room.states.load(make_config({"p": {"a": 10}}, new_flows_table_length=2048))
     room.take_over()
     room.executor.refuse = lambda step: step.op is Op.DELETE_VIP
-    await room.programmer.apply(["www"], ALL)
+    await room.recreated()
     assert room.rooms.recreations.stuck == {WWW}
     assert not room.rooms.counters.recreations_given_up, "the file explains it"
 

@@ -3,5 +3,5 @@
 ``clock`` (time that tests own), ``pace`` (long work in slices), ``states`` (states and codes, with the engine's
 numbers), ``errors`` (mistakes of operators and callers), ``limits`` (of their requests), ``events`` (the bus),
 ``logs`` (structured records), ``background`` (blocking work on a thread), ``listen`` (listening addresses),
-``version``.
+``stdio`` (standard streams, and lost output), ``version``.
 """

@@ -102,10 +102,11 @@ class DrainEvent:
 
 @dataclass(frozen=True, slots=True)
 class ConfigEvent:
-    """A configuration took effect: at start, or by a reload."""
+    """A configuration took effect: at start, or by a reload. ``forced``: an operator forced that reload."""
 
     at_ns: int
     by: str = ""
+    forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ class LiveBackend:
     """A backend at run time. One object from its first configuration to its removal, whatever is done to it.
 
     ``history``: the last transitions, oldest first. ``transitions``: how often it went from one state to another.
-    ``target``: the engine's id, -1 while it has none. ``trouble``: why the engine would not take it.
+    ``target``: the engine's id, -1 while it has none. ``trouble``: why the engine would not take it. ``since_ns`` (in
+    this state) is monotonic: the wall clock may be set meanwhile.
     """
 
     __slots__ = (

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from maglev._probe import Transition
 from maglev.base import logs
-from maglev.base.clock import Clock
+from maglev.base.clock import Clock, Moments
 from maglev.base.errors import UnknownName
 from maglev.base.events import BackendEvent, Bus, DrainEvent
 from maglev.base.states import Code, State
@@ -62,6 +62,7 @@ class Backends:
         self._frontends = frontends
         self._bus = bus
         self._clock = clock
+        self._moments = Moments(clock)
         self._table: dict[str, LiveBackend] = {}
         self._history = 1
         # Until the dataplane has said which backends it sends traffic to, every new one is presumed good.
@@ -134,7 +135,7 @@ class Backends:
             reason=cause.reason if cause is not None else "",
         )
         live.state = to
-        live.since_ns = event.at_ns
+        live.since_ns = self._moments.mark(event.at_ns)
         live.presumed = False
         live.history = (*live.history, event)[-self._history :]
         pair = (event.from_state, to)
@@ -229,7 +230,7 @@ class Backends:
             self.change_state(live, state, Code.ADDED, cause=Cause(by=cause.by))
         else:
             live.state = state
-            live.since_ns = self._clock.time_ns()
+            live.since_ns = self._clock.monotonic_ns()
             self._frontends.touch(live)
 
     def _probe(self, live: LiveBackend, cause: Cause, *, new: bool, presume: bool) -> None:

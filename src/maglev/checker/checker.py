@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 import orjson
 
 from maglev.base import logs
-from maglev.base.clock import Clock
+from maglev.base.clock import Clock, Moments
 from maglev.base.errors import BadValue, NotAllowed, UnknownName
 from maglev.base.events import Bus, ConfigEvent, WeightEvent
 from maglev.base.limits import check_duration, check_reason, check_weight
@@ -36,11 +36,12 @@ from maglev.checker.engine import ProbeEngine
 from maglev.checker.frontends import Frontends
 from maglev.checker.overrides import drain_key, enabled_key, pause_key, weight_key
 from maglev.checker.prober import Prober
+from maglev.checker.replies import Reply
 from maglev.checker.settings import Request, Settings, file_weight
 from maglev.checker.status import status_of
 from maglev.config.model import Backend, Config, Frontend
 from maglev.judgement.weights import FrontendWeights, applied_weight, frontend_weights, weight_unit
-from maglev.views.backends import BackendStatus, Change, Override, OverrideKind, WeightChange
+from maglev.views.backends import BackendStatus, Change, Override, OverrideKind, ValueChange, WeightChange
 
 log = logs.get(__name__)
 
@@ -74,6 +75,7 @@ class Checker:
         self._engine = engine
         self._bus = bus
         self._clock = clock
+        self._moments = Moments(clock)
         self._config = Config()
         self._loaded = False
         self._applying = asyncio.Lock()
@@ -109,7 +111,7 @@ class Checker:
             raise UnknownName("frontend", name) from None
 
     def frontend_state(self, name: str) -> FrontendState:
-        """State of a frontend, as last published. Raises ``UnknownName``."""
+        """State of a frontend, as last worked out. Raises ``UnknownName``."""
         self.frontend(name)
         return self._frontends.state(name)
 
@@ -133,7 +135,7 @@ class Checker:
 
     def status_of(self, live: LiveBackend) -> BackendStatus:
         """Everything about one backend."""
-        return status_of(live, self._prober.info(live), self._clock.time_ns())
+        return status_of(live, self._prober.info(live), self._moments)
 
     def probe_records(self) -> tuple[bytes, Mapping[int, LiveBackend]]:
         """The engine's records of all targets at one moment (``engine.RECORD``), and their backends by target."""
@@ -205,9 +207,17 @@ class Checker:
 
     # ------------------------------------------------------------------------------------------------ configuration
 
-    def restore(self, records: Iterable[Override]) -> None:
-        """Put back what operators had set before a restart; to be called before the first ``apply``."""
-        self._settings.restore(records)
+    def restore(self, records: Iterable[Override], moved_ns: int = 0) -> None:
+        """Put back what operators had set before a restart; to be called before the first ``apply``.
+
+        ``moved_ns``: by how much the wall clock was set since they were written, as far as that is known.
+        """
+        self._settings.restore(records, moved_ns)
+
+    def clock_moved(self) -> None:
+        """The wall clock was set: settings are kept for a restart by the clock as it is now."""
+        self._settings.rebase()
+        self._settings.report()
 
     def needs_force(self, config: Config) -> str:
         """Why a reload to ``config`` would be refused unless forced; empty when it would not."""
@@ -225,13 +235,13 @@ class Checker:
             refused = "" if force else self.needs_force(config)
             if refused:
                 raise NotAllowed(refused)
-            await self._apply(config, by)
+            await self._apply(config, by, forced=force)
 
-    async def _apply(self, config: Config, by: str) -> None:
+    async def _apply(self, config: Config, by: str, *, forced: bool) -> None:
         pace = Pace()
         first = not self._loaded
         checks = self._prober.checks_for(await reload.used_checks(config))
-        step = await reload.prepare(config, checks, self._backends.table, self._clock.time_ns())
+        step = await reload.prepare(config, checks, self._backends.table, self._clock.monotonic_ns())
         await self._frontends.prepare(config.frontends.values(), step.backends.values())
         outdated = self._replaced_by_reload()
         await asyncio.sleep(0)
@@ -254,7 +264,7 @@ class Checker:
             healthchecks=len(config.healthchecks),
             by=by,
         )
-        self._bus.publish(ConfigEvent(at_ns=self._clock.time_ns(), by=by))
+        self._bus.publish(ConfigEvent(at_ns=self._clock.time_ns(), by=by, forced=forced))
         # The table before the objects: it holds the frontends, which would go with it all at once.
         await self._frontends.release()
         await let_go(outdated)
@@ -298,20 +308,23 @@ class Checker:
     def pause(self, name: str, *, by: str, reason: str = "", duration_ns: int = 0) -> Change:
         """Send no more probes; effective weight 0, flows stay. Raises ``NotAllowed`` for a disabled backend."""
         live, request = self._operand(name), _request(by, reason, duration_ns)
+        reply = self._reply(live)
         _not_disabled(live)
         changed = self._settings.set(live, OverrideKind.PAUSE, request)
-        return self._changed(live, request, changed)
+        return self._changed(live, request, reply, changed)
 
     def resume(self, name: str, *, by: str, reason: str = "", duration_ns: int = 0) -> Change:
         """Probe a paused backend again, from unknown. Raises ``NotAllowed`` for a disabled backend."""
         live, request = self._operand(name), _lasting(by, reason, duration_ns)
+        reply = self._reply(live)
         _not_disabled(live)
         changed = self._settings.unset(pause_key(name))
-        return self._changed(live, request, changed)
+        return self._changed(live, request, reply, changed)
 
     def disable(self, name: str, *, by: str, reason: str = "", duration_ns: int = 0) -> Change:
         """Take a backend out at once: weight 0, flows flushed, no probes. Idempotent; ends a pause."""
         live, request = self._operand(name), _request(by, reason, duration_ns)
+        reply = self._reply(live)
         changed = live.state is not State.DISABLED
         self._settings.unset(pause_key(name))
         if live.conf.enabled:
@@ -319,11 +332,12 @@ class Checker:
         else:
             # The file says so already: nothing to remember, nothing to take back.
             self._settings.unset(enabled_key(name))
-        return self._changed(live, request, changed)
+        return self._changed(live, request, reply, changed)
 
     def enable(self, name: str, *, by: str, reason: str = "", duration_ns: int = 0) -> Change:
         """Take a disabled backend back, from unknown and with its history. Idempotent."""
         live, request = self._operand(name), _lasting(by, reason, duration_ns)
+        reply = self._reply(live)
         if live.state is not State.DISABLED:
             return Change(False)
         # A pause from before belongs to what the disable ended.
@@ -331,19 +345,21 @@ class Checker:
         self._settings.unset(enabled_key(name))
         if not live.conf.enabled:
             self._settings.set(live, OverrideKind.ENABLE, request)
-        return self._changed(live, request, True)
+        return self._changed(live, request, reply, True)
 
     def drain(self, name: str, *, by: str, reason: str = "", duration_ns: int = 0) -> Change:
         """Effective weight 0 everywhere; established flows stay, probing goes on. Idempotent."""
         live, request = self._operand(name), _request(by, reason, duration_ns)
+        reply = self._reply(live)
         changed = self._settings.set(live, OverrideKind.DRAIN, request)
-        return self._changed(live, request, changed)
+        return self._changed(live, request, reply, changed)
 
     def undrain(self, name: str, *, by: str, reason: str = "", duration_ns: int = 0) -> Change:
         """Take a drain back. Idempotent."""
         live, request = self._operand(name), _lasting(by, reason, duration_ns)
+        reply = self._reply(live)
         changed = self._settings.unset(drain_key(name))
-        return self._changed(live, request, changed)
+        return self._changed(live, request, reply, changed)
 
     def set_weight(
         self,
@@ -372,6 +388,7 @@ class Checker:
         if weight is not None:
             check_weight(weight)
         live = self._operand(backend)
+        reply = self._reply(live, frontend)
         unit = weight_unit(conf)
         before = self._settings.weight(frontend, pool, backend)
         previous = before if before is not None else configured
@@ -387,7 +404,16 @@ class Checker:
                 conf.name, pool, backend, previous, became, request, flush=flush, to_default=weight is None
             )
         self._settings.report()
-        return WeightChange(changed=changed, previous=previous, weight=became, requested=weight, unit=unit)
+        values = (ValueChange("weight", str(previous), str(became)),) if changed else ()
+        return WeightChange(
+            changed=changed,
+            previous=previous,
+            weight=became,
+            requested=weight,
+            unit=unit,
+            values=(*values, *reply.values()),
+            effects=reply.effects(self.frontend),
+        )
 
     def _operand(self, name: str) -> LiveBackend:
         """The backend that a verb works on, as the configuration in force wants it. Raises ``UnknownName``."""
@@ -397,12 +423,17 @@ class Checker:
             self._align(live, Cause())
         return live
 
-    def _changed(self, live: LiveBackend, request: Request, changed: bool) -> Change:
+    def _reply(self, live: LiveBackend, frontend: str = "") -> Reply:
+        """What there is to compare with after a verb: of one frontend, or of all that use the backend."""
+        names = (frontend,) if frontend else self._frontends.users_of(live.name)
+        return Reply(live, names, self._settings, self._frontends)
+
+    def _changed(self, live: LiveBackend, request: Request, reply: Reply, changed: bool) -> Change:
         """A verb has changed the settings, or not: bring the backend to them, and publish what follows."""
         self._align(live, Cause(request.by, request.reason))
         self._frontends.publish()
         self._settings.report()
-        return Change(changed)
+        return Change(changed, reply.values(), reply.effects(self.frontend))
 
     def _align(self, live: LiveBackend, cause: Cause) -> None:
         conf, check = self._configured(live.name)

@@ -21,6 +21,7 @@ COUNTER = SNAPSHOT_FIELDS.index("counter")
 RTT_SUM_NS = SNAPSHOT_FIELDS.index("rtt_sum_ns")
 RTT_COUNT = SNAPSHOT_FIELDS.index("rtt_count")
 BLOCKED_SINCE_NS = SNAPSHOT_FIELDS.index("blocked_since_ns")
+BLOCKED_KIND = SNAPSHOT_FIELDS.index("blocked_kind")
 CODES = len(SNAPSHOT_FIELDS)
 """Where fields of a record are; from ``CODES`` on it counts results by ``Code``."""
 

@@ -1,11 +1,16 @@
 """Frontends: their weights and states, which follow from the states of their backends.
 
 Owns the table of weights, from which the checker, the API, the metrics and the dataplane all read; which frontends have
-to be looked at again; and the state of each as last published.
+to be looked at again; and the state of each.
 
 The table knows which frontends use a backend, and repeats the state of every backend, so that all frontends can be
 worked out without a Python call per member. ``touch`` keeps it true: every change of a backend calls it in the same
 turn of the event loop.
+
+The state of a frontend is that of the rule. An event of it waits in one case: that a frontend is down is not told while
+a member has no verdict yet that could make it up. Otherwise a restart beside a drained server, a reload that brings new
+servers, or a frontend that is created again would report an outage that ends with the first verdict. So there are two
+states of each frontend: the present one, and the last one of an event, from which the next event starts.
 
 A mass failure touches thousands of frontends at once, so they are published in slices: the event loop gets a turn after
 about a millisecond, and the rest follows at its next turns.
@@ -48,14 +53,16 @@ class Frontends:
         self._next: WeightTable | None = None
         # The table of the configuration before, until ``release``.
         self._old: WeightTable | None = None
-        self._published: dict[str, FrontendState] = {}
+        self._states: dict[str, FrontendState] = {}
+        # By the last event of each; it is another one only while an event waits.
+        self._told: dict[str, FrontendState] = {}
         # In the order in which they were touched.
         self._dirty: dict[str, None] = {}
         self._scheduled = False
 
     def state(self, name: str) -> FrontendState:
-        """State of a frontend, as last published."""
-        return self._published.get(name, FrontendState.UNKNOWN)
+        """State of a frontend, as last worked out."""
+        return self._states.get(name, FrontendState.UNKNOWN)
 
     def __contains__(self, frontend: Frontend) -> bool:
         """Whether this very frontend is part of the configuration in force."""
@@ -64,6 +71,10 @@ class Frontends:
     def weights(self, name: str) -> FrontendWeights:
         """Active pool, unit and the weights of all members of a frontend. Raises KeyError."""
         return self._table.frontend(name)
+
+    def outlook(self, names: Iterable[str]) -> list[int]:
+        """The active pool of each of these frontends, by its index; -1 where no server is usable. Raises KeyError."""
+        return self._table.outlook(names)
 
     def users_of(self, backend: str) -> tuple[str, ...]:
         """Names of the frontends that use a backend, in the order of the file."""
@@ -89,7 +100,8 @@ class Frontends:
         """The prepared configuration is in force, with the frontends ``names`` and these run-time weights."""
         assert self._next is not None
         self._old, self._table, self._next = self._table, self._next, None
-        self._published = {name: self._published.get(name, FrontendState.UNKNOWN) for name in names}
+        self._states = {name: self._states.get(name, FrontendState.UNKNOWN) for name in names}
+        self._told = {name: self._told.get(name, FrontendState.UNKNOWN) for name in self._states}
         for override in weights:
             self._table.set_weight(override.frontend, override.pool, override.backend, override.weight)
 
@@ -129,7 +141,7 @@ class Frontends:
         pace = Pace()
         self._dirty.clear()
         self._table.compute()
-        for name in list(self._published):
+        for name in list(self._states):
             # A frontend that was touched since then is dirty, and its computed state is old.
             if name not in self._dirty:
                 self._publish_state(name, self._table.computed_state(name))
@@ -147,14 +159,15 @@ class Frontends:
     def _publish_next(self) -> None:
         name = next(iter(self._dirty))
         del self._dirty[name]
-        if name in self._published:
+        if name in self._states:
             self._publish_state(name, self._table.state(name))
 
     def _publish_state(self, name: str, new: FrontendState) -> None:
-        old = self._published[name]
-        if new is old:
+        self._states[name] = new
+        old = self._told[name]
+        if new is old or (new is FrontendState.DOWN and self._table.undecided(name)):
             return
-        self._published[name] = new
+        self._told[name] = new
         event = FrontendEvent(name=name, from_state=old, to_state=new, at_ns=self._clock.time_ns())
         log.info(
             "frontend-transition",

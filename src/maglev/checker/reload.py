@@ -14,11 +14,9 @@ from maglev.base.states import State
 from maglev.checker.backend import Check, LiveBackend
 from maglev.checker.prober import Spread
 from maglev.config.model import Backend, Config, HealthCheck, IPAddress, Protocol
+from maglev.judgement.deletions import too_many
 
 VipKey = tuple[IPAddress, Protocol, int]
-
-GUARD_VIPS = 3
-"""A reload that deletes this many VIPs or fewer is never held back."""
 
 
 def vips(config: Config) -> set[VipKey]:
@@ -29,14 +27,12 @@ def vips(config: Config) -> set[VipKey]:
 def refusal(old: Config, new: Config) -> str:
     """Why the step from ``old`` to ``new`` needs force, in words; empty when it does not.
 
-    A file that was cut off or mixed up often still parses. Deleting more than half of the VIPs, and more than
-    three, is not done by accident.
+    The rule is that of ``maglev.judgement.deletions``, which also guards full syncs.
     """
-    before = vips(old)
-    lost = len(before - vips(new))
-    if lost > GUARD_VIPS and 2 * lost > len(before):
-        return f"this would delete {lost} of {len(before)} VIPs, more than half: force the reload if that is meant"
-    return ""
+    before, after = vips(old), vips(new)
+    lost = len(before - after)
+    why = too_many(lost, len(before), len(after))
+    return f"this would delete {lost} of {len(before)} VIPs, {why}: force the reload if that is meant" if why else ""
 
 
 async def used_checks(config: Config) -> dict[str, HealthCheck]:

@@ -1,8 +1,11 @@
 """The settings of operators at run time: their beginning, what they want of a backend, and their end.
 
 Owns the overrides and their ends. An override ends by the opposite verb, by its duration, or when a reload makes it
-obsolete: the file's own value for that very item changes, or the item now means something else. Durations count by
-the monotonic clock; the wall clock is only shown and kept in the state file.
+obsolete: the file's own value for that very item changes, or the item now means something else.
+
+Durations count by the monotonic clock, so that nothing ends early or late because the wall clock is set. Moments of the
+wall clock are only shown and kept in the state file. They are kept by the wall clock as it was at ``_offset``; after a
+step they are shown moved by that step (``all``, ``of``), and kept so from the next change or ``rebase`` on.
 
 Settings change nothing about a backend. The caller brings the backend to them (``backends``).
 """
@@ -16,14 +19,17 @@ from collections.abc import Callable, Iterable
 import orjson
 
 from maglev.base import logs
-from maglev.base.clock import Clock
+from maglev.base.clock import Clock, Moments
 from maglev.base.states import State
 from maglev.checker.backend import LiveBackend
-from maglev.checker.overrides import OverrideStore, drain_key, enabled_key, pause_key
+from maglev.checker.overrides import LAST_MOMENT_NS, OverrideStore, drain_key, enabled_key, pause_key
 from maglev.config.model import Backend, Config
 from maglev.views.backends import Override, OverrideKey, OverrideKind
 
 log = logs.get(__name__)
+
+STEP_NS = 1_000_000_000
+"""How far the wall clock has to be set before moments move with it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,18 +51,20 @@ class Settings:
         self._reported = 0
         self._ends: dict[OverrideKey, int] = {}
         self._sooner = asyncio.Event()
+        self._moments = Moments(clock)
+        self._offset = self._moments.offset()
 
     # ---------------------------------------------------------------------------------------------------- questions
 
     def all(self) -> list[Override]:
         """Every override, oldest first."""
-        return sorted(self._store, key=lambda override: override.since_ns)
+        return self._now(sorted(self._store, key=lambda override: override.since_ns))
 
     def of(self, backend: str) -> list[Override]:
         """The overrides of one backend, oldest first."""
         found = self._store.of(backend)
         # Lists ask this of 50,000 backends, of which almost none has any.
-        return sorted(found, key=lambda override: override.since_ns) if len(found) > 1 else found
+        return self._now(sorted(found, key=lambda override: override.since_ns) if len(found) > 1 else found)
 
     def fragments(self) -> list[orjson.Fragment]:
         """Every override as the state file holds it."""
@@ -91,11 +99,23 @@ class Settings:
 
     # ------------------------------------------------------------------------------------------------------ changes
 
-    def restore(self, records: Iterable[Override]) -> None:
-        """Put back what operators had set before a restart."""
+    def restore(self, records: Iterable[Override], moved_ns: int = 0) -> None:
+        """Put back what operators had set before a restart.
+
+        ``moved_ns``: by how much the wall clock was set since they were written, as far as that is known.
+        """
+        self._offset = self._moments.offset()
         for override in records:
-            self._put(override)
+            self._put(_moved(override, moved_ns))
         self._reported = self._store.version
+
+    def rebase(self) -> None:
+        """If the wall clock was set: from here on the moments are kept by the clock as it is now."""
+        step = self._step()
+        if step:
+            self._offset += step
+            for override in self._store:
+                self._store.put(_moved(override, step))
 
     def set(self, live: LiveBackend, kind: OverrideKind, request: Request) -> bool:
         """Record an override of a backend. True if it is new.
@@ -168,7 +188,18 @@ class Settings:
             if self._on_change is not None:
                 self._on_change()
 
+    def _step(self) -> int:
+        """By how much the wall clock was set since the moments were written down; 0: by no more than a second."""
+        step = self._moments.offset() - self._offset
+        return step if abs(step) > STEP_NS else 0
+
+    def _now(self, overrides: list[Override]) -> list[Override]:
+        """The overrides with their moments by the wall clock as it is now."""
+        step = self._step() if overrides else 0
+        return [_moved(override, step) for override in overrides] if step else overrides
+
     def _override(self, live: LiveBackend, kind: OverrideKind, request: Request) -> Override:
+        self.rebase()
         now = self._clock.time_ns()
         return Override(
             kind=kind,
@@ -191,6 +222,17 @@ class Settings:
                 left = min(left, override.until_ns - override.since_ns)
             self._ends[override.key] = self._clock.monotonic_ns() + left
             self._sooner.set()
+
+
+def _moved(override: Override, step_ns: int) -> Override:
+    """The override with its moments moved by ``step_ns``, within what the API can tell."""
+    if not step_ns:
+        return override
+
+    def moved(at_ns: int) -> int:
+        return min(max(at_ns + step_ns, 1), LAST_MOMENT_NS) if at_ns else 0
+
+    return dataclasses.replace(override, since_ns=moved(override.since_ns), until_ns=moved(override.until_ns))
 
 
 def file_weight(config: Config, frontend: str, pool: str, backend: str) -> int | None:

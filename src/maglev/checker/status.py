@@ -5,6 +5,7 @@ from __future__ import annotations
 from operator import itemgetter
 
 from maglev._probe import TargetInfo
+from maglev.base.clock import Moments
 from maglev.base.states import Code
 from maglev.checker.backend import LiveBackend
 from maglev.views.backends import BackendStatus
@@ -17,8 +18,8 @@ _CODES = tuple(sorted(Code))  # by number, as the engine gives them
 _passed = itemgetter(*map(int, PASSES))  # from the engine's counts by code
 
 
-def status_of(live: LiveBackend, info: TargetInfo | None, now_ns: int) -> BackendStatus:
-    """Everything about one backend. ``info``: None while the engine has no target for it; ``now_ns``: wall clock."""
+def status_of(live: LiveBackend, info: TargetInfo | None, moments: Moments) -> BackendStatus:
+    """Everything about one backend. ``info``: None while the engine has no target for it."""
     spec = live.check.spec if live.check is not None else None
     passed = failed = 0
     age: int | None = None
@@ -27,8 +28,8 @@ def status_of(live: LiveBackend, info: TargetInfo | None, now_ns: int) -> Backen
         passed = sum(_passed(codes))
         failed = sum(codes) - passed
         if info.last_at_ns:
-            # Two readings of a wall clock that may have been set back in between.
-            age = max(0, now_ns - info.last_at_ns)
+            # The engine tells moments of the wall clock as it is now. It may be set between its reading and ours.
+            age = max(0, moments.now() - info.last_at_ns)
     since, why = _unprobed(live, info)
     return BackendStatus(
         name=live.name,
@@ -44,7 +45,7 @@ def status_of(live: LiveBackend, info: TargetInfo | None, now_ns: int) -> Backen
         last_detail=info.last_detail if info is not None else "",
         last_rtt_ns=info.last_rtt_ns if info is not None and info.rtt_count else None,
         last_result_age_ns=age,
-        state_since_ns=live.since_ns,
+        state_since_ns=moments.shown(live.since_ns),
         unprobed_since_ns=since,
         unprobed_reason=why,
         presumed=live.presumed,

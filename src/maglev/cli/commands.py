@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import grpc
@@ -25,6 +25,9 @@ from maglev.pb import maglev_pb2 as pb
 Values = Mapping[str, str]
 
 # Backends of which `show frontends NAME` says why they are out of service; a frontend may have thousands.
+FLOW_SECONDS = 10.0
+"""Between two readings of ``show backends NAME flows wait``: each stops VPP for a moment."""
+
 MOST_OUT = 20
 
 
@@ -75,8 +78,14 @@ def _show_frontends(context: Context, command: Command) -> int:
     request = pb.ListFrontendsRequest(name_regexp=command.values.get("match", ""), omit_pools=not context.json)
     if "state" in command.values:
         request.states.append(pb.FrontendState.Value(f"FRONTEND_STATE_{command.values['state'].upper()}"))
-    pages = (page.frontends for page in client.pages(client.stub.ListFrontends, request))
-    return context.list(pages, render.frontend_table(context.style), render.frontend_rows)
+
+    def pages() -> Iterator[Iterable[pb.FrontendInfo]]:
+        for at, page in enumerate(client.pages(client.stub.ListFrontends, request)):
+            if at == 0 and not context.json:
+                context.print(render.away(context.style, page.vpp))
+            yield page.frontends
+
+    return context.list(pages(), render.frontend_table(context.style), render.frontend_rows)
 
 
 def _show_frontend(context: Context, command: Command) -> int:
@@ -126,6 +135,31 @@ def _show_backend(context: Context, command: Command) -> int:
     client = context.client
     info = client.call(client.stub.GetBackend, pb.GetBackendRequest(name=command.values["backend"]))
     return context.show(info, lambda: render.backend(context.style, info, time.time_ns()))
+
+
+def _show_backend_flows(context: Context, command: Command) -> int:
+    """With ``wait``: until the backend is empty, a key is pressed, or Ctrl-C; only the first is a success."""
+    waits = "wait" in command.values
+    with _until_key(lambda: None) if waits else nullcontext(threading.Event()) as pressed:
+        try:
+            while True:
+                info = _read_flows(context, command.values["backend"])
+                if not waits or info.empty:
+                    return DONE
+                context.out.flush()
+                if pressed.wait(FLOW_SECONDS):
+                    return REFUSED
+        except KeyboardInterrupt:
+            return REFUSED
+
+
+def _read_flows(context: Context, backend: str) -> pb.BackendFlows:
+    client = context.client
+    info: pb.BackendFlows = client.call(
+        client.stub.GetBackendFlows, pb.GetBackendFlowsRequest(name=backend), seconds=LONG_SECONDS
+    )
+    context.show(info, lambda: render.flows(context.style, info))
+    return info
 
 
 def _show_healthchecks(context: Context, command: Command) -> int:
@@ -199,8 +233,15 @@ def _set_backend(context: Context, command: Command) -> int:
     name = escape(answer.backend.name)
     state = word(pb.BackendState, answer.backend.state)
     state += ", drained" if answer.backend.drained else ""
-    note = "" if answer.changed else f"nothing to {verb}: "
-    return context.show(answer, lambda: [f"{note}backend {name} is {state}"])
+
+    def lines() -> Iterator[str]:
+        note = "" if answer.changed or answer.changes else f"nothing to {verb}: "
+        yield f"{note}backend {name} is {state}"
+        yield from render.reply(
+            () if answer.changed else answer.changes, answer.effects, answer.effects_omitted, time.time_ns()
+        )
+
+    return context.show(answer, lines)
 
 
 def _set_weight(context: Context, command: Command) -> int:
@@ -223,6 +264,8 @@ def _set_weight(context: Context, command: Command) -> int:
         if answer.rounded:
             unit = f"the unit of {escape(values['frontend'])} is {answer.unit}"
             yield f"rounded to {answer.applied_weight} in VPP: {unit}"
+        new = any(one.what == "weight" for one in answer.changes)
+        yield from render.reply(() if new else answer.changes, answer.effects, 0, time.time_ns())
 
     return context.show(answer, lines)
 
@@ -236,7 +279,10 @@ def _sync(context: Context, command: Command) -> int:
     client = context.client
     how = command.values.get("how", "")
     request = pb.SyncVPPLBStateRequest(
-        frontend=command.values.get("frontend", ""), dry_run=how == "dry-run", force=how == "force"
+        frontend=command.values.get("frontend", ""),
+        dry_run=how == "dry-run" or "dry" in command.values,
+        force=how == "force",
+        prune=how == "prune",
     )
     answer = client.call(client.stub.SyncVPPLBState, request, seconds=LONG_SECONDS)
     context.show(answer, lambda: render.plan(context.style, answer.plan))
@@ -451,6 +497,7 @@ ACTIONS: Mapping[str, Callable[[Context, Command], int]] = {
     "show-frontend": _show_frontend,
     "show-backends": _show_backends,
     "show-backend": _show_backend,
+    "show-backend-flows": _show_backend_flows,
     "show-healthchecks": _show_healthchecks,
     "show-healthcheck": _show_healthcheck,
     "show-overrides": _show_overrides,

@@ -22,6 +22,7 @@ PRINTS: Mapping[str, type | tuple[type]] = {
     "show frontends NAME": pb.FrontendInfo,
     "show backends": (pb.BackendInfo,),
     "show backends NAME": pb.BackendInfo,
+    "show backends NAME flows": pb.BackendFlows,
     "show healthchecks": (pb.HealthCheckInfo,),
     "show healthchecks NAME": pb.HealthCheckInfo,
     "show overrides": (pb.Override,),

@@ -234,6 +234,12 @@ def _name(kind: Kind, text: str, *, action: str = "", children: tuple[Node, ...]
     return Node("NAME", text, children, kind=kind, key=kind.value, action=action)
 
 
+_FLOWS = Node(
+    "flows",
+    "its flows in VPP: is a drained server empty? Stops VPP for a moment",
+    (Node("wait", "read every 10 s until it has none", key="wait", action="show-backend-flows"),),
+    action="show-backend-flows",
+)
 _SHOW = Node(
     "show",
     "show what the daemon knows",
@@ -249,7 +255,14 @@ _SHOW = Node(
         Node(
             "backends",
             "all backends",
-            (_name(Kind.BACKEND, "one backend with its last result and its history", action="show-backend"),),
+            (
+                _name(
+                    Kind.BACKEND,
+                    "one backend with its last result and its history",
+                    action="show-backend",
+                    children=(_FLOWS,),
+                ),
+            ),
             (_BACKEND_STATE, _DRAINED, _CHECK, _MATCH),
             action="show-backends",
         ),
@@ -339,8 +352,15 @@ _SYNC_HOW = (
     Node("dry-run", "only say what would be done", key="how", action="sync"),
     Node("force", "also what a sync alone does not dare", key="how", action="sync"),
 )
+_SYNC_PRUNE = Node(
+    "prune",
+    "also delete the VIPs that wait for an operator",
+    (Node("dry-run", "only say what would be done", key="dry", action="sync"),),
+    key="how",
+    action="sync",
+)
 _SYNC_ONE = Node("FRONTEND", "one frontend only", _SYNC_HOW, kind=Kind.FRONTEND, key="frontend", action="sync")
-_SYNC_STATE = Node("state", "all of VPP's load balancer", (_SYNC_ONE, *_SYNC_HOW), action="sync")
+_SYNC_STATE = Node("state", "all of VPP's load balancer", (_SYNC_ONE, *_SYNC_HOW, _SYNC_PRUNE), action="sync")
 _SYNC = Node(
     "sync",
     "bring VPP to the desired state",

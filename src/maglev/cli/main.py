@@ -1,6 +1,7 @@
 """``maglevc``: flags, one command or the shell, and the exit status.
 
-Exit status: 0 done, 1 refused or not found, 2 usage, 3 server unreachable, 130 interrupted.
+Exit status: 0 done, 1 refused or not found, 2 usage, 3 server unreachable, 74 standard output
+could not be written, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
+from maglev.base import stdio
 from maglev.base.version import version
 from maglev.cli.errors import DONE, INTERRUPTED, REFUSED, UNREACHABLE, USAGE, CommandError, UsageError
 from maglev.cli.grammar import usage
@@ -38,6 +40,7 @@ EXIT_STATUS: Sequence[tuple[str, str]] = (
     (str(REFUSED), "refused or not found"),
     (str(USAGE), "usage"),
     (str(UNREACHABLE), "server unreachable"),
+    (str(stdio.EX_IOERR), "standard output could not be written"),
     (str(INTERRUPTED), "interrupted with Ctrl-C"),
 )
 
@@ -119,16 +122,15 @@ def _boolean(argument: str, value: str) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program. Returns the exit status."""
-    try:
-        status = _main(sys.argv[1:] if arguments is None else arguments, sys.stdout)
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:
-        # Whoever read us had enough (head, less). Python would complain once more when it closes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    stdio.complete()
+
+    def run() -> int:
+        try:
+            return _main(sys.argv[1:] if arguments is None else arguments, sys.stdout)
+        except KeyboardInterrupt:
+            return INTERRUPTED
+
+    return stdio.guarded("maglevc", run)
 
 
 def _main(arguments: Sequence[str], out: IO[str]) -> int:

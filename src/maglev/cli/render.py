@@ -43,6 +43,8 @@ def frontend_rows(page: Iterable[pb.FrontendInfo]) -> list[tuple[str, ...]]:
 def frontend(style: Style, info: pb.FrontendInfo) -> Iterator[str]:
     """``show frontends NAME``. A pool member is one line: ``<name> weight <cfg> effective <eff> [flags]``."""
     yield style.paint(f"frontend {escape(info.name)}", "bold")
+    if info.vpp_away_since_ns:
+        yield style.paint(f"  {_AWAY.format(moment(info.vpp_away_since_ns))}", "error")
     yield from fields(
         style,
         (
@@ -61,6 +63,20 @@ def frontend(style: Style, info: pb.FrontendInfo) -> Iterator[str]:
         yield f"  pool {escape(pool.name)}" + (" (active)" if at == info.active_pool_index else "")
         for one in pool.backends:
             yield "    " + member(style, one)
+
+
+_AWAY = "VPP is away or left alone since {}: state and weights are what it will get (show version says why)"
+
+
+def away(style: Style, info: pb.VPPConnection) -> Iterator[str]:
+    """The line above lists whose weights VPP does not have; nothing while it follows the daemon, or there is none."""
+    if not info.configured or (info.connected and not info.problem):
+        return
+    what = "VPP is left alone" if info.connected else "VPP is away"
+    because = f" ({escape(info.problem)})" if info.problem else ""
+    yield style.paint(
+        f"{what} since {moment(info.since_ns)}{because}: states and weights are what it will get", "error"
+    )
 
 
 def member(style: Style, info: pb.PoolBackendInfo) -> str:
@@ -114,7 +130,7 @@ def backend(style: Style, info: pb.BackendInfo, now_ns: int) -> Iterator[str]:
     checked = bool(info.healthcheck)
     unprobed = ""
     if info.unprobed_since_ns:
-        unprobed = f"since {moment(info.unprobed_since_ns)}: {info.unprobed_reason}"
+        unprobed = f"since {moment(info.unprobed_since_ns)}: {info.unprobed_reason.removeprefix('not probed: ')}"
     last = word(pb.CheckCode, info.last_code)
     if last and info.last_detail:
         last += f" ({info.last_detail})"
@@ -205,6 +221,29 @@ def _override_words(info: pb.Override) -> str:
     return words + (f": {info.reason}" if info.reason else "")
 
 
+def reply(
+    changes: Iterable[pb.ValueChange], effects: Iterable[pb.FrontendEffect], omitted: int, now_ns: int
+) -> Iterator[str]:
+    """What a request changed of a setting that was there already, and its effects. ``now_ns``: wall clock."""
+    for one in changes:
+        # State, drain and weight are in the line before.
+        if one.what in ("reason", "until", "by"):
+            after, before = _value(one.what, one.after, now_ns), _value(one.what, one.before, now_ns)
+            yield f"  {one.what} is now {after}, was {before}"
+    for effect in effects:
+        yield f"  {escape(effect.text)}"
+    if omitted:
+        yield f"  and {omitted} more frontends"
+
+
+def _value(what: str, text: str, now_ns: int) -> str:
+    if what != "until":
+        return escape(text) or "none"
+    if not text:
+        return "without end"
+    return f"{moment(int(text))} ({duration(max(0, int(text) - now_ns))} left)"
+
+
 def override_table(style: Style) -> Table:
     """The table of ``show overrides``."""
     return Table(style, ("BACKEND", "OVERRIDE", "WHERE", "BY", "FOR", "LEFT", "REASON"))
@@ -234,6 +273,24 @@ def override_rows(page: Iterable[pb.Override], now_ns: int) -> list[tuple[str, .
 
 
 # ------------------------------------------------------------------------------------------------- health checks
+
+
+def flows(style: Style, info: pb.BackendFlows) -> Iterator[str]:
+    """``show backends NAME flows``: the sum, and each frontend."""
+    name, drained = escape(info.backend), ", drained" if info.drained else ""
+    if info.empty:
+        words = "no flow left: VPP sends it nothing"
+    elif info.flows:
+        words = f"{info.flows} flows at most: an ended flow counts until another takes its entry"
+    else:
+        words = "no flow now, but a weight in VPP: it gets new ones"
+    yield f"{moment(info.read_at_ns)} backend {style.paint(name, 'bold')} ({escape(info.address)}{drained}): {words}"
+    table = Table(style, ("FRONTEND", "VIP", "WEIGHT", "FLOWS"), right=("WEIGHT", "FLOWS"), indent=2)
+    yield from table.lines(
+        (one.frontend, one.vip, str(one.vpp_weight), str(one.flows) if one.HasField("flows") else "not in VPP")
+        for one in info.frontends
+    )
+    yield f"  reading this stopped VPP for about {duration(info.stall_ns)}"
 
 
 def healthcheck_table(style: Style) -> Table:
@@ -407,10 +464,18 @@ def version(style: Style, client: str, info: pb.ServerInfo, server: str) -> Iter
             ("healthchecks", str(info.healthchecks)),
             ("vpp", _connection(info.vpp)),
             ("warm-up", phase if info.vpp.configured else ""),
+            ("waiting", _waiting(info.waiting_vips)),
             ("watchers", f"{info.watchers}, {info.events_lost} events lost"),
             ("you are", f"{info.caller}, {word(pb.Role, info.role)}"),
         ),
     )
+
+
+def _waiting(vips: int) -> str:
+    if not vips:
+        return ""
+    many = "1 VIP waits" if vips == 1 else f"{vips} VIPs wait"
+    return f"{many} for an operator before deletion (show vpp lb state, sync vpp lb state prune)"
 
 
 def _connection(info: pb.VPPConnection) -> str:
@@ -491,6 +556,8 @@ def vip(style: Style, info: pb.VPPVip) -> Iterator[str]:
         state = "missing"
     elif info.in_sync:
         state = "in sync"
+    elif info.waiting:
+        state = "waits for an operator"
     else:
         state = "to be synced" if info.wanted else "left alone"
     facts = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import re
@@ -172,8 +173,9 @@ def wrap(line: str, columns: int, hang: int = 2) -> Iterator[str]:
 
 
 def complain(stream: IO[str], text: str) -> None:
-    """A message of maglevc's own."""
-    stream.writelines(f"{line}\n" for line in wrap(f"maglevc: {text}", terminal_columns(stream)))
+    """A message of maglevc's own. Where standard error cannot be written, the exit status has to do."""
+    with contextlib.suppress(OSError, ValueError):
+        stream.writelines(f"{line}\n" for line in wrap(f"maglevc: {text}", terminal_columns(stream)))
 
 
 def explained(pairs: Iterable[tuple[str, str]], columns: int, beside: int) -> Iterator[str]:

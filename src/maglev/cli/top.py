@@ -203,9 +203,15 @@ class Board:
         rate = "-" if self._rate is None else f"{self._rate:,.0f}"
         facts = [f"probes {rate}/s", f"transitions {len(self._moved)} in {WINDOW_SECONDS} s"]
         if info is not None and info.vpp.configured:
-            facts.append("vpp connected" if info.vpp.connected else style.paint("vpp away", "error"))
+            if not info.vpp.connected or info.vpp.problem:
+                what = "left alone" if info.vpp.connected else "away"
+                facts.append(style.paint(f"vpp {what}: weights wait", "error"))
+            else:
+                facts.append("vpp connected")
             if info.warmup_remaining_ns:
                 facts.append(style.paint(f"warm-up, {duration(info.warmup_remaining_ns)} left", "warning"))
+        if info is not None and info.waiting_vips:
+            facts.append(style.paint(f"{info.waiting_vips} VIPs wait for you", "error"))
         if info is not None and info.config_error:
             facts.append(style.paint("reload refused", "error"))
         yield "  ".join(facts)

@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path as FilePath
 from typing import IO
 
@@ -29,8 +30,14 @@ ONLY_PROBLEMS = "--only-problems"
 LONGEST_LINE = 8 << 20
 """Bytes. The longest row, a problem with all its text, has a few thousand; a line has at most a hundred rows."""
 
+OOM_SCORE = FilePath("/proc/self/oom_score_adj")
+"""proc(5): a process may raise its own without privilege; 1000 is the most."""
+
 END_SECONDS = 5.0
 """How long the parent waits for a killed child to end."""
+
+LAST_SECONDS = 1.0
+"""How long a child that has closed its output may take to end by itself, so that its own status is known."""
 
 STDERR_KEPT = 2000
 """Bytes from the end of the child's standard error that its failure is reported with."""
@@ -61,10 +68,11 @@ async def _load(
     try:
         # The event loop would fork: this process is large, and the loop would be held while its memory is copied.
         # Popen takes a tenth of that, because the child borrows the parent's memory until it becomes another program.
-        process = subprocess.Popen(  # noqa: ASYNC220
-            [sys.executable, "-P", "-m", "maglev.config.child", *([ONLY_PROBLEMS] * only_problems), os.fspath(path)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
-        )  # fmt: skip
+        with _shielded():
+            process = subprocess.Popen(  # noqa: ASYNC220
+                [sys.executable, "-P", "-m", "maglev.config.child", *([ONLY_PROBLEMS] * only_problems), str(path)],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
+            )  # fmt: skip
     except OSError as error:
         return parse_failure(f"cannot start the process that loads the configuration: {error.strerror}")
     async with contextlib.AsyncExitStack() as stack:
@@ -78,14 +86,38 @@ async def _load(
                     return await unpack(answer, known)
                 except ValueError as error:
                     # If the child died, its status and its last words say more than the broken answer.
-                    status = await _end(process)
-                    said = (await last_words).strip().rpartition("\n")[2]
-                    return parse_failure(
-                        f"the process that loads the configuration failed ({error}; status {status}"
-                        f"{'; ' + said if said else ''})"
-                    )
+                    ended = answer.at_eof()
+                    status = await _end(process, patience=LAST_SECONDS if ended else 0.0)
+                    return parse_failure(_why_failed(str(error), status if ended else None, await last_words))
         except TimeoutError:
             return parse_failure(f"loading took longer than {deadline:g} s, and was given up")
+
+
+def _why_failed(error: str, status: int | None, last_words: str) -> str:
+    """What a failed load is reported with. ``status`` None: it was killed here, since its answer made no sense."""
+    if status == -signal.SIGKILL:
+        return (
+            f"the process that loads the configuration was killed ({error}), which the kernel does when memory is "
+            "short: make room, or raise the limit of the service (MemoryMax) or of the container, and reload"
+        )
+    said = last_words.strip().rpartition("\n")[2]
+    words = [error, *([f"status {status}"] if status is not None else ()), *([said] if said else ())]
+    return f"the process that loads the configuration failed ({'; '.join(words)})"
+
+
+@contextlib.contextmanager
+def _shielded() -> Iterator[None]:
+    """A child that is started within has SIGHUP and SIGINT blocked from its first instruction.
+
+    ``systemctl kill`` and a terminal send a signal to all processes of the service or the group. SIGHUP must not end
+    the load that an earlier one asked for; an interrupted daemon kills the child itself. A child inherits the mask of
+    the thread that starts it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGHUP, signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 async def _reader(pipe: IO[bytes] | None, stack: contextlib.AsyncExitStack) -> asyncio.StreamReader:
@@ -98,20 +130,25 @@ async def _reader(pipe: IO[bytes] | None, stack: contextlib.AsyncExitStack) -> a
     return reader
 
 
-async def _end(process: subprocess.Popen[bytes]) -> int:
-    """Kill it if it still runs, and wait for its end; returns its status."""
+async def _end(process: subprocess.Popen[bytes], patience: float = 0.0) -> int:
+    """Kill it if it still runs after ``patience`` seconds, and wait for its end; returns its status."""
     if (status := process.poll()) is not None:
         return status
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
-    process.kill()
     try:
         descriptor = os.pidfd_open(process.pid)
     except OSError:
         # Without a descriptor its end cannot be awaited: Popen reaps it when the next process starts.
+        process.kill()
         return -signal.SIGKILL
     loop.add_reader(descriptor, ended.set)
     try:
+        if patience:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await ended.wait()
+        process.kill()
         async with asyncio.timeout(END_SECONDS):
             await ended.wait()
     except TimeoutError:
@@ -137,9 +174,12 @@ def main() -> int:
     if len(arguments) != 1 + only_problems:
         print(f"usage: python -m maglev.config.child [{ONLY_PROBLEMS}] FILE", file=sys.stderr)
         return 2
-    # Verdicts and the dataplane go first. A sandbox may forbid changing the priority.
+    # Verdicts and the dataplane go first, when the CPU is short and when memory is: the kernel kills the process with
+    # the highest score, and a load that fails can be repeated. A sandbox may forbid both.
     with contextlib.suppress(OSError):
         os.nice(10)
+    with contextlib.suppress(OSError):
+        OOM_SCORE.write_text("1000", encoding="ascii")
     out = sys.stdout.buffer
     try:
         result = load_file(arguments[-1])

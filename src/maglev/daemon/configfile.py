@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from maglev.base import background, logs
-from maglev.base.clock import Clock
+from maglev.base.clock import Clock, Moments
 from maglev.base.errors import NotAllowed
 from maglev.checker import Checker
 from maglev.config.child import check_in_child, load_in_child
@@ -45,7 +45,9 @@ class ConfigFile:
         self._clock = clock
         self._before = before
         self._busy = asyncio.Lock()
-        self._loaded_at_ns = 0
+        self._moments = Moments(clock)
+        # Monotonic: the wall clock may be set later. 0: nothing is loaded.
+        self._loaded_ns = 0
         self._loaded_by = ""
         self._last_error = ""
         self.outcomes: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
@@ -58,7 +60,7 @@ class ConfigFile:
     @property
     def loaded_at_ns(self) -> int:
         """When the configuration in force took effect, wall clock."""
-        return self._loaded_at_ns
+        return self._moments.shown(self._loaded_ns) if self._loaded_ns else 0
 
     @property
     def loaded_by(self) -> str:
@@ -99,7 +101,7 @@ class ConfigFile:
         Errors are logged, counted and returned, and nothing is changed. Raises ``NotAllowed`` where it takes ``force``.
         """
         async with self._busy:
-            first = self._loaded_at_ns == 0
+            first = self._loaded_ns == 0
             if not first:
                 self._notifier.reloading()
             try:
@@ -133,7 +135,7 @@ class ConfigFile:
             )
             return result
         if self._before is not None:
-            await self._before(result.config, self._loaded_at_ns == 0)
+            await self._before(result.config, self._loaded_ns == 0)
         try:
             await self._checker.apply(result.config, by=by, force=force)
         except NotAllowed as error:
@@ -143,7 +145,7 @@ class ConfigFile:
             raise
         self.outcomes["ok"] += 1
         self._last_error = ""
-        self._loaded_at_ns = self._clock.time_ns()
+        self._loaded_ns = self._clock.monotonic_ns()
         self._loaded_by = by
         return result
 

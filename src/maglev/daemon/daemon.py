@@ -27,6 +27,7 @@ from maglev.daemon.options import Options
 from maglev.daemon.parts import Parts, VppParts, make_parts
 from maglev.daemon.process import raise_file_limit, settle_collector
 from maglev.daemon.sdnotify import Notifier
+from maglev.daemon.signals import Signals
 from maglev.daemon.statefile import NotSaved, StateFile
 from maglev.daemon.supervise import Supervisor
 from maglev.daemon.tasks import collect_garbage, reload_on_signal, report_status, status_line
@@ -50,10 +51,11 @@ END_SECONDS = 1.8
 class Daemon:
     """One run of maglevd. ``run`` returns the exit status. To be made on the event loop that it runs on."""
 
-    def __init__(self, options: Options, control: logs.LogControl, clock: Clock) -> None:
+    def __init__(self, options: Options, control: logs.LogControl, clock: Clock, signals: Signals) -> None:
         self._options = options
         self._logs = control
         self._clock = clock
+        self._signals = signals
         self._identity = Identity(version(), clock.time_ns(), clock.monotonic_ns())
         self._notifier = Notifier()
         self._supervisor = Supervisor(clock)
@@ -70,9 +72,7 @@ class Daemon:
         """From the start to the end. Never raises for what an operator can cause."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._loop_error)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end, signal.Signals(number).name)
-        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+        self._signals.deliver(self._signalled)
         status = EXIT_FAILED
         try:
             status = await self._until_end(self._start())
@@ -83,6 +83,7 @@ class Daemon:
             log.exception("start-failed", f"maglevd cannot start: {error}", error)
         finally:
             await self._stop(status)
+            self._signals.dismiss()
         log.info("stopped", f"maglevd ends with status {status}", status=status)
         return status
 
@@ -108,6 +109,12 @@ class Daemon:
             # A failed start was raised above already.
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await start
+
+    def _signalled(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            self._reload.set()
+        else:
+            self._end(signal.Signals(number).name)
 
     def _end(self, why: str) -> None:
         if not self._ending.is_set():
@@ -278,6 +285,6 @@ async def _save(state_file: StateFile) -> None:
         await state_file.saved()
 
 
-async def run(options: Options, control: logs.LogControl) -> int:
+async def run(options: Options, control: logs.LogControl, signals: Signals) -> int:
     """One run of the daemon, to its exit status."""
-    return await Daemon(options, control, SystemClock()).run()
+    return await Daemon(options, control, SystemClock(), signals).run()

@@ -111,6 +111,18 @@ def state_file_families(state: StateFile) -> list[Family]:
             lambda: state.unreadable,
         ),
         single(
+            "maglev_state_file_taken",
+            "gauge",
+            "1 when the state file is another daemon's, and nothing survives a restart of this one.",
+            lambda: int(bool(state.taken_by)),
+        ),
+        single(
+            "maglev_state_file_unlocked",
+            "gauge",
+            "1 when no lock keeps a second daemon off the state file.",
+            lambda: int(state.unlocked),
+        ),
+        single(
             "maglev_state_file_write_failures_total",
             "counter",
             "Writes of the state file that failed.",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from maglev.base import stdio
 from maglev.base.listen import parse_listen
 from maglev.base.logs import FORMATS, parse_level
 
@@ -77,7 +78,8 @@ SWITCHES = {
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(EX_USAGE, f"{self.prog}: {message}\nTry '{self.prog} --help'.\n")
+        stdio.tell(f"{self.prog}: {message}\nTry '{self.prog} --help'.")
+        self.exit(EX_USAGE)
 
 
 def _two_dashes(argument: str) -> str:

@@ -21,6 +21,7 @@ from maglev.daemon.configfile import ConfigFile
 from maglev.daemon.options import Options
 from maglev.daemon.sdnotify import Notifier
 from maglev.daemon.statefile import StateFile
+from maglev.daemon.wallclock import WallClock
 from maglev.views.backends import Override
 from maglev.vpp.shown.dataplane import Dataplane
 from maglev.vpp.shown.stats import StatsPoller
@@ -47,6 +48,7 @@ class Parts:
     notifier: Notifier
     bus: Bus
     state_file: StateFile
+    wall_clock: WallClock
     engine: Engine
     checker: Checker
     config_file: ConfigFile
@@ -69,19 +71,20 @@ def make_parts(
     bus = Bus()
     control.tap(bus, asyncio.get_running_loop())
     state_file.load()
-    engine = Engine(user_agent=user_agent())
+    wall_clock = WallClock(state_file, clock)
+    engine = Engine(user_agent=user_agent(), clock_anchor=wall_clock.kept_anchor)
 
     def keep_overrides() -> None:
         state_file.set("overrides", checker.override_fragments())
 
     checker = Checker(engine, bus, clock, on_overrides=keep_overrides)
-    checker.restore(_kept_overrides(state_file))
+    checker.restore(_kept_overrides(state_file), wall_clock.moved_ns)
     vpp = _vpp_parts(options, bus, checker, state_file, clock, started_ns)
     if vpp is None:
         # No dataplane will say which backends VPP already sends traffic to: none is presumed good.
         checker.settle(())
     config_file = ConfigFile(options.config, checker, notifier, clock, before=require_capabilities)
-    return Parts(notifier, bus, state_file, engine, checker, config_file, vpp)
+    return Parts(notifier, bus, state_file, wall_clock, engine, checker, config_file, vpp)
 
 
 def _vpp_parts(

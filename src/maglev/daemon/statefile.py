@@ -6,7 +6,8 @@ synced, then renamed over the old one, whose content goes to ``<path>.prev`` fir
 replaced by the previous copy: a server under maintenance does not come back because a disk was full.
 
 An unreadable file is never overwritten without a copy: a file of a newer version is kept as ``<path>.v<version>``, any
-other as ``<path>.bad``. Only regular files are read and replaced: ``/dev/null`` stays a device.
+other as ``<path>.bad``, further ones as ``<path>.bad.2`` and so on. Only regular files are read and replaced:
+``/dev/null`` stays a device.
 
 One daemon a file: ``claim`` locks ``<path>.lock`` for as long as the process lives. A daemon that finds the lock held
 runs without a state file. It must not end, since its VPP would keep sending traffic to dead servers. It must not write,
@@ -19,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import filecmp
 import hashlib
 import os
 import secrets
@@ -42,6 +44,9 @@ WRITE_SECONDS = 3.0
 
 It is less than ``maglevc`` waits for an answer: a change that is in force must not look like one that failed."""
 
+
+MOST_ASIDE = 5
+"""How many copies of files that were not understood are kept of each kind, ``.bad`` or of a newer version."""
 
 CLAIM_SECONDS = 3.0
 """How long a start waits for the lock: a daemon that was told to end has ended by then."""
@@ -108,6 +113,7 @@ class StateFile:
 
     ``fallbacks`` counts starts for which the previous copy had to be used, ``unreadable`` those for which no copy
     could be, ``failures`` writes that failed. ``taken_by``: pid of the daemon whose file it is; empty: it is ours.
+    ``unlocked``: no lock keeps a second daemon off it.
     """
 
     def __init__(self, path: Path | None, clock: Clock, *, patience: float = WRITE_SECONDS) -> None:
@@ -122,7 +128,9 @@ class StateFile:
         self._ours: Identity | None = None
         self._suspect = False
         self._lock = -1
+        self._device = False
         self.taken_by = ""
+        self.unlocked = False
         self._wake = asyncio.Event()
         self.fallbacks = 0
         self.unreadable = 0
@@ -133,6 +141,11 @@ class StateFile:
     def previous(self) -> Path | None:
         """Where the copy before the last is kept."""
         return self.path.with_name(self.path.name + ".prev") if self.path is not None else None
+
+    @property
+    def lasting(self) -> bool:
+        """Whether anything can survive a restart: not without a file, with a device, or with another daemon's file."""
+        return self.path is not None and not self.taken_by and not self._device
 
     async def claim(self, seconds: float = CLAIM_SECONDS) -> None:
         """Lock the file, before it is loaded; waits at most ``seconds`` for another daemon to end. Never raises."""
@@ -155,6 +168,8 @@ class StateFile:
                     )
                     return
             except (OSError, lockfile.NoPlace) as error:
+                self._device = isinstance(error, OSError) and error.errno == errno.EINVAL
+                self.unlocked = not self._device
                 log.warning("state-file-unlocked", f"nothing keeps a second daemon off the state file {path}: {error}")
                 return
             await self._clock.sleep(0.1)
@@ -334,8 +349,24 @@ def _good_or_kept(path: Path) -> tuple[bytes | None, Path | None]:
 
 
 def _keep(path: Path, suffix: str) -> Path:
-    """Keep the file under its name with a suffix, in place of an older one of that name."""
-    other = path.with_name(path.name + suffix)
+    """Keep the file under its name with a suffix, and beside older ones of that name: the first may be the best.
+
+    Of ``MOST_ASIDE`` copies the newest is replaced, and the log says so. A copy of the same content is not made twice.
+    """
+    names = [
+        path.with_name(path.name + suffix + (f".{number}" if number > 1 else "")) for number in range(1, MOST_ASIDE + 1)
+    ]
+    for other in names:
+        if not other.exists():
+            break
+        if filecmp.cmp(path, other, shallow=False):
+            return other
+    else:
+        log.warning(
+            "state-file-copy-replaced",
+            f"{path} was not understood, and {MOST_ASIDE} copies of such files are kept already: {other} is replaced by"
+            " a newer one",
+        )
     if not _link(path, other):
         try:
             _replace(other, _read(path))

@@ -12,8 +12,10 @@ from maglev.base.errors import NotAllowed
 from maglev.base.states import State
 from maglev.checker import Checker
 from maglev.daemon.configfile import ConfigFile
+from maglev.daemon.descriptors import DescriptorWatch
 from maglev.daemon.parts import Parts
 from maglev.daemon.receivequeue import ReceiveQueueWatch
+from maglev.daemon.unprobed import UnprobedWatch
 from maglev.rpc.server import RpcServer
 
 log = logs.get(__name__)
@@ -37,7 +39,7 @@ async def reload_on_signal(requested: asyncio.Event, config_file: ConfigFile, ap
 
 
 async def report_status(parts: Parts, clock: Clock) -> None:
-    """Keep systemd's status line true, and feed its watchdog.
+    """Keep systemd's status line true, feed its watchdog, and watch the wall clock.
 
     The watchdog covers both threads that matter: this task feeds it, so a held event loop starves it, and it feeds only
     while the engine's thread makes rounds.
@@ -46,8 +48,13 @@ async def report_status(parts: Parts, clock: Clock) -> None:
     watchdog = notifier.watchdog_seconds
     before = -1
     queue = ReceiveQueueWatch(engine.stats, clock)
+    descriptors = DescriptorWatch(engine.stats, clock)
+    unprobed = UnprobedWatch(engine.stats, parts.checker.probe_records, clock)
     while True:
         queue.look()
+        descriptors.look()
+        parts.wall_clock.look(engine, parts.checker.clock_moved)
+        await unprobed.look()
         if watchdog and (rounds := engine.pulse()) > before:
             before = rounds
             notifier.alive()

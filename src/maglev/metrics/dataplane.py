@@ -48,6 +48,12 @@ class VppFamilies:
                 "0: this VPP lacks messages of the lb plugin that are needed, and is left alone.",
                 self._supported,
             ),
+            single(
+                "maglev_vpp_unlocked",
+                "gauge",
+                "1 while VPP is driven without a lock, so that nothing keeps a second daemon off.",
+                lambda: int(figures().unlocked) if figures().vpp is not None else None,
+            ),
             single("maglev_vpp_uptime_seconds", "gauge", "How long VPP has been running.", self._uptime),
             single("maglev_vpp_connected_seconds", "gauge", "How long the connection stands.", self._connected),
             Family("maglev_vpp_info", "gauge", "1; the VPP at the other end.", self._info),
@@ -142,6 +148,12 @@ class VppFamilies:
                 "gauge",
                 "VIPs in VPP that are not ours and are left alone.",
                 self._unmanaged,
+            ),
+            single(
+                "maglev_vpp_waiting_vips",
+                "gauge",
+                "VIPs that have left the configuration, and are not deleted before an operator agrees.",
+                lambda: figures().waiting_vips,
             ),
         ]
 

@@ -42,7 +42,15 @@ ENGINE_COUNTERS: Mapping[str, str] = {
     "results_dropped": "Single probes that a watcher asked for and was not told.",
     "ticks": "Rounds of the engine.",
     "wakeups": "Wake-ups of the engine's thread.",
-    "clock_steps": "Times in which somebody set the wall clock.",
+    "unprobed_buffer": "Probes without a verdict, as the kernel had no buffer for the packet.",
+    "unprobed_route": "Probes without a verdict, as this host had no route while no other target passed.",
+    "unprobed_link": "Probes without a verdict, as the outgoing interface was down or had no carrier.",
+    "unprobed_firewall": "Probes without a verdict, as a packet filter of this host refused them.",
+    "unprobed_neighbours": "Probes without a verdict, as the kernel's neighbour table was full (gc_thresh3).",
+    "unprobed_queue": "Probes without a verdict, as a queue of this host dropped or held the packet.",
+    "clock_steps": "How often the wall clock was set, by more than 10 ms.",
+    "dates_doubted": "Probes without a verdict, as a certificate's date was refused by a clock that may be wrong.",
+    "dates_unsure": "Certificates refused for their date while the kernel called its clock unsynchronised.",
     "tls_full": "Full TLS handshakes.",
     "tls_resumed": "TLS handshakes that resumed a session.",
 }
@@ -51,6 +59,7 @@ ENGINE_GAUGES: Mapping[str, tuple[str, str]] = {
     "in_flight": ("in_flight", "Probes that wait for their answer."),
     "waiting_fd": ("waiting_fd", "Probes that wait for a descriptor."),
     "tls_session_bytes": ("tls_session_bytes", "Memory of the TLS sessions that are kept."),
+    "clock_step_ns": ("clock_step_seconds", "By how much the wall clock was set when it was set last."),
     "rx_buffer": ("rx_buffer_bytes", "Size of the receive buffer that overflowed last; 0: none did."),
 }
 """Help texts of the engine's counters and gauges; a gauge's name says its unit."""
@@ -76,7 +85,8 @@ class EngineFamilies:
         for key in self._engine.stats():
             if key in ENGINE_GAUGES:
                 name, text = ENGINE_GAUGES[key]
-                made.append(single(f"maglev_engine_{name}", "gauge", text, self._stat(key)))
+                ask = self._seconds(key) if name.endswith("_seconds") else self._stat(key)
+                made.append(single(f"maglev_engine_{name}", "gauge", text, ask))
             else:
                 # A test requires a text for every counter. A counter without one is exposed too.
                 text = ENGINE_COUNTERS.get(key, f"Probe engine: {key}.")
@@ -85,6 +95,9 @@ class EngineFamilies:
 
     def _stat(self, key: str) -> Callable[[], int]:
         return lambda: self._engine.stats()[key]
+
+    def _seconds(self, key: str) -> Callable[[], float]:
+        return lambda: self._engine.stats()[key] / 1e9
 
     def _durations(self) -> Iterator[str]:
         for (kind, result), view in self._engine.histograms().items():

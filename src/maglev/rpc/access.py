@@ -26,6 +26,8 @@ OPERATOR_CALLS = frozenset(
         "DrainBackend",
         "UndrainBackend",
         "SetFrontendPoolBackendWeight",
+        # Changes nothing, but stops VPP for some milliseconds.
+        "GetBackendFlows",
         "ReloadConfig",
         "SyncVPPLBState",
     )

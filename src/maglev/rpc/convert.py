@@ -20,8 +20,9 @@ from maglev.kinds import wire
 from maglev.kinds.registry import kind_of
 from maglev.pb import maglev_pb2 as pb
 from maglev.schema.problems import Problem
-from maglev.views.backends import BackendStatus, Override, OverrideKind
-from maglev.views.dataplane import ConfState, ConnectionInfo, DataplaneInfo, VipState, VipTraffic
+from maglev.views.backends import BackendStatus, Override, OverrideKind, ValueChange
+from maglev.views.dataplane import BackendFlows, ConfState, ConnectionInfo, DataplaneInfo, VipState, VipTraffic
+from maglev.views.effects import FrontendEffect
 from maglev.views.plans import PlanReport
 
 STATES: Mapping[State, pb.BackendState.ValueType] = {
@@ -208,6 +209,22 @@ def fill_override(info: pb.Override, view: Override) -> None:
     info.reason = view.reason
 
 
+def value_change(view: ValueChange) -> pb.ValueChange:
+    """One value that a verb changed."""
+    return pb.ValueChange(what=view.what, before=view.before, after=view.after)
+
+
+def frontend_effect(view: FrontendEffect) -> pb.FrontendEffect:
+    """The effect of a verb on a frontend."""
+    return pb.FrontendEffect(
+        frontend=view.frontend,
+        pool_before=view.pool_before,
+        pool_after=view.pool_after,
+        keeps=view.keeps,
+        text=str(view),
+    )
+
+
 def fill_member(info: pb.PoolBackendInfo, weight: MemberWeight) -> None:
     """A pool member with its weights."""
     info.name = weight.backend
@@ -220,15 +237,22 @@ def fill_member(info: pb.PoolBackendInfo, weight: MemberWeight) -> None:
     info.configured_weight = weight.configured
 
 
+def away_since(view: ConnectionInfo | None) -> int:
+    """Since when VPP does not follow the daemon: it is away, or is left alone; 0: it does, or there is none."""
+    return view.since_ns if view is not None and (view.problem or not view.connected) else 0
+
+
 def fill_frontend(
     info: pb.FrontendInfo,
     configured: model.Frontend,
     weights: FrontendWeights,
     state: FrontendState,
     *,
+    vpp_away_since_ns: int = 0,
     with_pools: bool = True,
 ) -> None:
     """A frontend as it is configured, with the weights that its members have now."""
+    info.vpp_away_since_ns = vpp_away_since_ns
     info.name = configured.name
     info.address = str(configured.address)
     info.protocol = PROTOCOLS.get(str(configured.protocol), pb.PROTOCOL_UNSPECIFIED)
@@ -454,6 +478,23 @@ def lb_conf(view: ConfState, wanted: model.LbConfig) -> pb.VPPLBConf:
     )
 
 
+def backend_flows(view: BackendFlows) -> pb.BackendFlows:
+    """Flows of a backend."""
+    return pb.BackendFlows(
+        backend=view.backend,
+        address=view.address,
+        drained=view.drained,
+        flows=view.flows,
+        empty=view.empty,
+        frontends=[
+            pb.FrontendFlows(frontend=one.frontend, vip=one.vip, flows=one.flows, vpp_weight=one.weight)
+            for one in view.frontends
+        ],
+        read_at_ns=view.read_at_ns,
+        stall_ns=view.stall_ns,
+    )
+
+
 def vip(view: VipState, members: Sequence[MemberWeight]) -> pb.VPPVip:
     """A VIP in VPP beside what is wanted; ``members`` of its frontend, empty when it is not configured."""
     by_name = {one.backend: one for one in members}
@@ -473,6 +514,7 @@ def vip(view: VipState, members: Sequence[MemberWeight]) -> pb.VPPVip:
         lingering=view.lingering,
         notes=view.notes,
         held=view.held,
+        waiting=view.waiting,
     )
     for one in view.ases:
         weights = by_name.get(one.backend) if one.backend else None
@@ -516,6 +558,7 @@ async def plan(view: PlanReport) -> pb.Plan:
         steps_omitted=max(0, len(view.steps) - MAX_STEPS),
         stall_ns=view.stall_ns,
         notes=view.notes,
+        waiting_vips=view.waiting_vips[:MAX_STEPS],
     )
     pace = Pace()
     for step in view.steps[:MAX_STEPS]:

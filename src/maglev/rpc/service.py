@@ -30,6 +30,7 @@ from maglev.rpc.services import DataplaneApi, Services, Verb
 from maglev.rpc.turns import Changes, Shared, Turnstile, bounded
 from maglev.rpc.watch import Watchers
 from maglev.views.backends import Override
+from maglev.views.dataplane import ConnectionInfo
 
 T = TypeVar("T")
 # Generic in the type stubs only, hence the quotes.
@@ -54,6 +55,7 @@ class MaglevService(pb_grpc.MaglevServicer):
         self._checks = Shared(lambda: bounded(services.loader.check()))
         self._diffs = Shared(lambda: bounded(self._diff()))
         self._reloads = Turnstile("a reload")
+        self._flows = Turnstile("a reading of flows", most=2)
         self._readings = Readings(services.clock)
         self._changes = Changes()
 
@@ -64,7 +66,9 @@ class MaglevService(pb_grpc.MaglevServicer):
         states = convert.frontend_states(request.states)
         matches = name_matcher(request.name_regexp)
         order = self._order("frontends")
-        answer = pb.ListFrontendsResponse(total=len(order.names))
+        connection = self._connection()
+        answer = pb.ListFrontendsResponse(total=len(order.names), vpp=convert.connection(connection))
+        away = convert.away_since(connection)
         left = paging.page_size(request.page_size)
         members = 0
         pace = Pace()
@@ -84,7 +88,7 @@ class MaglevService(pb_grpc.MaglevServicer):
                 # A reload took it away while this page was made.
                 continue
             info = answer.frontends.add()
-            convert.fill_frontend(info, *parts, with_pools=not request.omit_pools)
+            convert.fill_frontend(info, *parts, vpp_away_since_ns=away, with_pools=not request.omit_pools)
             left -= 1
             members += 0 if request.omit_pools else info.backends
         return answer
@@ -92,8 +96,14 @@ class MaglevService(pb_grpc.MaglevServicer):
     async def GetFrontend(self, request: pb.GetFrontendRequest, context: Context) -> pb.FrontendInfo:
         """One frontend with its pools."""
         info = pb.FrontendInfo()
-        convert.fill_frontend(info, *self._frontend(request.name))
+        away = convert.away_since(self._connection())
+        convert.fill_frontend(info, *self._frontend(request.name), vpp_away_since_ns=away)
         return info
+
+    def _connection(self) -> ConnectionInfo | None:
+        """The connection to VPP; None: the daemon runs without it."""
+        dataplane = self._services.dataplane
+        return dataplane.connection() if dataplane is not None else None
 
     def _frontend(self, name: str) -> tuple[Frontend, FrontendWeights, FrontendState]:
         configured = _named("frontend", self._checker.config().frontends, name)
@@ -150,6 +160,13 @@ class MaglevService(pb_grpc.MaglevServicer):
             frontends=self._checker.frontends_of(name),
         )
         return info
+
+    async def GetBackendFlows(self, request: pb.GetBackendFlowsRequest, context: Context) -> pb.BackendFlows:
+        """Flows of one backend in VPP, read now or some seconds ago."""
+        name = _named("backend", self._checker.config().backends, request.name).name
+        dataplane = self._dataplane()
+        role = self._caller(context).role
+        return convert.backend_flows(await bounded(self._flows.run(role, lambda: dataplane.flows(name))))
 
     # --------------------------------------------------------------------------------------------- health checks
 
@@ -231,17 +248,23 @@ class MaglevService(pb_grpc.MaglevServicer):
         )
         backend = self._backend(request.name)
         warnings = await self._kept()
-        return pb.ChangeBackendResponse(backend=backend, changed=change.changed, warnings=warnings)
+        answer = pb.ChangeBackendResponse(backend=backend, changed=change.changed, warnings=warnings)
+        answer.changes.extend(map(convert.value_change, change.values))
+        answer.effects.extend(map(convert.frontend_effect, change.effects.listed))
+        answer.effects_omitted = change.effects.omitted
+        return answer
 
     async def _kept(self) -> list[str]:
-        """Wait until a change is on the disk; words for the caller if it is in force but could not be written."""
-        if self._services.keep is None:
-            return []
+        """Wait until a change is on the disk; words for the caller on what it has not reached: the disk, or VPP."""
+        warnings = []
+        if convert.away_since(self._connection()):
+            warnings.append("VPP is away or left alone: it gets the change once it is there (show version)")
         try:
-            await self._services.keep()
+            if self._services.keep is not None:
+                await self._services.keep()
         except errors.MaglevError as error:
-            return [f"the change is in force, but would not survive a restart: {error}"]
-        return []
+            warnings.append(f"the change is in force, but would not survive a restart: {error}")
+        return warnings
 
     async def SetFrontendPoolBackendWeight(
         self, request: pb.SetWeightRequest, context: Context
@@ -272,6 +295,8 @@ class MaglevService(pb_grpc.MaglevServicer):
             previous_weight=change.previous,
         )
         convert.fill_member(answer.backend, member)
+        answer.changes.extend(map(convert.value_change, change.values))
+        answer.effects.extend(map(convert.frontend_effect, change.effects.listed))
         answer.warnings.extend(await self._kept())
         return answer
 
@@ -362,7 +387,7 @@ class MaglevService(pb_grpc.MaglevServicer):
                 for state, count in sorted(self._checker.state_counts().items())
                 if count
             ],
-            vpp=convert.connection(dataplane.connection() if dataplane is not None else None),
+            vpp=convert.connection(self._connection()),
             warmup=convert.PHASES.get(warmup.phase, pb.WARMUP_PHASE_UNSPECIFIED)
             if warmup is not None
             else pb.WARMUP_PHASE_DONE,
@@ -370,6 +395,7 @@ class MaglevService(pb_grpc.MaglevServicer):
             engine=self._checker.engine_stats(),
             watchers=len(self.watchers),
             events_lost=services.bus.lost,
+            waiting_vips=dataplane.waiting_vips() if dataplane is not None else 0,
             caller=caller.name,
             role=_ROLES[caller.role],
         )
@@ -420,11 +446,15 @@ class MaglevService(pb_grpc.MaglevServicer):
         """Bring VPP to the desired state, or say how."""
         dataplane = self._dataplane()
         wanted = self._wanted(request.frontend)
+        if request.prune and wanted is not None:
+            raise errors.BadValue(
+                "VIPs that are not configured belong to no frontend: only a sync of everything prunes"
+            )
         if request.dry_run:
-            plan = await bounded(dataplane.plan(wanted, force=request.force))
+            plan = await bounded(dataplane.plan(wanted, force=request.force, prune=request.prune))
             return pb.SyncVPPLBStateResponse(plan=await convert.plan(plan))
         by = self._caller(context).name
-        done = await self._changes.finish(dataplane.sync(wanted, force=request.force, by=by))
+        done = await self._changes.finish(dataplane.sync(wanted, force=request.force, prune=request.prune, by=by))
         return pb.SyncVPPLBStateResponse(plan=await convert.plan(done.plan), applied=True, failures=done.failures)
 
     async def GetVPPLBCounters(

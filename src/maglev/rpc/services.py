@@ -22,7 +22,7 @@ from maglev.config.load import CheckResult, LoadResult
 from maglev.config.model import Config
 from maglev.judgement.weights import FrontendWeights
 from maglev.views.backends import BackendStatus, Change, Override, WeightChange
-from maglev.views.dataplane import ConnectionInfo, DataplaneInfo, LbState, TrafficReport, WarmupInfo
+from maglev.views.dataplane import BackendFlows, ConnectionInfo, DataplaneInfo, LbState, TrafficReport, WarmupInfo
 from maglev.views.plans import PlanReport, SyncReport
 
 # Name of the log record of a single probe; only watchers that name its backend get it.
@@ -122,7 +122,7 @@ class Tracer(Protocol):
 
 
 class DataplaneApi(Protocol):
-    """VPP. Everything but ``connection`` and ``warmup`` raises ``Unavailable`` while VPP is away.
+    """VPP. Everything but ``connection``, ``warmup`` and ``waiting_vips`` raises ``Unavailable`` while VPP is away.
 
     ``frontend`` None means everything; an unknown one raises ``UnknownName``.
     """
@@ -135,6 +135,10 @@ class DataplaneApi(Protocol):
         """Where the warm-up stands."""
         ...
 
+    def waiting_vips(self) -> int:
+        """VIPs that have left the configuration, and that are not deleted before an operator agrees."""
+        ...
+
     def info(self) -> DataplaneInfo:
         """The VPP at the other end."""
         ...
@@ -143,12 +147,18 @@ class DataplaneApi(Protocol):
         """Read VPP (paced) and set it beside what is wanted."""
         ...
 
-    async def plan(self, frontend: str | None, *, force: bool, config: Config | None = None) -> PlanReport:
+    async def plan(
+        self, frontend: str | None, *, force: bool, prune: bool = False, config: Config | None = None
+    ) -> PlanReport:
         """The plan of a sync, now or after a reload to ``config``."""
         ...
 
-    async def sync(self, frontend: str | None, *, force: bool, by: str) -> SyncReport:
-        """Bring VPP to the desired state. Raises ``NotAllowed`` during the warm-up."""
+    async def sync(self, frontend: str | None, *, force: bool, by: str, prune: bool = False) -> SyncReport:
+        """Bring VPP to the desired state; ``prune`` agrees to all deletions. Raises ``NotAllowed`` in the warm-up."""
+        ...
+
+    async def flows(self, backend: str) -> BackendFlows:
+        """Flows of one backend. Raises ``NotAllowed`` where reading them would stop VPP for too long."""
         ...
 
     async def counters(self, frontend: str | None) -> TrafficReport:

@@ -1,7 +1,8 @@
 """The values that the daemon shows: immutable, defined once, shared by API, metrics and tests.
 
-``backends`` is the checker's side: a backend as it is, and what operators have set. ``dataplane`` is VPP's side: the
-connection, what VPP holds beside what is wanted, packet counters. ``plans`` is what a sync would do or has done.
+``backends`` is the checker's side: a backend as it is, and what operators have set. ``effects`` is what a change does
+to frontends. ``dataplane`` is VPP's side: the connection, what VPP holds beside what is wanted, packet counters.
+``plans`` is what a sync would do or has done.
 
 A view is a snapshot. The part that owns the state makes it when it is asked; it never changes afterwards, so it may
 be held across an ``await`` or handed to another task. Views know ``maglev.base`` only: the checker and the dataplane

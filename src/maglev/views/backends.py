@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from maglev.base.events import BackendEvent
 from maglev.base.states import Code, State
+from maglev.views.effects import NO_EFFECTS, Effects
 
 
 @dataclass(slots=True)
@@ -87,10 +88,27 @@ class Override:
 
 
 @dataclass(frozen=True, slots=True)
+class ValueChange:
+    """One value that a request changed: ``state``, ``drained``, ``weight``, ``reason``, ``until`` or ``by``.
+
+    Texts; empty: none. ``until``: nanoseconds since the epoch, empty: without end.
+    """
+
+    what: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
-    """Result of an operator's verb. ``changed`` False: the backend was in the requested state already."""
+    """Result of an operator's verb. ``changed`` False: the backend was in the requested state already.
+
+    ``values``: all that the verb changed; also of a setting that was there already. ``effects``: on frontends.
+    """
 
     changed: bool
+    values: tuple[ValueChange, ...] = ()
+    effects: Effects = NO_EFFECTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +124,5 @@ class WeightChange:
     weight: int
     requested: int | None
     unit: int
+    values: tuple[ValueChange, ...] = ()
+    effects: Effects = NO_EFFECTS

@@ -81,7 +81,8 @@ class VipState:
 
     ``protocol`` is tcp, udp or any; ``encap`` is gre4, gre6, l3dsr, nat4 or nat6 (of both, the number as VPP has it
     where it has no name). ``frontend`` is empty for a VIP that is not configured. ``index`` is VPP's own, None where
-    it is not known. ``held``: the warm-up holds it.
+    it is not known. ``held``: the warm-up holds it. ``waiting``: it has left the configuration, and is not deleted
+    before an operator agrees.
     """
 
     frontend: str
@@ -96,6 +97,7 @@ class VipState:
     wanted: bool
     in_sync: bool
     held: bool
+    waiting: bool
     unit: int
     lingering: int
     notes: Sequence[str]
@@ -136,16 +138,46 @@ class TrafficReport:
 
 
 @dataclass(frozen=True, slots=True)
+class FrontendFlows:
+    """Flows of one backend in one frontend. ``flows`` None: VPP has no such AS. ``weight``: in VPP, in units."""
+
+    frontend: str
+    vip: str
+    flows: int | None
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackendFlows:
+    """Flows of one backend in VPP. ``flows`` are entries of the sticky table: an upper bound of the flows that live.
+
+    ``empty``: it gets no new flows and has none, so VPP sends it nothing. ``stall_ns``: what the reading cost VPP.
+    """
+
+    backend: str
+    address: str
+    drained: bool
+    flows: int
+    empty: bool
+    frontends: Sequence[FrontendFlows]
+    read_at_ns: int
+    stall_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class DataplaneFigures:
     """Counters of VPP and of the calls to it, since the daemon started.
 
-    ``vpp`` is None while VPP is away. ``api_total`` counts messages by name, direction and result; ``lbsync`` counts
-    changes by scope (all, one) and kind; ``drift`` counts changes that something else made, by kind. ``unmanaged_vips``
-    are VIPs in VPP that are not configured and are left alone. ``cost_factor`` is measured cost against the formula.
-    ``mass_changes``: many servers may change by commands of VPP's CLI; ``commands_failed`` counts those that failed.
+    ``vpp`` is None while VPP is away. ``unlocked``: VPP is driven without a lock. ``api_total`` counts messages by
+    name, direction and result; ``lbsync`` counts changes by scope (all, one) and kind; ``drift`` counts changes that
+    something else made, by kind. ``unmanaged_vips`` are VIPs in VPP that are not configured and are left alone;
+    ``waiting_vips`` those that are not deleted before an operator agrees. ``cost_factor`` is measured cost against the
+    formula. ``mass_changes``: many servers may change by commands of VPP's CLI; ``commands_failed`` counts those that
+    failed.
     """
 
     vpp: DataplaneInfo | None
+    unlocked: bool
     connects: int
     api_total: Mapping[tuple[str, str, str], int]
     lbsync: Mapping[tuple[str, str], int]
@@ -158,6 +190,7 @@ class DataplaneFigures:
     bucket_mismatches: int
     refused_calls: int
     unmanaged_vips: int
+    waiting_vips: int
     cost_factor: float
     estimated_work_ns: int
     mass_changes: bool

@@ -53,12 +53,16 @@ class VipForecast:
 
 @dataclass(frozen=True, slots=True)
 class PlanReport:
-    """A plan, in the order of its calls. ``notes``: what is left alone and why."""
+    """A plan, in the order of its calls. ``notes``: what is left alone and why.
+
+    ``waiting_vips``: VIPs that are not deleted before an operator agrees.
+    """
 
     steps: Sequence[PlanStep]
     forecasts: Sequence[VipForecast]
     stall_ns: int
     notes: Sequence[str]
+    waiting_vips: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

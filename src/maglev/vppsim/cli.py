@@ -244,12 +244,12 @@ class Cli:
             ("test", "lb", "flowtable", "flush"): _by_words(self._flush_all),
         }
 
-    def execute(self, line: str) -> tuple[int, str]:
-        """Run the commands in a line, or in a text of several, up to the first that fails; return value and output.
+    def execute(self, text: str) -> tuple[int, str]:
+        """Run the commands in a text, up to the first that fails; return value and output.
 
         Line ends are white space between commands; a command of the lb plugin takes the rest of its line.
         """
-        source = Input(line)
+        source = Input(text)
         self._output = []
         try:
             while True:

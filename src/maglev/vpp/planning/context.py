@@ -89,8 +89,8 @@ def targets_of(
             targets[ours.address] = _kept_weight(wanted, ours, found, before, terms)
         else:
             targets[ours.address] = weight if scale is SAME else scaled(weight, scale)
-    if found is None:
-        targets.update(_regained(wanted, before, terms.lost, adopted))
+    if wanted.held:
+        targets.update(_regained(wanted, found, before, terms.lost, adopted))
     return targets
 
 
@@ -109,14 +109,17 @@ def _kept_weight(
 
 
 def _regained(
-    wanted: DesiredVip, before: ActualVip | None, lost: LostWeights, adopted: Fraction
+    wanted: DesiredVip, found: ActualVip | None, before: ActualVip | None, lost: LostWeights, adopted: Fraction
 ) -> Iterator[tuple[bytes, int]]:
-    """The held addresses that a new VIP gets as well, with their weights: those that served in the old one."""
+    """The held addresses that a new VIP gets as well, with their weights: those that served in the old one.
+
+    A VIP that was created by an earlier plan may lack them still: that plan was cut off in between.
+    """
     for address in sorted(wanted.held, key=address_order):
         have = before.ases.get(address) if before is not None else None
         last = lost.recall(wanted.key, address, present=have is not None)
         if last is None:
-            last = scaled(have.weight, 1 / adopted) if have is not None else 0
+            last = scaled(have.weight, 1 / adopted) if have is not None and found is None else 0
         # VPP refuses an AS whose address family differs from the family of the encap (-97).
         if last > 0 and (wanted.encap is Encap.GRE4) == (len(address) == 4):
             yield address, last

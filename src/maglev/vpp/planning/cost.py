@@ -27,6 +27,7 @@ class CostModel:
     per_call: float = 5_000.0
     per_read_bucket: float = 30.0
     per_read_as: float = 2_500.0
+    per_printed_line: float = 1_800.0
     sticky_buckets: int = 1024
     workers: int = 1
     factor: float = 1.0
@@ -44,6 +45,10 @@ class CostModel:
     def read(self, length: int, ases: int) -> int:
         """A read of the ASes of a VIP with a table of ``length`` buckets."""
         return int(self.factor * (self.per_call + self.per_read_bucket * length + self.per_read_as * ases))
+
+    def print_all(self, vips: int, ases: int) -> int:
+        """``show lb vips verbose``. Printing depends on the machine, not on how fast it rebuilds: no factor."""
+        return int(self.per_call + self.per_printed_line * (8 * vips + ases))
 
     def plain(self) -> int:
         """A call that rebuilds nothing."""

@@ -33,6 +33,9 @@ from maglev.vpp.planning.policy import Policy
 from maglev.vpp.planning.prefix import Found, PrefixVerdicts, Wanted, judge_prefix
 from maglev.vpp.wire.messages import KEEP, LbConf, VipKey
 
+MOST_NAMED = 10
+"""VIPs that wait for an operator are named up to this many."""
+
 _Order = tuple[int, bool, tuple[int, bytes, int, int, int]]
 """Place by the policy; whether the VIP has a live AS, False before True; numeric order."""
 
@@ -102,9 +105,21 @@ def _prune(actual: Actual, removed: Collection[VipKey], policy: Policy) -> Plan:
     for key in sorted(rest, key=lambda key: key.sort_key):
         if policy.may_remove(key):
             plan.steps.extend(delete_vip(actual.vips[key], "", "not configured", policy.cost))
+        elif policy.waits(key):
+            plan.undecided.append(key)
         else:
             plan.unmanaged.append(key)
+    if plan.undecided:
+        plan.notes.append(f"{undecided(plan.undecided)}; `sync vpp lb state prune` deletes them")
     return plan
+
+
+def undecided(keys: Sequence[VipKey]) -> str:
+    """VIPs that wait for an operator, in words: their number, and the first of them."""
+    named = ", ".join(str(key) for key in keys[:MOST_NAMED])
+    more = f" and {len(keys) - MOST_NAMED} more" if len(keys) > MOST_NAMED else ""
+    many = "1 VIP waits" if len(keys) == 1 else f"{len(keys)} VIPs wait"
+    return f"{many} for an operator before deletion: {named}{more}"
 
 
 def _join(plan: Plan, part: _PrefixPlan, lost: LostWeights) -> None:
@@ -114,6 +129,10 @@ def _join(plan: Plan, part: _PrefixPlan, lost: LostWeights) -> None:
             plan.notes.append(verdict.note)
         if verdict.fate is Found.RECREATE:
             plan.recreated.append(key)
+        elif verdict.fate is Found.UNRECORDED:
+            plan.unrecorded.append(key)
+        elif verdict.fate is Found.HALFWAY:
+            plan.halfway.append(key)
     for key, vip in part.vips.items():
         if key in lost.recreated and part.verdicts.wanted[key] is Wanted.UPDATE:
             plan.restored.append(key)

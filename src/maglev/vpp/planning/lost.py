@@ -36,6 +36,10 @@ class LostWeights:
             return None
         return self._weights.get(key, {}).get(address)
 
+    def weights(self, key: VipKey) -> Mapping[bytes, int]:
+        """The lost weights of a VIP, by address."""
+        return self._weights.get(key, {})
+
     def lose(self, key: VipKey, weights: Mapping[bytes, int]) -> None:
         """VPP had these weights and has lost them. Weights that it lost before, and did not get again, stay."""
         self._weights[key] = {**weights, **self._weights.get(key, {})}

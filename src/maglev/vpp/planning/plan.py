@@ -182,7 +182,9 @@ class Plan:
     makes owed, and that are deferred for the same reason. ``settled``: debts that are void, because VPP has no such AS,
     or because the AS serves again and its flows never left it. ``recreated``: VIPs that this plan removes and creates
     again. ``restored``: VIPs that an earlier plan began to remove and that can stay after all. ``unmanaged``: VIPs in
-    VPP that the plan leaves alone.
+    VPP that the plan leaves alone. ``undecided``: VIPs that the plan would remove if an operator agreed.
+    ``unrecorded``: VIPs that the plan would create again if their weights were in the state file. ``halfway``: VIPs
+    that an earlier plan began to remove, and that a full sync has to create again.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -193,12 +195,16 @@ class Plan:
     recreated: list[VipKey] = field(default_factory=list)
     restored: list[VipKey] = field(default_factory=list)
     unmanaged: list[VipKey] = field(default_factory=list)
+    undecided: list[VipKey] = field(default_factory=list)
+    unrecorded: list[VipKey] = field(default_factory=list)
+    halfway: list[VipKey] = field(default_factory=list)
 
     def join(self, other: Plan) -> None:
-        """Append a plan for other VIPs of the same VPP: its steps, its notes, its unmanaged VIPs, and nothing else."""
+        """Append a plan for other VIPs of the same VPP: its steps and notes, VIPs that it leaves, and nothing else."""
         self.steps.extend(other.steps)
         self.notes.extend(other.notes)
         self.unmanaged.extend(other.unmanaged)
+        self.undecided.extend(other.undecided)
 
     @property
     def stall_ns(self) -> int:

@@ -28,7 +28,9 @@ class Policy:
 
     ``configured``: VIPs of the configuration, also those that the plan is not about. ``owned``: VIPs that this daemon
     has created, or has had configured before, and that are configured no longer. ``frozen``: VIPs whose recreation was
-    given up. ``stuck``: VIPs that VPP has refused to delete since the last full sync began.
+    given up. ``stuck``: VIPs that VPP has refused to delete since the last full sync began. ``waiting``: VIPs that are
+    not deleted before an operator has agreed. ``recorded``: VIPs whose weights are in the state file, so that their
+    recreation may begin; None: that is not asked, as nothing is carried out.
 
     ``multiples``: the scales of VIPs that keep the one found in VPP. ``first``: VIPs whose steps come before all
     others, with their places: VIPs whose steps were deferred by the budget of an earlier batch.
@@ -44,6 +46,8 @@ class Policy:
     owned: frozenset[VipKey] = frozenset()
     frozen: frozenset[VipKey] = frozenset()
     stuck: frozenset[VipKey] = frozenset()
+    waiting: frozenset[VipKey] = frozenset()
+    recorded: frozenset[VipKey] | None = None
     multiples: Mapping[VipKey, Fraction] = field(default_factory=dict)
     first: Mapping[VipKey, int] = field(default_factory=dict)
     cost: CostModel = field(default_factory=CostModel)
@@ -64,5 +68,13 @@ class Policy:
         return self.commands and key not in self.singly and can_name(key)
 
     def may_remove(self, key: VipKey) -> bool:
+        """Whether a VIP that is not configured may be removed now."""
+        return key not in self.waiting and self.prunes(key)
+
+    def waits(self, key: VipKey) -> bool:
+        """Whether a VIP that is not configured would be removed if an operator agreed."""
+        return key in self.waiting and self.prunes(key)
+
+    def prunes(self, key: VipKey) -> bool:
         """Whether ``prune`` allows a VIP that is not configured to be removed."""
         return self.lb.prune is Prune.ALL or (self.lb.prune is Prune.OWNED and key in self.owned)

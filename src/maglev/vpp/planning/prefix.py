@@ -23,6 +23,7 @@ class Found(enum.Enum):
     KEEP_UNLIKE = "it differs from what is wanted, and stays for now"
     HALFWAY = "it differs, and an earlier plan began to remove it: nothing is written before a full sync resumes that"
     RECREATE = "it differs: the plan removes it and creates it again"
+    UNRECORDED = "it differs, and its weights must be in the state file before it is removed: nothing is written"
     REMOVE = "it is not wanted: the plan removes it"
     BESIDE = "the plan is not about it, and it blocks nothing"
     IN_THE_WAY = "the plan is not about it, and it blocks wanted VIPs"
@@ -115,7 +116,8 @@ def _judge_wanted(vip: DesiredVip, found: ActualVip, halfway: Collection[VipKey]
     elif key in policy.stuck:
         note = f"{key}: {reason}; VPP refused to delete it, the next full sync tries again"
     elif policy.full:
-        return Verdict(Found.RECREATE, reason=reason)
+        recorded = policy.recorded is None or key in policy.recorded
+        return Verdict(Found.RECREATE if recorded else Found.UNRECORDED, reason=reason)
     else:
         note = f"{key}: {reason}; only a full sync creates it again"
         # The full sync that resumes the removal would only take out again what this plan wrote.
@@ -139,6 +141,8 @@ def _judge_other(found: ActualVip, first: DesiredVip, missing: Sequence[DesiredV
         return _BESIDE
     if configured:
         why = "is not in this sync"
+    elif policy.waits(key):
+        why = "waits for an operator: `sync vpp lb state prune` deletes it"
     elif policy.may_remove(key):
         why = "can be removed by a full sync only"
     else:
@@ -167,7 +171,7 @@ def _fate_of(
     if fate is Found.RECREATE:
         return Wanted.RECREATE
     # A VIP that keeps the old encap refuses ASes of the new encap's family.
-    return Wanted.BLOCKED if fate is Found.HALFWAY or found.encap != encap else Wanted.UPDATE
+    return Wanted.BLOCKED if fate in (Found.HALFWAY, Found.UNRECORDED) or found.encap != encap else Wanted.UPDATE
 
 
 def why_recreate(vip: DesiredVip, found: ActualVip) -> str:

@@ -42,6 +42,7 @@ class Comparison:
             wanted=wanted is not None,
             in_sync=planned is not None and not planned.steps and not planned.notes,
             held=wanted is not None and not self._reconciler.released(wanted.frontend),
+            waiting=wanted is None and self._pruning.waits(key),
             unit=wanted.unit if wanted is not None else 0,
             lingering=found.lingering if found is not None else 0,
             notes=[*(planned.notes if planned is not None else ()), *notes],
@@ -58,6 +59,8 @@ class Comparison:
     def _notes(self, key: VipKey, wanted: DesiredVip | None, found: ActualVip | None) -> list[str]:
         """Notes that are in no plan for the VIP."""
         if wanted is None:
+            if self._pruning.waits(key):
+                return ["not configured; waits for an operator: `sync vpp lb state prune` deletes it"]
             return [] if self._pruning.may_remove(key) else ["not configured, and left alone"]
         notes: list[str] = []
         if (multiple := self._reconciler.multiples.get(key)) is not None:

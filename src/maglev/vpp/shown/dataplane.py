@@ -16,9 +16,11 @@ from maglev.base.pace import Pace
 from maglev.config.model import Config
 from maglev.judgement.weights import StateSource
 from maglev.views.dataplane import (
+    BackendFlows,
     ConnectionInfo,
     DataplaneFigures,
     DataplaneInfo,
+    FrontendFlows,
     LbState,
     TrafficReport,
     VipTraffic,
@@ -34,14 +36,18 @@ from maglev.vpp.shown.forecast import forecast, plan_report
 from maglev.vpp.shown.reconciler_api import ReconcilerApi
 from maglev.vpp.shown.stats import StatsPoller, VipCounters
 from maglev.vpp.shown.whatif import AfterReload
+from maglev.vpp.state.reader import parse_flows
 from maglev.vpp.wire.client import VppClient
 from maglev.vpp.wire.messages import VipKey
+
+log = logs.get(__name__)
 
 
 class Dataplane:
     """VPP, for the API and the metrics.
 
-    While VPP is away ``connection``, ``warmup``, ``figures`` and ``traffic`` answer; all others raise ``Unavailable``.
+    While VPP is away ``connection``, ``warmup``, ``waiting_vips``, ``figures`` and ``traffic`` answer; all others raise
+    ``Unavailable``.
     An unknown frontend raises ``UnknownName``.
     """
 
@@ -68,6 +74,10 @@ class Dataplane:
         """Where the warm-up stands."""
         warmup = self.reconciler.warmup_state
         return WarmupInfo(warmup.phase.value, warmup.remaining_ns)
+
+    def waiting_vips(self) -> int:
+        """VIPs that have left the configuration, and that are not deleted before an operator agrees."""
+        return len(self.reconciler.waiting)
 
     def info(self) -> DataplaneInfo:
         """The VPP at the other end."""
@@ -105,6 +115,7 @@ class Dataplane:
         reconciler, counters = self.reconciler, self.reconciler.counters
         return DataplaneFigures(
             vpp=self._info(),
+            unlocked=self.client.unlocked,
             connects=self.client.connects,
             api_total=dict(self.client.api_total),
             lbsync=dict(counters.lbsync),
@@ -117,6 +128,7 @@ class Dataplane:
             bucket_mismatches=counters.bucket_mismatches,
             refused_calls=reconciler.refusals,
             unmanaged_vips=len(reconciler.unmanaged),
+            waiting_vips=len(reconciler.waiting),
             cost_factor=reconciler.pacer.factor,
             estimated_work_ns=reconciler.pacer.spent_ns,
             mass_changes=reconciler.mass_changes,
@@ -150,7 +162,9 @@ class Dataplane:
             await pace.breathe()
         return LbState(conf_state(actual.conf), vips, self._clock.time_ns())
 
-    async def plan(self, frontend: str | None, *, force: bool, config: Config | None = None) -> PlanReport:
+    async def plan(
+        self, frontend: str | None, *, force: bool, prune: bool = False, config: Config | None = None
+    ) -> PlanReport:
         """The plan of a sync, now or after a reload to ``config``. Writes nothing."""
         source: StateSource = self._states
         new: frozenset[str] = frozenset()
@@ -168,6 +182,7 @@ class Dataplane:
             full=frontend is None,
             prune_rest=False,
             force=force,
+            prune=prune,
             config=after_it,
             unscaled=frozenset(vip_key(after_it.frontends[name]) for name in names) if config is None else frozenset(),
         )
@@ -196,10 +211,32 @@ class Dataplane:
             seconds = self.reconciler.warmup_state.remaining_ns / 1e9
             yield f"the warm-up holds {logs.counted(len(held), 'frontend')} for {seconds:.1f} s more at most"
 
-    async def sync(self, frontend: str | None, *, force: bool, by: str) -> SyncReport:
-        """Bring VPP to the desired state. Raises ``NotAllowed`` during the warm-up."""
-        result = await self.reconciler.sync(frontend, force=force, by=by)
+    async def sync(self, frontend: str | None, *, force: bool, by: str, prune: bool = False) -> SyncReport:
+        """Bring VPP to the desired state; ``prune`` agrees to all deletions. Raises ``NotAllowed`` in the warm-up."""
+        result = await self.reconciler.sync(frontend, force=force, by=by, prune=prune)
         return SyncReport(await plan_report(result.plan, ()), tuple(result.failures))
+
+    async def flows(self, backend: str) -> BackendFlows:
+        """Flows of one backend. Raises ``NotAllowed`` where reading them would stop VPP for too long."""
+        self._states.backend_state(backend)
+        reading = await self.reconciler.flows()
+        uses = self.reconciler.uses(backend)
+        flows = parse_flows(reading.text, {use.flush for use in uses})
+        vips = await self.reconciler.refresh([use.frontend for use in uses])
+        found: list[FrontendFlows] = []
+        for use in uses:
+            vip = vips.vips.get(use.flush.vip)
+            have = vip.ases.get(use.flush.address) if vip is not None else None
+            weight = have.weight if have is not None else 0
+            found.append(FrontendFlows(use.frontend, str(use.flush.vip), flows.get(use.flush), weight))
+        # Asked again: a reload during the reading may have taken the backend away.
+        state = self._states.backend_state(backend)
+        total = sum(one.flows or 0 for one in found)
+        empty = not total and not any(one.weight for one in found)
+        if empty and state.drained:
+            log.info("backend-empty", f"backend {backend} is drained and has no flow left", backend=backend)
+        address = str(self._states.config().backends[backend].address)
+        return BackendFlows(backend, address, state.drained, total, empty, found, reading.at_ns, reading.stall_ns)
 
     async def counters(self, frontend: str | None) -> TrafficReport:
         """Packet counters, as read within the last seconds."""

@@ -38,7 +38,7 @@ async def plan_report(plan: Plan, forecasts: Sequence[VipForecast]) -> PlanRepor
         )
         await pace.breathe()
     notes = [*plan.notes, *(f"VIP {key} is not configured, and left alone" for key in plan.unmanaged)]
-    return PlanReport(steps, forecasts, plan.stall_ns, notes)
+    return PlanReport(steps, forecasts, plan.stall_ns, notes, [str(key) for key in plan.undecided])
 
 
 async def forecast(plan: Plan, actual: Actual, backends: Mapping[tuple[VipKey, bytes], str]) -> list[VipForecast]:

@@ -6,7 +6,7 @@ caller that awaits asks again. Methods with ``async`` take turns with the reconc
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Protocol
 
@@ -18,9 +18,11 @@ from maglev.vpp.planning.lost import LostWeights
 from maglev.vpp.planning.model import Actual
 from maglev.vpp.planning.plan import FlushKey, Owed
 from maglev.vpp.planning.policy import Policy
+from maglev.vpp.state.configured import Use
 from maglev.vpp.state.warmup import WarmUp
 from maglev.vpp.sync.counters import Counters
 from maglev.vpp.sync.executor import Pacer
+from maglev.vpp.sync.flowtext import FlowText
 from maglev.vpp.sync.programmer import SyncResult
 from maglev.vpp.wire.messages import VipKey
 
@@ -67,6 +69,11 @@ class ReconcilerApi(Protocol):
         ...
 
     @property
+    def waiting(self) -> Collection[VipKey]:
+        """VIPs that have left the configuration, and that are not deleted before an operator agrees."""
+        ...
+
+    @property
     def last_full_sync_at_ns(self) -> int:
         """When the last full sync ended, wall clock; 0: there was none."""
         ...
@@ -102,18 +109,33 @@ class ReconcilerApi(Protocol):
         force: bool,
         config: Config | None = ...,
         unscaled: Collection[VipKey] = ...,
+        prune: bool = ...,
     ) -> Policy:
-        """The freedom of a plan, now or after a reload to ``config``. ``unscaled``: VIPs that lose their scale."""
+        """The freedom of a plan, now or after a reload to ``config``. ``unscaled``: VIPs that lose their scale.
+
+        ``prune``: an operator agrees to all deletions.
+        """
         ...
 
     async def pieces(self, names: Iterable[str], config: Config) -> list[list[str]]:
         """Frontends of ``config`` in the pieces of a full sync."""
         ...
 
+    def uses(self, backend: str) -> Sequence[Use]:
+        """The frontends of a backend, with its AS in each, in the order of the file."""
+        ...
+
+    async def flows(self) -> FlowText:
+        """How many flows each AS has, as VPP prints it. Raises ``Unavailable``, and ``NotAllowed`` if it costs much."""
+        ...
+
     async def refresh(self, names: Iterable[str] | None = None) -> Actual:
         """Read VPP, paced; all of it, or the VIPs of these frontends. Raises ``Unavailable``."""
         ...
 
-    async def sync(self, name: str | None, *, force: bool, by: str) -> SyncResult:
-        """Sync one frontend, or all, for an operator. Raises ``NotAllowed`` during the warm-up."""
+    async def sync(self, name: str | None, *, force: bool, by: str, prune: bool = ...) -> SyncResult:
+        """Sync one frontend, or all, for an operator; ``prune`` agrees to all deletions.
+
+        Raises ``NotAllowed`` during the warm-up.
+        """
         ...

@@ -20,7 +20,7 @@ from maglev.base.states import State
 from maglev.config.model import Config
 from maglev.judgement.weights import StateSource
 from maglev.vpp.planning.desired import desired_vips
-from maglev.vpp.planning.lost import LostWeights
+from maglev.vpp.planning.lost import NOTHING_LOST, LostWeights
 from maglev.vpp.planning.model import ActualVip
 from maglev.vpp.planning.scale import common_multiple, scaled
 from maglev.vpp.state.warmup import Phase, WarmUp
@@ -51,8 +51,13 @@ class Found:
     missing: Collection[VipKey]
 
 
-def look_at(vips: Mapping[VipKey, ActualVip], states: StateSource) -> Generator[None, None, Found]:
-    """Compare VPP with the configuration, frontend by frontend: to be driven in slices."""
+def look_at(
+    vips: Mapping[VipKey, ActualVip], states: StateSource, lost: LostWeights = NOTHING_LOST
+) -> Generator[None, None, Found]:
+    """Compare VPP with the configuration, frontend by frontend: to be driven in slices.
+
+    ``lost``: weights that VPP had, and that count where it shows none.
+    """
     config = states.config()
     serving: set[str] = set()
     scales: dict[VipKey, Fraction] = {}
@@ -61,18 +66,22 @@ def look_at(vips: Mapping[VipKey, ActualVip], states: StateSource) -> Generator[
         yield
         for wanted in desired_vips([name], states):
             found = vips.get(wanted.key)
+            serving.update(_serving(config, name, wanted.key, found, lost))
             if found is None:
                 missing.append(wanted.key)
                 continue
-            serving.update(_serving(config, name, found))
             if (multiple := common_multiple(wanted, found)) != 1:
                 scales[wanted.key] = multiple
     return Found(serving, scales, missing)
 
 
-def _serving(config: Config, name: str, found: ActualVip) -> Iterable[str]:
-    """The backends of a frontend to whose addresses VPP sends traffic."""
-    addresses = {address for address, have in found.ases.items() if have.weight > 0}
+def _serving(config: Config, name: str, key: VipKey, found: ActualVip | None, lost: LostWeights) -> Iterable[str]:
+    """The backends of a frontend to whose addresses VPP sends traffic, or did so before it was emptied."""
+    ases = found.ases if found is not None else {}
+    addresses = {address for address, have in ases.items() if have.weight > 0}
+    for address, weight in lost.weights(key).items():
+        if weight > 0 and lost.recall(key, address, present=address in ases) is not None:
+            addresses.add(address)
     for pool in config.frontends[name].pools:
         for member in pool.members:
             if config.backends[member.backend].address.packed in addresses:

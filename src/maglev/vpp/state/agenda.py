@@ -4,6 +4,11 @@ A frontend waits in one of three places. *Dirty*: something about it has changed
 *Parked*: the warm-up holds it; an event of its backends or a new phase brings it back. *Cut off*: it is dirty, and the
 budget of an earlier batch ended before its steps.
 
+Some dirty frontends are *unserved*: no AS in VPP serves them. A frontend that becomes dirty is *doubtful* until the
+task that programs has looked at VPP's state and said whether it is served (``sort``), and again when that state
+changes (``doubt``). So a batch looks at what has changed since the last batch, and not at every frontend that waits:
+20,000 of them wait after a failure of a whole site.
+
 Order: frontends that no AS in VPP serves come first, then those that were cut off, then those that wait longest.
 Fairness: after a batch that put the first kind before a waiting frontend, the next batch gives them no precedence, nor
 to those of them that were cut off. So no frontend waits without end, however often the others are marked again. Within
@@ -20,7 +25,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 
 from maglev.vpp.planning.plan import RefusalKey, Refusals
 from maglev.vpp.wire.messages import VipKey
@@ -69,6 +74,8 @@ class Agenda:
         self._dirty: dict[str, None] = {}
         self._parked: dict[str, None] = {}
         self._cut: dict[str, None] = {}
+        self._doubtful: dict[str, None] = {}  # dirty, and not sorted
+        self._unserved: dict[str, None] = {}  # dirty, and sorted: no AS serves them
         self._overtaken = False  # the last batch put ``_leaders`` before frontends that still wait
         self._leaders: frozenset[str] = frozenset()
         self._refused: dict[VipKey | None, set[RefusalKey]] = {}
@@ -92,8 +99,11 @@ class Agenda:
         return self._refused
 
     def overtaking(self) -> Sequence[str]:
-        """Dirty frontends that may come before older ones if no AS serves them; empty after a batch of only such."""
-        return () if self._overtaken else tuple(self._dirty)
+        """Unserved frontends, which may come before older ones: as many as one batch may hold.
+
+        Empty after a batch of only such. Doubtful frontends are not among them.
+        """
+        return () if self._overtaken else tuple(islice(self._unserved, MOST_MEMBERS))
 
     def choose(
         self, urgent: Iterable[str], admission: Callable[[str], Admission], members: Callable[[str], int]
@@ -130,35 +140,70 @@ class Agenda:
 
     def mark(self, name: str, key: VipKey | None) -> None:
         """A frontend has changed. Calls that VPP refused in its VIP ``key`` may be tried again."""
-        self._dirty[name] = None
+        self._add(name)
         self._parked.pop(name, None)
         if self._refused and key is not None:
             self._refused.pop(key, None)
 
     def again(self, names: Iterable[str]) -> None:
         """These could not be programmed, or only in part: they are dirty, or stay so."""
-        self._dirty.update(dict.fromkeys(names))
+        for name in names:
+            self._add(name)
+
+    def doubt(self, names: Iterable[str]) -> None:
+        """VPP's state of these has changed: those that are dirty may be served by now, or no longer."""
+        for name in names:
+            if name in self._dirty:
+                self._unserved.pop(name, None)
+                self._doubtful[name] = None
+
+    def doubt_all(self) -> None:
+        """All of VPP's state may have changed."""
+        self._unserved.clear()
+        self._doubtful = dict(self._dirty)
+
+    def take_doubtful(self) -> Sequence[str]:
+        """The doubtful frontends, in the order in which they became so; the caller sorts them. Afterwards none is."""
+        doubtful, self._doubtful = self._doubtful, {}
+        return tuple(doubtful)
+
+    def sort(self, name: str, *, served: bool) -> None:
+        """Whether an AS in VPP serves this frontend, if it is still dirty."""
+        if served:
+            self._unserved.pop(name, None)
+        elif name in self._dirty:
+            self._unserved[name] = None
+
+    def _add(self, name: str) -> None:
+        if name not in self._dirty:
+            self._dirty[name] = self._doubtful[name] = None
+
+    def _remove(self, name: str) -> None:
+        del self._dirty[name]
+        self._doubtful.pop(name, None)
+        self._unserved.pop(name, None)
 
     def park(self, names: Iterable[str]) -> None:
         """The warm-up holds these."""
         for name in names:
-            del self._dirty[name]
+            self._remove(name)
             self._parked[name] = None
 
     def unpark(self) -> None:
         """Parked frontends may have been released."""
-        self._dirty.update(self._parked)
+        self.again(self._parked)
         self._parked.clear()
 
     def keep(self, configured: Container[str]) -> None:
         """After a reload: frontends that left the configuration no longer wait."""
         self._dirty = {name: None for name in self._dirty if name in configured}
         self._cut = {name: None for name in self._cut if name in configured}
+        self.doubt_all()  # a frontend may have moved to another VIP
 
     def take(self, names: Sequence[str], urgent: Sequence[str]) -> Batch:
         """A batch of these begins; ``urgent`` as it was given to ``choose``."""
         for name in names:
-            del self._dirty[name]
+            self._remove(name)
         # The urgent ones may be marked again as fast as batches go.
         self._leaders = frozenset(urgent)
         self._overtaken = bool(urgent) and bool(self._dirty) and set(names).issubset(urgent)
@@ -167,7 +212,8 @@ class Agenda:
     def planned(self, names: Iterable[str]) -> None:
         """A plan holds the newest state of these: only marks from now on are newer."""
         for name in names:
-            self._dirty.pop(name, None)
+            if name in self._dirty:
+                self._remove(name)
 
     def cut_off(self, planned: Iterable[str], sent: Container[str], rest: Iterable[str]) -> None:
         """A budget ended in a plan for ``planned``: of ``sent`` a step was sent, steps of ``rest`` were not.
@@ -179,7 +225,7 @@ class Agenda:
             if name not in cut or name in sent:
                 self._cut.pop(name, None)
         self._cut.update(cut)
-        self._dirty.update(cut)
+        self.again(cut)
 
     def done(self, batch: Batch) -> None:
         """A batch has ended. One that began with the urgent and was cut has overtaken what was cut off."""

@@ -12,6 +12,9 @@ shows, must be read again. A VIP is *unconfirmed* where VPP accepted commands ab
 enters the mirror with the next reading of the VIP, together with every call that VPP accepted after them, and counts
 as done as far as that reading shows it. Until then the VIP must not be planned.
 
+A VIP has *moved* when a call or a reading changed its ASes: it may serve by now, or no longer. ``take_moved`` tells
+which VIPs have, so that a batch need not ask each VIP.
+
 Owned by the event loop. A task that reads into the mirror, or carries out a plan against it, holds the lock of the
 dataplane. A connection that comes or goes empties it at any time: after an ``await``, ask again (``demand``).
 """
@@ -102,6 +105,8 @@ class Mirror:
         self._stale: set[VipKey] = set()
         self._uncertain: set[VipKey | None] = set()  # None: the global settings
         self._unconfirmed: dict[VipKey, list[Accepted]] = {}
+        self._moved: set[VipKey] = set()
+        self._all_moved = True
         self._order: dict[VipKey, None] = {}  # the VIPs in the order of VPP's own list, as read last
 
     # ------------------------------------------------------------------------------------------------------- questions
@@ -175,6 +180,13 @@ class Mirror:
         """``read`` is the state of VPP from now on."""
         self.actual = read
         self._order = dict.fromkeys(read.vips)
+        self._all_moved = True
+
+    def take_moved(self) -> Collection[VipKey] | None:
+        """VIPs that have moved since the last call; None: any of them may have. Afterwards none has."""
+        moved, self._moved = self._moved, set()
+        everything, self._all_moved = self._all_moved, False
+        return None if everything else moved
 
     # ----------------------------------------------------------------------------------------------------------- calls
 
@@ -182,6 +194,8 @@ class Mirror:
         """VPP has accepted a step."""
         if self.actual is not None:
             acknowledge(self.actual, step)
+        if step.vip is not None:
+            self._moved.add(step.vip)
         if step.op is Op.CREATE_VIP:
             self.reshuffled = True
         elif step.op is Op.DELETE_VIP and step.vip is not None:
@@ -218,6 +232,7 @@ class Mirror:
         for key in [key for key in actual.vips if key not in listed]:
             facts.append(Fact(key, [Drift("vip_missing", "it is gone")], actual.vips.pop(key)))
             self.reshuffled = True
+            self._moved.add(key)
         for key, details in listed.items():
             found = actual.vips.get(key)
             if found is not None and (found.encap, found.length) == (details.encap, table_length(details)):
@@ -228,6 +243,7 @@ class Mirror:
                 facts.append(Fact(key, changed))
             actual.vips[key] = made
             self.reshuffled = True
+            self._moved.add(key)
             self._stale.add(key)
         # VPP lists a VIP that was deleted and created again last, even if all its properties are the same.
         before, self._order = self._order, dict.fromkeys(listed)
@@ -240,8 +256,10 @@ class Mirror:
         accepted = self._unconfirmed.pop(vip.key, [])
         for _, step in accepted:
             self.acknowledge(step)
-        known, lingering = vip.ases, vip.lingering
+        known, lingering, served = vip.ases, vip.lingering, vip.serves
         fill(vip, read)
+        if vip.serves is not served:
+            self._moved.add(vip.key)
         differing = ases_drift(known, vip.ases)
         found: Sequence[Drift] = ()
         if vip.key not in self._stale:

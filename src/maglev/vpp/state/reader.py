@@ -7,9 +7,10 @@ decides, and the CLI only at connect and after VIPs came or went.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import ip_address
 from typing import TypeVar
 
 from maglev.base.pace import Pace
@@ -49,6 +50,8 @@ class VerboseVip:
 _VIP_LINE = re.compile(r"\n (?P<kind>\S+) \[(?P<index>[0-9]+)\] (?P<prefix>[0-9a-fA-F.:]+/[0-9]+)(?P<flags>[^\r\n]*)")
 _PORT_LINE = re.compile(r"\n  protocol:(?P<protocol>[0-9]+) port:(?P<port>[0-9]+)[ \t]*(?=[\r\n])")
 
+_AS_LINE = re.compile(r"\n    (?P<address>[0-9a-fA-F.:]+) weight:[0-9]+ buckets:[0-9]+ flows:(?P<flows>[0-9]+) ")
+
 
 def parse_verbose(text: str) -> dict[VipKey, VerboseVip]:
     """The live VIPs in the output of ``show lb vips verbose``; what is removed and lingers is left out.
@@ -57,24 +60,49 @@ def parse_verbose(text: str) -> dict[VipKey, VerboseVip]:
     ProtocolError for numbers that no VIP has.
     """
     text = f"\n{text}\n"
+    return {
+        key: VerboseVip(number_of(head["index"], 0xFFFFFFFF), "src_ip_sticky" in head["flags"].split())
+        for key, head, _ in _sections(text)
+    }
+
+
+def parse_flows(text: str, wanted: Collection[tuple[VipKey, bytes]]) -> dict[tuple[VipKey, bytes], int]:
+    """The flows of these ASes in the output of ``show lb vips verbose``; an AS that VPP lacks is left out.
+
+    A deleted AS counts as long as it lingers: VPP still sends it the packets of its flows. Raises ProtocolError for
+    numbers that no AS has.
+    """
+    text = f"\n{text}\n"
+    keys = {key for key, _ in wanted}
+    found: dict[tuple[VipKey, bytes], int] = {}
+    for key, head, end in _sections(text):
+        if key not in keys:
+            continue
+        for line in _AS_LINE.finditer(text, head.end(), end):
+            try:
+                one = (key, ip_address(line["address"]).packed)
+            except ValueError:
+                continue
+            if one in wanted:
+                found[one] = found.get(one, 0) + number_of(line["flows"], (1 << 64) - 1)
+    return found
+
+
+def _sections(text: str) -> Iterator[tuple[VipKey, re.Match[str], int]]:
+    """The live VIPs of the output: key, first line, and where the section ends."""
     heads = list(_VIP_LINE.finditer(text))
     ends = [*(head.start() for head in heads[1:]), len(text)]
-    found: dict[VipKey, VerboseVip] = {}
     for head, end in zip(heads, ends, strict=False):
-        flags = head["flags"].split()
-        if "removed" in flags:
+        if "removed" in head["flags"].split():
             continue
         ported = _PORT_LINE.search(text, head.end(), end)
         protocol, port = ANY_PROTOCOL, 0
         if ported is not None:
             protocol, port = number_of(ported["protocol"], 255), number_of(ported["port"], 65535)
-        index = number_of(head["index"], 0xFFFFFFFF)
         try:
-            key = VipKey.parse(head["prefix"], protocol, port)
+            yield VipKey.parse(head["prefix"], protocol, port), head, end
         except ValueError:
             continue
-        found[key] = VerboseVip(index, "src_ip_sticky" in flags)
-    return found
 
 
 def table_length(details: VipDetails) -> int:
@@ -118,8 +146,11 @@ class StateReader:
 
     async def verbose(self) -> dict[VipKey, VerboseVip]:
         """Index and stickiness of the live VIPs."""
-        output = await self._client.cli("show lb vips verbose")
-        return self._understand(partial(parse_verbose, output))
+        return self._understand(partial(parse_verbose, await self.verbose_text()))
+
+    async def verbose_text(self) -> str:
+        """The output of ``show lb vips verbose``."""
+        return await self._client.cli("show lb vips verbose")
 
     def _understand(self, unpack: Callable[[], T]) -> T:
         try:

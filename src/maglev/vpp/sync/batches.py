@@ -13,7 +13,7 @@ from maglev.base.clock import Clock
 from maglev.base.pace import Pace
 from maglev.vpp.planning.buckets import differing
 from maglev.vpp.planning.model import ActualVip, address_order
-from maglev.vpp.state.agenda import MOST_MEMBERS, Admission, Choice
+from maglev.vpp.state.agenda import Admission, Choice
 from maglev.vpp.state.announced import Before
 from maglev.vpp.sync.guard import Guard
 from maglev.vpp.sync.programmer import Extent, Programmer
@@ -114,24 +114,28 @@ class Batches:
             log.debug("vpp-sync-suppressed", f"sync of frontend {name} suppressed by the warm-up", frontend=name)
         return bool(choice.names)
 
-    async def _serving_nobody(self) -> list[str]:
-        """Dirty frontends that may overtake and that no AS in VPP serves, as many as one batch may hold."""
+    async def _sort(self) -> None:
+        """Tell the agenda which dirty frontends are served, where that may have changed since the last batch."""
         rooms, pace = self._rooms, Pace()
-        names: list[str] = []
-        for name in rooms.agenda.overtaking():
-            await pace.breathe()
-            if not rooms.mirror.serves(rooms.announced.current.keys.get(name)):
-                names.append(name)
-                if len(names) == MOST_MEMBERS:
-                    break
-        return names
+        agenda, mirror, names = rooms.agenda, rooms.mirror, rooms.announced.current.names
+        moved = mirror.take_moved()
+        if moved is None:
+            agenda.doubt_all()
+        else:
+            agenda.doubt(names[key] for key in moved if key in names)
+        # Events mark frontends while this task rests. A reload brings other keys then, and doubts all frontends again.
+        while doubtful := agenda.take_doubtful():
+            for name in doubtful:
+                agenda.sort(name, served=mirror.serves(rooms.announced.current.keys.get(name)))
+                await pace.breathe()
 
     # ----------------------------------------------------------------------------------------------------------- work
 
     async def _batch(self) -> None:
         """Program the newest state of the dirty frontends, as many as one batch may hold."""
         rooms = self._rooms
-        urgent = await self._serving_nobody()
+        await self._sort()
+        urgent = rooms.agenda.overtaking()
         names = self.choice(urgent).names
         if not names:
             return

@@ -16,12 +16,16 @@ import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from maglev.base import logs
-from maglev.base.clock import Clock
+from maglev.base.clock import Clock, Moments
+from maglev.base.errors import MaglevError
 from maglev.base.pace import Pace, in_slices
 from maglev.config.model import Config, Frontend
-from maglev.vpp.planning.model import vip_key
+from maglev.vpp.planning.diff import MOST_NAMED, undecided
+from maglev.vpp.planning.model import ActualVip, vip_key
 from maglev.vpp.planning.plan import Op
 from maglev.vpp.state.adoption import look_at
+from maglev.vpp.state.kept import nature_of
+from maglev.vpp.state.store import Kept
 from maglev.vpp.sync.programmer import Extent, Programmer, SyncResult
 from maglev.vpp.sync.readback import Readback
 from maglev.vpp.sync.reloads import Reloads
@@ -31,6 +35,11 @@ from maglev.vpp.wire.client import VppClient
 from maglev.vpp.wire.messages import VipKey
 
 log = logs.get(__name__)
+
+ALL = Extent("all", full=True)
+
+MOST_RECORDS = 5
+"""How often a piece is planned to create VIPs again whose weights are not the ones in the state file."""
 
 PIECE_MEMBERS = 100
 """About how many pool members one piece plans for. Fewer than a batch: a verdict may have to wait for a piece."""
@@ -72,8 +81,7 @@ def pieces(
 class FullSync:
     """Carries out full syncs, one at a time.
 
-    ``unmanaged``: VIPs in VPP that are not ours, as the last one found them. ``at_ns`` (wall clock) and ``changes``:
-    when the last one ended, and how many changes it made.
+    ``unmanaged``: VIPs in VPP that are not ours, as the last one found them. ``changes``: how many the last one made.
     """
 
     def __init__(
@@ -87,7 +95,8 @@ class FullSync:
         clock: Clock,
     ) -> None:
         self.unmanaged: tuple[VipKey, ...] = ()
-        self.at_ns = 0
+        self._ended_ns = 0
+        self._moments = Moments(clock)
         self.changes = 0
         self._client = client
         self._rooms = rooms
@@ -97,6 +106,12 @@ class FullSync:
         self._reloads = reloads
         self._clock = clock
         self._running = asyncio.Lock()
+        self._unwritable = ""  # why weights could not be written down in this sync
+
+    @property
+    def at_ns(self) -> int:
+        """When the last one ended, wall clock; 0: there was none."""
+        return self._moments.shown(self._ended_ns) if self._ended_ns else 0
 
     @property
     def running(self) -> bool:
@@ -116,11 +131,11 @@ class FullSync:
             return
         await self.run(fresh=fresh, explicit=False, force=False, reason=reason)
 
-    async def run(self, *, fresh: bool, explicit: bool, force: bool, reason: str) -> SyncResult:
+    async def run(self, *, fresh: bool, explicit: bool, force: bool, reason: str, prune: bool = False) -> SyncResult:
         """Bring all of VPP to the desired state. Raises ``Unavailable`` where VPP is away, or goes away.
 
         ``fresh``: VPP has just been read. ``explicit``: an operator asked, so that adopted scales end. ``force``:
-        recreations that were given up are tried again.
+        recreations that were given up are tried again. ``prune``: an operator agrees to all deletions.
         """
         rooms = self._rooms
         async with self._running:
@@ -130,6 +145,7 @@ class FullSync:
                 async with self._rooms.signals.lock:
                     await self._readback.settings()
                     await self._readback.vips()
+            self._review(prune=prune)
             complete = rooms.adoption.done
             await self._until_done([], result, Extent("all", full=True, force=force), fresh=True)
             rooms.mirror.primed = True
@@ -140,6 +156,8 @@ class FullSync:
                 await self._until_done(piece, result, Extent("all", full=True, force=force), fresh=fresh)
             if complete:
                 self._settle_losses()
+                # Again: a reload may have changed `prune` meanwhile.
+                self._review(prune=False)
                 rest = Extent("all", full=True, prune_rest=True, force=force)
                 await self._until_done([], result, rest, fresh=fresh)
                 self.unmanaged = tuple(result.plan.unmanaged)
@@ -169,7 +187,8 @@ class FullSync:
             await pace.breathe()
         rooms.agenda.forget_refusals()
         rooms.recreations.retry()
-        found = await in_slices(look_at(read.vips, rooms.announced.states))
+        rooms.kept.compare(read.vips, rooms.adoption.lost)
+        found = await in_slices(look_at(read.vips, rooms.announced.states, rooms.adoption.lost))
         # A reading over a connection that is gone does not describe the VPP at the other end of the next.
         client.still_connected(connects)
         rooms.mirror.install(read)
@@ -187,16 +206,45 @@ class FullSync:
         rooms = self._rooms
         rooms.agenda.forget_refusals()
         rooms.recreations.retry()
+        self._unwritable = ""
         if explicit:
             rooms.adoption.unscale_all()
         if force:
             rooms.recreations.forgive()
 
+    def _review(self, *, prune: bool) -> None:
+        """Decide about the VIPs that this sync would delete, before it writes: what it creates must not count."""
+        rooms = self._rooms
+        configured = rooms.announced.current.vips
+        present = rooms.mirror.demand().vips.keys()
+        prunes = self._programmer.policy(ALL, rooms.announced.current.config).prunes
+        if prune:
+            rooms.pruning.agree((key for key in present if prunes(key)), configured)
+        held, lifted = rooms.pruning.review(present, configured, prunes)
+        if held:
+            waiting = sorted(rooms.pruning.waiting, key=lambda key: key.sort_key)
+            log.error(
+                "vpp-prune-held",
+                f"{undecided(waiting)}; they have left the configuration by no reload, and forward with the weights"
+                " that they have. If the file is right: maglevc sync vpp lb state prune; if not, correct and reload it",
+                vips=len(waiting),
+            )
+        elif lifted:
+            log.info(
+                "vpp-prune-lifted",
+                f"{logs.counted(len(lifted), 'VIP')} no longer wait for an operator: configured again, gone, or agreed"
+                " to",
+                vips=len(lifted),
+                waiting=len(rooms.pruning.waiting),
+            )
+
     def _settle_losses(self) -> None:
         """Every configured VIP was written: forget weights that VPP had before, except those of refused ASes."""
         refusals = (one for of_vip in self._rooms.agenda.refused.values() for one in of_vip)
         still = {(vip, address) for op, vip, address in refusals if op is Op.ADD_AS and vip is not None}
-        self._rooms.adoption.lost.settle(still)
+        lost = self._rooms.adoption.lost
+        lost.settle(still)
+        self._rooms.kept.settle(lost.recreated)
 
     async def _look_again(self) -> None:
         """Read the CLI if VIPs came or went. A VIP whose nature has changed needs another full sync."""
@@ -208,7 +256,7 @@ class FullSync:
 
     def _end(self, result: SyncResult, reason: str) -> None:
         self._rooms.counters.full_syncs += 1
-        self.at_ns = self._clock.time_ns()
+        self._ended_ns = self._clock.monotonic_ns()
         self.changes = len(result.done)
         log.log(
             logging.INFO if result.done or result.failures else logging.DEBUG,
@@ -235,6 +283,7 @@ class FullSync:
         await self._reloads.over()
         if not fresh:
             await self.read_by_turns(self._keys_to_read(names, extent))
+        tries = MOST_RECORDS
         while True:
             await self._let_batches_go_first()
             async with self._rooms.signals.lock:
@@ -246,10 +295,54 @@ class FullSync:
             if outcome.done:
                 rooms.signals.wake.set()  # to read it back
             result.add(plan, outcome)
+            if plan.unrecorded:
+                # A verdict may change weights that were just written down: then they are written down once more.
+                tries -= 1
+                if tries > 0 and await self._record(plan.unrecorded):
+                    continue
+                self._note_unrecorded(plan.unrecorded, result)
             if not outcome.rest:
                 return
             await asyncio.sleep(0)
             await self._reloads.over()
+
+    async def _record(self, keys: Sequence[VipKey]) -> bool:
+        """Write down the weights of VIPs that are to be created again; returns whether they are on the disk.
+
+        The lock of the dataplane is free meanwhile: verdicts do not wait for a disk. A disk that does not take them is
+        asked once in a full sync.
+        """
+        rooms = self._rooms
+        if self._unwritable:
+            return False
+        vips = (rooms.mirror.find(key) for key in keys)
+        kept = {vip.key: Kept(self._weights_of(vip), nature_of(vip)) for vip in vips if vip is not None}
+        try:
+            await rooms.kept.record(kept)
+        except MaglevError as error:
+            self._unwritable = str(error)
+            log.error(
+                "vpp-recreation-waits",
+                f"VIPs are not created again yet, as their weights cannot be written to the state file ({error}) and a"
+                " restart halfway would lose them; the next full sync tries again:"
+                f" {', '.join(str(key) for key in keys[:MOST_NAMED])}",
+                vips=len(keys),
+            )
+            return False
+        await self._reloads.over()
+        return True
+
+    def _note_unrecorded(self, keys: Sequence[VipKey], result: SyncResult) -> None:
+        why = self._unwritable or "they change all the time"
+        for key in keys:
+            note = f"{key}: not created again yet, as its weights cannot be written to the state file first ({why})"
+            if note not in result.plan.notes:
+                result.plan.notes.append(note)
+
+    def _weights_of(self, vip: ActualVip) -> dict[bytes, int]:
+        """The weights that a VIP keeps through its recreation; halfway those from before it began."""
+        lost, own = self._rooms.adoption.lost, self._rooms.adoption.own_scale(vip)
+        return {**own, **lost.weights(vip.key)} if vip.key in lost.recreated else dict(own)
 
     def _keys_to_read(self, names: Sequence[str], extent: Extent) -> list[VipKey]:
         """The VIPs that a plan for these frontends may be about, as far as VPP has them."""

@@ -63,6 +63,7 @@ class SyncResult:
         self.plan.steps.extend(plan.steps[:sent])
         self.plan.notes.extend(note for note in plan.notes if note not in self.plan.notes)
         self.plan.unmanaged = plan.unmanaged or self.plan.unmanaged
+        self.plan.undecided = plan.undecided or self.plan.undecided
         self.done.extend(outcome.done)
         self.failures.extend(outcome.failures)
 
@@ -100,11 +101,12 @@ class Programmer:
         *,
         unscaled: Iterable[VipKey] = (),
         first: Iterable[str] = (),
+        recorded: frozenset[VipKey] | None = None,
     ) -> Policy:
         """The limits of a plan made now, as a snapshot, with ``config`` in force.
 
         ``unscaled``: VIPs whose adopted scale is to be given up, as a sync on request does. ``first``: frontends that
-        come before all others.
+        come before all others. ``recorded`` as of ``Policy``.
         """
         rooms = self._rooms
         configured, keys = rooms.announced.vips_of(config), rooms.announced.current.keys
@@ -120,6 +122,8 @@ class Programmer:
             owned=rooms.ownership.left_by(configured),
             frozen=rooms.recreations.frozen,
             stuck=rooms.recreations.stuck,
+            waiting=rooms.pruning.held,
+            recorded=recorded,
             multiples=multiples,
             first={keys[name]: place for place, name in enumerate(first) if name in keys},
             cost=self._cost(),
@@ -164,16 +168,29 @@ class Programmer:
         if isinstance(source, Before):
             names, extent = self._put_off(names, source), Extent(extent.scope, force=extent.force)
         wanted = self._confirmed_ones(self.desired(names, source))
-        policy = self.policy(extent, source.config(), first=first)
+        policy = self.policy(extent, source.config(), first=first, recorded=self._recorded())
         plan = diff(wanted, actual, rooms.debts.owed, policy, lost=rooms.adoption.lost)
         rooms.debts.note(plan)
         rooms.recreations.note(wanted)
         rooms.agenda.planned(vip.frontend for vip in wanted)
         for key in plan.recreated:
             rooms.adoption.recreate(actual.vips[key])
+        if not rooms.kept.inherited.isdisjoint(plan.halfway):
+            # A daemon before this one was killed in the middle, and the first full sync came before the verdicts.
+            rooms.request_full_sync("recreation")
         for note in plan.notes:
             log.debug("vpp-plan-note", note)
         return wanted, plan
+
+    def _recorded(self) -> frozenset[VipKey]:
+        """VIPs whose recreation may begin or go on: their present weights are in the state file."""
+        kept, adoption, find = self._rooms.kept, self._rooms.adoption, self._rooms.mirror.find
+        return frozenset(
+            key
+            for key in kept.recorded
+            if key in adoption.lost.recreated
+            or ((vip := find(key)) is not None and kept.has(vip, adoption.own_scale(vip)))
+        )
 
     def _put_off(self, names: Iterable[str], source: Before) -> list[str]:
         """Those of ``names`` that can go by the old configuration: a reload may have begun since they were chosen."""
@@ -213,6 +230,8 @@ class Programmer:
         if (kind := COUNTED.get(step.op)) is not None:
             rooms.counters.lbsync[scope, kind] += 1
         rooms.debts.acknowledged(step)
+        if step.vip in rooms.kept.watched:
+            rooms.kept.changed.set()
         log.info("vpp-change", step, frontend=step.frontend, backend=step.backend, vip=step.vip or "")
         if step.vip is None:
             return

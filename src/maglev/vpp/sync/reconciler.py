@@ -12,10 +12,11 @@ The way of an event, and who owns what it meets:
                    │ outcome
     agenda ───── frontends that were cut off   mirror: VIPs in doubt; verification: VIPs to read back
 
-Four tasks run in ``Reconciler.run``: ``Reloads.run`` takes over configurations, ``Batches.run`` programs dirty
+Five tasks run in ``Reconciler.run``: ``Reloads.run`` takes over configurations, ``Batches.run`` programs dirty
 frontends and then reads them back, ``_full_syncs`` starts full syncs (``fullsync``), ``keep_flushes`` saves the flushes
-that are owed. Every task that reads VPP or writes to it holds one lock, the lock of the dataplane (``Signals.lock``),
-for one batch, one piece of a full sync, or the read of one VIP. So a verdict waits for one of those at most.
+that are owed, ``keep_weights`` the weights that VPP alone could not give back. Every task that reads VPP or writes to
+it holds one lock, the lock of the dataplane (``Signals.lock``), for one batch, one piece of a full sync, or the read of
+one VIP. So a verdict waits for one of those at most.
 
 State is in the rooms (``rooms.Rooms``), one owner for each. They return facts; most are pure. The tasks and this module
 decide what follows from a fact.
@@ -24,36 +25,41 @@ decide what follows from a fact.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from maglev.base import logs
 from maglev.base.clock import Clock
 from maglev.base.errors import NotAllowed, UnknownName
 from maglev.base.events import BackendEvent, ConfigEvent, DrainEvent, Event, EventSource, WeightEvent
-from maglev.base.pace import Pace
+from maglev.base.pace import Pace, at_once
 from maglev.base.states import State
 from maglev.config.model import Config, Frontend
 from maglev.judgement.weights import StateSource, flush_owed
 from maglev.vpp.planning.cost import CostModel
 from maglev.vpp.planning.desired import DesiredVip
 from maglev.vpp.planning.lost import LostWeights
-from maglev.vpp.planning.model import Actual, vip_key
+from maglev.vpp.planning.model import Actual, ActualVip, vip_key
 from maglev.vpp.planning.plan import Cause, FlushKey, Owed
 from maglev.vpp.planning.policy import Policy
 from maglev.vpp.state.adoption import Adoption, ServingListener
 from maglev.vpp.state.agenda import Agenda
 from maglev.vpp.state.announced import Announced
+from maglev.vpp.state.configured import Use
 from maglev.vpp.state.debts import Debts
 from maglev.vpp.state.keeping import keep_flushes, keep_flushes_now
+from maglev.vpp.state.kept import KeptWeights, keep_weights
 from maglev.vpp.state.mirror import Accepted, Mirror
 from maglev.vpp.state.ownership import Ownership
+from maglev.vpp.state.pruning import Pruning, held_back
 from maglev.vpp.state.recreations import Recreations
 from maglev.vpp.state.store import FLUSHES, MemoryStore, Store, owed_from_json
 from maglev.vpp.state.warmup import WarmUp
 from maglev.vpp.sync.batches import Batches
 from maglev.vpp.sync.counters import Counters
 from maglev.vpp.sync.executor import Executor, Pacer
+from maglev.vpp.sync.flowtext import FlowText, FlowTexts
 from maglev.vpp.sync.fullsync import FullSync
 from maglev.vpp.sync.guard import Guard
 from maglev.vpp.sync.programmer import Extent, Programmer, SyncResult
@@ -102,11 +108,14 @@ class Reconciler:
             adoption=Adoption(clock, now if started_ns is None else started_ns, presumption),
             recreations=Recreations(),
             ownership=Ownership(self._store),
+            pruning=Pruning(self._store),
+            kept=KeptWeights(self._store),
             verification=Verification(),
             timetable=Timetable(now),
             counters=self.counters,
             signals=Signals(),
         )
+        rooms.kept.restore(rooms.adoption.lost)
         reporter = Reporter(rooms, self._confirmed)
         self._readback = Readback(client, rooms.mirror, self.pacer, reporter.take)
         self._executor = executor(client, self.pacer)
@@ -115,6 +124,7 @@ class Reconciler:
         self._reloads = Reloads(rooms, self.pacer, clock)
         self._batches = Batches(client, rooms, self._programmer, self._readback, self._reloads, self._guard, clock)
         self._full = FullSync(client, rooms, self._programmer, self._readback, reporter, self._reloads, clock)
+        self._flow_texts = FlowTexts(client, rooms, self._readback, self.pacer, clock)
         self._syncing = False  # the task of the full syncs is not asleep
         self._stop_listening = events.listen(self._on_event)
         client.on_connect.append(self._connected)
@@ -161,6 +171,11 @@ class Reconciler:
     def unmanaged(self) -> Collection[VipKey]:
         """VIPs in VPP that are left alone, as the last full sync found them."""
         return self._full.unmanaged
+
+    @property
+    def waiting(self) -> Collection[VipKey]:
+        """VIPs that have left the configuration, and that are not deleted before an operator agrees."""
+        return self._rooms.pruning.waiting
 
     @property
     def last_full_sync_at_ns(self) -> int:
@@ -217,13 +232,24 @@ class Reconciler:
         force: bool,
         config: Config | None = None,
         unscaled: Collection[VipKey] = frozenset(),
+        prune: bool = False,
     ) -> Policy:
         """The limits of a plan made now; with ``config`` of a plan made after a reload to it.
 
-        ``unscaled``: VIPs whose adopted scale is to be given up, as a sync on request does.
+        ``unscaled``: VIPs whose adopted scale is to be given up, as a sync on request does. ``prune``: an operator
+        agrees to all deletions.
         """
         extent = Extent(full=full, prune_rest=prune_rest, force=force)
-        return self._programmer.policy(extent, config or self._rooms.announced.in_force, unscaled=unscaled)
+        policy = self._programmer.policy(extent, config or self._rooms.announced.in_force, unscaled=unscaled)
+        return replace(policy, waiting=frozenset() if prune else self._would_wait(policy))
+
+    def _would_wait(self, policy: Policy) -> frozenset[VipKey]:
+        """The VIPs that a full sync with this policy would not delete. A reload to its configuration is let pass."""
+        actual, pruning = self._rooms.mirror.actual, self._rooms.pruning
+        if actual is None:
+            return pruning.held
+        agreed = pruning.agreed | (self._rooms.announced.current.vips - policy.configured)
+        return held_back(actual.vips, policy.configured, policy.prunes, agreed=agreed, held=pruning.held)
 
     async def pieces(self, names: Iterable[str], config: Config) -> list[list[str]]:
         """Frontends of ``config`` in the pieces of a full sync."""
@@ -252,7 +278,7 @@ class Reconciler:
             for use in self._rooms.announced.current.uses.get(event.name, ()):
                 self._rooms.agenda.mark(use.frontend, use.flush.vip)
         elif isinstance(event, ConfigEvent):
-            self._reloads.announced()
+            self._reloads.announced(forced=event.forced)
         else:
             return
         self._rooms.signals.wake.set()
@@ -302,8 +328,10 @@ class Reconciler:
                 group.create_task(self._batches.run())
                 group.create_task(self._full_syncs())
                 group.create_task(keep_flushes(self._rooms.debts, self._store, self._clock))
+                group.create_task(self._keep_weights())
         finally:
             keep_flushes_now(self._rooms.debts, self._store)
+            self._keep_weights_now()
             self._stop_listening()
 
     async def _full_syncs(self) -> None:
@@ -334,6 +362,20 @@ class Reconciler:
             rooms.signals.wake.set()
             rooms.signals.progress.set()
 
+    async def _keep_weights(self) -> None:
+        rooms = self._rooms
+        await keep_weights(rooms.kept, self._vips, rooms.adoption.own_scale, rooms.adoption.lost, self._clock)
+
+    def _keep_weights_now(self) -> None:
+        rooms = self._rooms
+        at_once(rooms.kept.update(self._vips(), rooms.adoption.own_scale, rooms.adoption.lost))
+        rooms.kept.save_now()
+
+    def _vips(self) -> Mapping[VipKey, ActualVip]:
+        """The VIPs in VPP; none while they are not known."""
+        actual = self._rooms.mirror.actual
+        return actual.vips if actual is not None else {}
+
     def _next_due(self) -> int:
         """Until there is something to do for the task of the full syncs, in nanoseconds."""
         rooms, now = self._rooms, self._clock.monotonic_ns()
@@ -350,16 +392,21 @@ class Reconciler:
 
     # ------------------------------------------------------------------------------------------------------- requests
 
-    async def sync(self, name: str | None, *, force: bool, by: str) -> SyncResult:
-        """Sync one frontend, or all, as an operator asks. Raises ``NotAllowed`` during the warm-up."""
+    async def sync(self, name: str | None, *, force: bool, by: str, prune: bool = False) -> SyncResult:
+        """Sync one frontend, or all, as an operator asks. Raises ``NotAllowed`` during the warm-up.
+
+        ``prune``: VIPs that wait for an operator are deleted. It has no meaning for one frontend.
+        """
         if name is not None:
             return await self.sync_one(name, force=force, by=by)
         self._rooms.mirror.demand()
         if not self._rooms.adoption.done:
             seconds = self._rooms.adoption.warmup.remaining_ns / 1e9
             raise NotAllowed(f"the warm-up lasts {seconds:.1f} s more; no full sync on request before")
-        log.info("vpp-sync-requested", "full sync requested", by=by, force=force)
-        return await self._guard.asked(self.sync_all(force=force, explicit=True, reason=f"requested by {by}"))
+        log.info("vpp-sync-requested", "full sync requested", by=by, force=force, prune=prune)
+        return await self._guard.asked(
+            self._full.run(force=force, fresh=False, explicit=True, reason=f"requested by {by}", prune=prune)
+        )
 
     async def sync_all(self, *, force: bool = False, explicit: bool = False, reason: str = "request") -> SyncResult:
         """Bring all of VPP to the desired state; see ``FullSync.run``. Raises ``Unavailable`` when VPP is away."""
@@ -393,6 +440,14 @@ class Reconciler:
             result.add(plan, outcome)
             if not outcome.rest:
                 return result
+
+    def uses(self, backend: str) -> Sequence[Use]:
+        """The frontends of a backend, with its AS in each, in the order of the file."""
+        return self._rooms.announced.current.uses.get(backend, ())
+
+    async def flows(self) -> FlowText:
+        """How many flows each AS has, as VPP prints it. Raises ``Unavailable``, and ``NotAllowed`` if it costs much."""
+        return await self._guard.asked(self._flow_texts.read())
 
     async def refresh(self, names: Iterable[str] | None = None) -> Actual:
         """Read VPP, paced; all of it, or the VIPs of these frontends. Raises ``Unavailable``."""

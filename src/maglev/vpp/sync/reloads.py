@@ -30,10 +30,15 @@ class Reloads:
         self._rooms = rooms
         self._pacer = pacer
         self._clock = clock
+        self._forced = False  # a reload that has not been taken over was forced
 
-    def announced(self) -> None:
-        """A configuration took effect, as an event says: the first is taken over at once, others by the task."""
+    def announced(self, *, forced: bool) -> None:
+        """A configuration took effect, as an event says: the first is taken over at once, others by the task.
+
+        ``forced``: by an operator. That of the first has no meaning: nothing is there to compare it with.
+        """
         if self._rooms.announced.begun:
+            self._forced = self._forced or forced
             self._rooms.announced.news.set()
         else:
             self.configure()
@@ -64,6 +69,8 @@ class Reloads:
             await announced.news.wait()
             announced.news.clear()
             if not announced.reloading:
+                # The same configuration again, or one that an overdue look has taken over already.
+                self._agree()
                 self._rooms.request_full_sync("reload")
                 signals.progress.set()
                 continue
@@ -83,6 +90,8 @@ class Reloads:
         lb = config.lb
         self._pacer.max_stall_ns, self._pacer.max_duty = lb.max_stall, lb.max_duty
         rooms.ownership.configure(step.after.vips)
+        rooms.pruning.configure(step.before.vips if step.before is not None else frozenset(), step.after.vips)
+        self._agree()
         if step.before is None:
             rooms.adoption.begin(config, state_of)
             rooms.ownership.hold_again(rooms.adoption.started_ns + lb.startup_max_delay, config.frontends)
@@ -91,12 +100,23 @@ class Reloads:
             until = self._clock.monotonic_ns() + lb.startup_max_delay
             rooms.ownership.hold(step.moved, until, config.frontends)
         rooms.adoption.lost.forget_but(step.after.vips)
+        rooms.kept.configure(config, step.after.vips)
         self._owe(step)
         rooms.agenda.unpark()
         rooms.agenda.keep(config.frontends)
         rooms.agenda.forget_refusals()
         rooms.recreations.retry()
         rooms.request_full_sync("start" if step.before is None else "reload")
+
+    def _agree(self) -> None:
+        """If the reload was forced: what is not in the file may be deleted, as far as it is known by now."""
+        if not self._forced:
+            return
+        self._forced = False
+        rooms = self._rooms
+        configured, actual = rooms.announced.current.vips, rooms.mirror.actual
+        present = actual.vips.keys() if actual is not None else ()
+        rooms.pruning.agree((*present, *rooms.ownership.left_by(configured)), configured)
 
     def _owe(self, step: Transition) -> None:
         """Debts are of configured ASes only. A use that joined may owe a flush by its state, without a transition."""

@@ -14,8 +14,10 @@ from maglev.vpp.state.adoption import Adoption
 from maglev.vpp.state.agenda import Agenda
 from maglev.vpp.state.announced import Announced
 from maglev.vpp.state.debts import Debts
+from maglev.vpp.state.kept import KeptWeights
 from maglev.vpp.state.mirror import Mirror
 from maglev.vpp.state.ownership import Ownership
+from maglev.vpp.state.pruning import Pruning
 from maglev.vpp.state.recreations import Recreations
 from maglev.vpp.sync.counters import Counters
 from maglev.vpp.sync.timetable import Timetable
@@ -46,6 +48,8 @@ class Rooms:
     adoption: Adoption
     recreations: Recreations
     ownership: Ownership
+    pruning: Pruning
+    kept: KeptWeights
     verification: Verification
     timetable: Timetable
     counters: Counters

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from maglev.base import logs
-from maglev.base.clock import Clock
+from maglev.base.clock import Clock, Moments
 from maglev.base.errors import Unavailable
 from maglev.vpp.wire.messages import (
     MESSAGES,
@@ -55,7 +55,7 @@ class VppInfo:
     """The VPP at the other end.
 
     ``problem``: why it is left alone, empty when it can be driven. ``started_ns``, ``connected_ns``: moments of the
-    clock's monotonic time. ``connected_at_ns``: wall clock.
+    clock's monotonic time.
     """
 
     version: str
@@ -65,7 +65,6 @@ class VppInfo:
     workers: int
     started_ns: int
     connected_ns: int
-    connected_at_ns: int
     problem: str = ""
 
 
@@ -101,7 +100,8 @@ class VppClient:
         self.api_total: Counter[tuple[str, str, str]] = Counter()
         self.connects = 0
         self.problem = "not connected yet"
-        self.since_ns = clock.time_ns()
+        self._since_ns = clock.monotonic_ns()
+        self._moments = Moments(clock)
         self._clock = clock
         self._name = name
         self._timing = timing or Timing()
@@ -114,9 +114,19 @@ class VppClient:
     # ------------------------------------------------------------------------------------------------------- state
 
     @property
+    def since_ns(self) -> int:
+        """Since when it is connected or not, wall clock."""
+        return self._moments.shown(self._since_ns)
+
+    @property
     def connected(self) -> bool:
         """Whether the connection stands and VPP has introduced itself."""
         return self._info is not None
+
+    @property
+    def unlocked(self) -> bool:
+        """Whether VPP is driven without a lock, so that nothing keeps a second daemon off."""
+        return self.usable and not self._lock.held
 
     @property
     def usable(self) -> bool:
@@ -232,7 +242,7 @@ class VppClient:
         if why != self.problem or was is not None:
             log.warning("vpp-disconnected", f"VPP at {self.socket}: {why}", socket=self.socket)
         if was is not None:
-            self.since_ns = self._clock.time_ns()
+            self._since_ns = self._clock.monotonic_ns()
         self.problem = why
         if was is not None and not was.problem:
             for listener in tuple(self.on_disconnect):
@@ -261,7 +271,7 @@ class VppClient:
             connection.abort(str(error))
             return str(error)
         self.connects += 1
-        self.since_ns = self._info.connected_at_ns
+        self._since_ns = self._info.connected_ns
         self.problem = self._info.problem
         if self._info.problem:
             log.error("vpp-unsupported", f"VPP at {self.socket}: {self._info.problem}", version=self._info.version)
@@ -325,7 +335,6 @@ class VppClient:
             workers=workers,
             started_ns=now - uptime,
             connected_ns=now,
-            connected_at_ns=self._clock.time_ns(),
             problem=self._problem(connection),
         )
 

@@ -38,6 +38,11 @@ class SocketLock:
         """The files that are locked."""
         return list(self._held)
 
+    @property
+    def held(self) -> bool:
+        """Whether the lock is ours."""
+        return bool(self._held)
+
     def acquire(self) -> str:
         """Take or keep the lock; returns why VPP must not be driven, or an empty string. Never waits."""
         if self._held and all(self._is_there(path, fd) for path, fd in self._held.items()):

@@ -1,0 +1,283 @@
+# Is a failure the target's, or did the probe never leave this host? Asked on the engine thread, of probes that are
+# about to fail: a probe that passes costs nothing here.
+#
+# A failed probe is no verdict while one of these holds; the target then keeps its state, and is "not probed: REASON".
+#
+#   reason      the proof
+#   firewall    EPERM at the send; an ICMP error other than "host unreachable" from an address of our own
+#   buffer      ENOBUFS or ENOMEM at the send; on IPv4, which does not report it, at a second one
+#   route       our own routing refuses, or leads by another interface than when the target passed, and no other target
+#               of this namespace, family and source passes meanwhile. As soon as one does, the refusal is a failed
+#               probe: where routes to hosts are announced, a dead server is one without a route.
+#   link        the interface that the target's probes left by is down, without carrier or gone; or it was, while the
+#               probe was out
+#   neighbours  no SND stamp, and the next hop has no neighbour entry; or EINVAL with a good route
+#   queue       no SND stamp although the next hop answers: a queue of ours dropped the packet, or still holds it
+#
+# A next hop that does not answer neighbour discovery, with carrier, is a dead host on our link: a failed probe, and so
+# is "host unreachable" from our own address, which the kernel sends three seconds after it.
+#
+# Counters of the whole host (full tables, dropped packets) prove nothing of one target: with more servers on a link
+# than the table holds they move all the time, and a dead server would stay up for ever.
+#
+# Without a proof either way a silent target has failed: no netlink, a driver that gives no SND stamps, no CAP_NET_RAW.
+
+
+# A target has passed. The hot path: two cache lines that are there already, and no system call.
+cdef inline void pass_note(State* e, Origin* origin, const Slot* slot, uint32_t index) noexcept nogil:
+    cdef Passes* passes = &e.evidence.passes[origin.vantage]
+    if passes.slot != index:
+        passes.other = passes.slot
+        passes.other_at = passes.at
+        passes.slot = index
+    passes.at = slot.sent
+
+
+# When the last probe to another target of this vantage was sent that passed; 0: none yet.
+cdef inline int64_t other_passed(const State* e, const Origin* origin, uint32_t index) noexcept nogil:
+    cdef const Passes* passes = &e.evidence.passes[origin.vantage]
+    return passes.at if passes.slot != index else passes.other_at
+
+
+# Milliseconds that fit into a slot, never 0. They run over after 49 days: only differences mean something.
+cdef inline uint32_t stamp_ms(int64_t now) noexcept nogil:
+    return <uint32_t>(now // MS) | 1
+
+
+# May one more target's way be asked for in this tick?
+cdef bint may_ask(State* e) noexcept nogil:
+    if e.evidence.asked_at != e.clock.tick_start:
+        e.evidence.asked_at = e.clock.tick_start
+        e.evidence.asks = 0
+    return e.evidence.asks < ASKS
+
+
+# Is an interface of the origin's table up, with carrier? True where that cannot be known. Asked once a tick.
+cdef bint interface_up(State* e, Origin* origin, uint8_t place) noexcept nogil:
+    cdef Interface* interface
+    cdef Link link
+    cdef bint gone
+    if place == 0 or place > origin.interface_count:
+        return True
+    interface = &origin.interfaces[place - 1]
+    if interface.looked_at == e.clock.tick_start:
+        return interface.up
+    if not link_ask(origin, interface.number, &link, &gone):
+        return True
+    if interface.looked_at and (link.up != interface.up or link.carrier_changes != interface.carrier_changes):
+        interface.changed_at = e.clock.now
+    interface.up = link.up
+    interface.carrier_changes = link.carrier_changes
+    interface.looked_at = e.clock.tick_start
+    return interface.up
+
+
+# Note by which interface a target's probes leave, now that one has passed. Where the interface's stamps are not known
+# to work, the target's next probe asks for some.
+cdef void interface_learn(State* e, Origin* origin, uint32_t index) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    cdef Interface* interface
+    cdef Way way
+    if not may_ask(e):
+        return
+    e.evidence.asks += 1
+    way_ask(origin, slot.address, &way)
+    if not way.asked or way.error:
+        slot.interface = INTERFACE_UNKNOWN
+        return
+    slot.interface = interface_place(origin, way.interface)
+    if slot.interface == 0:
+        slot.interface = INTERFACE_UNKNOWN
+        return
+    interface = &origin.interfaces[slot.interface - 1]
+    if interface.looked_at == 0:
+        interface_up(e, origin, slot.interface)
+    if interface.stamps == STAMPS_UNKNOWN and slot.type <= PROBE_SYN and e.clock.now - interface.tried_at > SECOND:
+        interface.tried_at = e.clock.now
+        slot.evidence |= EVIDENCE_DOUBT
+
+
+# A stamped probe was answered, so it did leave: without an SND stamp the driver gives none.
+cdef void stamps_learn(State* e, Origin* origin, Slot* slot) noexcept nogil:
+    if not slot.evidence & EVIDENCE_LEFT:
+        departures_read(e, origin, 0 if slot.type == PROBE_ICMP else 1)
+    if slot.left_by and slot.evidence & EVIDENCE_QUEUED:
+        origin.interfaces[slot.left_by - 1].stamps = STAMPS_WORK if slot.evidence & EVIDENCE_LEFT else STAMPS_MISSING
+        slot.interface = slot.left_by
+
+
+# A target has passed: what that says of its way.
+cdef inline void evidence_passed(State* e, uint32_t index) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    cdef Origin* origin = e.origins.table[slot.origin]
+    pass_note(e, origin, slot, index)
+    slot.refused = 0
+    if slot.evidence & EVIDENCE_STAMPED:
+        stamps_learn(e, origin, slot)
+    slot.evidence = 0
+    # The route may have moved since the last look.
+    if slot.interface == 0 or ((slot.serial + index) & (SAMPLE - 1)) == 0:
+        interface_learn(e, origin, index)
+
+
+# Our own routing refuses a target, or sends its probes another way than when it passed. BLOCK_NONE: a failed probe.
+cdef int route_kind(State* e, Origin* origin, uint32_t index) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    cdef uint32_t before = slot.refused
+    slot.refused = stamp_ms(e.clock.now)
+    if not interface_up(e, origin, slot.interface):
+        return BLOCK_LINK
+    # Another target's probe must have left since the last refusal: a pass from before says nothing of a route that was
+    # lost for all of them just now. So the first refusal never counts; the next one follows within 100 ms.
+    if before and <int32_t>(stamp_ms(other_passed(e, origin, index)) - before) > 0:
+        return BLOCK_NONE
+    return BLOCK_ROUTE
+
+
+# Why the kernel refused to send; BLOCK_NONE: a failed probe. `error` came at once from sendmsg() or connect(), and
+# is not what a server or a router answered.
+cdef int refusal_kind(State* e, uint32_t index, int error) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    cdef Origin* origin = e.origins.table[slot.origin]
+    cdef Way way
+    if error == EPERM:
+        return BLOCK_FIREWALL
+    if error in (ENOBUFS, ENOMEM, EAGAIN):
+        # IPv6 says so, too, where an interface without carrier drops the packet.
+        return BLOCK_BUFFER if interface_up(e, origin, slot.interface) else BLOCK_LINK
+    if error not in (ENETUNREACH, EHOSTUNREACH, EHOSTDOWN, ENETDOWN, EACCES, EINVAL):
+        return BLOCK_SEND
+    way_ask(origin, slot.address, &way)
+    if way.asked and not way.error:
+        # It is not the route: or no more. EINVAL is what a full neighbour table says (IPv6; IPv4 before Linux 6.6).
+        if error == EINVAL:
+            return BLOCK_NEIGHBOURS
+        if error == ENETDOWN or not interface_up(e, origin, interface_place(origin, way.interface)):
+            return BLOCK_LINK
+        return BLOCK_SEND if error == EACCES else BLOCK_ROUTE
+    if not way.asked and error in (EACCES, EINVAL):
+        return BLOCK_SEND
+    return route_kind(e, origin, index)
+
+
+# The kernel refused to send. True: a failed probe. False: it was no verdict, and the probe is repeated later. The slot
+# has landed before, and has no stream.
+cdef bint refusal_stands(State* e, uint32_t index, int error) noexcept nogil:
+    cdef int kind
+    if not failure_stands(e, index):
+        return False
+    kind = refusal_kind(e, index, error)
+    if kind == BLOCK_NONE:
+        return True
+    block(e, index, kind, error)
+    return False
+
+
+# Why a stamped packet got no answer; BLOCK_NONE: a failed probe.
+cdef int silence_kind(State* e, Origin* origin, uint32_t index) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    cdef Way way
+    cdef uint8_t place
+    cdef bint stamped = slot.evidence & EVIDENCE_STAMPED != 0
+    cdef bint left = slot.evidence & EVIDENCE_LEFT != 0
+    cdef int hop
+    memset(&way, 0, sizeof(way))
+    place = slot.left_by
+    if not left or place == 0:
+        way_ask(origin, slot.address, &way)
+        if way.asked and way.error:
+            return route_kind(e, origin, index)
+        if way.asked:
+            place = interface_place(origin, way.interface)
+    if not interface_up(e, origin, place):
+        return BLOCK_LINK
+    if place and place <= origin.interface_count and origin.interfaces[place - 1].changed_at > slot.sent:
+        return BLOCK_LINK
+    if place and 0 < slot.interface <= origin.interface_count and place != slot.interface:
+        return route_kind(e, origin, index)
+    if left or not way.asked:
+        return BLOCK_NONE
+    hop = hop_ask(origin, &way)
+    if hop == HOP_SILENT:
+        return BLOCK_NONE
+    if hop == HOP_MISSING and not way.local and hop_needed(origin, &way):
+        return BLOCK_NEIGHBOURS
+    if not stamped or slot.evidence & EVIDENCE_QUEUED and (
+        place == 0 or place > origin.interface_count or origin.interfaces[place - 1].stamps != STAMPS_WORK
+    ):
+        return BLOCK_NONE
+    return BLOCK_QUEUE
+
+
+cdef bint hop_needed(Origin* origin, const Way* way) noexcept nogil:
+    cdef Link link
+    cdef bint gone
+    return link_ask(origin, way.interface, &link, &gone) and link.resolves
+
+
+# A stamped packet (a raw probe, or the twin of a connection) got no answer in its time. True: a failed probe. False: it
+# was no verdict, and the probe is repeated later. The slot has landed before, and has no stream. Callers ask `may_ask`
+# first, and come back in the next tick where it says no.
+cdef bint silence_stands(State* e, uint32_t index) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    cdef Origin* origin = e.origins.table[slot.origin]
+    cdef int kind
+    cdef bint left
+    if slot.state == HEALTH_DOWN:
+        return True
+    departures_read(e, origin, 0 if slot.type == PROBE_ICMP else 1)
+    e.evidence.asks += 1
+    kind = silence_kind(e, origin, index)
+    # One that did not leave is not sent again: towards a dead host on our link it would wait in the send buffer.
+    left = slot.evidence & EVIDENCE_LEFT and slot.type <= PROBE_SYN
+    if kind == BLOCK_NONE and left and failure_decides(e, index) and dropped_by_driver(e, index):
+        kind = BLOCK_BUFFER
+    # Whatever happens to the target next, these stamps are not of its next probe.
+    slot.evidence = EVIDENCE_DOUBT
+    if kind == BLOCK_NONE:
+        return True
+    block(e, index, kind, ENOBUFS if kind == BLOCK_BUFFER else 0)
+    return False
+
+
+# Would one more failure change a target's state?
+cdef bint failure_decides(State* e, uint32_t index) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    cdef const Check* check = e.checks[slot.check]
+    cdef Health health
+    health.state = slot.state
+    health.counter = slot.counter
+    return health_step(health, check.rise, check.fall, False).state != slot.state
+
+
+# A raw probe got no answer. One that was not stamped proves nothing: it counts while it changes no state, and is
+# repeated with stamps where it would.
+cdef bint timeout_stands(State* e, uint32_t index) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    if slot.evidence & EVIDENCE_STAMPED or slot.state == HEALTH_DOWN:
+        return silence_stands(e, index)
+    if not failure_decides(e, index):
+        return True
+    slot.evidence |= EVIDENCE_DOUBT
+    repeat(e, index, soon(e))
+    return False
+
+
+# An ICMP error came back for a probe in flight, from `offender`. BLOCK_NONE: a failed probe.
+cdef int error_kind(
+    State* e, Origin* origin, const Slot* slot, const uint8_t* offender, const Packet* packet
+) noexcept nogil:
+    cdef Way way
+    cdef uint32_t width = 16 if origin.v6 else 4
+    if slot.state == HEALTH_DOWN or memcmp(offender, slot.address, width) == 0:
+        return BLOCK_NONE
+    way_ask(origin, offender, &way)
+    if not way.asked or way.error or not way.local:
+        return BLOCK_NONE
+    if packet.error_type != (1 if origin.v6 else 3) or packet.error_code != (3 if origin.v6 else 1):
+        return BLOCK_FIREWALL
+    # The next hop gave no sign of life for three seconds. Without carrier that is no news of it.
+    way_ask(origin, slot.address, &way)
+    if way.asked and not way.error and not interface_up(e, origin, interface_place(origin, way.interface)):
+        return BLOCK_LINK
+    return BLOCK_NONE

@@ -1,0 +1,279 @@
+"""A probe that did not leave this host is no verdict; a server that is dead behind the same trouble goes down."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maglev.base.states import State
+from maglev.config.model import HealthCheck, IcmpParams
+from tests.helpers.apart import Target, apart, compiled
+from tests.helpers.engine import MS, Probing, check, listener, port_of, probing
+from tests.helpers.netns import SERVER, SERVER6, Pair, inside, ip, pair
+from tests.helpers.trouble import (
+    firewall,
+    full_neighbour_table,
+    neighbour_table_alone,
+    no_carrier,
+    permanent,
+    refusing_queue,
+    silent_queue,
+    slow_queue,
+)
+
+QUICK: dict[str, Any] = {
+    **dict.fromkeys(("interval", "fast_interval", "down_interval"), 100 * MS), "timeout": 60 * MS, "fall": 2,
+}  # fmt: skip
+PROBES = "meta l4proto { icmp, ipv6-icmp, tcp } drop"
+
+Trouble = Callable[[Pair], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def nets() -> Iterator[Pair]:
+    with pair() as one:
+        yield one
+
+
+def quick(kind: str, nets: Pair, port: int = 0, **changes: Any) -> HealthCheck:
+    return check(kind, 0 if kind == "icmp" else port, netns=nets.client, **{**QUICK, **changes})
+
+
+@pytest.fixture
+def port(nets: Pair) -> Iterator[int]:
+    with inside(nets.server, lambda: listener("::")) as sock:
+        yield port_of(sock)
+
+
+class Watched:
+    """One target of every raw kind and family, all up."""
+
+    def __init__(self, p: Probing, nets: Pair, port: int, addresses: tuple[str, ...] = (SERVER, SERVER6)) -> None:
+        self.p = p
+        self.targets = [p.add(quick(kind, nets, port), one) for kind in ("icmp", "syn") for one in addresses]
+        for target in self.targets:
+            p.becomes(target, State.UP)
+            p.wait_probes(target, 3)
+        self.before = [len(p.of(target)) for target in self.targets]
+
+    def reasons(self, tries: int = 4) -> list[str]:
+        """Wait until none can be probed, and until each was tried so many times more; returns why."""
+        for target in self.targets:
+            self.p.blocked(target)
+        start = self.p.engine.stats()["local_errors"]
+        self.p.wait(lambda: self.p.engine.stats()["local_errors"] >= start + tries * len(self.targets), "more tries")
+        return [self.p.engine.target_info(one).blocked_reason.removeprefix("not probed: ") for one in self.targets]
+
+    def stay_up(self) -> None:
+        """Nothing has changed since they came up."""
+        changes = [self.p.of(one)[before:] for one, before in zip(self.targets, self.before, strict=True)]
+        assert changes == [[]] * len(self.targets)
+
+    def recover(self) -> None:
+        """Wait until all are probed again; none went down meanwhile."""
+        for target in self.targets:
+            self.p.unblocked(target)
+        self.stay_up()
+
+    def go_down(self) -> None:
+        """Wait until all are down."""
+        for target in self.targets:
+            self.p.becomes(target, State.DOWN)
+
+
+TROUBLES: dict[str, tuple[Trouble, set[str]]] = {
+    "a queue that refuses": (lambda nets: refusing_queue(nets.client), {"own queue dropped it", "no buffer: ENOBUFS"}),
+    "a queue that drops another packet": (lambda nets: silent_queue(nets.client), {"own queue dropped it"}),
+    "a queue that is slow": (lambda nets: slow_queue(nets.client), {"own queue dropped it"}),
+    "no carrier": (no_carrier, {"link down", "link down: ENOBUFS"}),
+    "our firewall": (lambda nets: firewall(nets.client, PROBES), {"firewall: EPERM"}),
+    "our firewall behind routing": (lambda nets: firewall(nets.client, PROBES, "postrouting"), {"firewall: EPERM"}),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_a_probe_that_does_not_leave_is_no_verdict(nets: Pair, port: int, trouble: str) -> None:
+    permanent(nets)
+    make, reasons = TROUBLES[trouble]
+    with probing() as p:
+        watched = Watched(p, nets, port)
+        with make(nets):
+            assert set(watched.reasons()) <= reasons
+            watched.stay_up()
+        watched.recover()
+        with firewall(nets.server, PROBES, "input"):
+            watched.go_down()
+
+
+def no_route(nets: Pair) -> None:
+    for family, net in (("-4", "198.51.100.0/24"), ("-6", "2001:db8:7::/64")):
+        ip(family, "-n", nets.client, "route", "del", net)
+
+
+def routed_to(kind: str) -> Callable[[Pair], None]:
+    def change(nets: Pair) -> None:
+        for family, net in (("-4", "198.51.100.0/24"), ("-6", "2001:db8:7::/64")):
+            ip(family, "-n", nets.client, "route", "replace", kind, net)
+
+    return change
+
+
+def interface_down(nets: Pair) -> None:
+    ip("-n", nets.client, "link", "set", "veth0", "down")
+
+
+def another_way(nets: Pair) -> None:
+    """The interface goes down, and a default route leads elsewhere: the kernel refuses nothing."""
+    ip("-n", nets.client, "link", "add", "other0", "type", "veth", "peer", "name", "other1")
+    for name in ("other0", "other1"):
+        ip("-n", nets.client, "link", "set", name, "up")
+    for family in ("-4", "-6"):
+        ip(family, "-n", nets.client, "route", "add", "default", "dev", "other0")
+    interface_down(nets)
+
+
+def another_route(nets: Pair) -> None:
+    """As above, but the interface stays up."""
+    another_way(nets)
+    ip("-n", nets.client, "link", "set", "veth0", "up")
+
+
+ROUTES: dict[str, tuple[Callable[[Pair], None], set[str]]] = {
+    "no route": (no_route, {"no route: ENETUNREACH"}),
+    "unreachable": (routed_to("unreachable"), {"no route: EHOSTUNREACH"}),
+    "prohibit": (routed_to("prohibit"), {"no route: EACCES"}),
+    "blackhole": (routed_to("blackhole"), {"no route: EINVAL"}),
+    "interface down": (interface_down, {"link down: ENETUNREACH"}),
+    "interface down, default route": (another_way, {"link down"}),
+    "route lost, default route": (another_route, {"no route"}),
+}
+
+
+@pytest.fixture
+def beyond(nets: Pair, port: int) -> tuple[str, str]:
+    """Two servers behind a router."""
+    addresses = ("198.51.100.20", "2001:db8:7::20")
+    ip("-n", nets.server, "-6", "route", "del", "blackhole", "2001:db8:7::/64")
+    for one in addresses:
+        ip("-n", nets.server, "addr", "add", one, "dev", "lo", *(["nodad"] if ":" in one else []))
+    return addresses
+
+
+@pytest.mark.parametrize("change", ROUTES)
+def test_our_own_routing_that_refuses_is_no_verdict_while_nobody_passes(
+    nets: Pair, port: int, beyond: tuple[str, str], change: str
+) -> None:
+    make, reasons = ROUTES[change]
+    with probing() as p:
+        watched = Watched(p, nets, port, beyond)
+        make(nets)
+        assert set(watched.reasons()) <= reasons
+        watched.stay_up()
+
+
+@pytest.mark.parametrize("change", ["no route", "unreachable", "prohibit", "blackhole"])
+def test_our_own_routing_that_refuses_fails_a_server_while_another_passes(
+    nets: Pair, port: int, beyond: tuple[str, str], change: str
+) -> None:
+    with probing() as p:
+        others = [p.add(quick("icmp", nets), one) for one in (SERVER, SERVER6)]
+        watched = Watched(p, nets, port, beyond)
+        ROUTES[change][0](nets)
+        watched.go_down()
+        assert [p.of(one)[-1].to_state for one in others] == [State.UP, State.UP]
+
+
+def test_a_neighbour_table_that_is_full_is_no_verdict(nets: Pair, port: int) -> None:
+    for v6, address in ((False, SERVER), (True, SERVER6)):
+        with probing() as p:
+            watched = Watched(p, nets, port, (address,))
+            with full_neighbour_table(nets.client, v6=v6) as forget:
+                forget(address)
+                family = "ipv6" if v6 else "ipv4"
+                reasons = {one.removesuffix(": EINVAL") for one in watched.reasons()}
+                assert reasons == {f"neighbour table full (net.{family}.neigh.default.gc_thresh3)"}
+                watched.stay_up()
+            watched.recover()
+
+
+def test_a_dead_host_on_our_link_goes_down_and_comes_back(nets: Pair, port: int) -> None:
+    addresses = ("192.0.2.77", "2001:db8::77")
+    widths = ("/24", "/64")
+    for one, width in zip(addresses, widths, strict=True):
+        ip("-n", nets.server, "addr", "add", one + width, "dev", "veth0", *(["nodad"] if ":" in one else []))
+    with probing() as p:
+        watched = Watched(p, nets, port, addresses)
+        for one, width in zip(addresses, widths, strict=True):
+            ip("-n", nets.server, "addr", "del", one + width, "dev", "veth0")
+            ip("-n", nets.client, "neigh", "del", one, "dev", "veth0")
+        watched.go_down()
+
+
+@pytest.fixture
+def two_links(nets: Pair) -> tuple[tuple[str, str], tuple[str, str]]:
+    """A second link between the two; a server at the end of the first, and one at the end of the second."""
+    ip("-n", nets.client, "link", "add", "veth1", "type", "veth", "peer", "name", "veth1", "netns", nets.server)
+    for name, last in ((nets.client, 1), (nets.server, 2)):
+        ip("-n", name, "link", "set", "veth1", "up")
+        ip("-n", name, "addr", "add", f"198.18.0.{last}/24", "dev", "veth1")
+        ip("-n", name, "addr", "add", f"2001:db8:18::{last}/64", "dev", "veth1", "nodad")
+    return (SERVER, SERVER6), ("198.18.0.2", "2001:db8:18::2")
+
+
+def test_a_packet_that_fits_no_link_stops_no_other_probe(
+    nets: Pair, two_links: tuple[tuple[str, str], tuple[str, str]]
+) -> None:
+    """The far end of the first link has a smaller MTU: a buffer is what the kernel says is missing, for ever."""
+    large = IcmpParams(size=1452)
+    with probing() as p:
+        small = [p.add(quick("icmp", nets, params=large), one) for one in two_links[0]]
+        good = [p.add(quick("icmp", nets, params=large), one) for one in two_links[1]]
+        for target in (*small, *good):
+            p.becomes(target, State.UP)
+        ip("-n", nets.server, "link", "set", "veth0", "mtu", "1300")
+        for target in small:
+            assert p.blocked(target) == "not probed: no buffer: ENOBUFS"
+        for target in good:
+            p.wait_probes(target, 10)
+        # One of the others dies.
+        with firewall(nets.server, f'iifname "veth1" {PROBES}', "input"):
+            for target in good:
+                p.becomes(target, State.DOWN)
+        assert [p.of(target)[-1].to_state for target in small] == [State.UP, State.UP]
+
+
+@pytest.mark.parametrize("kind", ["icmp", "syn"])
+def test_dead_servers_on_our_link_keep_no_probe_of_live_ones_back(
+    nets: Pair, port: int, kind: str, tmp_path: Path
+) -> None:
+    """The packets to each wait for three seconds in the send buffer, which the packets to 400 fill."""
+    shim = compiled("smallbuffers", tmp_path, "-shared", "-fPIC")
+    preload = " ".join([os.environ.get("LD_PRELOAD", ""), str(shim)]).strip()
+    ip("-n", nets.client, "addr", "add", "198.18.0.1/16", "dev", "veth0")
+    usual = {**QUICK, "interval": 500 * MS, "fast_interval": 500 * MS, "down_interval": 500 * MS, "timeout": 400 * MS}
+    with neighbour_table_alone(), listener("0.0.0.0") as sock:
+
+        def several(addresses: list[str], at: int, **changes: Any) -> list[Target]:
+            first = 500 * MS // len(addresses)
+            return [Target(kind, one, at, None, n * first, {**usual, **changes}) for n, one in enumerate(addresses)]
+
+        here = several(["127.0.7.1"] * 8, 0 if kind == "icmp" else port_of(sock))
+        live = several([SERVER] * 8, 0 if kind == "icmp" else port, netns=nets.client)
+        dead = several(
+            [f"198.18.{n >> 8}.{n & 255}" for n in range(2, 402)], 0 if kind == "icmp" else 80, netns=nets.client
+        )
+        with apart(here + live + dead, environment={**os.environ, "LD_PRELOAD": preload}) as one:
+            one.until(lambda report: len({at for at, _, _ in report.moves}) == len(dead), patience=60)
+            before = one.ask()
+            after = one.until(lambda report: report.probes[0] >= before.probes[0] + 10)
+            # Live ones are probed as often as those of another namespace, which has no dead ones.
+            probes = [new - old for new, old in zip(after.probes, before.probes, strict=True)]
+            assert min(probes[8:16]) >= min(probes[:8]) - 2
+            assert not any(report_failures for report_failures in after.failures[:16])
+            # And the dead ones are still probed, if more seldom.
+            assert sum(probes[16:]) > len(dead)
