@@ -3,7 +3,7 @@
 VPP promises nothing about its CLI. So a *probe* precedes the first command on a connection: a command that changes
 nothing, and whose answer must be the known one. Any other answer ends the use of commands on this connection, and
 single calls do the work. The probe writes one line of VPP's log, as every command does, so the time of its answer tells
-what such a line costs this VPP: without a syslog daemon, that is more than the rebuild of a small table.
+how long VPP takes for such a line: without a syslog daemon, longer than for the rebuild of a small table.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def blended(value: float, measured: float) -> float:
 
 
 class LineMeter:
-    """What commands cost this VPP against the formula, by measured answer times.
+    """The cost of commands on this VPP against the formula, by measured answer times.
 
     ``factor``: for the part that grows with tables, weights and lists. ``per_line``: nanoseconds of each line besides,
     nearly all of it for VPP's log. A measurement moves the one that made up most of its estimate.
