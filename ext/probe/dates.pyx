@@ -1,11 +1,11 @@
-# May the wall clock judge a certificate? A date refusal (a certificate of the chain, intermediate and root included, that
-# has expired or is not valid yet) is a verdict on the server only if this host's clock can be believed.
+# May the wall clock judge a certificate? A date refusal (a certificate of the chain, intermediate and root included,
+# that has expired or is not valid yet) is a verdict on the server only if this host's clock can be believed.
 #
-# The rule. A verification that succeeds also says something of the clock, and leaves an *anchor*: how far the wall clock
-# was ahead of CLOCK_BOOTTIME. Setting the wall clock changes nothing about CLOCK_BOOTTIME, so anchor + CLOCK_BOOTTIME is
-# the time that it would be now if the wall clock had not been set since. A date that the wall clock refuses and that time
-# accepts is no verdict: the probe ends without one ("clock: ..."), and the target keeps its state. Where both refuse it
-# the certificate has expired, and the server fails its check.
+# The rule. A verification that succeeds also says something of the clock, and leaves an *anchor*: how far the wall
+# clock was ahead of CLOCK_BOOTTIME. Setting the wall clock changes nothing about CLOCK_BOOTTIME, so the anchor plus
+# CLOCK_BOOTTIME is the time that it would be now if the wall clock had not been set since. A date that the wall clock
+# refuses and that time accepts is no verdict: the probe ends without one ("not probed: clock"), and the target keeps
+# its state. Where both refuse it the certificate has expired, and the server fails its check.
 #
 # CLOCK_BOOTTIME and not CLOCK_MONOTONIC: certificates go on to age while a machine sleeps. Frequency corrections (NTP)
 # move all these clocks alike, so a clock that is slewed keeps its anchor.
@@ -14,19 +14,19 @@
 #   - the target's own, of its last full handshake that verified. A resumed session verifies nothing and leaves none.
 #     Other targets' cannot spoil it: a certificate of thirty years passes by nearly any clock. It outlives a changed
 #     check and a pause, not the target.
-#   - else the engine's, which follows the targets' anchors, and which Python keeps over a restart (until the machine is
-#     booted again). It is not led astray by long-lived certificates either: where it would move by more than an hour, it
-#     does so only after ten minutes in which no date was doubted.
+#   - else the engine's, which follows the targets' anchors, and which Python keeps over a restart (until the machine
+#     is booted again). It is not led astray by long-lived certificates either: where it would move by more than an
+#     hour, it does so only after ten minutes in which no date was doubted.
 # An anchor that was left while the kernel called its clock unsynchronised does not count against a clock that has been
 # synchronised since: of a machine that starts with a wrong clock the later one is right.
 #
 # Without an anchor a date refusal is a verdict, except
 #   - by a clock that says that this program has not been installed yet (`clock_floor`): it is wrong;
 #   - in the engine's first ten minutes, while the kernel calls its clock unsynchronised, of a target that has traffic
-#     to lose: one that is up, or presumed good. A new target's refusal takes no traffic away, and is told at once.
+#     to lose: one that is up, or presumed good. The refusal of a new target takes no traffic away: it is a verdict.
 #
-# No CRLs and no stapled OCSP responses are looked at, so there are no other dates. All of this runs on TLS threads, but
-# for `clock_believed` and `date_doubted`, which are the engine's.
+# The engine checks neither CRLs nor stapled OCSP responses, so certificates have the only dates. All of this runs on
+# TLS threads, but for `clock_believed` and `date_doubted`, which are the engine's.
 
 
 # An anchor: nanoseconds, with the lowest bit set (0 is none), and the second one while the kernel's clock was
@@ -37,7 +37,7 @@ cdef int64_t anchor_now() noexcept nogil:
     return (offset & ~<int64_t>3) | (ANCHOR_SYNCHRONISED if kernel_synchronised() else 0) | ANCHOR_THERE
 
 
-# What the wall clock would say now, in seconds.
+# The time by this anchor, in seconds: the wall clock's, had it not been set since.
 cdef int64_t anchor_seconds(int64_t anchor) noexcept nogil:
     return ((anchor & ~<int64_t>3) + clock_ns(CLOCK_BOOTTIME)) // SECOND
 
@@ -70,7 +70,7 @@ cdef bint date_doubtful(const Tls* tls, X509* certificate) noexcept nogil:
 
 
 # OpenSSL asks for each fault that it finds. A doubtful date is passed over, so that all others are found, too: a server
-# that shows somebody else's certificate has failed by any clock.
+# that shows a wrong certificate has failed by any clock.
 cdef int dates_judge(int good, X509_STORE_CTX* store) noexcept nogil:
     cdef int fault
     cdef Tls* tls
@@ -105,8 +105,8 @@ cdef void clock_believed(State* e, uint32_t index, int64_t anchor) noexcept nogi
     e.tls.moved_since = 0
 
 
-# The probe ends without a verdict. The next one is due in its turn: a full handshake is too dear to be repeated at once,
-# and the clock will not be right any sooner.
+# The probe ends without a verdict. The next one is due in its turn: a full handshake is too dear to be repeated at
+# once, and the clock will not be right any sooner.
 cdef void date_doubted(State* e, uint32_t index, int fault) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     cdef int64_t interval = interval_of(slot, e.checks[slot.check])

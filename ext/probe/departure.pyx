@@ -100,6 +100,23 @@ cdef uint8_t interface_place(Origin* origin, int number) noexcept nogil:
     return <uint8_t>origin.interface_count
 
 
+# The interface whose canary a stamp's packet is; NULL: none.
+cdef Interface* canary_interface(Origin* origin, const uint8_t* data, uint32_t length) noexcept nogil:
+    cdef uint32_t at = 0
+    cdef uint32_t head = 40 if origin.v6 else 20
+    cdef uint32_t width = 16 if origin.v6 else 4
+    cdef uint32_t place
+    while at + head + ICMP_HEAD <= length and at <= 64:
+        if (
+            memcmp(data + at + head - width, CANARY6 if origin.v6 else CANARY4, width) == 0
+            and load_be32(data + at + head + 8) == <uint32_t>(origin.magic >> 32)
+        ):
+            place = load_be32(data + at + head + 4)
+            return &origin.interfaces[place - 1] if 0 < place <= origin.interface_count else NULL
+        at += 2
+    return NULL
+
+
 # One message of an error queue.
 cdef void departure_note(State* e, Origin* origin, mmsghdr* message) noexcept nogil:
     cdef cmsghdr* control = CMSG_FIRSTHDR(&message.msg_hdr)
@@ -107,6 +124,8 @@ cdef void departure_note(State* e, Origin* origin, mmsghdr* message) noexcept no
     cdef in_pktinfo info4
     cdef in6_pktinfo info6
     cdef Slot* slot
+    cdef Interface* canary
+    cdef const uint8_t* data = <const uint8_t*>message.msg_hdr.msg_iov.iov_base
     cdef int interface = 0
     cdef bint stamp = False
     memset(&error, 0, sizeof(error))
@@ -125,11 +144,17 @@ cdef void departure_note(State* e, Origin* origin, mmsghdr* message) noexcept no
         control = CMSG_NXTHDR(&message.msg_hdr, control)
     if not stamp:
         return
-    slot = stamped_slot(e, <const uint8_t*>message.msg_hdr.msg_iov.iov_base, message.msg_len, origin.v6)
+    slot = stamped_slot(e, data, message.msg_len, origin.v6)
     if slot is NULL or slot.origin != origin.id:
-        return      # of a probe that has ended
+        # Of a probe that has ended, or a canary.
+        canary = canary_interface(origin, data, message.msg_len) if error.ee_info == SCM_TSTAMP_SND else NULL
+        if canary is not NULL:
+            canary.left_at = e.clock.now
+        return
     if error.ee_info == SCM_TSTAMP_SND:
         slot.evidence |= EVIDENCE_LEFT | EVIDENCE_QUEUED
+        if slot.left_by:
+            origin.interfaces[slot.left_by - 1].left_at = e.clock.now
     elif error.ee_info == SCM_TSTAMP_SCHED:
         slot.evidence |= EVIDENCE_QUEUED
         # A bridge or a tunnel hands the packet to another interface: the first one is the route's.
@@ -248,3 +273,90 @@ cdef bint dropped_by_driver(State* e, uint32_t index) noexcept nogil:
     setsockopt(fd, IPPROTO_IP, IP_RECVERR, &off, sizeof(off))
     getsockopt(fd, SOL_SOCKET, SO_ERROR, &off, &length)
     return error == ENOBUFS
+
+
+# Link-scope groups for experiments (RFC 4727): no router forwards to them, and no host has joined them.
+cdef const uint8_t* CANARY4 = <const uint8_t*>b"\xe0\x00\x00\xfe"
+cdef const uint8_t* CANARY6 = <const uint8_t*>b"\xff\x02\0\0\0\0\0\0\0\0\0\0\0\0\x01\x14"
+
+
+# Send a stamped packet out of an interface that needs no neighbour: an echo reply, which nobody answers, to a group of
+# nobody. False: it could not be sent.
+cdef bint canary_send(State* e, Origin* origin, uint8_t place) noexcept nogil:
+    cdef uint8_t packet[ICMP_HEAD]
+    cdef char control[96]
+    cdef sockaddr_in6 name
+    cdef iovec part
+    cdef msghdr header
+    cdef cmsghdr* item
+    cdef in_pktinfo info4
+    cdef in6_pktinfo info6
+    build_echo(packet, origin.v6, place, origin.magic, 0)
+    packet[0] = 129 if origin.v6 else 0
+    if not origin.v6:
+        store_be16(packet + 2, 0)
+        store_be16(packet + 2, fold(sum_bytes(packet, ICMP_HEAD)))
+    memset(&header, 0, sizeof(header))
+    memset(control, 0, sizeof(control))
+    header.msg_name = &name
+    header.msg_namelen = fill_name(&name, origin.v6, CANARY6 if origin.v6 else CANARY4, 0)
+    header.msg_iov = &part
+    header.msg_iovlen = 1
+    part.iov_base = packet
+    part.iov_len = ICMP_HEAD
+    memcpy(control, e.evidence.control.msg_control, e.evidence.control.msg_controllen)
+    header.msg_control = control
+    item = <cmsghdr*>(control + CMSG_SPACE(4))
+    if origin.v6:
+        memset(&info6, 0, sizeof(info6))
+        info6.ipi6_ifindex = <unsigned int>origin.interfaces[place - 1].number
+        if origin.has_source:
+            memcpy(&info6.ipi6_addr, origin.source, 16)
+        item.cmsg_level = IPPROTO_IPV6
+        item.cmsg_type = IPV6_PKTINFO
+        item.cmsg_len = CMSG_LEN(sizeof(info6))
+        memcpy(CMSG_DATA(item), &info6, sizeof(info6))
+        header.msg_controllen = CMSG_SPACE(4) + CMSG_SPACE(sizeof(info6))
+    else:
+        memset(&info4, 0, sizeof(info4))
+        info4.ipi_ifindex = origin.interfaces[place - 1].number
+        if origin.has_source:
+            memcpy(&info4.ipi_spec_dst, origin.source, 4)
+        item.cmsg_level = IPPROTO_IP
+        item.cmsg_type = IP_PKTINFO
+        item.cmsg_len = CMSG_LEN(sizeof(info4))
+        memcpy(CMSG_DATA(item), &info4, sizeof(info4))
+        header.msg_controllen = CMSG_SPACE(4) + CMSG_SPACE(sizeof(info4))
+    return sendmsg(origin.aside[0], &header, MSG_DONTWAIT) >= 0
+
+
+# Has any packet left by this interface since `since`? A next hop that does not answer is dead only then: a queue of
+# ours that drops everything drops ARP requests, too. Where nothing of ours left, a packet is sent that needs no
+# neighbour.
+# True where that cannot be known.
+#
+# After such a time, or after the carrier was away, the kernel's next attempt at the neighbour may be a second off, and
+# the answers to those before are missing for our own reasons.
+cdef bint egress_works(State* e, Origin* origin, uint8_t place, int64_t since) noexcept nogil:
+    cdef Interface* interface
+    if place == 0 or place > origin.interface_count or origin.aside[0] < 0:
+        return True
+    interface = &origin.interfaces[place - 1]
+    if interface.changed_at and e.clock.now - interface.changed_at < SOLICITING * <int64_t>MS:
+        return False
+    if interface.stamps != STAMPS_WORK:
+        return True
+    if interface.left_at <= since and not canary_leaves(e, origin, place, since):
+        interface.stuck_at = e.clock.now
+    return interface.stuck_at == 0 or e.clock.now - interface.stuck_at >= SOLICITING * <int64_t>MS
+
+
+cdef bint canary_leaves(State* e, Origin* origin, uint8_t place, int64_t since) noexcept nogil:
+    cdef Interface* interface = &origin.interfaces[place - 1]
+    if interface.canary_at != e.clock.tick_start:
+        interface.canary_at = e.clock.tick_start
+        if not canary_send(e, origin, place):
+            # IPv6 says so where a queue refuses a packet. Another errno says nothing of the queue.
+            return errno != ENOBUFS
+    departures_read(e, origin, 0)
+    return interface.left_at > since

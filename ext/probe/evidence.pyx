@@ -15,7 +15,8 @@
 #   queue       no SND stamp although the next hop answers: a queue of ours dropped the packet, or still holds it
 #
 # A next hop that does not answer neighbour discovery, with carrier, is a dead host on our link: a failed probe, and so
-# is "host unreachable" from our own address, which the kernel sends three seconds after it.
+# is "host unreachable" from our own address, which the kernel sends after three seconds. Both only while other packets
+# do leave by that interface: a queue that drops all packets drops ARP requests, too.
 #
 # Counters of the whole host (full tables, dropped packets) prove nothing of one target: with more servers on a link
 # than the table holds they move all the time, and a dead server would stay up for ever.
@@ -199,7 +200,7 @@ cdef int silence_kind(State* e, Origin* origin, uint32_t index) noexcept nogil:
         return BLOCK_NONE
     hop = hop_ask(origin, &way)
     if hop == HOP_SILENT:
-        return BLOCK_NONE
+        return BLOCK_NONE if egress_works(e, origin, place, slot.sent) else BLOCK_QUEUE
     if hop == HOP_MISSING and not way.local and hop_needed(origin, &way):
         return BLOCK_NEIGHBOURS
     if not stamped or slot.evidence & EVIDENCE_QUEUED and (
@@ -269,6 +270,7 @@ cdef int error_kind(
 ) noexcept nogil:
     cdef Way way
     cdef uint32_t width = 16 if origin.v6 else 4
+    cdef uint8_t place
     if slot.state == HEALTH_DOWN or memcmp(offender, slot.address, width) == 0:
         return BLOCK_NONE
     way_ask(origin, offender, &way)
@@ -278,6 +280,9 @@ cdef int error_kind(
         return BLOCK_FIREWALL
     # The next hop gave no sign of life for three seconds. Without carrier that is no news of it.
     way_ask(origin, slot.address, &way)
-    if way.asked and not way.error and not interface_up(e, origin, interface_place(origin, way.interface)):
+    if not way.asked or way.error:
+        return BLOCK_NONE
+    place = interface_place(origin, way.interface)
+    if not interface_up(e, origin, place):
         return BLOCK_LINK
-    return BLOCK_NONE
+    return BLOCK_NONE if egress_works(e, origin, place, slot.sent) else BLOCK_QUEUE

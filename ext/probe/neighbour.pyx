@@ -27,6 +27,7 @@ cdef struct Way:
     bint local                      # the target is an address of this host
     bint v6                         # of the next hop, which may differ from the target's
     uint8_t hop[16]                 # the next hop; the target itself where it is on the link
+    int64_t hop_age                 # with `hop_ask`: since its entry was made or changed, -1 = not known
 
 cdef struct Link:
     bint up                         # administratively, with carrier
@@ -166,12 +167,15 @@ cdef bint link_ask(Origin* origin, int number, Link* link, bint* gone) noexcept 
 
 
 # The next hop's neighbour entry: HOP_*.
-cdef int hop_ask(Origin* origin, const Way* way) noexcept nogil:
+cdef int hop_ask(Origin* origin, Way* way) noexcept nogil:
     cdef uint8_t request[64]
     cdef uint8_t answer[NETLINK_SPACE]
     cdef nlmsghdr* head = <nlmsghdr*>request
     cdef ndmsg* about = <ndmsg*>(request + sizeof(nlmsghdr))
+    cdef const uint8_t* found
+    cdef uint32_t ticks
     cdef int error
+    way.hop_age = -1
     memset(request, 0, sizeof(request))
     head.nlmsg_len = sizeof(nlmsghdr) + sizeof(ndmsg)
     head.nlmsg_type = RTM_GETNEIGH
@@ -183,6 +187,11 @@ cdef int hop_ask(Origin* origin, const Way* way) noexcept nogil:
         return HOP_MISSING
     if error:
         return HOP_UNKNOWN
+    # Hundredths of a second since it was confirmed, used and changed; then a count of references.
+    found = netlink_get(<nlmsghdr*>answer, sizeof(ndmsg), NDA_CACHEINFO, 12)
+    if found is not NULL:
+        memcpy(&ticks, found + 8, 4)
+        way.hop_age = ticks * <int64_t>10 * MS
     about = <ndmsg*>(answer + sizeof(nlmsghdr))
     return HOP_SILENT if about.ndm_state & (NUD_INCOMPLETE | NUD_FAILED) else HOP_SOUND
 

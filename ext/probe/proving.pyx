@@ -1,4 +1,4 @@
-# A connection has failed, or nobody answered it: the server's fault, or did our packets never leave this host? On the
+# A connection has failed, or got no answer: is that the server, or did our packets never leave this host? On the
 # engine thread, of connections that are about to fail, of targets that are not down. What evidence.pyx decides for
 # packets, this file finds out for connections; "not probed" has the same reasons.
 #
@@ -19,6 +19,10 @@
 #     otherwise the twin           Refused, or no SND stamp: it was us. With a stamp: a failed probe.
 #   no answer to the request       With nothing unacknowledged the server has all of it: a failed probe. Otherwise what
 #                                  we sent may not have left, and the same questions are asked.
+#
+# A twin that left proves the twin's way, and the neighbour table may have had room for it alone: with more servers on a
+# link than it holds, entries come and go. If the next hop's entry is younger than the connection, the connection is
+# repeated once, while the entry is there; a failure with an older entry, or of the repetition, is the server's.
 #
 # For ca_state and wmem_alloc the next hop decides: one that answers no neighbour discovery is a dead host on our link.
 #
@@ -72,20 +76,41 @@ cdef void proof_visit(State* e, uint32_t index) noexcept nogil:
     if slot.losses != e.origins.table[slot.origin].losses:
         repeat(e, index, soon(e))
     elif failure_stands(e, index) and silence_stands(e, index):
+        if slot.own_port == CODE_L4TOUT and not slot.evidence & EVIDENCE_AGAIN and proof_too_young(e, slot):
+            slot.evidence |= EVIDENCE_AGAIN
+            repeat(e, index, soon(e))
+            return
+        slot.evidence &= ~EVIDENCE_AGAIN
         proof_timeout(e, index, slot.own_port)
 
 
-# Does the way to a target lead to a dead host on our link? BLOCK_NONE: it does. BLOCK_LINK: that proves nothing, since
-# our interface is down. -1: it does not.
+# Was the next hop's neighbour entry made or changed after the connection's SYN?
+cdef bint proof_too_young(State* e, const Slot* slot) noexcept nogil:
+    cdef Origin* origin = e.origins.table[slot.origin]
+    cdef Way way
+    if not slot.evidence & EVIDENCE_LEFT:
+        return False
+    way_ask(origin, slot.address, &way)
+    if not way.asked or way.error or hop_ask(origin, &way) != HOP_SOUND or way.hop_age < 0:
+        return False
+    return way.hop_age <= e.clock.now - slot.sent + 10 * MS
+
+
+# Does the way to a target lead to a dead host on our link? BLOCK_NONE: it does. BLOCK_LINK, BLOCK_QUEUE: that proves
+# nothing, since our interface is down, or nothing leaves by it. -1: it does not; -2: nor does it lead over a router.
 cdef int proof_dead_host(State* e, Origin* origin, const Slot* slot) noexcept nogil:
     cdef Way way
+    cdef uint8_t place
     e.evidence.asks += 1
     way_ask(origin, slot.address, &way)
     if not way.asked or way.error:
         return -1
-    if not interface_up(e, origin, interface_place(origin, way.interface)):
+    place = interface_place(origin, way.interface)
+    if not interface_up(e, origin, place):
         return BLOCK_LINK
-    return BLOCK_NONE if hop_ask(origin, &way) == HOP_SILENT else -1
+    if hop_ask(origin, &way) != HOP_SILENT:
+        return -2 if memcmp(way.hop, slot.address, 16 if origin.v6 else 4) == 0 else -1
+    return BLOCK_NONE if egress_works(e, origin, place, slot.sent) else BLOCK_QUEUE
 
 
 # The connection was refused by an answer.
@@ -95,10 +120,16 @@ cdef void proof_of_answer(State* e, uint32_t index, int code, int error, int64_t
     cdef int refused
     if error == EHOSTUNREACH:
         dead = proof_dead_host(e, e.origins.table[slot.origin], slot)
+    if dead == -2 and not slot.evidence & EVIDENCE_AGAIN:
+        # The kernel has forgotten the neighbour while the SYN waited for it, as on `ip neigh flush`.
+        slot.evidence |= EVIDENCE_AGAIN
+        stream_end(e, slot.stream)
+        repeat(e, index, soon(e))
+        return
     if dead >= 0:
         stream_end(e, slot.stream)
-        if dead == BLOCK_LINK:
-            block(e, index, BLOCK_LINK, 0)
+        if dead != BLOCK_NONE:
+            block(e, index, dead, 0)
             return
         refused = 0     # and no twin waits for the neighbour, too
     else:
@@ -108,6 +139,7 @@ cdef void proof_of_answer(State* e, uint32_t index, int code, int error, int64_t
             return
     elif not failure_stands(e, index):
         return
+    slot.evidence &= ~EVIDENCE_AGAIN
     conclude(e, index, False, code, DETAIL_ERRNO, error, span)
 
 

@@ -432,7 +432,8 @@ cdef void raw_flush_aside(State* e, Origin* origin, int lane) noexcept nogil:
         return
     for i in range(ready):
         slot = &e.slots[batch[i]]
-        if slot.state == HEALTH_DOWN:
+        # Nothing is lost with one that is down; one that comes up shows whether the interface gives stamps.
+        if slot.state == HEALTH_DOWN and slot.counter == 0:
             slot.evidence &= ~EVIDENCE_OF_PROBE
         else:
             stamp_message(e, &e.raw.send.messages[i].msg_hdr, slot)

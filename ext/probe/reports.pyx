@@ -56,9 +56,9 @@ cdef object _histogram(const Duration* duration):
     return Histogram(BOUND_SECONDS, tuple(duration.counts[i] for i in range(BOUNDS + 1)), duration.total / 1e9)
 
 
-# The wall clock less the monotonic one. Spans of the engine are monotonic, and become moments by the wall clock only when
-# they are asked for: then a clock that has been set since shows neither an age of years nor one below zero. The engine's own
-# reading is preferred while it is true, so that two answers name the same moment.
+# The wall clock less the monotonic one. Spans of the engine are monotonic, and become moments by the wall clock only
+# when they are asked for: then a clock that has been set since shows neither an age of years nor one below zero. The
+# engine's own reading is preferred while it is true, so that two answers name the same moment.
 cdef int64_t wall_offset(const State* e) noexcept nogil:
     cdef int64_t kept = e.clock.wall
     cdef int64_t offset = clock_ns(CLOCK_REALTIME) - clock_ns(CLOCK_MONOTONIC)

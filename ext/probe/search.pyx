@@ -45,7 +45,7 @@ cdef void search_visit(State* e, uint32_t index) noexcept nogil:
     search_plan(e, stream, 2 * stream.search_wait)
 
 
-# Give a body to the regexp thread, which frees it. False, and the body freed: there is no room.
+# Give a body to the regexp thread, which frees it. False, with the body freed: the queue is full.
 cdef bint search_put(
     State* e, uint32_t index, int kind, uint8_t* body, uint32_t body_bytes, uint32_t status, int64_t when
 ) noexcept nogil:

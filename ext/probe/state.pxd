@@ -56,7 +56,8 @@ cdef enum:
     INTERFACES = 32                 # of an origin that are told apart; targets behind further ones have none
     ASIDE_BATCH = 32                # packets a sendmmsg with stamps: each gives two messages in the error queue
     ASKS = 64                       # targets a tick whose next hop is asked for: about 5 us each
-    SAMPLE = 512                    # of a target that passes one in so many probes is stamped: a power of two
+    SAMPLE = 512                    # passes of a target after which its route is asked for again: a power of two
+    SOLICITING = 4000               # ms: the kernel's three attempts at a neighbour, a second apart, and some
     TWIN_LEARNING = 60              # seconds between two twins that tell whether a driver gives stamps
     CA_CWR = 2                      # TCP_INFO: the congestion state that a refusal by our own queue leads to
     TWIN_WAIT = 20 * MS             # for the departure stamps of a twin
@@ -104,6 +105,7 @@ cdef enum:
     EVIDENCE_STAMPED = 2            # the one in flight asked for departure stamps
     EVIDENCE_QUEUED = 4             # ... and passed routing, packet filter and neighbour table (SCHED)
     EVIDENCE_LEFT = 8               # ... and was given to the driver (SND)
+    EVIDENCE_AGAIN = 16             # a connection was repeated, since its SYN may have met no neighbour entry
     EVIDENCE_OF_PROBE = 2 | 4 | 8
 
 cdef enum:
@@ -232,6 +234,9 @@ cdef struct Interface:
     uint8_t stamps                  # STAMPS_*
     uint32_t carrier_changes        # the kernel's counter, as of `looked_at`
     int64_t looked_at               # the start of the tick; 0 = never
+    int64_t left_at                 # when an SND stamp of it was last read
+    int64_t stuck_at                # when nothing was last seen to leave by it
+    int64_t canary_at               # when a packet was last sent that needs no neighbour
     int64_t tried_at                # when a probe was last stamped to learn of its stamps
     int64_t changed_at              # when `up` or the counter was last seen to differ from the look before
 

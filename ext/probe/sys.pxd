@@ -386,6 +386,7 @@ cdef extern from "linux/neighbour.h" nogil:
         int ndm_ifindex
         uint16_t ndm_state
     enum:
+        NDA_CACHEINFO
         NDA_DST
         NUD_FAILED
         NUD_INCOMPLETE

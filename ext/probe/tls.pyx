@@ -8,8 +8,8 @@
 #
 # A connection is read for some turns only, so that a server that sends without end holds up no other connection. The
 # kernel knows what is left in its socket, and epoll says so; it knows nothing of what OpenSSL has read ahead, which may
-# be hundreds of small records. A connection that stopped with data in OpenSSL is therefore put into a list of its worker
-# (`more`), and takes its next turns after all others have had theirs.
+# be hundreds of small records. A connection that stopped with data in OpenSSL is therefore put into a list of its
+# worker (`more`), and takes its next turns after all others have had theirs.
 #
 # OpenSSL keeps its errors in a queue per thread. An error that one connection leaves there would count for the next; so
 # the queue is cleared before each call whose failure is looked at, and after each that may leave something.
@@ -452,9 +452,26 @@ cdef bint tls_finished(TlsWorker* w, Tls* tls) noexcept nogil:
     return True
 
 
-# Bytes of the response. True when it is complete, or is none; what follows has been looked at then, too.
-cdef bint tls_response(Tls* tls, const uint8_t* data, size_t length) noexcept nogil:
-    cdef size_t taken = http_feed(tls.task.http, data, length)
+# The handshake has succeeded. False when the connection has ended with that.
+cdef bint tls_shaken(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
+    if tls.doubted:
+        tls_end(w, tls, TLS_LOCAL, 0, BLOCK_CLOCK, <uint32_t>tls.doubted)
+        return False
+    if not tls_finished(w, tls):
+        tls_refused(pool, w, tls)
+        return False
+    return True
+
+
+# Content has come. True when the response is complete, or is none; what follows has been looked at then, too.
+cdef bint tls_content(Tls* tls, const uint8_t* data, uint32_t length) noexcept nogil:
+    cdef size_t taken
+    tls.head_seen = True
+    tls.io.allowed = min(tls.io.allowed + length * TLS_WRAPPING, <uint32_t>TLS_MOST_IN)
+    if tls.state == TLS_ACCEPTING:
+        tls.heard = True
+        return False
+    taken = http_feed(tls.task.http, data, length)
     http_skip(tls.task.http, data + taken, length - taken)
     return tls.task.http.state >= HTTP_COMPLETE
 
@@ -469,11 +486,7 @@ cdef bint tls_work(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
         if tls.state == TLS_HANDSHAKE:
             result = SSL_do_handshake(tls.ssl)
             if result == 1:
-                if tls.doubted:
-                    tls_end(w, tls, TLS_LOCAL, 0, BLOCK_CLOCK, <uint32_t>tls.doubted)
-                    return False
-                if not tls_finished(w, tls):
-                    tls_refused(pool, w, tls)
+                if not tls_shaken(pool, w, tls):
                     return False
                 continue
         else:
@@ -486,11 +499,7 @@ cdef bint tls_work(TlsPool* pool, TlsWorker* w, Tls* tls) noexcept nogil:
                     return False
             result = SSL_read(tls.ssl, w.scratch, sizeof(w.scratch))
             if result > 0:
-                tls.head_seen = True
-                tls.io.allowed = min(tls.io.allowed + <uint32_t>result * TLS_WRAPPING, <uint32_t>TLS_MOST_IN)
-                if tls.state == TLS_ACCEPTING:
-                    tls.heard = True
-                elif tls_response(tls, w.scratch, result):
+                if tls_content(tls, w.scratch, <uint32_t>result):
                     tls_end(w, tls, TLS_RESPONSE)
                     return False
                 turn += 1

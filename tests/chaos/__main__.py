@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
+import faulthandler
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 from tests.chaos.run import Run
 from tests.chaos.stage import Stage
 from tests.chaos.table import ROWS
+from tests.helpers.trouble import neighbour_table_left_alone
 
 ROOT = Path(__file__).parents[2]
 LOGS = ROOT / "build" / "chaos"
@@ -44,16 +48,16 @@ async def chaos(options: argparse.Namespace, seed: int) -> int:
     names = options.only or [row.name for row in ROWS if row.on]
     run = Run(stage, options.seconds, [row for row in ROWS if row.name in names and row.name not in options.off])
     failures: list[str] = []
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # An interrupted run removes its namespaces and processes, too.
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     try:
         await run.run()
-    except BaseException as error:
-        for leaf in leaves(error):
-            if isinstance(leaf, KeyboardInterrupt | asyncio.CancelledError):
-                raise
-            failures.append(f"{type(leaf).__name__}: {leaf}")
+    except (Exception, asyncio.CancelledError) as error:
+        failures = [f"{type(leaf).__name__}: {leaf}" for leaf in leaves(error)]
         if not options.brief:
-            import traceback
-
             traceback.print_exception(error)
     finally:
         await stage.stop()
@@ -79,11 +83,13 @@ def main() -> int:
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 32)
     print(f"chaos: seed {seed}", flush=True)
+    faulthandler.register(signal.SIGUSR1)
     alone()
     shutil.rmtree(LOGS, ignore_errors=True)
     LOGS.mkdir(parents=True)
     os.chdir(ROOT)
-    return asyncio.run(chaos(options, seed))
+    with neighbour_table_left_alone():
+        return asyncio.run(chaos(options, seed))
 
 
 if __name__ == "__main__":

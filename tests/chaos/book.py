@@ -63,7 +63,7 @@ class Book:
                 pool["backends"][self._chance.choice(free)] = {"weight": 10 * self._chance.randint(3, 10)}
 
     def edit_tables(self) -> None:
-        """Two VIPs have to be made anew."""
+        """Two VIPs have to be recreated."""
         frontends = self.tree["maglev"]["frontends"]
         first, second = self._chance.sample(sorted(frontends), 2)
         length = "new-flows-table-length"
@@ -144,15 +144,14 @@ class Book:
             pending = None
             if plan is not None:
                 owned = set(self.plan.vips) if self.plan is not None else set()
-                # What the guard refuses stays in VPP until somebody forces it.
+                # VIPs that the guard protects stay in VPP until a reload is forced.
                 prunes = bool(plan.vips) and not guarded(owned, plan.vips)
                 pending = self._facts.propose(plan, time.monotonic(), prunes=prunes)
-            await daemon.spawn(vpp)
+            await daemon.spawn(vpp, meant=pending is None)
             runs = await daemon.ready()
             if pending is None:
                 if runs:
                     raise Wrong(f"maglevd runs with a file that is not valid: {self.path}")
-                daemon.meant = True
                 return False
             if not runs:
                 self._facts.refuse(pending, time.monotonic())

@@ -66,11 +66,11 @@ class Spans:
         return [(a, b) for a, b in self._spans if a <= until and b >= since]
 
     def touches(self, since: float, until: float) -> bool:
-        """Whether it held at any moment of this time."""
+        """True if it held at any moment of this time."""
         return bool(self.within(since, until))
 
     def covers(self, since: float, until: float) -> bool:
-        """Whether it held throughout."""
+        """True if it held throughout."""
         return any(a <= since and b >= until for a, b in self._spans)
 
 
@@ -154,5 +154,5 @@ class Facts:
         force.until = min(force.until, t)
 
     def plans(self, since: float, until: float) -> list[Force]:
-        """What may have been in force at any moment of this time."""
+        """The configurations that may have been in force at any moment of this time."""
         return [force for force in self.forces if force.since <= until and force.until >= since]

@@ -68,7 +68,7 @@ GROUPS = (LOOP, ROUTED, ONLINK)
 
 
 def paces() -> dict[str, Pace]:
-    """What the oracle knows of the health checks."""
+    """The oracle's view of the health checks."""
     return {
         target.check: Pace(LEAST[target.kind], target.group, target.kind in SERVED) for target in TARGETS if target.kind
     }

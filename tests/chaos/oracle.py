@@ -19,7 +19,7 @@ FLAP_SECONDS = 5.0
 """Failures this close to each other add up: a pass between them takes back one failure, not all."""
 
 RISE_SECONDS = 3.0
-"""What a server that serves again needs at most to be up, with its slowest check."""
+"""The longest time that a recovered server needs to be up, with its slowest check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Oracle:
 
     @staticmethod
     def _may_go(key: str, held: Held, forces: list[Force]) -> bool:
-        """Whether a VIP may be deleted: it has left the configuration, or has to be made anew."""
+        """Whether a VIP may be deleted: it has left the configuration, or has to be recreated."""
         for force in forces:
             vip = force.plan.vips.get(key)
             if vip is None:
@@ -215,8 +215,11 @@ class Oracle:
             or self._values(vip, member, since, t) == {0}
         )
 
-    def failed(self, member: Member, since: float, t: float) -> bool:
-        """Whether its server may have failed for long enough, and so lately that it may count now."""
+    def failed(self, member: Member, since: float, t: float, after: float = 0.0) -> bool:
+        """Whether its server may have failed for long enough, and so lately that it may count now.
+
+        Failures that began before ``after`` do not count.
+        """
         pace = self._pace(member.backend)
         if pace is None:
             return False
@@ -227,7 +230,7 @@ class Oracle:
         if not bad.touches(since, t):
             return False
         spans = bad.within(since - FLAP_SECONDS, t)
-        return sum(min(b, t) - a for a, b in spans) >= pace.least
+        return sum(min(b, t) - a for a, b in spans if a >= after) >= pace.least
 
     def _pace(self, backend: str) -> Pace | None:
         for force in reversed(self.facts.forces):
@@ -237,7 +240,7 @@ class Oracle:
 
     def _may_not_rise(self, vip: Vip, pool: int, member: Member, since: float, t: float) -> str:
         if vip.keep:
-            # What such a frontend had comes back after VPP was emptied, whatever health says.
+            # After VPP was emptied, such a frontend gets its old weights back, whatever health says.
             return ""
         if self.facts.taken[member.backend].covers(since, t):
             return "an operator took this server out"
@@ -313,7 +316,8 @@ class Oracle:
             member = place[1]
             if self.facts.flushed[member.backend].touches(last, write.t):
                 return True
-            if vip.flush and self.failed(member, last, write.t):
+            # The failure that explained the last one, and goes on, explains no other.
+            if vip.flush and self.failed(member, last, write.t, self.facts.since(last) if last else 0.0):
                 return True
         return False
 

@@ -1,4 +1,4 @@
-"""What a configuration means for VPP, by the contract alone: VIPs, pools, units, and which weights health explains.
+"""A configuration as VPP should hold it, by the contract alone: VIPs, pools, units, and the weights for given states.
 
 Only the reading of the file is the product's. The rule of weights is written here a second time on purpose.
 """

@@ -32,7 +32,7 @@ class Ended(Exception):
 
 
 class StandInProcess:
-    """The stand-in. Each start has a ledger of its own; ``ledgers`` names them, with the time of the start."""
+    """The stand-in. Each start has its own ledger; ``ledgers`` names them, with the time of the start."""
 
     def __init__(self, directory: Path, facts: Facts) -> None:
         self.directory = directory
@@ -131,9 +131,9 @@ class Ledgers:
 
 
 class Daemon:
-    """maglevd, with a clock that can be set and a state directory that is a small file system of its own.
+    """maglevd, with a clock that can be set, and a small file system as its state directory.
 
-    ``meant``: it was told to end, or its end was announced; any other end fails the run.
+    ``meant``: the run ends it, or expects its end; any other end fails the run.
     """
 
     def __init__(self, directory: Path, facts: Facts, config: Path) -> None:
@@ -166,11 +166,14 @@ class Daemon:
         with self._step.open("r+b") as file:
             file.write(struct.pack("=q", round(seconds * 1e9)))
 
-    async def spawn(self, vpp: Path) -> None:
-        """Start the process, and wait for nothing. The wall clock is right again: a start has no other to compare."""
+    async def spawn(self, vpp: Path, *, meant: bool) -> None:
+        """Start the process, and wait for nothing; ``meant``: that it ends by itself.
+
+        The wall clock is right again: a start has no other to compare.
+        """
         self.set_clock(0)
         preload = " ".join([os.environ.get("LD_PRELOAD", ""), str(self.directory / "clockstep")]).strip()
-        self.meant, self.spawned = False, time.monotonic()
+        self.spawned = time.monotonic()
         self.starts += 1
         self._facts.started.append(self.spawned)
         self._facts.broken.append(self.spawned)
@@ -184,6 +187,7 @@ class Daemon:
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
                 env={**os.environ, "LD_PRELOAD": preload, "CLOCKSTEP": str(self._step)},
             )  # fmt: skip
+        self.meant = meant
 
     @property
     def running(self) -> bool:

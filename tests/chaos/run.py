@@ -42,6 +42,7 @@ class Run:
         self.rows = rows
         self.played: Counter[str] = Counter()
         self.settled: list[float] = []
+        self.over = asyncio.Event()
 
     async def run(self) -> None:
         """The whole run. ``Failed`` and others say what was found."""
@@ -64,15 +65,15 @@ class Run:
 
     async def round(self, decks_of_round: list[list[Row]]) -> None:
         """Play some rows of each deck at the same time, among failures and operators; then all has to settle."""
+        self.over = asyncio.Event()
         async with self._watched():
             async with asyncio.TaskGroup() as group:
-                others = [group.create_task(self._servers()), group.create_task(self._operators())]
+                # They end between two actions, never within one: what was begun must be known.
+                for others in (self._servers, self._operators, self._deaths):
+                    group.create_task(others())
                 playing = [group.create_task(self._play(rows)) for rows in decks_of_round]
-                needs_death = group.create_task(self._deaths(playing))
-                for task in playing:
-                    await asyncio.wait([task])
-                for task in (*others, needs_death):
-                    task.cancel()
+                await asyncio.wait(playing)
+                self.over.set()
             await self.mend()
         await self.settle()
 
@@ -84,10 +85,10 @@ class Run:
             self.stage.say(f"{row.name}: {'ends' if happened else 'did not happen'}")
             self.played[row.name] += happened
 
-    async def _deaths(self, playing: list[asyncio.Task[None]]) -> None:
-        """What waits for the daemon's death gets one, where no other row kills it."""
-        while True:
-            await asyncio.sleep(1.0)
+    async def _deaths(self) -> None:
+        """Restart the daemon for the rows that wait for its death, if no other row kills it."""
+        while not self.over.is_set():
+            await asyncio.sleep(0.3)
             if self.stage.while_dead and not self.stage.life.locked():
                 async with self.stage.alone():
                     if self.stage.while_dead:
@@ -105,7 +106,7 @@ class Run:
     async def _servers(self) -> None:
         stage = self.stage
         probed = [target for target in TARGETS if target.kind]
-        while True:
+        while not self.over.is_set():
             await asyncio.sleep(stage.chance.uniform(0.1, 0.5))
             down = [target for target in probed if target.address in stage.world.modes]
             if len(down) > 25 or (down and stage.chance.random() < 0.5):
@@ -127,12 +128,12 @@ class Run:
 
     async def _operators(self) -> None:
         stage = self.stage
-        while True:
+        while not self.over.is_set():
             await asyncio.sleep(stage.chance.uniform(0.1, 0.4))
             if stage.life.locked() or stage.book.lock.locked() or stage.book.plan is None:
                 continue
             if stage.book.plan.vips:
-                await asyncio.shield(stage.operators.act(stage.daemon.stub, stage.book.plan))
+                await stage.operators.act(stage.daemon.stub, stage.book.plan)
 
     async def mend(self) -> None:
         """The end of a round: daemon, VPP, file and host are well; a few servers stay down, a few settings stay."""
@@ -170,13 +171,16 @@ class Run:
     async def settle(self, seconds: float = SETTLE_SECONDS) -> None:
         """Wait until VPP, the daemon's own words and the model agree. ``Failed``: they do not in time."""
         stage = self.stage
-        began = time.monotonic()
+        began, said = time.monotonic(), ""
         while True:
             await asyncio.sleep(TICK)
             stage.judge(until=time.monotonic() - TICK if not stage.facts.disturbed.holds else None)
             found = stage.differences() or await stage.compared() or await self._said()
             if not found:
                 break
+            if found[0] != said:
+                said = found[0]
+                stage.say(f"not settled: {said} ({len(found)} in all)")
             if time.monotonic() - began > seconds:
                 listed = "\n  ".join(found[:20])
                 raise Failed(
@@ -229,6 +233,10 @@ class Run:
     async def lie(self) -> None:
         """Lies to the oracle, each of which it has to notice: a judge that never objects proves nothing."""
         stage = self.stage
+        while True:
+            if self._unchanged():
+                break
+            await asyncio.sleep(TICK)
         vip, address = self._beyond_doubt()
         key = parse_vip_key(vip)
         values = {"pfx": Prefix(key.address, key.prefix_length), "protocol": key.protocol, "port": key.port}
@@ -243,7 +251,6 @@ class Run:
             ("lb_as_set_weight", {"as_address": packed, "weight": 0, "is_flush": False}),
             ("lb_as_set_weight", {"as_address": packed, "weight": weight + 1, "is_flush": False}),
             ("lb_add_del_as_v2", {"as_address": packed, "is_del": True}),
-            ("lb_flush_vip", {}),
             ("lb_add_del_vip_v2", {"is_del": True, "new_flows_table_length": 1024}),
         ):
             await asyncio.to_thread(write, call, **others)
@@ -265,6 +272,12 @@ class Run:
         stage.counts["lies noticed"] += 1
         stage.daemon.signal(signal.SIGCONT)
         await self.settle()
+
+    def _unchanged(self) -> bool:
+        """Whether no older configuration can explain anything any more."""
+        now = time.monotonic()
+        forces = self.stage.facts.plans(self.stage.facts.since(now), now)
+        return all(force.plan == forces[0].plan for force in forces)
 
     def _beyond_doubt(self) -> tuple[str, str]:
         """A VIP and an address that nothing has spoken against for long."""
@@ -289,7 +302,7 @@ class Run:
     # ---- the table
 
     def table(self) -> str:
-        """What happened, in lines."""
+        """The counts of the run, in lines."""
         stage = self.stage
         counts = stage.oracle.counts
         lines = [f"  {name}: {count}" for name, count in (

@@ -1,4 +1,4 @@
-"""``python -m tests.chaos.servers JSON``: real servers of one network namespace, which fail when they are told to.
+"""``python -m tests.chaos.servers JSON``: real servers of one network namespace, which fail on command.
 
 ``JSON``: a list of [address, port, kind, certificate]; kind is ``tcp``, ``http`` or ``https``. One line of JSON each
 way: ``[[[address, ...], mode], ...]`` is answered with ``{"done": t}``. Modes: ``ok``, ``refuse`` (nothing listens),

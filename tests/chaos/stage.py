@@ -59,6 +59,7 @@ class Stage:
         self._free = asyncio.Event()
         self._free.set()
         self._sharers = 0
+        self._forgetting = 0
 
     # ---- life
 
@@ -85,6 +86,16 @@ class Stage:
     def say(self, text: str) -> None:
         """A line for the timeline."""
         self._timeline.write(f"{time.monotonic():.3f} {text}\n")
+
+    @contextlib.contextmanager
+    def forgetting(self) -> Iterator[None]:
+        """The daemon cannot keep what operators set meanwhile; the start after that may know something older."""
+        self._forgetting += 1
+        self.forgetful = True
+        try:
+            yield
+        finally:
+            self._forgetting -= 1
 
     @contextlib.contextmanager
     def disturbed(self) -> Iterator[None]:
@@ -140,10 +151,11 @@ class Stage:
             self._hold = None
 
     async def reconcile(self) -> None:
-        """Operators look at what is set, and begin anew."""
+        """Operators take back every setting that the daemon has."""
         assert self.book.plan is not None
         await self.operators.reconcile(self.daemon.stub, self.daemon.spawned, self.book.plan)
-        self.forgetful = False
+        # While the state file is broken, the next start forgets again.
+        self.forgetful = self._forgetting > 0
         self.counts["operators began anew"] += 1
 
     async def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
@@ -211,7 +223,7 @@ class Stage:
         )
 
     def known(self) -> str:
-        """What the model knows of servers and operators, for a report."""
+        """Failing servers and settings of operators, as the model has them, for a report."""
         settings = [f"{name}: {one.verb} {one.vip} {one.weight}" for name, one in self.operators.settings.items()]
         return f"failing: {dict(sorted(self.world.modes.items()))}; set: {settings}"
 

@@ -144,6 +144,7 @@ async def descriptors(stage: Stage) -> bool:
 async def clock(stage: Stage) -> bool:
     """The wall clock is set: years ahead, before all certificates, an hour; and back."""
     for step in stage.chance.sample([20 * YEAR, -20 * YEAR, 3600.0, -3600.0, 5.0, -5.0], 3):
+        await stage.up.wait()
         stage.skewed = True
         stage.daemon.set_clock(step)
         await _pause(stage, 0.8, 2.0)
@@ -231,7 +232,7 @@ async def _drift(stage: Stage, kind: str) -> bool:
     vip = parse_vip_key(key)
     values = {"pfx": Prefix(vip.address, vip.prefix_length), "protocol": vip.protocol, "port": vip.port}
     address, weight = stage.chance.choice(sorted(held[key].ases.items()))
-    # No multiple of what was there: a VIP whose weights all are one keeps them until somebody asks for a sync.
+    # The new weight is no multiple of the old one: a VIP whose weights are all one multiple keeps them until a sync.
     other = stage.chance.choice([0, weight + 1] if weight > 1 else [weight + 1])
 
     def change() -> int:
@@ -368,7 +369,7 @@ async def weights(stage: Stage) -> bool:
 
 
 async def recreation(stage: Stage) -> bool:
-    """Tables and stickiness change in the file, so VIPs are made anew."""
+    """Tables and stickiness change in the file, so VIPs are recreated."""
     stage.book.edit_tables()
     await stage.up.wait()
     return bool(await stage.book.reload(stage.daemon, stage.book.good(), hup=False))
@@ -435,29 +436,28 @@ async def state_fifo(stage: Stage) -> bool:
         path.unlink(missing_ok=True)
         os.mkfifo(path)
 
-    happened = await _while_dead(stage, damage)
-    await stage.up.wait()
-    await _pause(stage, 0.5, 1.5)
-    if happened:
-        path.unlink()
-    stage.forgetful = True
+    with stage.forgetting():
+        happened = await _while_dead(stage, damage)
+        await stage.up.wait()
+        await _pause(stage, 0.5, 1.5)
+        if happened:
+            path.unlink()
     return happened
 
 
 async def state_read_only(stage: Stage) -> bool:
     """Nothing can be made in the state directory for a while."""
-    stage.forgetful = True
-    await asyncio.to_thread(subprocess.run, ["chattr", "+i", str(stage.daemon.state)], check=True)
-    try:
-        await _pause(stage, 1.5, 3.0)
-    finally:
-        await asyncio.to_thread(subprocess.run, ["chattr", "-i", str(stage.daemon.state)], check=True)
+    with stage.forgetting():
+        await asyncio.to_thread(subprocess.run, ["chattr", "+i", str(stage.daemon.state)], check=True)
+        try:
+            await _pause(stage, 1.5, 3.0)
+        finally:
+            await asyncio.to_thread(subprocess.run, ["chattr", "-i", str(stage.daemon.state)], check=True)
     return True
 
 
 async def state_full(stage: Stage) -> bool:
     """The disk of the state directory is full for a while."""
-    stage.forgetful = True
     filler = stage.daemon.state / "filler"
 
     def fill() -> None:
@@ -468,9 +468,10 @@ async def state_full(stage: Stage) -> bool:
             except OSError:
                 pass  # that is what it is for
 
-    await asyncio.to_thread(fill)
-    await _pause(stage, 1.5, 3.0)
-    filler.unlink()
+    with stage.forgetting():
+        await asyncio.to_thread(fill)
+        await _pause(stage, 1.5, 3.0)
+        filler.unlink()
     return True
 
 
@@ -480,8 +481,9 @@ async def state_full(stage: Stage) -> bool:
 def _host(group: str, trouble: str) -> Callable[[Stage], Awaitable[bool]]:
     async def play(stage: Stage) -> bool:
         async with contextlib.AsyncExitStack() as stack:
-            if not RESTART_BLIND:
+            if trouble == "queue":
                 await stack.enter_async_context(stage.undying())
+                await asyncio.sleep(max(0.0, stage.daemon.spawned + LEARNT_SECONDS - time.monotonic()))
             await stage.world.break_host(group, trouble)
             await _pause(stage, 2.0, 4.0)
             await stage.world.mend_host(group)
@@ -490,16 +492,17 @@ def _host(group: str, trouble: str) -> Callable[[Stage], Awaitable[bool]]:
     return play
 
 
-RESTART_BLIND = False
-"""Whether the daemon may be started while no probe leaves its host. False: known not to be survived yet."""
+LEARNT_SECONDS = 5.0
+"""Seconds after a start in which no queue is broken, or again: the engine cannot tell such a loss from a dead server
+before it has seen that the driver stamps what leaves."""
 
 HOST_ON = {
-    "route": False,
-    "link": False,
-    "carrier": False,
-    "firewall": False,
-    "queue": False,
-    "source": False,
+    "route": True,
+    "link": True,
+    "carrier": True,
+    "firewall": True,
+    "queue": True,
+    "source": True,
 }
 
 ROWS = (

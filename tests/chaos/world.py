@@ -115,6 +115,7 @@ class World:
         self._pairs = {ROUTED: Pair(), ONLINK: Pair()}
         self.modes: dict[str, str] = {}
         self.broken: dict[str, str] = {}
+        self._turn = asyncio.Lock()
         self._servers = {
             group: ServerProcess(
                 group, self._pairs[group].server if group in self._pairs else "", facts, directory / "servers.log"
@@ -140,6 +141,8 @@ class World:
                 # After a link was down, the kernel would look for twins of its link-local address for two seconds,
                 # and drop its own neighbour solicitations meanwhile: that looks like dead servers.
                 words = ["net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.veth0.accept_dad=0"]
+                # Addresses of IPv6 outlive a link that is down, as those of IPv4 do.
+                words += ["net.ipv6.conf.all.keep_addr_on_down=1", "net.ipv6.conf.veth0.keep_addr_on_down=1"]
                 _run("ip", "netns", "exec", name, "sysctl", "-q", "-w", *words)
             _nft(pair.server, _SERVER_RULES)
         pair = self._pairs[ROUTED]
@@ -180,7 +183,11 @@ class World:
         return ways + {ROUTED: ("dropped",), ONLINK: ("dropped", "gone")}.get(target.group, ())
 
     async def fail(self, targets: Collection[Target]) -> None:
-        """These servers fail, each in a way of its own."""
+        """These servers fail, each in a way that is drawn for it."""
+        async with self._turn:
+            await self._fail(targets)
+
+    async def _fail(self, targets: Collection[Target]) -> None:
         chosen = [(t, self._chance.choice(self.ways(t))) for t in targets if t.address not in self.modes and t.kind]
         for target, mode in chosen:
             self.modes[target.address] = mode
@@ -192,6 +199,10 @@ class World:
 
     async def mend(self, targets: Collection[Target]) -> None:
         """These servers serve again."""
+        async with self._turn:
+            await self._mend(targets)
+
+    async def _mend(self, targets: Collection[Target]) -> None:
         chosen = [(t, "ok" if self.modes[t.address] in ("refuse", "error", "silent") else self.modes[t.address])
                   for t in targets if t.address in self.modes]  # fmt: skip
         for target, _ in chosen:
@@ -268,7 +279,7 @@ class World:
                 raise ValueError(trouble)
 
     def _mend_host(self, group: str) -> None:
-        """Bring the prober's side to what it should be, from whatever it is; also the other end of its link."""
+        """Repair the prober's side, whatever is broken, and the other end of its link."""
         pair = self._pairs[group]
         with contextlib.suppress(RuntimeError):
             _run("tc", "-n", pair.client, "qdisc", "del", "dev", "veth0", "root")
@@ -301,7 +312,7 @@ def troubles(group: str) -> tuple[str, ...]:
 
 
 def _wait(what: str, words: list[str], wanted: str) -> None:
-    """Run a command until its output has the word; an empty one: until there is no output."""
+    """Run a command until its output has the word; an empty one: until the output is empty."""
     deadline = time.monotonic() + DEADLINE
     while True:
         output = subprocess.run(words, capture_output=True, text=True, check=True).stdout

@@ -36,8 +36,8 @@ class Target:
     port: int = 0
     ca: str | None = None
     first_delay: int = 0
-    state: int = State.UP
     changes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    state: int = State.UP
 
 
 @dataclass(frozen=True)

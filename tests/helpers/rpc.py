@@ -142,7 +142,7 @@ class FakeChecker:
         return counts
 
     def engine_stats(self) -> Mapping[str, int]:
-        return {"sent": 12, "received": 11}
+        return {"sent": 12, "received": 11, "clock_step_ns": -5_000_000_000}
 
     def move(self, name: str, to: State, code: Code, *, detail: str = "", by: str = "", reason: str = "") -> None:
         """A transition: state, history and event."""

@@ -128,10 +128,18 @@ def neighbour_table_alone() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def neighbour_table_left_alone() -> Iterator[None]:
+    """No test fills the kernel's neighbour tables meanwhile; other tests that only want that may run."""
+    with _LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+
+
+@contextlib.contextmanager
 def full_neighbour_table(namespace: str, *, v6: bool = False, device: str = "veth0") -> Iterator[Callable[[str], None]]:
     """No room for another neighbour, on the whole machine: one test at a time. Entries go again at the end.
 
-    Yields what makes the kernel forget a neighbour for another one, so that it finds no room for it any more.
+    Yields what fills it, and makes the kernel forget a neighbour before, so that it finds no room for it any more.
     """
     family, net, wide = ("-6", "2001:db8:99::{:x}:{:x}", "2001:db8:99::/64") if v6 else (
         "-4", "10.99.{}.{}", "10.99.64.0/20"
@@ -140,8 +148,9 @@ def full_neighbour_table(namespace: str, *, v6: bool = False, device: str = "vet
 
     def another() -> str:
         number = next(numbers)
-        name = net.format(64 + number // 250, number % 250 + 1)
-        return f"neigh add {name} lladdr 02:00:00:00:{number >> 8:02x}:{number & 255:02x} dev {device} nud reachable\n"
+        name = net.format(64 + number // 250 % 16, number % 250 + 1)
+        hardware = f"02:00:00:00:{number >> 8 & 255:02x}:{number & 255:02x}"
+        return f"neigh replace {name} lladdr {hardware} dev {device} nud reachable\n"
 
     def batch(lines: str) -> None:
         # Those beyond the limit are refused, which is what they are for.
@@ -149,12 +158,12 @@ def full_neighbour_table(namespace: str, *, v6: bool = False, device: str = "vet
         subprocess.run(words, input=lines, capture_output=True, text=True, check=False)
 
     def forget(address: str) -> None:
-        batch(f"neigh del {address} dev {device}\n" + another() + another())
+        # The kernel may give up entries that are five seconds old, so all are made anew.
+        batch(f"neigh del {address} dev {device}\n" + "".join(another() for _ in range(GC_THRESH3 + 80)))
 
     with neighbour_table_alone():
         ip(family, "-n", namespace, "route", "add", wide, "dev", device)
         try:
-            batch("".join(another() for _ in range(GC_THRESH3 + 80)))
             yield forget
         finally:
             ip(family, "-n", namespace, "neigh", "flush", "dev", device, "nud", "all")

@@ -197,6 +197,16 @@ def weights(server: StandIn, key: VipKey = WWW) -> dict[str, int]:
     return {address_text(extract(one.address)): one.weight for one in server.model.ases_of(vip) if one.used}
 
 
+def all_weights(server: StandIn) -> dict[str, int]:
+    """The same of all VIPs together: address -> weight of every live AS."""
+    return {
+        address_text(extract(one.address)): one.weight
+        for vip in server.model.vips
+        for one in server.model.ases_of(vip)
+        if one.used
+    }
+
+
 def drift(server: StandIn, address: str, weight: int, key: VipKey = WWW) -> None:
     """Somebody else sets a weight in VPP."""
     vip = vip_of(server, key)

@@ -283,6 +283,17 @@ def test_flows_of_a_drained_backend_and_waiting_for_none(served: Served) -> None
     assert served.run("show backends nil flows").status == 1
 
 
+def test_vips_that_wait_for_an_operator_are_shown_and_pruned(served: Served) -> None:
+    served.daemon.dataplane.waiting = 7
+    assert "7 VIPs wait for an operator before deletion" in served.run("show version").out
+    assert json.loads(served.run("show version", "--json").out)["waiting_vips"] == 7
+    assert served.run("sync vpp lb state prune dry-run").status == 0
+    assert served.run("sync vpp lb state www prune").status == 2
+    assert served.daemon.dataplane.waiting == 7
+    assert served.run("sync vpp lb state prune").status == 0
+    assert "wait for an operator" not in served.run("show version").out
+
+
 def test_a_dangerous_reload_needs_force(served: Served) -> None:
     served.daemon.loader.dangerous = True
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import textwrap
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -304,24 +303,6 @@ async def test_metrics_about_vpp(lab: Lab) -> None:
     sync = {(s.labels["scope"], s.labels["kind"]): s.value for s in found["maglev_vpp_lbsync_total"]}
     assert sum(count for (_, kind), count in sync.items() if kind == "vip_added") == 1
     assert any(s.labels["msg"] == "lb_add_del_as_v2" for s in found["maglev_vpp_api_total"])
-
-
-async def test_a_daemon_that_cannot_listen_has_not_touched_vpp(tmp_path: Path) -> None:
-    vpp = StandIn(tmp_path / "api.sock")
-    await vpp.start()
-    try:
-        with socket.create_server((ONE, 0)) as taken:
-            address = f"{ONE}:{taken.getsockname()[1]}"
-            daemon = DaemonProcess(
-                tmp_path, config(reserved_port()), f"--vpp-api-addr={vpp.path}", f"--grpc-addr={address}"
-            )
-            await daemon.spawn()
-            assert daemon.process is not None
-            async with asyncio.timeout(DEADLINE):
-                assert await daemon.process.wait() == 1
-        assert not list(vpp.journal)
-    finally:
-        await vpp.stop()
 
 
 async def test_a_daemon_that_is_killed_while_it_creates_a_vip_again_gives_its_weights_back(lab: Lab) -> None:

@@ -260,7 +260,10 @@ def test_dead_servers_on_our_link_keep_no_probe_of_live_ones_back(
 
         def several(addresses: list[str], at: int, **changes: Any) -> list[Target]:
             first = 500 * MS // len(addresses)
-            return [Target(kind, one, at, None, n * first, {**usual, **changes}) for n, one in enumerate(addresses)]
+            return [
+                Target(kind, one, at, first_delay=n * first, changes={**usual, **changes})
+                for n, one in enumerate(addresses)
+            ]
 
         here = several(["127.0.7.1"] * 8, 0 if kind == "icmp" else port_of(sock))
         live = several([SERVER] * 8, 0 if kind == "icmp" else port, netns=nets.client)
@@ -276,4 +279,15 @@ def test_dead_servers_on_our_link_keep_no_probe_of_live_ones_back(
             assert min(probes[8:16]) >= min(probes[:8]) - 2
             assert not any(report_failures for report_failures in after.failures[:16])
             # And the dead ones are still probed, if more seldom.
-            assert sum(probes[16:]) > len(dead)
+            assert sum(probes[16:]) > len(dead) // 4
+
+
+def test_a_queue_that_drops_neighbour_discovery_too_makes_no_dead_host(nets: Pair, port: int) -> None:
+    with probing() as p:
+        watched = Watched(p, nets, port)
+        with refusing_queue(nets.client):
+            for address in (SERVER, SERVER6):
+                ip("-n", nets.client, "neigh", "del", address, "dev", "veth0")
+            assert set(watched.reasons(6)) <= {"own queue dropped it"}
+            watched.stay_up()
+        watched.recover()

@@ -492,6 +492,7 @@ async def test_server_info_says_who_answers_and_who_asks(start: Start) -> None:
     }
     assert (local.vpp.configured, local.vpp.connected) == (True, True)
     assert local.engine["sent"] == 12
+    assert local.engine["clock_step_ns"] == -5_000_000_000, "a clock that was set back is no failure of the call"
     assert (local.caller, local.role) == ("unix", pb.ROLE_OPERATOR)
     assert (remote.caller, remote.role) == ("tcp:127.0.0.1", pb.ROLE_VIEWER)
 
@@ -842,14 +843,16 @@ async def test_shutdown_ends_streams_with_unavailable(start: Start) -> None:
     call = running.unix().WatchEvents(pb.WatchEventsRequest())
     await state_of(call)
     health = health_pb2_grpc.HealthStub(running.channels[0]).Watch(health_pb2.HealthCheckRequest())
+    began = asyncio.Event()
 
     async def rest(stream: Any) -> None:
         async for _ in stream:
-            pass
+            if stream is health:
+                began.set()
 
     ends = [asyncio.ensure_future(rest(stream)) for stream in (call, health)]
-    await asyncio.sleep(0)
     async with asyncio.timeout(DEADLINE):
+        await began.wait()  # a call that has not begun when the server stops is cancelled
         await running.server.stop(0.5)
         outcomes = await asyncio.gather(*ends, return_exceptions=True)
 
@@ -893,6 +896,24 @@ async def test_health_service_and_reflection_answer(start: Start) -> None:
     names = [service.name for service in (await stream.read()).list_services_response.service]
     assert "maglev.Maglev" in names
     assert "grpc.health.v1.Health" in names
+
+
+async def test_reflection_speaks_version_1_too(start: Start) -> None:
+    running = await start()
+    running.tcp()
+    ask = running.channels[0].stream_stream(
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    requests = [
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="maglev.Maglev"),
+    ]
+    listed, described = [answer async for answer in ask(iter(requests), timeout=DEADLINE)]
+    names = {service.name for service in listed.list_services_response.service}
+    assert names >= {"maglev.Maglev", "grpc.reflection.v1.ServerReflection"}
+    assert described.file_descriptor_response.file_descriptor_proto
 
 
 async def test_reflection_can_be_turned_off(start: Start) -> None:

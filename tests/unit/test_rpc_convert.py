@@ -18,7 +18,7 @@ from maglev.pb import maglev_pb2 as pb
 from maglev.rpc import convert, paging
 from maglev.rpc.access import OPERATOR_CALLS, SERVICE, Caller, Role, caller_of
 from maglev.rpc.filters import EventFilter
-from maglev.rpc.listeners import CannotListen, prepare_socket, tcp_target
+from maglev.rpc.listeners import CannotListen, prepare_socket, tcp_target, warn_of_directory
 from maglev.rpc.services import CheckerApi, DataplaneApi, Tracer
 from maglev.rpc.watch import Encoder
 from maglev.views.backends import OverrideKind
@@ -254,5 +254,5 @@ def test_a_directory_that_anybody_may_write_to_is_told(tmp_path: Path, caplog: p
     for mode, warnings in ((0o750, 0), (0o1777, 0), (0o777, 1)):
         tmp_path.chmod(mode)
         caplog.clear()
-        prepare_socket(tmp_path / "maglevd.sock")
+        warn_of_directory(tmp_path / "maglevd.sock")
         assert len(caplog.records) == warnings, oct(mode)

@@ -49,7 +49,12 @@ def test_a_vip_whose_weights_are_one_multiple_is_found_in_its_scale() -> None:
 
 
 def test_a_configured_vip_that_vpp_does_not_have_is_missing() -> None:
-    assert look({API: vip({A: 1}, API)}) == Found(set(), {}, [WWW])
+    assert look({API: vip({A: 0}, API)}) == Found(set(), {}, [WWW])
+
+
+def test_backends_that_serve_a_vip_which_the_file_lacks_are_presumed_good_too() -> None:
+    assert look({WWW: vip({A: 1, B: 0}), API: vip({A: 0, B: 1, b"\x0a\x00\x00\x09": 1}, API)}).serving == {"a", "b"}
+    assert look({API: vip({C: 1}, API)}) == Found({"c"}, {}, [WWW])
 
 
 def test_only_the_first_vpp_has_its_scales_adopted_and_says_what_is_presumed() -> None:

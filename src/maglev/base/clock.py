@@ -26,9 +26,9 @@ class Clock(Protocol):
 class Moments:
     """Moments of the past by the wall clock as it is now.
 
-    What lasts is kept as a time of the monotonic clock (``mark``) and becomes a moment of the wall clock when it is
-    shown (``shown``), so the span from then to now is right although the wall clock was set in between. The distance of
-    the two clocks is read anew only when it has changed: two answers about one time are the same number.
+    A value that lasts is kept as a time of the monotonic clock (``mark``) and becomes a moment of the wall clock when
+    it is shown (``shown``), so the span from then to now is right although the wall clock was set in between. The
+    distance of the two clocks is replaced only when it has changed: two answers about one time are the same number.
     """
 
     def __init__(self, clock: Clock) -> None:

@@ -7,8 +7,8 @@ The table knows which frontends use a backend, and repeats the state of every ba
 worked out without a Python call per member. ``touch`` keeps it true: every change of a backend calls it in the same
 turn of the event loop.
 
-The state of a frontend is that of the rule. An event of it waits in one case: that a frontend is down is not told while
-a member has no verdict yet that could make it up. Otherwise a restart beside a drained server, a reload that brings new
+The state of a frontend is that of the rule. An event of it waits in one case: a frontend is not reported down while a
+member without a verdict could still make it up. Otherwise a restart beside a drained server, a reload that brings new
 servers, or a frontend that is created again would report an outage that ends with the first verdict. So there are two
 states of each frontend: the present one, and the last one of an event, from which the next event starts.
 

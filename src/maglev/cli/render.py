@@ -464,6 +464,7 @@ def version(style: Style, client: str, info: pb.ServerInfo, server: str) -> Iter
             ("healthchecks", str(info.healthchecks)),
             ("vpp", _connection(info.vpp)),
             ("warm-up", phase if info.vpp.configured else ""),
+            *((f"{one.name} down", f"{one.address}: {one.problem}") for one in info.listeners if not one.up),
             ("waiting", _waiting(info.waiting_vips)),
             ("watchers", f"{info.watchers}, {info.events_lost} events lost"),
             ("you are", f"{info.caller}, {word(pb.Role, info.role)}"),

@@ -23,6 +23,8 @@ from maglev.base.clock import Clock, SystemClock
 from maglev.base.version import version
 from maglev.daemon import figures
 from maglev.daemon.exits import EXIT_FAILED, EXIT_OK, CannotStart, exit_status
+from maglev.daemon.listening import Listener, Place
+from maglev.daemon.memory import MemoryGuard
 from maglev.daemon.options import Options
 from maglev.daemon.parts import Parts, VppParts, make_parts
 from maglev.daemon.process import raise_file_limit, settle_collector
@@ -30,19 +32,21 @@ from maglev.daemon.sdnotify import Notifier
 from maglev.daemon.signals import Signals
 from maglev.daemon.statefile import NotSaved, StateFile
 from maglev.daemon.supervise import Supervisor
-from maglev.daemon.tasks import collect_garbage, reload_on_signal, report_status, status_line
+from maglev.daemon.tasks import collect_garbage, reload_on_signal, report_status, status_line, watch_certificates
 from maglev.metrics.checker import CheckerFamilies
 from maglev.metrics.dataplane import VppFamilies
 from maglev.metrics.engine import EngineFamilies
 from maglev.metrics.exposition import Exposition
 from maglev.metrics.server import MetricsServer
 from maglev.rpc.access import Role
-from maglev.rpc.listeners import CannotListen
-from maglev.rpc.server import RpcServer, ServerOptions
+from maglev.rpc.server import TCP, UNIX, RpcServer, ServerOptions
 from maglev.rpc.services import Identity, Services
 from maglev.rpc.tls import TlsFiles
 
 log = logs.get(__name__)
+
+LISTEN_SECONDS = 2.0
+"""How long the start waits for the first attempts to listen."""
 
 END_SECONDS = 1.8
 """From the signal to the end; what has not ended by then is cut off."""
@@ -63,6 +67,7 @@ class Daemon:
         self._ending = asyncio.Event()
         self._ended_by = ""
         self._reload = asyncio.Event()
+        self._listeners: list[Listener] = []
         # Undoes the start, in reverse order: the last part to start is the first to stop.
         self._stack = contextlib.AsyncExitStack()
 
@@ -155,19 +160,21 @@ class Daemon:
 
         supervisor.start("state-file", parts.state_file.run)
         supervisor.start("expiry", parts.checker.run)
-        api = await self._start_api(parts)
-        await self._start_metrics(parts, api)
+        api = self._make_api(parts)
+        self._listen(api, self._make_metrics(parts, api))
         supervisor.start("reload", lambda: reload_on_signal(self._reload, parts.config_file, api))
-        # After the listeners: the engine reserves ports for its SYN probes, and must not take one of theirs.
+        # After the listeners: the engine reserves ports for its SYN probes, and must not take one of theirs. What
+        # cannot be listened on is tried again later, and does not hold up the rest.
+        await self._tried()
         try:
             parts.engine.start()
         except (RuntimeError, OSError) as error:
             raise CannotStart(f"the probe engine cannot start: {error}") from error
-        # Last of all: a daemon that cannot serve (a second one on the same addresses) must not have touched VPP.
         if parts.vpp is not None:
             self._start_dataplane(parts.vpp)
         self._notifier.ready(status_line(parts.checker))
         supervisor.start("status", lambda: report_status(parts, self._clock))
+        supervisor.start("certificates", lambda: watch_certificates(api, self._clock))
         supervisor.start("garbage", lambda: collect_garbage(self._clock))
         log.info("ready", "maglevd is ready", **self._addresses())
 
@@ -207,7 +214,7 @@ class Daemon:
         await vpp.client.close()
         await self._supervisor.stop("vpp-client", 0.3)
 
-    async def _start_api(self, parts: Parts) -> RpcServer:
+    def _make_api(self, parts: Parts) -> RpcServer:
         options = self._options
         tls = None
         if options.grpc_tls_cert is not None and options.grpc_tls_key is not None:
@@ -222,8 +229,9 @@ class Daemon:
             logs=self._logs,
             dataplane=parts.vpp.dataplane if parts.vpp is not None else None,
             keep=parts.state_file.saved,
+            listeners=lambda: [one.view() for one in self._listeners],
         )
-        api = RpcServer(
+        return RpcServer(
             services,
             ServerOptions(
                 unix_socket=options.grpc_socket,
@@ -233,17 +241,8 @@ class Daemon:
                 reflection=options.reflection,
             ),
         )
-        try:
-            await api.start()
-        except CannotListen as error:
-            raise CannotStart(str(error)) from error
-        self._stack.push_async_callback(api.stop, 0.8)
-        return api
 
-    async def _start_metrics(self, parts: Parts, api: RpcServer) -> None:
-        address = self._options.metrics_addr
-        if not address:
-            return
+    def _make_metrics(self, parts: Parts, api: RpcServer) -> MetricsServer:
         exposition = Exposition()
         server = MetricsServer(exposition)
         exposition.add(CheckerFamilies(parts.checker).families())
@@ -263,11 +262,36 @@ class Daemon:
         exposition.add(figures.state_file_families(parts.state_file))
         exposition.add(figures.metrics_families(server))
         exposition.add(figures.api_families(api))
-        try:
-            await server.start(address)
-        except (OSError, ValueError) as error:
-            raise CannotStart(f"metrics cannot listen on {address}: {error}") from error
-        self._stack.push_async_callback(server.stop)
+        exposition.add(figures.listener_families(self._listeners))
+        return server
+
+    def _listen(self, api: RpcServer, metrics: MetricsServer) -> None:
+        """Start a task for each listener; they end before the server that they open."""
+        options = self._options
+        self._stack.push_async_callback(api.stop, 0.8)
+        self._stack.push_async_callback(metrics.stop)
+        places = (
+            Place(UNIX, str(options.grpc_socket or ""), api.open_unix),
+            Place(TCP, options.grpc_addr, api.open_tcp, api.close_tcp),
+            Place("metrics", options.metrics_addr, lambda: metrics.start(options.metrics_addr)),
+        )
+        for place in places:
+            if place.address:
+                listener = Listener(place, self._clock)
+                self._listeners.append(listener)
+                task = f"listener-{place.name}"
+                self._supervisor.start(task, listener.run)
+                self._stack.push_async_callback(self._supervisor.stop, task, 0.2)
+                if place.close is not None:
+                    self._supervisor.start("memory", MemoryGuard(listener, self._clock).run)
+
+    async def _tried(self) -> None:
+        """Wait for the first attempt of each listener, but not for files on a disk that does not answer."""
+        attempts = [asyncio.ensure_future(one.tried.wait()) for one in self._listeners]
+        if attempts:
+            _, pending = await asyncio.wait(attempts, timeout=LISTEN_SECONDS)
+            for attempt in pending:
+                attempt.cancel()
 
     def _addresses(self) -> dict[str, object]:
         options = self._options

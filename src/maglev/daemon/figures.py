@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from maglev.base import logs
 from maglev.base.events import Bus
 from maglev.base.version import version
 from maglev.checker import Checker
 from maglev.daemon.configfile import ConfigFile
+from maglev.daemon.listening import Listener
 from maglev.daemon.statefile import StateFile
 from maglev.daemon.supervise import Supervisor
 from maglev.metrics.server import MetricsServer
@@ -140,6 +141,19 @@ def metrics_families(server: MetricsServer) -> list[Family]:
             "Requests for metrics that were turned away.",
             "reason",
             lambda: server.refused,
+        ),
+    ]
+
+
+def listener_families(listeners: Sequence[Listener]) -> list[Family]:
+    """The listeners."""
+    return [
+        labelled(
+            "maglev_listener_up",
+            "gauge",
+            "1 while the daemon listens there (grpc-unix, grpc-tcp, metrics), 0 while it tries to.",
+            "listener",
+            lambda: {one.name: int(one.up) for one in listeners},
         ),
     ]
 

@@ -22,6 +22,9 @@ log = logs.get(__name__)
 
 STATUS_SECONDS = 5.0
 
+CERTIFICATE_SECONDS = 60.0
+"""Interval at which the files of the certificate are looked at."""
+
 GARBAGE_SECONDS = 600.0
 """Interval at which all objects, old ones too, are searched for cycles that nothing refers to."""
 
@@ -36,6 +39,13 @@ async def reload_on_signal(requested: asyncio.Event, config_file: ConfigFile, ap
         # A refusal is in the log already, and a signal has no caller to answer.
         with contextlib.suppress(NotAllowed):
             await config_file.reload(force=False, by="signal")
+
+
+async def watch_certificates(api: RpcServer, clock: Clock) -> None:
+    """Read renewed certificates also while there is no handshake: the metric of their expiry has to be true."""
+    while True:
+        await clock.sleep(CERTIFICATE_SECONDS)
+        await api.reread_certificates(force=False)
 
 
 async def report_status(parts: Parts, clock: Clock) -> None:

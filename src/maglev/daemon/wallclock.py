@@ -3,7 +3,7 @@
 Within a run nothing depends on the wall clock: durations and intervals are monotonic, and the engine doubts a clock
 that contradicts its last verifications (``ext/probe/dates.pyx``). A restart would lose that. So the state file says how
 far the wall clock was ahead of CLOCK_BOOTTIME when the moments in it were written, and what the engine believed of it.
-CLOCK_BOOTTIME goes on over a restart and is not moved when the wall clock is set. It begins anew when the machine is
+CLOCK_BOOTTIME goes on over a restart and is not moved when the wall clock is set. It starts at zero when the machine is
 booted, so a boot id stands beside it, and the section of another boot counts for nothing.
 
 The engine detects steps, at each of its rounds; this is called every few seconds.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import os
@@ -39,7 +40,10 @@ def prepare_socket(path: Path) -> None:
         raise CannotListen(f"{path} is in the way and is no socket")
     if _answers(path):
         raise CannotListen(f"{path}: another process answers there")
-    path.unlink(missing_ok=True)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise CannotListen(f"{path}: the socket of an earlier process cannot be removed: {error.strerror}") from error
 
 
 def _prepare_directory(path: Path) -> None:
@@ -48,12 +52,17 @@ def _prepare_directory(path: Path) -> None:
         directory.mkdir(parents=True, mode=0o750)
         # The umask may have removed more from mkdir's mode than intended.
         directory.chmod(0o750)
+
+
+def warn_of_directory(path: Path) -> None:
+    """Warn of a socket that other users can replace by one of their own. To be called once it is listened on."""
+    directory = path.parent
     mode = directory.stat().st_mode
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         log.warning(
             "api-exposed",
-            f"anybody may write to {directory}: he can put a socket of his own in the place of {path.name}, and "
-            "operators would tell him what they do",
+            f"every user may write to {directory} and can replace {path.name} by another socket, which operators "
+            "would then send their calls to",
             address=str(path),
         )
 
@@ -61,13 +70,16 @@ def _prepare_directory(path: Path) -> None:
 def _answers(path: Path) -> bool:
     """Whether a process listens on a socket. Raises ``CannotListen`` where that remains unknown."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
+        # Connecting to a Unix socket is decided at once, or EAGAIN: the backlog of a listener is full.
+        probe.setblocking(False)
         try:
             probe.connect(os.fspath(path))
         except (ConnectionRefusedError, FileNotFoundError):
             return False
+        except BlockingIOError:
+            return True
         except OSError as error:
-            # A time-out with a full backlog, or no permission: a process may well listen there.
+            # No permission, or another type of socket: a process may well listen there.
             raise CannotListen(f"{path}: {error.strerror or error}") from error
     return True
 
@@ -103,3 +115,26 @@ def why_not(target: str) -> str:
     except OSError as error:
         return f"{error.strerror} ({errno.errorcode.get(error.errno or 0, 'error')})"
     return ""
+
+
+def cut_connections(port: int) -> int:
+    """Shut down every accepted TCP connection of this process on ``port``; returns how many there were.
+
+    gRPC ends a connection in its own time, and reads from it meanwhile. Its descriptors are not ours to close, but
+    shutdown() works on a duplicate, too: gRPC finds the end of the connection at its next call.
+    """
+    cut = 0
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            duplicate = os.dup(int(name))
+        except OSError:
+            continue  # closed since it was listed
+        if not stat.S_ISSOCK(os.fstat(duplicate).st_mode):
+            os.close(duplicate)
+            continue
+        with socket.socket(fileno=duplicate) as sock, contextlib.suppress(OSError):
+            if sock.family in (socket.AF_INET, socket.AF_INET6) and sock.getsockname()[1] == port:
+                sock.getpeername()  # raises for the listening socket, which stays
+                sock.shutdown(socket.SHUT_RDWR)
+                cut += 1
+    return cut

@@ -15,19 +15,23 @@ from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from maglev.base import background, logs
 from maglev.pb import maglev_pb2_grpc as pb_grpc
 from maglev.rpc.access import SERVICE, Role
 from maglev.rpc.gate import MAX_CALLS, Gate
-from maglev.rpc.listeners import CannotListen, prepare_socket, tcp_target, why_not
+from maglev.rpc.listeners import CannotListen, cut_connections, prepare_socket, tcp_target, warn_of_directory, why_not
+from maglev.rpc.reflect import add_reflection
 from maglev.rpc.service import MaglevService
 from maglev.rpc.services import Services
 from maglev.rpc.tls import Certificates, TlsFiles, Unusable
 from maglev.rpc.watch import MAX_WATCHERS, Watchers
 
 log = logs.get(__name__)
+
+UNIX = "grpc-unix"
+TCP = "grpc-tcp"
+"""Names of the listeners in metrics."""
 
 MAX_REQUEST_BYTES = 1 << 20
 """A request holds some names and numbers."""
@@ -57,9 +61,15 @@ PING_TIMEOUT_MS = 10_000
 PATIENCE_SECONDS = 60.0
 """A reader that takes no message for this time is dropped. It is alive, as it answers pings, but does not read."""
 
+CUT_SECONDS = 0.2
+"""Between two attempts to cut the connections of a listener that is closed at once; some were just being accepted."""
+
 OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", MAX_ANSWER_BYTES),
+    ("grpc.http2.settings_timeout", 1000),
+    ("grpc.max_metadata_size", 4096),
+    ("grpc.absolute_max_metadata_size", 8192),
     ("grpc.max_concurrent_streams", MAX_STREAMS_PER_CONNECTION),
     ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
     ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
@@ -92,7 +102,10 @@ class ServerOptions:
 
 
 class RpcServer:
-    """The API on its listeners. ``start`` and ``stop`` once each, on the daemon's loop."""
+    """The API on its listeners, on the daemon's loop.
+
+    Each listener is opened by itself (``open_unix``, ``open_tcp``), or all together (``start``).
+    """
 
     def __init__(self, services: Services, options: ServerOptions) -> None:
         self._options = options
@@ -100,7 +113,8 @@ class RpcServer:
         self.watchers = Watchers(services, most=options.watchers)
         self._service = MaglevService(services, tcp_role=options.tcp_role, watchers=self.watchers)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        self._servers: list[grpc.aio.Server] = []
+        self._servers: dict[str, grpc.aio.Server] = {}
+        self._ended = False
         # None: TCP is not encrypted.
         self.certificates: Certificates | None = None
         # The TCP port that was bound, 0 without one.
@@ -117,17 +131,73 @@ class RpcServer:
         return {"watchers": self.watchers.refused, "calls": self._gate.crowded, "slow": self._gate.slow}
 
     async def start(self) -> None:
-        """Listen and serve. Raises ``CannotListen``; then nothing is left listening."""
+        """Open all listeners. Raises ``CannotListen``; then none is left open."""
+        try:
+            if self._options.unix_socket is not None:
+                await self.open_unix()
+            if self._options.tcp_address:
+                await self.open_tcp()
+        except BaseException:
+            servers, self._servers = list(self._servers.values()), {}
+            await asyncio.gather(*(server.stop(None) for server in servers))
+            raise
+
+    async def open_unix(self) -> None:
+        """Listen on the Unix socket and serve. Raises ``CannotListen``; it can be called again then."""
+        path = self._options.unix_socket
+        assert path is not None
+        prepare_socket(path)
+        server = self._make()
+        # Connecting takes write permission on the socket. Set by the umask, it is never there for others, not even
+        # between bind and a chmod.
+        before = os.umask(0o117)
+        try:
+            self._bind(server, f"unix:{path}")
+        finally:
+            os.umask(before)
+        await self._serve(UNIX, server)
+        warn_of_directory(path)
+
+    async def open_tcp(self) -> None:
+        """Listen on the TCP address and serve. Raises ``CannotListen``; it can be called again then."""
+        target, loopback = tcp_target(self._options.tcp_address)
+        # gRPC would retry on its own, and does not say why it fails.
+        problem = why_not(target)
+        if problem:
+            raise CannotListen(f"cannot listen on {target}: {problem}")
+        credentials = None
+        if self._options.tls is not None:
+            files = self._options.tls
+            if self.certificates is None:
+                try:
+                    self.certificates = await background.start("certificates", lambda: Certificates(files))
+                except Unusable as error:
+                    raise CannotListen(str(error)) from error
+            credentials = self.certificates.credentials()
+        server = self._make()
+        port = self._bind(server, target, credentials)
+        await self._serve(TCP, server)
+        self.port = port
+        if not loopback:
+            self._warn_exposed(target)
+
+    async def close_tcp(self) -> None:
+        """Stop listening on TCP: all its calls and connections end at once."""
+        server = self._servers.pop(TCP, None)
+        if server is None:
+            return
+        stopping = asyncio.ensure_future(server.stop(None))
+        while not stopping.done():
+            cut_connections(self.port)
+            await asyncio.wait([stopping], timeout=CUT_SECONDS)
+
+    async def _serve(self, listener: str, server: grpc.aio.Server) -> None:
+        if self._ended:
+            raise CannotListen("the daemon is on its way out")
+        self._servers[listener] = server
         for name in ("", SERVICE):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        try:
-            self._listen()
-            for server in self._servers:
-                await server.start()
-        except BaseException:
-            await asyncio.gather(*(server.stop(None) for server in self._servers))
-            self._servers.clear()
-            raise
+        await server.start()
 
     def _make(self) -> grpc.aio.Server:
         """A server with our services, for one listener."""
@@ -136,37 +206,11 @@ class RpcServer:
             options=OPTIONS,
             maximum_concurrent_rpcs=MAX_CALLS + MAX_REFUSALS,
         )
-        self._servers.append(server)
         pb_grpc.add_MaglevServicer_to_server(self._service, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if self._options.reflection:
-            names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, server)
+            add_reflection((SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), server)
         return server
-
-    def _listen(self) -> None:
-        path = self._options.unix_socket
-        if path is not None:
-            prepare_socket(path)
-            # Connecting takes write permission on the socket. Set by the umask, it is never there for others, not even
-            # between bind and a chmod.
-            before = os.umask(0o117)
-            try:
-                self._bind(self._make(), f"unix:{path}")
-            finally:
-                os.umask(before)
-        if self._options.tcp_address:
-            target, loopback = tcp_target(self._options.tcp_address)
-            credentials = None
-            if self._options.tls is not None:
-                try:
-                    self.certificates = Certificates(self._options.tls)
-                except Unusable as error:
-                    raise CannotListen(str(error)) from error
-                credentials = self.certificates.credentials()
-            self.port = self._bind(self._make(), target, credentials)
-            if not loopback:
-                self._warn_exposed(target)
 
     def _warn_exposed(self, target: str) -> None:
         """Warn at every start that strangers can reach the API without encryption, or as operators."""
@@ -184,11 +228,14 @@ class RpcServer:
             role=role.value,
         )
 
-    async def reread_certificates(self) -> None:
-        """Read the certificate's files again. A problem with them is logged, and the certificate in force stays."""
+    async def reread_certificates(self, *, force: bool = True) -> None:
+        """Read the certificate's files again, or only if they changed.
+
+        A problem with them is logged, and the certificate in force stays.
+        """
         certificates = self.certificates
         if certificates is not None:
-            await background.start("certificates", lambda: certificates.reread(force=True))
+            await background.start("certificates", lambda: certificates.reread(force=force))
 
     @staticmethod
     def _bind(server: grpc.aio.Server, target: str, credentials: grpc.ServerCredentials | None = None) -> int:
@@ -204,9 +251,8 @@ class RpcServer:
 
     async def stop(self, seconds: float = 1.5) -> None:
         """End: no new calls, watches end with ``UNAVAILABLE``, calls still open after ``seconds`` are cut off."""
-        servers, self._servers = self._servers, []
-        if not servers:
-            return
+        servers, self._servers = list(self._servers.values()), {}
+        self._ended = True
         await self._health.enter_graceful_shutdown()
         self.watchers.close()
         self._gate.closing.set()

@@ -398,6 +398,10 @@ class MaglevService(pb_grpc.MaglevServicer):
             waiting_vips=dataplane.waiting_vips() if dataplane is not None else 0,
             caller=caller.name,
             role=_ROLES[caller.role],
+            listeners=[
+                pb.ListenerInfo(name=one.name, address=one.address, up=one.up, problem=one.problem)
+                for one in services.listeners()
+            ],
         )
 
     # ------------------------------------------------------------------------------------------------------- VPP

@@ -234,6 +234,21 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class ListenerView:
+    """A place where the daemon listens, or tries to. ``problem``: why it does not; empty while it is up."""
+
+    name: str
+    address: str
+    up: bool
+    problem: str
+
+
+def no_listeners() -> Sequence[ListenerView]:
+    """The listeners of a server that does not know them."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
 class Services:
     """All that the API serves from. ``dataplane`` None: the daemon runs without VPP.
 
@@ -250,3 +265,4 @@ class Services:
     logs: LogControlApi
     dataplane: DataplaneApi | None = None
     keep: Callable[[], Awaitable[None]] | None = None
+    listeners: Callable[[], Sequence[ListenerView]] = no_listeners

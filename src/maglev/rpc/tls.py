@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import ssl
+import stat
 import threading
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +28,9 @@ _END = "-----END CERTIFICATE-----"
 
 # Of a chain or a bundle of authorities: far more than any has.
 MAX_FILE = 1 << 20
+
+RETRY_SECONDS = 10.0
+"""Files that could not be used are read again after this time, at the next handshake or look."""
 
 _SEQUENCE = 0x30
 _UTC_TIME = 0x17
@@ -69,8 +74,7 @@ def load(files: TlsFiles) -> Material:
     cert, key, ca = _read(files.cert), _read(files.key), _read(files.client_ca) if files.client_ca else None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        # An encrypted key would be asked for on the terminal; there is none.
-        context.load_cert_chain(files.cert, files.key, password=_no_password)
+        _try_chain(context, cert, key)
     except (ssl.SSLError, ValueError) as error:
         raise Unusable(f"{files.cert} and {files.key} make no certificate and key: {_why(error)}") from None
     except OSError as error:
@@ -87,13 +91,32 @@ def load(files: TlsFiles) -> Material:
     return Material(cert, key, ca, expires)
 
 
+def _try_chain(context: ssl.SSLContext, cert: bytes, key: bytes) -> None:
+    """Load the certificate and the key that were read, and not what the files hold by now.
+
+    The standard library takes paths only, so they go through a file in memory.
+    """
+    descriptor = os.memfd_create("certificate")
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(cert + b"\n" + key)
+        # An encrypted key would be asked for on the terminal; there is none.
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password=_no_password)
+    finally:
+        os.close(descriptor)
+
+
 def _no_password() -> str:
     raise ValueError("the key is encrypted")
 
 
 def _read(path: Path) -> bytes:
+    """The content of a regular file; opening a pipe in its place must not wait for a writer."""
     try:
-        with path.open("rb") as file:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise Unusable(f"{path} is not a regular file")
             data = file.read(MAX_FILE + 1)
     except OSError as error:
         raise Unusable(f"{path}: {error.strerror}") from error
@@ -168,6 +191,8 @@ class Certificates:
         # The one that gRPC got last.
         self._given = self._material
         self.failures = 0
+        # When the files could not be used last, by the monotonic clock; None: they are in force.
+        self._refused_at: float | None = None
 
     @property
     def expires(self) -> int:
@@ -192,15 +217,24 @@ class Certificates:
             return self._given.configuration()
 
     def reread(self, *, force: bool = False) -> bool:
-        """Read the files again if they changed, or at any rate. Returns whether what they hold now is in force."""
+        """Read the files again if they changed, or at any rate. Returns whether what they hold now is in force.
+
+        Files that could not be used are tried again after ``RETRY_SECONDS``: a directory that becomes readable changes
+        no file.
+        """
         with self._lock:
             stamp = self._stamp()
-            if stamp == self._seen and not force:
-                return True
+            due = self._refused_at is not None and time.monotonic() - self._refused_at >= RETRY_SECONDS
+            if stamp == self._seen and not force and not due:
+                return self._refused_at is None
+            again = stamp == self._seen and not force
             self._seen = stamp
             try:
                 found = load(self._files)
             except Unusable as error:
+                self._refused_at = time.monotonic()
+                if again:
+                    return False
                 self.failures += 1
                 log.error(
                     "tls-refused",
@@ -209,6 +243,7 @@ class Certificates:
                     expires=_date(self._material.expires),
                 )
                 return False
+            self._refused_at = None
             if found != self._material:
                 self._material = found
                 log.info(
@@ -219,17 +254,18 @@ class Certificates:
                 )
             return True
 
-    def _stamp(self) -> tuple[tuple[int, int, int] | None, ...]:
+    def _stamp(self) -> tuple[tuple[int, ...] | None, ...]:
         """A value that changes when a file does."""
         return tuple(_status(path) for path in self._files.paths())
 
 
-def _status(path: Path) -> tuple[int, int, int] | None:
+def _status(path: Path) -> tuple[int, ...] | None:
     try:
         found = os.stat(path)
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    # The time of the last change of status also shows new permissions.
+    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
 
 def _date(seconds: int) -> str:

@@ -21,7 +21,7 @@ NO_POOL = -1
 class FrontendEffect:
     """The effect on one frontend: the pools that serve it, before and after; empty: it has no usable server.
 
-    ``back``: the new pool comes before the old one in the file. ``keeps``: there is no usable server any more, and
+    ``back``: the new pool comes before the old one in the file. ``keeps``: the last usable server is lost, and
     others keep the weights that VPP has (``on-all-down: keep``).
     """
 

@@ -42,8 +42,8 @@ class ServingListener(Protocol):
 class Found:
     """A VPP that was just read, compared with the configuration.
 
-    ``serving``: backends to whose address VPP sends traffic. ``scales``: VIPs whose weights are a multiple of the
-    daemon's. ``missing``: wanted VIPs that VPP does not have.
+    ``serving``: backends to whose address VPP sends traffic, by whatever VIP. ``scales``: VIPs whose weights are a
+    multiple of the daemon's. ``missing``: wanted VIPs that VPP does not have.
     """
 
     serving: Collection[str]
@@ -62,16 +62,28 @@ def look_at(
     serving: set[str] = set()
     scales: dict[VipKey, Fraction] = {}
     missing: list[VipKey] = []
+    others = dict(vips)
     for name in config.frontends:
         yield
         for wanted in desired_vips([name], states):
-            found = vips.get(wanted.key)
+            found = others.pop(wanted.key, None)
             serving.update(_serving(config, name, wanted.key, found, lost))
             if found is None:
                 missing.append(wanted.key)
                 continue
             if (multiple := common_multiple(wanted, found)) != 1:
                 scales[wanted.key] = multiple
+    # A VIP that the file lacks may be back with the next reload. Its servers have to fail as often as any other that
+    # serves before they lose it: a file that was cut off and one lost probe are no reason.
+    elsewhere: set[bytes] = set()
+    for vip in others.values():
+        yield
+        elsewhere.update(address for address, have in vip.ases.items() if have.weight > 0)
+    if elsewhere:
+        for name, backend in config.backends.items():
+            yield
+            if backend.address.packed in elsewhere:
+                serving.add(name)
     return Found(serving, scales, missing)
 
 

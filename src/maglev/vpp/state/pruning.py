@@ -19,7 +19,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ class Review(NamedTuple):
 
 
 def held_back(
-    present: Iterable[VipKey],
+    present: Collection[VipKey],
     configured: AbstractSet[VipKey],
     prunes: Prunes,
     *,
@@ -49,20 +49,13 @@ def held_back(
     held: AbstractSet[VipKey],
 ) -> frozenset[VipKey]:
     """The VIPs that must not be deleted without an operator's word, of those that VPP has now (``present``)."""
-    stay = {key for key in present if key in held and key not in configured}
-    before = asked = 0
-    new: list[VipKey] = []
-    for key in present:
-        if key in agreed or key in stay:
-            continue
-        if key in configured:
-            before += 1
-        elif prunes(key):
-            before += 1
-            asked += 1
-            new.append(key)
-    if too_many(asked, before, len(configured)):
-        stay.update(new)
+    leaving = [key for key in present if key not in configured]
+    if not leaving:
+        return NONE  # the case of nearly every full sync
+    stay = {key for key in leaving if key in held}
+    asked = [key for key in leaving if key not in stay and key not in agreed and prunes(key)]
+    if too_many(len(asked), len(present) - len(leaving) + len(asked), len(configured)):
+        stay.update(asked)
     return frozenset(stay)
 
 

@@ -230,7 +230,7 @@ class Programmer:
         if (kind := COUNTED.get(step.op)) is not None:
             rooms.counters.lbsync[scope, kind] += 1
         rooms.debts.acknowledged(step)
-        if step.vip in rooms.kept.watched:
+        if rooms.kept.watched and step.vip in rooms.kept.watched:
             rooms.kept.changed.set()
         log.info("vpp-change", step, frontend=step.frontend, backend=step.backend, vip=step.vip or "")
         if step.vip is None:
