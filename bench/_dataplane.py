@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ from maglev.vpp.planning.plan import Plan, acknowledge
 from maglev.vpp.planning.policy import Policy
 from maglev.vpp.sync.reconciler import Reconciler
 from maglev.vpp.wire.client import VppClient
+from maglev.vpp.wire.messages import MESSAGES
 from maglev.vpp.wire.transport import Reply, Request
 from tests.helpers.checker import FakeClock, FakeEngine, check
 from tests.helpers.vpp import FakeStates
@@ -218,7 +220,7 @@ async def rig(config: Config, socket: str = "") -> AsyncIterator[Rig]:
 def plan_of_failure(config: Config, failed: Iterable[str]) -> Plan:
     """What is sent when these backends go down in a VPP where all are up, with its costs by the formula."""
     states, actual = FakeStates(config), Actual(None, {})
-    policy = Policy(full=True, prune_rest=False)
+    policy = Policy(full=True, prune_rest=False, commands=True)
     for step in diff(desired_vips(config.frontends, states), actual, {}, policy, lost=NOTHING_LOST).steps:
         acknowledge(actual, step)
     for name in failed:
@@ -227,12 +229,16 @@ def plan_of_failure(config: Config, failed: Iterable[str]) -> Plan:
 
 
 class Writes:
-    """Remembers what was written to VPP, and when (monotonic, ns) the last of it was; ``each``: the last of an AS."""
+    """Remembers what was written to VPP, and when (monotonic, ns) the last of it was; ``each``: the last of an AS.
+
+    ``counts``: how often each AS of each VIP got a weight, by a call or by a command.
+    """
 
     def __init__(self, client: VppClient) -> None:
         self.last_ns = 0
         self.calls: list[Request] = []
         self.each: dict[bytes, int] = {}
+        self.counts: Counter[tuple[str, bytes]] = Counter()
         self.wrote = asyncio.Event()
         self._send = client.send
         client.send = self._watched  # type: ignore[method-assign]
@@ -243,10 +249,25 @@ class Writes:
         self.last_ns = time.monotonic_ns()
         self.calls += requests
         for request in requests:
-            if request.weight is not None:
-                self.each[request.weight.address] = self.last_ns
+            for vip, address in weighed(request):
+                self.each[address] = self.last_ns
+                self.counts[vip, address] += 1
         self.wrote.set()
         return await sending
+
+
+def weighed(request: Request) -> Iterator[tuple[str, bytes]]:
+    """The ASes to which a request gives a weight, each with its VIP."""
+    if request.weight is not None:
+        yield str(request.weight.vip.prefix), request.weight.address
+    if request.name != "cli_inband":
+        return
+    for line in MESSAGES["cli_inband"].unpack(request.payload)["cmd"].split("\n"):
+        words = line.split()
+        if words[:2] == ["lb", "as"] and words[-2] == "weight":
+            first = 7 if words[3] == "protocol" else 3
+            for text in words[first:-2]:
+                yield words[2], ip_address(text).packed
 
 
 def run(question: Callable[[], Coroutine[None, None, list[Figure]]]) -> list[Figure]:

@@ -1,5 +1,6 @@
 """What a failover of 1,000 ASes to another 1,000 costs VPP's main thread, against raw weights written one by one.
 
+By single calls, and by commands of VPP's CLI, which rebuild the table once for a whole list.
 By the cost formula; and with VPP_SOCKET, the API socket of a VPP without VIPs and without workers, by the CPU time of
 its process, there and back again.
 """
@@ -32,6 +33,8 @@ MEMBERS = 1000
 LENGTH = 16384
 ROUNDS = 3
 UNITS = {"unit auto": None, "unit 100": 100}
+AIMS = {"calls": 0.1, "commands": 0.02}
+WAYS = {f"{unit}, {way}": (value, way) for unit, value in UNITS.items() for way in AIMS}
 
 
 class Scheme:
@@ -40,7 +43,7 @@ class Scheme:
     The naive way writes the file's weights, in numeric order, each drop with its flush.
     """
 
-    def __init__(self, number: int, unit: int | None, *, naive: bool = False) -> None:
+    def __init__(self, number: int, unit: int | None, *, naive: bool = False, commands: bool = False) -> None:
         config = config_of(1, MEMBERS, pools=2, weight_unit=unit, new_flows_table_length=LENGTH)
         frontend = replace(config.frontends["f0"], address=ip_address("192.0.2.0") + number)
         self.config: Config = replace(config, frontends={"f0": frontend})
@@ -48,6 +51,7 @@ class Scheme:
         self.actual = Actual(None, {})
         self._states = FakeStates(self.config)
         self._naive = naive
+        self._commands = commands
 
     def steps(self, *, first_pool_up: bool) -> Sequence[Step]:
         """What is sent now; it is taken for done."""
@@ -55,7 +59,7 @@ class Scheme:
             self._states.backends[member.backend].state = State.UP if first_pool_up else State.DOWN
         (wanted,) = desired_vips(["f0"], self._states)
         present = self.actual.vips.get(self.key)
-        policy = Policy(full=present is None, prune_rest=False)
+        policy = Policy(full=present is None, prune_rest=False, commands=self._commands)
         steps: Sequence[Step] = diff([wanted], self.actual, {}, policy, lost=NOTHING_LOST).steps
         if self._naive and present is not None:
             steps = self._in_numeric_order(wanted)
@@ -91,7 +95,7 @@ class Scheme:
 
 def run() -> list[Figure]:
     """Away: the servers are before the standbys, so the naive way drops first. Back: it raises first."""
-    names = ("naive", *UNITS)
+    names = ("naive", *WAYS)
     formula = dict(zip(names, (_by_formula(scheme) for scheme in _schemes()), strict=True))
     figures = _figures("by the formula", formula)
     # What no order of the calls could beat: drops first, as the naive way has it, at the unit of ``auto``.
@@ -103,17 +107,17 @@ def run() -> list[Figure]:
 
 
 def _schemes() -> list[Scheme]:
-    return [Scheme(0, 1, naive=True), *(Scheme(n, unit) for n, unit in enumerate(UNITS.values(), 1))]
+    ways = enumerate(WAYS.values(), 1)
+    return [Scheme(0, 1, naive=True), *(Scheme(n, unit, commands=way == "commands") for n, (unit, way) in ways)]
 
 
 def _figures(how: str, seconds: dict[str, tuple[float, float]]) -> list[Figure]:
     figures = []
     for way, direction in enumerate(("away", "back")):
         figures += [Figure(f"{how}, {direction}: {name}", taken[way], "s") for name, taken in seconds.items()]
-        for name in UNITS:
-            figures.append(
-                Figure(f"{how}, {direction}: {name} / naive", seconds[name][way] / seconds["naive"][way], "x", 0.1)
-            )
+        for name, (_, kind) in WAYS.items():
+            ratio = seconds[name][way] / seconds["naive"][way]
+            figures.append(Figure(f"{how}, {direction}: {name} / naive", ratio, "x", AIMS[kind]))
     return figures
 
 

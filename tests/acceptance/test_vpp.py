@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from ipaddress import ip_address
@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from maglev.base.states import State
-from maglev.config.model import Config, LbConfig, OnAllDown
+from maglev.config.model import Config, LbConfig, MassChanges, OnAllDown
 from maglev.vpp.planning.buckets import differing
 from maglev.vpp.planning.model import vip_key
 from maglev.vpp.state.reader import StateReader, fill, new_vip
 from maglev.vpp.state.store import MemoryStore
-from maglev.vpp.wire.messages import VipKey, address_text, pack_set_weight
+from maglev.vpp.wire.messages import MESSAGES, VipKey, address_text, pack_set_weight
 from maglev.vpp.wire.transport import Reply, Request
 from tests.helpers.vpp import make_config
 from tests.helpers.vpprig import AT_ONCE, Rig, eventually
@@ -64,10 +64,10 @@ async def buckets(rig: Rig) -> dict[str, int]:
     return {address_text(one.address): one.num_buckets for one in await StateReader(rig.client).ases(key) if one.live}
 
 
-def many() -> Config:
+def many(mass: MassChanges = MassChanges.AUTO) -> Config:
     """Forty servers at weight 1 in a table whose calls cost something."""
     backends = {f"b{number}": f"10.9.1.{number}" for number in range(1, 41)}
-    lb = replace(AT_ONCE, max_stall=1_000_000)  # so that a batch is many writes
+    lb = replace(AT_ONCE, max_stall=1_000_000, mass_changes=mass)  # so that a batch is many writes
     return make_config({"p": dict.fromkeys(backends, 10)}, backends=backends, address="192.0.2.201", lb=lb)
 
 
@@ -246,6 +246,55 @@ async def test_a_connection_that_breaks_in_the_middle_of_a_batch_leaves_vpp_as_d
             assert not rig.reconciler.owed
 
 
+def halves(family: int, mass: MassChanges) -> Config:
+    """Sixty servers, weights 1 and 3, and sixty standbys."""
+    base = "10.9.2." if family == 4 else "2001:db8:9::2:"
+    backends = {
+        f"{half}{number:02}": f"{base}{number + 60 * (half == 'b')}" for half in "ab" for number in range(1, 61)
+    }
+    pools: dict[str, dict[str, int]] = {"p": {}, "q": {}}
+    for name in backends:
+        pools["p" if name[0] == "a" else "q"][name] = 10 if int(name[1:]) % 2 else 30
+    lb = replace(AT_ONCE, max_stall=2_000_000, mass_changes=mass)
+    return make_config(pools, backends=backends, address="192.0.2.201", lb=lb)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+async def test_commands_and_single_calls_make_the_same_table(socket: Path, family: int) -> None:
+    tables: list[list[dict[str, int]]] = []
+    for mass in MassChanges:
+        tables.append([])
+        async with driven(socket, halves(family, mass)) as rig:
+            tables[-1].append(await buckets(rig))
+            sent: list[Request] = []
+            real = rig.client.send
+
+            async def send(
+                requests: Sequence[Request],
+                sent: list[Request] = sent,
+                real: Callable[[Sequence[Request]], Awaitable[list[Reply]]] = real,
+            ) -> list[Reply]:
+                sent.extend(requests)
+                return await real(requests)
+
+            rig.client.send = send  # type: ignore[method-assign]
+            for state in (DOWN, UP):
+                for name in rig.states.config().backends:
+                    if name[0] == "a":
+                        rig.backend(name, state)
+                await rig.settled()
+                tables[-1].append(await buckets(rig))
+            changes, commands = len(sent), [request for request in sent if is_change(request)]
+            assert bool(commands) is (mass is MassChanges.AUTO)
+            assert changes == 240 if mass is MassChanges.OFF else changes < 60
+            assert rig.reconciler.counters.lbsync["one", "as_weight_updated"] == 240
+            assert rig.reconciler.counters.commands_failed == 0
+            assert rig.reconciler.counters.bucket_mismatches == 0
+            assert not rig.reconciler.owed
+            assert not rig.reconciler.counters.drift.total()
+    assert tables[0] == tables[1]
+
+
 async def test_a_second_daemon_is_kept_off(socket: Path) -> None:
     async with driven(socket, config_of()):
         other = Rig(socket, config_of())
@@ -261,6 +310,14 @@ def pid_of(rig: Rig) -> int:
     return info.pid
 
 
+def is_change(request: Request) -> bool:
+    """Whether it is a command that changes servers, not a probe or a reading."""
+    if request.name != "cli_inband":
+        return False
+    text = MESSAGES["cli_inband"].unpack(request.payload)["cmd"]
+    return "\n" in text
+
+
 @contextmanager
 def struck(rig: Rig, number: int, signal_number: int) -> Iterator[None]:
     """VPP gets a signal right behind the n-th write of a batch."""
@@ -272,7 +329,7 @@ def struck(rig: Rig, number: int, signal_number: int) -> Iterator[None]:
         nonlocal left
         sending = asyncio.ensure_future(real(requests))
         await asyncio.sleep(0)
-        left -= requests[0].name == "lb_as_set_weight"
+        left -= requests[0].name == "lb_as_set_weight" or is_change(requests[0])
         if left == 0:
             os.kill(pid, signal_number)
         return await sending
@@ -286,7 +343,7 @@ def struck(rig: Rig, number: int, signal_number: int) -> Iterator[None]:
 
 @pytest.mark.stops_vpp
 async def test_a_vpp_that_stands_still_in_the_middle_of_a_batch_is_given_up_and_found_again(socket: Path) -> None:
-    async with driven(socket, many()) as rig:
+    async with driven(socket, many(MassChanges.OFF)) as rig:
         pid, connects = pid_of(rig), rig.client.connects
         try:
             with struck(rig, 2, signal.SIGSTOP):
@@ -327,11 +384,11 @@ async def test_a_slow_vpp_gets_the_newest_state_of_a_flood_on_one_connection(soc
 
 
 @pytest.mark.kills_vpp
-@pytest.mark.parametrize("write", [1, 3])
+@pytest.mark.parametrize(("write", "mass"), [(1, MassChanges.OFF), (3, MassChanges.OFF), (1, MassChanges.AUTO)])
 async def test_a_vpp_that_is_killed_in_the_middle_of_a_batch_is_programmed_anew(
-    socket: Path, start_command: str, write: int
+    socket: Path, start_command: str, write: int, mass: MassChanges
 ) -> None:
-    async with driven(socket, many()) as rig:
+    async with driven(socket, many(mass)) as rig:
         connects = rig.client.connects
         with struck(rig, write, signal.SIGKILL):
             for name in list(rig.states.config().backends)[1:]:

@@ -7,13 +7,14 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
 from maglev.base.clock import Clock, SystemClock
 from maglev.base.events import BackendEvent, Bus, ConfigEvent, DrainEvent, WeightEvent
 from maglev.base.states import Code, State
-from maglev.config.model import Config, LbConfig
+from maglev.config.model import Config, LbConfig, MassChanges
 from maglev.vpp.shown.dataplane import Dataplane
 from maglev.vpp.state.store import MemoryStore
 from maglev.vpp.sync.executor import Executor, Pacer
@@ -30,6 +31,8 @@ DEADLINE = 10.0
 WWW = VipKey.parse("192.0.2.1/32", 6, 80)
 AT_ONCE = LbConfig(startup_min_delay=0, startup_max_delay=0)
 """No warm-up delays."""
+SINGLY = replace(AT_ONCE, mass_changes=MassChanges.OFF)
+"""The same, and each AS changes by a call of its own."""
 HASTY = Timing(deadline=1.0, ping=0.5, backoff=0.01, backoff_most=0.02)
 
 

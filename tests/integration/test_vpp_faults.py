@@ -14,7 +14,7 @@ from maglev.vppsim.faults import Refusal
 from maglev.vppsim.journal import Entry
 from maglev.vppsim.server import StandIn
 from tests.helpers.vpp import make_config
-from tests.helpers.vpprig import AT_ONCE, HASTY, Rig, eventually, failover, programmed, stand_in, weights, writes
+from tests.helpers.vpprig import HASTY, SINGLY, Rig, eventually, failover, programmed, stand_in, weights, writes
 
 UP, DOWN = State.UP, State.DOWN
 NOBODY = 65534
@@ -26,7 +26,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def forty() -> Config:
-    return make_config({"p": {f"b{number:02}": 10 for number in range(40)}}, lb=AT_ONCE, new_flows_table_length=1024)
+    return make_config({"p": {f"b{number:02}": 10 for number in range(40)}}, lb=SINGLY, new_flows_table_length=1024)
 
 
 async def nth_weight_call(server: StandIn, number: int) -> None:

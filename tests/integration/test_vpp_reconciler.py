@@ -37,6 +37,7 @@ from tests.helpers.vpprig import (
     AT_ONCE,
     DEADLINE,
     HASTY,
+    SINGLY,
     WWW,
     PacedClock,
     Rig,
@@ -397,7 +398,7 @@ async def test_a_flapping_backend_cannot_make_the_queue_grow(path: Path) -> None
 
 async def test_changes_that_come_during_a_batch_go_out_together_with_the_newest_state(path: Path) -> None:
     members = {f"b{n:02}": 10 for n in range(40)}
-    async with programmed(path, make_config({"p": members}, lb=AT_ONCE)) as (server, rig):
+    async with programmed(path, make_config({"p": members}, lb=SINGLY)) as (server, rig):
         first = server.journal.next(lambda entry: entry.message == "lb_as_set_weight")
         server.faults.delays["lb_as_set_weight"] = 0.02
         rig.backend("b00", DOWN)
@@ -635,7 +636,8 @@ async def test_warm_up_is_silent_then_releases_what_is_known_then_the_rest(path:
             assert rig.dataplane.warmup().phase == "silent"
             plan = await rig.dataplane.plan(None, force=False)
             assert plan.notes == ["the warm-up holds 1 frontend for 30.0 s more at most"]
-            assert len(plan.steps) == 4
+            # The VIP, both servers by one command, and the standby.
+            assert len(plan.steps) == 3
             with pytest.raises(NotAllowed):
                 await rig.dataplane.sync(None, force=False, by="ann")
             clock.advance(6)
@@ -1352,7 +1354,7 @@ async def test_weights_that_are_kept_are_kept_when_vpp_goes_again_before_it_is_a
 ) -> None:
     config = make_config(
         {"p": dict.fromkeys((f"b{number:02}" for number in range(40)), 10)},
-        lb=AT_ONCE,
+        lb=SINGLY,
         new_flows_table_length=65536,
         on_all_down=OnAllDown.KEEP,
     )
@@ -1407,18 +1409,18 @@ async def test_what_a_restarted_vpp_has_lost_is_not_remembered_beyond_the_sync_t
         assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 0, "10.0.0.3": 0}
 
 
-def crowd(*, length: int, on_all_down: OnAllDown = OnAllDown.DRAIN) -> Config:
+def crowd(*, length: int, on_all_down: OnAllDown = OnAllDown.DRAIN, lb: LbConfig = AT_ONCE) -> Config:
     """100 servers, and a budget that ends within a few calls."""
     servers = {"p": dict.fromkeys((f"b{number:02}" for number in range(100)), 10)}
-    lb = replace(AT_ONCE, max_stall=10_000)
+    lb = replace(lb, max_stall=10_000)
     return make_config(servers, lb=lb, new_flows_table_length=length, on_all_down=on_all_down)
 
 
 async def test_a_recreation_that_takes_more_than_one_budget_is_not_undone_by_the_batches_between(path: Path) -> None:
-    async with programmed(path, crowd(length=65536)) as (server, rig):
+    async with programmed(path, crowd(length=65536, lb=SINGLY)) as (server, rig):
         held = weights(server)
         server.journal.clear()
-        rig.load(crowd(length=32768))
+        rig.load(crowd(length=32768, lb=SINGLY))
         await rig.settled()
         assert weights(server) == held
         # Each of them: weight 0, deleted, added. And one flush, and the VIP deleted and created.
@@ -1648,7 +1650,7 @@ async def test_a_silent_vpp_costs_the_sync_and_not_the_daemon(path: Path) -> Non
 
 async def test_in_flight_is_at_most_max_stall_of_estimated_work(path: Path) -> None:
     members = {f"b{n:02}": 100 for n in range(50)}
-    lb = replace(AT_ONCE, max_stall=1_000_000)
+    lb = replace(SINGLY, max_stall=1_000_000)
     config = make_config({"p": members}, lb=lb, weight_unit=1, new_flows_table_length=16384)
     clock = PacedClock()
     async with programmed(path, config, clock=clock) as (_, rig):

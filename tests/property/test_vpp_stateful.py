@@ -28,20 +28,33 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from maglev.base.errors import Unavailable
 from maglev.base.states import State
-from maglev.config.model import SECOND, Backend, Config, Frontend, LbConfig, OnAllDown, Pool, PoolMember, Protocol
+from maglev.config.model import (
+    SECOND,
+    Backend,
+    Config,
+    Frontend,
+    LbConfig,
+    MassChanges,
+    OnAllDown,
+    Pool,
+    PoolMember,
+    Protocol,
+)
+from maglev.vpp.planning import together
 from maglev.vpp.planning.model import vip_key
 from maglev.vpp.planning.plan import FlushKey, Op, Step
 from maglev.vpp.state.warmup import Phase
+from maglev.vpp.sync.commandline import LineMeter
 from maglev.vpp.sync.executor import Executor, Outcome, Pacer
 from maglev.vpp.wire.client import Timing, VppClient
 from maglev.vpp.wire.messages import VipKey, address_text
-from maglev.vppsim.faults import Refusal
+from maglev.vppsim.faults import LINE, Refusal
 from maglev.vppsim.model import Vip, embed, extract
 from maglev.vppsim.server import StandIn
 from tests.helpers.vpprig import AT_ONCE, DEADLINE, PacedClock, Rig, eventually, vip_of, weights, writes
 
 T = TypeVar("T")
-NAMES = ("a", "b", "c", "d")
+NAMES = ("a", "b", "c", "d", "e")
 BY_AN_OPERATOR = (State.DISABLED, State.PAUSED)
 WARM = LbConfig(startup_min_delay=5 * SECOND, startup_max_delay=30 * SECOND)
 IMPATIENT = Timing(deadline=0.3, ping=0.2, backoff=0.005, backoff_most=0.01)
@@ -62,8 +75,9 @@ def config_of(
     without_d: bool = False,
     length: int = 64,
     stall: int = AT_ONCE.max_stall,
+    mass: MassChanges = MassChanges.AUTO,
 ) -> Config:
-    """Two frontends on one address that share a server; the first has a standby."""
+    """Two frontends on one address that share a server; the first has two standbys."""
     backends = {name: Backend(name, IPv4Address(f"10.0.0.{number}")) for number, name in enumerate(NAMES, 1)}
     if moved:
         backends["c"] = replace(backends["c"], address=IPv4Address("10.0.0.33"))
@@ -72,7 +86,7 @@ def config_of(
         IPv4Address("192.0.2.1"),
         (
             Pool("p", (PoolMember("a", 100), PoolMember("b", 50))),
-            Pool("standby", (PoolMember("c", 100),)),
+            Pool("standby", (PoolMember("c", 100), PoolMember("e", 100))),
         ),
         Protocol.TCP,
         80,
@@ -88,7 +102,7 @@ def config_of(
     frontends = {"www": www} if lone else {"www": www, "api": api}
     used = {m.backend for frontend in frontends.values() for pool in frontend.pools for m in pool.members}
     return Config(
-        lb=replace(AT_ONCE, max_stall=stall),
+        lb=replace(AT_ONCE, max_stall=stall, mass_changes=mass),
         backends={name: one for name, one in backends.items() if name in used},
         frontends=frontends,
     )
@@ -103,18 +117,33 @@ configs = st.builds(
     without_d=st.booleans(),
     length=st.sampled_from([64, 64, 128]),
     stall=st.sampled_from([AT_ONCE.max_stall, FEW_CALLS]),
+    mass=st.sampled_from([MassChanges.AUTO, MassChanges.AUTO, MassChanges.OFF]),
 )
+
+
+class CheapLines(LineMeter):
+    """On this VPP, commands cost next to nothing: they are planned for two ASes already."""
+
+    def __init__(self) -> None:
+        self.factor, self.per_line = 1 / 64, 0.0
+
+    def probed(self, took_ns: int) -> None:
+        pass
+
+    def measured(self, cost_ns: int, lines: int, took_ns: int) -> None:
+        pass
 
 
 class JudgedExecutor(Executor):
     """Shows every plan to ``judge`` before it carries it out."""
 
     def __init__(self, client: VppClient, pacer: Pacer, judge: Callable[[Sequence[Step]], None]) -> None:
+        pacer.lines = CheapLines()
         super().__init__(client, pacer)
         self._judge = judge
 
     async def run(self, steps: Sequence[Step], **options: Any) -> Outcome:
-        self._judge(steps)
+        self._judge([one for step in steps for one in step.members or (step,)])
         return await super().run(steps, **options)
 
 
@@ -127,6 +156,7 @@ class Dataplane(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.server = StandIn(self.directory / "api.sock")
         self.run(self.server.start())
+        self.fewest, together.FEWEST_LIVE = together.FEWEST_LIVE, 2
         config = config_of()
         self.wrong: list[str] = []
         self.run(self._start(self._rig(config)))
@@ -166,6 +196,7 @@ class Dataplane(RuleBasedStateMachine):
         try:
             self.run(self._quiet())
         finally:
+            together.FEWEST_LIVE = self.fewest
             self.run(self.running.__aexit__(None, None, None))
             self.run(self.server.stop())
             self.runner.close()
@@ -428,6 +459,15 @@ class Dataplane(RuleBasedStateMachine):
         self.excused |= {WWW, API}
         self.server.faults.refusals.append(Refusal(message, -73, skip=skip, times=1))
 
+    @rule(skip=st.integers(0, 3), retval=st.sampled_from([-6, -81, -97]))
+    def a_refused_line(self, skip: int, retval: int) -> None:
+        """An error in either line of a command."""
+        self.server.faults.refusals.append(Refusal(LINE, retval, skip=skip, times=1))
+
+    @rule(seconds=st.sampled_from([0.001, 0.01]))
+    def slow_commands(self, seconds: float) -> None:
+        self.server.faults.delays["cli_inband"] = seconds
+
     @rule(fault=st.sampled_from(["mute", "wrong_context", "unknown_message", "truncate", "garble"]))
     def a_wrong_answer(self, fault: str) -> None:
         setattr(self.server.faults, fault, 1)
@@ -442,7 +482,7 @@ class Dataplane(RuleBasedStateMachine):
         assert isinstance(clock, PacedClock)
         clock.advance(seconds)
 
-    @rule(warm=st.booleans(), order=st.permutations(NAMES), many=st.integers(0, 4), whole=st.booleans())
+    @rule(warm=st.booleans(), order=st.permutations(NAMES), many=st.integers(0, 5), whole=st.booleans())
     def a_restart_of_the_daemon(self, warm: bool, order: list[str], many: int, whole: bool) -> None:
         """Nothing has changed: whatever probe is late, nothing is written."""
         self.run(self._restart_daemon(WARM if warm else AT_ONCE, order[:many], whole=whole))

@@ -36,6 +36,7 @@ def test_equal_configurations_have_no_changes() -> None:
         ("max-duty: 40%", "max-duty: 12.5%", ["maglev.vpp.lb.max-duty: 40% -> 12.5%"]),
         ("max-stall: 4ms", "max-stall: 1500us", ["maglev.vpp.lb.max-stall: 4ms -> 1.5ms"]),
         ("prune: all", "prune: none", ["maglev.vpp.lb.prune: all -> none"]),
+        ("mass-changes: off", "mass-changes: auto", ["maglev.vpp.lb.mass-changes: off -> auto"]),
         ("      flow-timeout: 40s\n", "", ["maglev.vpp.lb.flow-timeout: removed 40s"]),
         ("ipv4-src-address: 192.0.2.1", "ipv4-src-address: 192.0.2.2",
          ["maglev.vpp.lb.ipv4-src-address: 192.0.2.1 -> 192.0.2.2"]),

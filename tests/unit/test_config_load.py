@@ -25,6 +25,7 @@ from maglev.config.model import (
     HttpParams,
     IcmpParams,
     LbConfig,
+    MassChanges,
     OnAllDown,
     Pool,
     PoolMember,
@@ -51,6 +52,7 @@ EXPECTED = Config(
         max_stall=4 * MS,
         max_duty=0.4,
         prune=Prune.ALL,
+        mass_changes=MassChanges.OFF,
     ),
     healthchecks={
         "web": HealthCheck(

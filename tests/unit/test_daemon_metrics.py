@@ -175,6 +175,8 @@ FIGURES = DataplaneFigures(
     unlocked=False,
     cost_factor=1.5,
     estimated_work_ns=2_000_000_000,
+    mass_changes=True,
+    commands_failed=0,
 )
 
 

@@ -9,9 +9,10 @@ import pytest
 
 from maglev.base.errors import Unavailable
 from maglev.vpp.planning.plan import NO_REFUSALS, Op, Refusals, Step, refusal_key
+from maglev.vpp.sync.commandline import LineMeter
 from maglev.vpp.sync.executor import Executor, Outcome, Pacer
 from maglev.vpp.wire.client import VppClient
-from maglev.vpp.wire.messages import VipKey
+from maglev.vpp.wire.messages import MESSAGES, ProtocolError, VipKey
 from maglev.vpp.wire.transport import WINDOW, Reply, Request
 from tests.helpers.checker import FakeClock
 
@@ -29,9 +30,15 @@ class Clock(FakeClock):
 
 
 class FakeClient:
-    """Answers every call with 0, but for those that a test refuses. ``writes``: the number of calls in each."""
+    """Answers every call with 0, but for those that a test refuses. ``writes``: the number of calls in each.
 
-    def __init__(self, refuse: Collection[int] = ()) -> None:
+    ``texts``: commands, whose answers are ``answers``, one after another, and then success.
+    """
+
+    def __init__(self, refuse: Collection[int] = (), answers: Sequence[tuple[int, str]] = ()) -> None:
+        self.texts: list[str] = []
+        self.dropped: list[str] = []
+        self._answers = list(answers)
         self.connects = 1
         self.writes: list[int] = []
         self.dumps = 0
@@ -42,11 +49,22 @@ class FakeClient:
         if connects != self.connects:
             raise Unavailable("VPP is away")
 
+    def drop(self, why: str) -> None:
+        self.dropped.append(why)
+
     async def send(self, requests: Sequence[Request]) -> list[Reply]:
+        if requests[0].name == "cli_inband":
+            assert {request.name for request in requests} == {"cli_inband"}
+            return [self._command(request) for request in requests]
         self.writes.append(len(requests))
         numbers = range(self._calls, self._calls + len(requests))
         self._calls += len(requests)
         return [Reply(-6 if number in self._refuse else 0, b"") for number in numbers]
+
+    def _command(self, request: Request) -> Reply:
+        self.texts.append(MESSAGES["cli_inband"].unpack(request.payload)["cmd"])
+        retval, text = self._answers.pop(0) if self._answers else (0, "")
+        return Reply(retval, MESSAGES["cli_inband_reply"].pack(retval=retval, reply=text))
 
     async def dump(self, name: str, payload: bytes) -> list[bytes]:
         """No VIP at all."""
@@ -73,7 +91,7 @@ async def run(
     pacer = Pacer(Clock(), max_stall_ns=max_stall_ns, max_duty=1.0)
     executor = Executor(cast(VppClient, client), pacer)
     outcome = await executor.run(steps, budget_ns=budget_ns, on_done=told.append, skip=skip)
-    assert told == outcome.done
+    assert [one for step in told for one in step.members or (step,)] == outcome.done
     return outcome, told
 
 
@@ -155,3 +173,119 @@ async def test_a_raise_that_is_accepted_in_a_later_pass_releases_the_guarded_dro
     outcome, _ = await run(FakeClient({0}), steps)
     assert outcome.done == steps[1:]
     assert not outcome.skipped
+
+
+# --- commands
+
+KNOWN = (-1, "lb as: No AS address provided\n")
+GONE = (-1, "lb as: lb_vip_find_index error -6\n")
+
+
+def commands(old: int, new: int, *numbers: int, vip: VipKey = WWW, guarded: bool = False) -> Step:
+    members = tuple(weight(number, old, new, vip=vip, guarded=guarded) for number in numbers)
+    return Step(Op.COMMANDS, vip, old_weight=old, weight=new, cost_ns=COST, guarded=guarded, members=members)
+
+
+async def test_the_first_commands_on_a_connection_are_preceded_by_a_probe_that_changes_nothing() -> None:
+    client = FakeClient(answers=[KNOWN])
+    first, second = commands(0, 1, 1, 2), commands(1, 0, 3, 4)
+    outcome, told = await run(client, [first, second])
+    assert client.texts == [
+        "lb as 192.0.2.1/32 protocol tcp port 80 weight 0",
+        "lb as 192.0.2.1/32 protocol tcp port 80 10.0.0.1 10.0.0.2 del\n"
+        "lb as 192.0.2.1/32 protocol tcp port 80 10.0.0.1 10.0.0.2 weight 1",
+        "lb as 192.0.2.1/32 protocol tcp port 80 10.0.0.3 10.0.0.4 del\n"
+        "lb as 192.0.2.1/32 protocol tcp port 80 10.0.0.3 10.0.0.4 weight 0",
+    ]
+    assert told == [first, second]
+    assert outcome.done == [*first.members, *second.members]
+    assert not outcome.rest
+
+
+@pytest.mark.parametrize("answer", [(0, ""), (-1, "unknown input `lb as'\n"), (0, KNOWN[1])])
+async def test_a_cli_that_answers_otherwise_gets_no_command(answer: tuple[int, str]) -> None:
+    client = FakeClient(answers=[answer])
+    executor = Executor(cast(VppClient, client), Pacer(Clock(), max_stall_ns=PLENTY, max_duty=1.0))
+    assert executor.commands_usable
+    steps = [weight(9, 1, 2), commands(0, 1, 1, 2), commands(1, 0, 3, 4)]
+    outcome = await executor.run(steps, budget_ns=PLENTY, on_done=lambda step: None)
+    assert len(client.texts) == 1
+    assert not executor.commands_usable
+    assert outcome.done == steps[:1]
+    assert list(outcome.rest) == steps[1:]
+    client.connects += 1
+    assert executor.commands_usable
+
+
+async def test_a_vip_that_is_gone_says_nothing_of_the_cli() -> None:
+    client = FakeClient(answers=[GONE])
+    step, other = commands(0, 1, 1, 2), commands(0, 1, 1, 2, vip=API)
+    outcome, told = await run(client, [step, other])
+    assert not told
+    assert outcome.broken == [WWW]
+    assert list(outcome.rest) == [step, other]
+
+
+@pytest.mark.parametrize("answer", [(-1, "lb as: lb_vip_del_ass error -6\n"), (0, "surprise\n"), (-1, "")])
+async def test_an_error_in_the_answer_ends_the_run_and_leaves_the_rest_to_another_plan(answer: tuple[int, str]) -> None:
+    client = FakeClient(answers=[KNOWN, answer])
+    steps = [commands(0, 1, 1, 2), commands(0, 1, 1, 2, vip=API), commands(1, 0, 3, 4), weight(5, 1, 0)]
+    outcome, told = await run(client, steps)
+    # Commands about another VIP shared the write: they are done.
+    assert told == [steps[1]]
+    assert list(outcome.rest) == [steps[0], *steps[2:]]
+    assert outcome.broken == [WWW]
+    assert "2 ASes of VIP 192.0.2.1/32 tcp 80" in outcome.failures[0]
+    assert not outcome.refused
+
+
+async def test_commands_about_one_vip_go_out_one_message_at_a_time_and_never_with_calls() -> None:
+    writes: list[int] = []
+
+    class Watched(FakeClient):
+        async def send(self, requests: Sequence[Request]) -> list[Reply]:
+            writes.append(len(requests))
+            return await super().send(requests)
+
+    client = Watched(answers=[KNOWN])
+    www, api = commands(0, 1, 1, 2), commands(0, 1, 1, 2, vip=API)
+    await run(client, [weight(9, 1, 2), www, api, commands(0, 1, 3, 4), weight(8, 1, 2), weight(7, 1, 2)])
+    assert writes == [1, 1, 2, 1, 2]
+
+
+async def test_guarded_commands_wait_for_an_accepted_raise() -> None:
+    raises, drops = commands(0, 1, 1, 2), commands(1, 0, 3, 4, guarded=True)
+    outcome, told = await run(FakeClient(answers=[KNOWN]), [raises, drops])
+    assert told == [raises, drops]
+    outcome, told = await run(FakeClient({0}), [weight(1, 0, 1), drops])
+    assert outcome.skipped == [drops]
+    assert not told
+
+
+async def test_an_answer_that_is_no_answer_drops_the_connection() -> None:
+    class Garbled(FakeClient):
+        async def send(self, requests: Sequence[Request]) -> list[Reply]:
+            return [Reply(0, b"\0\0\0\0\0\0\0\7x")]
+
+    client = Garbled()
+    with pytest.raises(ProtocolError):
+        await run(client, [commands(0, 1, 1, 2)])
+    assert client.dropped
+
+
+def test_what_lines_cost_is_learned_from_the_probe_and_from_answers() -> None:
+    meter = LineMeter()
+    meter.probed(1_100_000)
+    assert meter.per_line == 1_000_000
+    meter.measured(cost_ns=2_100_000, lines=2, took_ns=200_000)
+    assert 10_000 <= meter.per_line < 1_000_000
+    per_line = meter.per_line = 40_000.0
+    meter.measured(cost_ns=10_080_000, lines=2, took_ns=5_080_000)
+    assert meter.factor == pytest.approx(0.85)
+    assert meter.per_line == per_line
+    meter.measured(cost_ns=10_080_000, lines=2, took_ns=20_080_000)
+    assert 0.85 < meter.factor < 0.9
+    # A long wait for little work is the socket's, or this side's.
+    factor = meter.factor
+    meter.measured(cost_ns=900_000, lines=2, took_ns=50_000_000)
+    assert meter.factor == factor

@@ -33,6 +33,7 @@ from maglev.vpp.sync.verification import Verification
 from maglev.vpp.wire.messages import VipKey
 from tests.helpers.checker import FakeClock
 from tests.helpers.vpp import UNSET_CONF, FakeStates, make_config
+from tests.helpers.vpprig import SINGLY
 
 WWW = VipKey.parse("192.0.2.1/32", 6, 80)
 A, B, C, NEW = (bytes((10, 0, 0, last)) for last in (1, 2, 3, 9))
@@ -48,6 +49,8 @@ class Wire:
 
 class Scripted(Executor):
     """A VPP that acknowledges steps, but for those that it is to refuse; ``most``: how many a budget holds."""
+
+    commands_usable = True
 
     def __init__(self) -> None:
         self.plans: list[list[Step]] = []
@@ -76,7 +79,7 @@ class Room:
     """All rooms of a dataplane with one frontend, www: servers a and b, standby c; VPP is empty and was read."""
 
     def __init__(self, config: Config | None = None) -> None:
-        self.states = FakeStates(config or make_config({"p": {"a": 10, "b": 10}, "q": {"c": 10}}))
+        self.states = FakeStates(config or make_config({"p": {"a": 10, "b": 10}, "q": {"c": 10}}, lb=SINGLY))
         self.clock = FakeClock()
         self.rooms = Rooms(
             Announced(self.states, self.clock),
@@ -260,7 +263,7 @@ async def test_a_vip_that_vpp_does_not_delete_is_stuck() -> None:
 
 
 async def test_while_a_reload_is_under_way_what_it_moves_is_put_off_and_nothing_is_removed() -> None:
-    config = make_config({"p": {"a": 10, "b": 10}, "q": {"c": 10}})
+    config = make_config({"p": {"a": 10, "b": 10}, "q": {"c": 10}}, lb=SINGLY)
     room = await Room(config).programmed()
     moved = replace(config.backends["a"], address=IPv4Address("10.0.0.9"))
     room.states.load(replace(config, backends={**config.backends, "a": moved}))

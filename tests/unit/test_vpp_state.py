@@ -12,7 +12,8 @@ from maglev.config.model import Frontend
 from maglev.vpp.planning.model import ActualAs, ActualVip
 from maglev.vpp.state.reader import VerboseVip, describe, fill, new_vip, parse_verbose
 from maglev.vpp.state.warmup import Phase, WarmUp
-from maglev.vpp.sync.executor import FACTOR_LEAST, FACTOR_MOST, Pacer
+from maglev.vpp.sync.commandline import FACTOR_LEAST, FACTOR_MOST
+from maglev.vpp.sync.executor import Pacer
 from maglev.vpp.wire.messages import AsDetails, VipDetails, VipKey
 from tests.helpers.checker import FakeClock
 from tests.helpers.vpp import make_config

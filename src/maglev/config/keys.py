@@ -8,7 +8,7 @@ type of a health check are in ``maglev.kinds``.
 
 from __future__ import annotations
 
-from maglev.config.model import MS, SECOND, OnAllDown, Protocol, Prune
+from maglev.config.model import MS, SECOND, MassChanges, OnAllDown, Protocol, Prune
 from maglev.kinds.registry import KINDS, KindName, port_help
 from maglev.schema import types
 from maglev.schema.section import Key, Listed, Named, Section, Variants
@@ -295,6 +295,15 @@ LB = Section(
             "(`owned`), every one (`all`), or `none`.",
             default="owned",
             example="none",
+        ),
+        Key(
+            "mass-changes",
+            "mass_changes",
+            types.Choice({way.value: way for way in MassChanges}),
+            "How many servers of one frontend change together: by commands of VPP's CLI, which rebuild the VIP's table "
+            "once for a whole list, wherever they cost less (`auto`), or by an API call for each server (`off`).",
+            default="auto",
+            example="off",
         ),
     ),
 )

@@ -32,6 +32,7 @@ __all__ = [
     "IPAddress",
     "IcmpParams",
     "LbConfig",
+    "MassChanges",
     "OnAllDown",
     "Params",
     "Pool",
@@ -71,6 +72,13 @@ class Prune(enum.Enum):
     OWNED = "owned"
     ALL = "all"
     NONE = "none"
+
+
+class MassChanges(enum.Enum):
+    """Whether many ASes of a VIP may change by commands of VPP's CLI."""
+
+    AUTO = "auto"
+    OFF = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +157,7 @@ class LbConfig:
     max_stall: int = 5 * MS
     max_duty: float = 0.5
     prune: Prune = Prune.OWNED
+    mass_changes: MassChanges = MassChanges.AUTO
 
 
 @dataclass(frozen=True, slots=True)

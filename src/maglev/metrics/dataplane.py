@@ -82,6 +82,18 @@ class VppFamilies:
                 self._cost_factor,
             ),
             single(
+                "maglev_vpp_mass_changes",
+                "gauge",
+                "Whether many servers may change by one command of VPP's CLI.",
+                lambda: int(figures().mass_changes),
+            ),
+            single(
+                "maglev_vpp_failed_commands_total",
+                "counter",
+                "Commands for many servers that VPP refused, or whose result it did not show.",
+                lambda: figures().commands_failed,
+            ),
+            single(
                 "maglev_vpp_estimated_work_seconds_total",
                 "counter",
                 "Estimated time that VPP's main thread spent on our calls.",

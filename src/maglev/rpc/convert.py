@@ -75,6 +75,7 @@ STEP_KINDS: Mapping[str, pb.PlanStepKind.ValueType] = {
     "as_remove": pb.PLAN_STEP_KIND_AS_REMOVE,
     "as_weight": pb.PLAN_STEP_KIND_AS_WEIGHT,
     "vip_flush": pb.PLAN_STEP_KIND_VIP_FLUSH,
+    "as_commands": pb.PLAN_STEP_KIND_AS_COMMANDS,
 }
 CHANGE_KINDS: Mapping[ChangeKind, pb.ChangeKind.ValueType] = {
     ChangeKind.ADDED: pb.CHANGE_KIND_ADDED,

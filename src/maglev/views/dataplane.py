@@ -172,7 +172,8 @@ class DataplaneFigures:
     name, direction and result; ``lbsync`` counts changes by scope (all, one) and kind; ``drift`` counts changes that
     something else made, by kind. ``unmanaged_vips`` are VIPs in VPP that are not configured and are left alone;
     ``waiting_vips`` those that are not deleted before an operator agrees. ``cost_factor`` is measured cost against the
-    formula.
+    formula. ``mass_changes``: many servers may change by commands of VPP's CLI; ``commands_failed`` counts those that
+    failed.
     """
 
     vpp: DataplaneInfo | None
@@ -192,3 +193,5 @@ class DataplaneFigures:
     waiting_vips: int
     cost_factor: float
     estimated_work_ns: int
+    mass_changes: bool
+    commands_failed: int

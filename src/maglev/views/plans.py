@@ -10,8 +10,9 @@ from dataclasses import dataclass
 class PlanStep:
     """One call to VPP.
 
-    ``kind``: conf | vip_add | vip_remove | as_add | as_remove | as_weight | vip_flush. ``vip`` is prefix, protocol and
-    port; weights are in units. ``stall_ns`` is the estimated time of VPP's main thread. ``str()`` is the step in words.
+    ``kind``: conf | vip_add | vip_remove | as_add | as_remove | as_weight | vip_flush | as_commands. ``vip`` is prefix,
+    protocol and port; weights are in units. ``stall_ns`` is the estimated time of VPP's main thread. ``str()`` is the
+    step in words; of commands, which change many ASes of a VIP, it is their text.
     """
 
     kind: str

@@ -2,11 +2,16 @@
 
 Raises come first, so that a VIP with a usable AS is never empty in between. A flush comes together with its drop, after
 all raises, so that the evicted flows spread over every AS that took over, not just over the first one that was raised.
+
+Of each of these parts, changes of many ASes become commands where those cost VPP less (``together``). They keep their
+place: all commands of the raises come before the first drop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
 
 from maglev.base.states import State
 from maglev.vpp.planning.context import VipContext
@@ -14,7 +19,9 @@ from maglev.vpp.planning.cost import CostModel
 from maglev.vpp.planning.desired import DesiredAs, DesiredVip
 from maglev.vpp.planning.model import ActualVip, address_order
 from maglev.vpp.planning.plan import Op, Settles, Step
+from maglev.vpp.planning.policy import Policy
 from maglev.vpp.planning.scale import passes
+from maglev.vpp.planning.together import FEWEST_NEW, Bundler, Shape
 from maglev.vpp.wire.messages import VipKey
 
 
@@ -80,8 +87,55 @@ class _Calls:
         cost = self._cost.plain() + self._flush_ns
         self.steps.append(Step(Op.FLUSH_VIP, self._key, self._frontend, flush=True, cost_ns=cost, settles=settles))
 
+    def shape(self, lingering: int) -> Shape:
+        """The VIP as the calls so far leave it; ``lingering``: its deleted ASes."""
+        return Shape(self._length, len(self.weights) + lingering, self._total)
+
+    def bundle(self, start: int, shape: Shape, bundler: Bundler) -> None:
+        """Make commands of those steps from ``start`` on that may be made together, where that costs less.
+
+        ``shape``: the VIP before them. The steps must be of one part: raises, drops, or additions at weight 0.
+        """
+        steps = self.steps[start:]
+        groups: dict[_Group, list[Step]] = {}
+        for step in steps:
+            if (group := _group_of(step)) is not None:
+                groups.setdefault(group, []).append(step)
+        commands: list[Step] = []
+        for group, members in groups.items():
+            made = bundler.bundle(members, shape)
+            if made is members:
+                continue
+            commands += made
+            change = sum(member.weight - member.old_weight for member in members)
+            shape = Shape(shape.length, shape.ases + (len(members) if group.adds else 0), shape.total + change)
+            steps = [step for step in steps if _group_of(step) != group]
+        if commands:
+            self.steps[start:] = [*commands, *steps]
+
     def _call_cost(self, flush: bool) -> int:
         return self._cost.rebuild(self._length, self._total) + (self._flush_ns if flush else 0)
+
+
+class _Group(NamedTuple):
+    """Steps of one part that one command may contain."""
+
+    adds: bool
+    flush: bool
+    guarded: bool
+
+
+def _group_of(step: Step) -> _Group | None:
+    """The group of a step; None if only a call of its own may make it.
+
+    An AS that has a weight and keeps one must not be deleted for a moment: its buckets would go to others. A raise
+    that flushes is the last of the raises, since its flows are to spread over all of them.
+    """
+    if step.op is Op.ADD_AS:
+        return _Group(True, False, step.guarded)
+    if step.op is not Op.SET_WEIGHT or (step.weight > 0 and (step.old_weight > 0 or step.flush)):
+        return None
+    return _Group(False, step.flush, step.guarded)
 
 
 def create_vip(vip: DesiredVip, length: int, cost: CostModel) -> Step:
@@ -116,43 +170,57 @@ def delete_vip(found: ActualVip, frontend: str, reason: str, cost: CostModel) ->
     return [*calls.steps, Step(Op.DELETE_VIP, found.key, frontend, cost_ns=cost.plain(), reason=reason)]
 
 
-def write_vip(context: VipContext, due: Mapping[bytes, Settles], cost: CostModel) -> list[Step]:
+def write_vip(context: VipContext, due: Mapping[bytes, Settles], policy: Policy) -> list[Step]:
     """The calls that give the ASes of a VIP their weights, in passes when its scale changes.
 
     ``due``: as in ``Flushes``. The first pass also makes all flushes and deletions, and ends with the new ASes at
     weight 0.
     """
-    return _WeightCalls(context, due, cost).steps()
+    return _WeightCalls(context, due, policy).steps()
 
 
 class _WeightCalls:
     """Writes the weights of one VIP, pass by pass."""
 
-    def __init__(self, context: VipContext, due: Mapping[bytes, Settles], cost: CostModel) -> None:
+    def __init__(self, context: VipContext, due: Mapping[bytes, Settles], policy: Policy) -> None:
         self._context = context
         self._due = due
         vip = context.wanted
         weights = {address: present.weight for address, present in context.present.items()}
-        self._calls = _Calls(vip.key, vip.frontend, context.length, weights, cost)
+        self._calls = _Calls(vip.key, vip.frontend, context.length, weights, policy.cost)
+        self._bundler = Bundler(policy.cost, policy.lb.max_stall) if policy.may_command(vip.key) else None
+        self._lingering = context.found.lingering if context.found is not None else 0
         self._ours: Mapping[bytes, DesiredAs] = {ours.address: ours for ours in vip.ases}
         self._at_once = _flushed_at_once(context, due)
 
     def steps(self) -> list[Step]:
         """Write all passes."""
         first, *further = passes(self._calls.weights, self._context.targets)
-        raised = self._raise(first, self._due)
+        with self._bundled():
+            raised = self._raise(first, self._due)
         # If VPP refuses every raise, the drops would empty the VIP. The executor does not send guarded ones then.
         guarded = bool(raised) and not _stays_served(self._context)
-        self._drop(first, raised, self._due, guarded=guarded)
+        with self._bundled():
+            self._drop(first, raised, self._due, guarded=guarded)
         if self._at_once:
             self._calls.flush(tuple(debt for settles in self._due.values() for debt in settles))
         for address in self._context.extra:
             self._calls.delete(address, flush=True, guarded=guarded and self._calls.weights[address] > 0)
-        self._add_at_zero(first)
+        with self._bundled():
+            self._add_at_zero(first)
         for goal in further:
             raised = self._raise(goal, {})
             self._drop(goal, raised, {}, guarded=bool(raised) and not _stays_served(self._context))
         return self._calls.steps
+
+    @contextmanager
+    def _bundled(self) -> Iterator[None]:
+        """Make commands of the steps that are added within, where that costs less."""
+        calls = self._calls
+        start, shape = len(calls.steps), calls.shape(self._lingering)
+        yield
+        if self._bundler is not None and len(calls.steps) - start >= FEWEST_NEW:
+            calls.bundle(start, shape, self._bundler)
 
     def _raise(self, goal: Mapping[bytes, int], due: Mapping[bytes, Settles]) -> Collection[bytes]:
         """Make the raises of this pass; returns their addresses."""

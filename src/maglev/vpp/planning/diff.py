@@ -213,7 +213,7 @@ def _plan_vip(vip: DesiredVip, fate: Wanted, before: ActualVip | None, terms: Te
     if context is None:
         return _NOTHING
     flushes = flushes_of(context, terms.owed)
-    return _VipPlan(write_vip(context, flushes.due, terms.policy.cost), flushes)
+    return _VipPlan(write_vip(context, flushes.due, terms.policy), flushes)
 
 
 def _create(vip: DesiredVip, before: ActualVip | None, terms: Terms) -> _VipPlan:
@@ -221,7 +221,7 @@ def _create(vip: DesiredVip, before: ActualVip | None, terms: Terms) -> _VipPlan
     cost = terms.policy.cost
     context = context_of(vip, None, before, terms)
     assert context is not None
-    steps = [create_vip(vip, context.length, cost), *write_vip(context, {}, cost)]
+    steps = [create_vip(vip, context.length, cost), *write_vip(context, {}, terms.policy)]
     if before is not None:
         # The debts stay until VPP has acknowledged the deletion of the old VIP.
         return _VipPlan(steps, NO_FLUSHES)

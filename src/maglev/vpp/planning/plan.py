@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from maglev.vpp.planning.model import Actual, ActualAs, ActualVip
+from maglev.vpp.wire.commands import delete_line, weight_line
 from maglev.vpp.wire.messages import KEEP, Encap, LbConf, VipKey, address_text, source_text
 
 
@@ -25,6 +26,7 @@ class Op(enum.Enum):
     DELETE_AS = "as_remove"
     SET_WEIGHT = "as_weight"
     FLUSH_VIP = "vip_flush"
+    COMMANDS = "as_commands"  # many ASes of one VIP at once, by VPP's CLI
 
     # By identity: Enum's own hash is a call into Python, several times for each step.
     __hash__ = object.__hash__
@@ -47,6 +49,7 @@ _CALLS: Mapping[Op, str] = {
     Op.DELETE_AS: "lb_add_del_as_v2 del",
     Op.SET_WEIGHT: "lb_as_set_weight",
     Op.FLUSH_VIP: "lb_flush_vip",
+    Op.COMMANDS: "cli_inband",
 }
 
 
@@ -87,6 +90,9 @@ class Step(NamedTuple):
     ``guarded``: a drop that would leave its VIP empty if VPP refused every raise before it; the executor sends it
     only after VPP has accepted at least one of them. ``conf`` is set for ``SET_CONF`` only, with KEEP where VPP's value
     stays.
+
+    ``members``: for ``COMMANDS`` only, the changes of single ASes that its commands make together. All of them add ASes
+    (``ADD_AS``), or all set weights (``SET_WEIGHT``) and all or none flush.
     """
 
     op: Op
@@ -105,13 +111,28 @@ class Step(NamedTuple):
     sticky: bool = False
     conf: LbConf | None = None
     reason: str = ""
+    members: tuple[Step, ...] = ()
 
     @property
     def call(self) -> str:
         """Name of the API message."""
         return _CALLS[self.op].partition(" ")[0]
 
+    @property
+    def commands(self) -> str:
+        """The text of ``COMMANDS``: a line that deletes live ASes, and one for each weight that adds or revives."""
+        assert self.vip is not None
+        by_weight: dict[int, list[bytes]] = {}
+        for member in self.members:
+            by_weight.setdefault(member.weight, []).append(member.address)
+        lines = [weight_line(self.vip, addresses, weight) for weight, addresses in by_weight.items()]
+        if self.members[0].op is Op.SET_WEIGHT:
+            lines.insert(0, delete_line(self.vip, [member.address for member in self.members], flush=self.flush))
+        return "\n".join(lines)
+
     def __str__(self) -> str:
+        if self.op is Op.COMMANDS:
+            return " ".join(["cli_inband", *(f'"{line}"' for line in self.commands.split("\n"))])
         words = [_CALLS[self.op]]
         if self.vip is not None:
             words.append(str(self.vip))
@@ -205,6 +226,10 @@ def acknowledge(actual: Actual, step: Step) -> None:
         _acknowledge_conf(actual, step)
         return
     assert step.vip is not None
+    if step.op is Op.COMMANDS:
+        for member in step.members:
+            acknowledge(actual, member)
+        return
     if step.op is Op.CREATE_VIP:
         actual.vips[step.vip] = ActualVip(step.vip, step.encap, step.length, sticky=step.sticky)
         return

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from maglev.config.model import LbConfig, Prune
 from maglev.vpp.planning.cost import CostModel
+from maglev.vpp.wire.commands import can_name
 from maglev.vpp.wire.messages import VipKey
 
 
@@ -33,6 +34,8 @@ class Policy:
 
     ``multiples``: the scales of VIPs that keep the one found in VPP. ``first``: VIPs whose steps come before all
     others, with their places: VIPs whose steps were deferred by the budget of an earlier batch.
+
+    ``commands``: many ASes of a VIP may change by commands of VPP's CLI, except in the VIPs of ``singly``.
     """
 
     full: bool = True
@@ -48,6 +51,8 @@ class Policy:
     multiples: Mapping[VipKey, Fraction] = field(default_factory=dict)
     first: Mapping[VipKey, int] = field(default_factory=dict)
     cost: CostModel = field(default_factory=CostModel)
+    commands: bool = False
+    singly: frozenset[VipKey] = frozenset()
 
     def __post_init__(self) -> None:
         # The caller may change its mappings later, so the policy keeps read-only copies.
@@ -57,6 +62,10 @@ class Policy:
     def place(self, key: VipKey) -> int:
         """Where the steps of a VIP come; at one place, VIPs that serve nothing come first, then in numeric order."""
         return self.first.get(key, len(self.first))
+
+    def may_command(self, key: VipKey) -> bool:
+        """Whether commands may change ASes of this VIP."""
+        return self.commands and key not in self.singly and can_name(key)
 
     def may_remove(self, key: VipKey) -> bool:
         """Whether a VIP that is not configured may be removed now."""

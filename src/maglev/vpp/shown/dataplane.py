@@ -131,6 +131,8 @@ class Dataplane:
             waiting_vips=len(reconciler.waiting),
             cost_factor=reconciler.pacer.factor,
             estimated_work_ns=reconciler.pacer.spent_ns,
+            mass_changes=reconciler.mass_changes,
+            commands_failed=counters.commands_failed,
         )
 
     def traffic(self) -> Iterator[VipTraffic]:

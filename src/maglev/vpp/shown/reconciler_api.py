@@ -59,6 +59,11 @@ class ReconcilerApi(Protocol):
         ...
 
     @property
+    def mass_changes(self) -> bool:
+        """Whether many ASes may change by commands of VPP's CLI."""
+        ...
+
+    @property
     def unmanaged(self) -> Collection[VipKey]:
         """VIPs in VPP that are left alone, as the last full sync found them."""
         ...

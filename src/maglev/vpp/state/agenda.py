@@ -63,7 +63,11 @@ class Batch:
 
 
 class Agenda:
-    """The frontends that wait, and the calls that VPP refused and that are not tried again for now."""
+    """The frontends that wait, and the calls that VPP refused and that are not tried again for now.
+
+    ``singly``: VIPs in which commands about many ASes failed: single calls repair them. An immutable value, replaced on
+    change: a plan may keep it. It ends when every call may be tried again.
+    """
 
     def __init__(self) -> None:
         # Dictionaries keep the order of the first mark.
@@ -75,6 +79,7 @@ class Agenda:
         self._overtaken = False  # the last batch put ``_leaders`` before frontends that still wait
         self._leaders: frozenset[str] = frozenset()
         self._refused: dict[VipKey | None, set[RefusalKey]] = {}
+        self.singly: frozenset[VipKey] = frozenset()
 
     # ------------------------------------------------------------------------------------------------------- questions
 
@@ -231,6 +236,11 @@ class Agenda:
         """VPP refused this call."""
         self._refused.setdefault(refusal[1], set()).add(refusal)
 
+    def avoid_commands(self, key: VipKey) -> None:
+        """Commands about this VIP failed."""
+        self.singly |= {key}
+
     def forget_refusals(self) -> None:
         """Every call may be tried again."""
         self._refused.clear()
+        self.singly = frozenset()

@@ -8,7 +8,9 @@ once: the mirror has the new state already, and does not find the difference aga
 Doubts: a VIP is *stale* where VPP refused a call about it; it is read before it is written again, and a difference then
 does not count as drift. A VIP is *uncertain* where calls were open when the connection was lost: VPP may or may not
 have carried them out. VIPs are *reshuffled* where some came or went: their index and stickiness, which only the CLI
-shows, must be read again.
+shows, must be read again. A VIP is *unconfirmed* where VPP accepted commands about many of its ASes: what they changed
+enters the mirror with the next reading of the VIP, together with every call that VPP accepted after them, and counts
+as done as far as that reading shows it. Until then the VIP must not be planned.
 
 A VIP has *moved* when a call or a reading changed its ASes: it may serve by now, or no longer. ``take_moved`` tells
 which VIPs have, so that a batch need not ask each VIP.
@@ -40,15 +42,27 @@ class Link(Protocol):
     def excuse(self) -> str: ...
 
 
+class Accepted(NamedTuple):
+    """A step that VPP has accepted, and as what it counts (``Extent.scope``)."""
+
+    scope: str
+    step: Step
+
+
 class Fact(NamedTuple):
     """The result of a reading, about one VIP. ``key`` None: about the global settings.
 
     ``drift``: what another controller has changed. ``lost``: the VIP as it was known, where VPP has it no longer.
+    ``differs``: the ASes read otherwise than the mirror had them, whether that counts as drift or not.
+    ``confirmed``: steps of an unconfirmed VIP that the reading shows; ``missing``: those that it does not show.
     """
 
     key: VipKey | None
     drift: Sequence[Drift]
     lost: ActualVip | None = None
+    differs: bool = False
+    confirmed: Sequence[Accepted] = ()
+    missing: Sequence[Accepted] = ()
 
 
 class Comparison(NamedTuple):
@@ -90,6 +104,7 @@ class Mirror:
         self._connected_ns = 0
         self._stale: set[VipKey] = set()
         self._uncertain: set[VipKey | None] = set()  # None: the global settings
+        self._unconfirmed: dict[VipKey, list[Accepted]] = {}
         self._moved: set[VipKey] = set()
         self._all_moved = True
         self._order: dict[VipKey, None] = {}  # the VIPs in the order of VPP's own list, as read last
@@ -119,7 +134,12 @@ class Mirror:
             return True
         found = self.actual.vips.get(key)
         have = found.ases.get(address) if found is not None else None
-        return have is not None and have.weight > 0
+        raised = (one.step.weight > 0 for one in self._unconfirmed.get(key, ()) if one.step.address == address)
+        return (have is not None and have.weight > 0) or any(raised)
+
+    def unconfirmed(self, key: VipKey | None) -> bool:
+        """Whether this VIP must be read before it is planned: VPP has accepted commands about it."""
+        return key in self._unconfirmed
 
     def stale(self, keys: Iterable[VipKey]) -> list[VipKey]:
         """Those of ``keys`` that are to be read before they are written."""
@@ -141,6 +161,8 @@ class Mirror:
         """VPP has to be read again."""
         self._known = self.actual or self._known
         self.actual = None
+        self._uncertain.update(self._unconfirmed)
+        self._unconfirmed.clear()
 
     def compare(self, read: Actual, *, started_ns: int, connected_ns: int) -> Comparison:
         """Everything was read over a connection that stands since ``connected_ns``, of a VPP started at ``started_ns``.
@@ -179,6 +201,12 @@ class Mirror:
         elif step.op is Op.DELETE_VIP and step.vip is not None:
             self.reshuffled = True
             self._order.pop(step.vip, None)
+            self._unconfirmed.pop(step.vip, None)
+
+    def defer(self, key: VipKey, accepted: Iterable[Accepted]) -> None:
+        """VPP has accepted these steps about a VIP; the next reading of it confirms them, or does not."""
+        if self.actual is not None:
+            self._unconfirmed.setdefault(key, []).extend(accepted)
 
     def refused(self, keys: Iterable[VipKey | None]) -> None:
         """VPP refused calls about these: they may differ from the mirror."""
@@ -225,19 +253,24 @@ class Mirror:
 
     def put_ases(self, vip: ActualVip, read: Iterable[AsDetails]) -> Fact:
         """The ASes of a VIP of the mirror were read, with those that were deleted and linger."""
+        accepted = self._unconfirmed.pop(vip.key, [])
+        for _, step in accepted:
+            self.acknowledge(step)
         known, lingering, served = vip.ases, vip.lingering, vip.serves
         fill(vip, read)
         if vip.serves is not served:
             self._moved.add(vip.key)
+        differing = ases_drift(known, vip.ases)
         found: Sequence[Drift] = ()
         if vip.key not in self._stale:
-            found = ases_drift(known, vip.ases)
+            found = differing
             # More ASes linger than have gone, or all have gone: it may be another VIP by now, of the same key.
             gone = sum(address not in vip.ases for address in known)
             if vip.lingering - lingering > gone or 0 < len(known) == gone:
                 self.reshuffled = True
         self._stale.discard(vip.key)
-        return Fact(vip.key, found)
+        confirmed, missing = _confirm(accepted, vip)
+        return Fact(vip.key, found, differs=bool(differing), confirmed=confirmed, missing=missing)
 
     def put_verbose(self, verbose: Mapping[VipKey, VerboseVip]) -> list[Fact]:
         """Index and stickiness were read from the CLI; returns the VIPs whose nature has changed."""
@@ -247,3 +280,26 @@ class Mirror:
         self.reshuffled = False
         facts = (Fact(key, vip_drift(before, actual.vips[key])) for key, before in known.items())
         return [fact for fact in facts if fact.drift]
+
+
+def _confirm(accepted: Sequence[Accepted], vip: ActualVip) -> tuple[list[Accepted], list[Accepted]]:
+    """The steps that a VIP shows as it was just read, and the others.
+
+    Of several steps about one AS, the last one decides for all of them. A flush leaves no trace: it counts if all that
+    VPP did before it shows.
+    """
+    last = {step.address: step for _, step in accepted if step.address}
+    shows = {address: _shows(step, vip) for address, step in last.items()}
+    confirmed: list[Accepted] = []
+    missing: list[Accepted] = []
+    for one in accepted:
+        shown = shows[one.step.address] if one.step.address else not missing
+        (confirmed if shown else missing).append(one)
+    return confirmed, missing
+
+
+def _shows(step: Step, vip: ActualVip) -> bool:
+    have = vip.ases.get(step.address)
+    if step.op is Op.DELETE_AS:
+        return have is None
+    return have is not None and have.weight == step.weight

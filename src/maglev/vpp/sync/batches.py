@@ -12,10 +12,9 @@ from maglev.base import logs
 from maglev.base.clock import Clock
 from maglev.base.pace import Pace
 from maglev.vpp.planning.buckets import differing
-from maglev.vpp.planning.model import ActualVip
+from maglev.vpp.planning.model import ActualVip, address_order
 from maglev.vpp.state.agenda import Admission, Choice
 from maglev.vpp.state.announced import Before
-from maglev.vpp.state.drift import ases_drift
 from maglev.vpp.sync.guard import Guard
 from maglev.vpp.sync.programmer import Extent, Programmer
 from maglev.vpp.sync.readback import Readback
@@ -145,7 +144,7 @@ class Batches:
             for name in names:
                 rooms.adoption.warmup.release(name)
             keys = rooms.announced.current.keys
-            await self._readback.stale(keys[name] for name in names if name in keys)
+            await self._readback.doubtful(keys[name] for name in names if name in keys)
             rooms.counters.batches += 1
             await self._programmer.apply(names, ONE, first=batch.first)
         except BaseException:
@@ -158,16 +157,14 @@ class Batches:
         rooms = self._rooms
         rooms.mirror.demand()
         key = rooms.verification.take()
-        found = rooms.mirror.find(key)
-        if key is None or found is None:
+        if key is None or rooms.mirror.find(key) is None:
             return  # The connection was lost and made again while this task waited for the lock, or the VIP is gone.
-        written = found.ases
-        await self._readback.ases([key])
+        differs = await self._readback.ases([key])
         rooms.mirror.demand()
         found = rooms.mirror.find(key)
         if found is None:
             return
-        if not ases_drift(written, found.ases):
+        if not differs:
             self._check_buckets(found)
             return
         name = rooms.announced.current.names.get(key)
@@ -181,7 +178,8 @@ class Batches:
         if not wrong:
             return
         self._rooms.counters.bucket_mismatches += 1
-        address, (has, should) = next(iter(wrong.items()))
+        address = min(wrong, key=address_order)
+        has, should = wrong[address]
         log.error(
             "vpp-buckets-differ",
             f"VIP {vip.key}: {len(wrong)} ASes have other buckets than their weights give, {address_text(address)}"

@@ -16,7 +16,8 @@ class Counters:
     """All counts, from 0 at the start of the daemon. ``lbsync`` by (scope ``all`` or ``one``, kind); ``drift`` by kind.
 
     ``suppressed``: syncs that the warm-up held. ``bucket_mismatches``: VIPs that were read back with other bucket
-    counts than their weights give.
+    counts than their weights give. ``commands_failed``: commands about many ASes that VPP refused, or whose result it
+    did not show.
     """
 
     lbsync: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -28,3 +29,4 @@ class Counters:
     suppressed: int = 0
     recreations_given_up: int = 0
     bucket_mismatches: int = 0
+    commands_failed: int = 0

@@ -8,12 +8,20 @@ write after a pause goes out at once.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from maglev.base import logs
 from maglev.base.clock import Clock
 from maglev.vpp.planning.plan import NO_REFUSALS, Op, RefusalKey, Refusals, Step, refusal_key
+from maglev.vpp.sync.commandline import (
+    FACTOR_LEAST,
+    FACTOR_MOST,
+    MEANINGFUL_NS,
+    CommandLine,
+    LineMeter,
+    blended,
+)
 from maglev.vpp.wire.client import VppClient
 from maglev.vpp.wire.messages import (
     REPLY_PAYLOAD,
@@ -21,6 +29,7 @@ from maglev.vpp.wire.messages import (
     WeightCall,
     pack_as_add,
     pack_as_del,
+    pack_cli,
     pack_conf,
     pack_flush_vip,
     pack_vip_add,
@@ -32,12 +41,6 @@ from maglev.vpp.wire.messages import (
 from maglev.vpp.wire.transport import WINDOW, Reply, Request, set_weight
 
 log = logs.get(__name__)
-
-FACTOR_LEAST, FACTOR_MOST = 1 / 64, 4.0
-SHARE_DOWN, SHARE_UP = 0.3, 0.05
-"""Weights of a measurement below and above the estimate. One above it may be a delay on this side, and counts less."""
-MEANINGFUL_NS = 1_000_000
-"""If the estimate is below this, a long wait for replies is due to the socket rather than to the work."""
 
 
 class Pacer:
@@ -51,6 +54,7 @@ class Pacer:
         self.max_stall_ns = max_stall_ns
         self.max_duty = max_duty
         self.factor = 1.0
+        self.lines = LineMeter()
         self.spent_ns = 0
         self._clock = clock
         self._free_ns = 0
@@ -72,9 +76,17 @@ class Pacer:
         took = self._clock.monotonic_ns() - began_ns
         if cost_ns <= 0 or (took > cost_ns and cost_ns < MEANINGFUL_NS):
             return
-        target = self.factor * took / cost_ns
-        self.factor += (SHARE_UP if target > self.factor else SHARE_DOWN) * (target - self.factor)
+        self.factor = blended(self.factor, self.factor * took / cost_ns)
         self.factor = min(FACTOR_MOST, max(FACTOR_LEAST, self.factor))
+
+    def commanded(self, cost_ns: int, lines: int, began_ns: int) -> None:
+        """The last answer to commands, of so many lines, that ``start`` began has arrived."""
+        self.lines.measured(cost_ns, lines, self._clock.monotonic_ns() - began_ns)
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that measures."""
+        return self._clock
 
 
 @dataclass(slots=True)
@@ -83,7 +95,8 @@ class Outcome:
 
     ``done``: steps that VPP has acknowledged. ``failures``: refusals in words. ``refused``: the refused steps.
     ``skipped``: guarded drops that were not sent, since no raise before them was accepted. ``rest``: steps that were
-    not sent, since the budget was used up.
+    not sent, since the budget was used up, or since commands failed: they wait for another plan. ``broken``: VIPs in
+    which commands failed.
     """
 
     done: list[Step] = field(default_factory=list)
@@ -91,15 +104,18 @@ class Outcome:
     refused: set[RefusalKey] = field(default_factory=set)
     skipped: list[Step] = field(default_factory=list)
     rest: Sequence[Step] = ()
+    broken: list[VipKey] = field(default_factory=list)
 
 
 class _Run:
     """One plan while it is carried out: its next step, its outcome so far, and the VIPs in which VPP has accepted one.
 
-    A step depends on the steps before it in two cases, and is then not put into one write with them: their replies
+    A step depends on the steps before it in three cases, and is then not put into one write with them: their replies
     must be in first. A guarded drop needs an accepted raise in its VIP, or it would empty the VIP. ``lb_flush_vip``
     needs proof that VPP has the VIP: for an unknown one, VPP would use an uninitialised index and may crash. An
-    accepted step in the VIP is proof; without one, ``exists`` asks VPP.
+    accepted step in the VIP is proof; without one, ``exists`` asks VPP. And commands that failed change what the later
+    steps of their VIP were planned for, so commands about one VIP go out one message at a time. They never share a
+    write with calls: the two have a calibration each.
     """
 
     def __init__(
@@ -112,11 +128,7 @@ class _Run:
         self._exists = exists
         self._accepted: set[VipKey | None] = set()
         self._raised: set[VipKey | None] = set()
-
-    @property
-    def left(self) -> Sequence[Step]:
-        """Steps of which nothing has been decided yet."""
-        return self._steps[self._position :]
+        self._unsent: list[Step] = []
 
     async def next_chunk(self, max_stall_ns: int) -> list[Step]:
         """The steps of the next write: at most ``WINDOW``, with at most this estimated work unless it is one step.
@@ -126,7 +138,7 @@ class _Run:
         chunk: list[Step] = []
         cost = 0
         while len(chunk) < WINDOW and (step := self._skip_refused()) is not None:
-            if chunk and (step.guarded or step.op is Op.FLUSH_VIP or cost + step.cost_ns > max_stall_ns):
+            if chunk and (_waits(step, chunk) or cost + step.cost_ns > max_stall_ns):
                 break
             self._position += 1
             if step.guarded and step.vip not in self._raised:
@@ -140,7 +152,10 @@ class _Run:
 
     def accepted(self, step: Step) -> None:
         """VPP has accepted a step."""
-        self.outcome.done.append(step)
+        if step.op is Op.COMMANDS:
+            self.outcome.done.extend(step.members)
+        else:
+            self.outcome.done.append(step)
         self._accepted.add(step.vip)
         if step.weight > step.old_weight:
             self._raised.add(step.vip)
@@ -149,6 +164,23 @@ class _Run:
         """VPP has refused a step, or would have crashed on it. ``why``: the step and the reason, in words."""
         self.outcome.failures.append(why)
         self.outcome.refused.add(refusal_key(step))
+
+    def broken(self, step: Step, why: str) -> None:
+        """Commands have failed, or were not sent. ``why``: in words; empty if that is no failure of VPP."""
+        assert step.vip is not None
+        if why:
+            self.outcome.failures.append(why)
+        self.outcome.broken.append(step.vip)
+        self.unsent([step])
+
+    def unsent(self, steps: Iterable[Step]) -> None:
+        """These steps of the last write must be planned again."""
+        self._unsent.extend(steps)
+
+    def end(self) -> Outcome:
+        """The outcome. Steps that were not sent, or failed as commands, are its rest."""
+        self.outcome.rest = [*self._unsent, *self._steps[self._position :]]
+        return self.outcome
 
     def _skip_refused(self) -> Step | None:
         """Advance to the next step that VPP has not refused lately."""
@@ -165,13 +197,28 @@ class _Run:
         log.warning("vpp-drop-held", f"not sent, since nothing took over: {step}", vip=str(step.vip))
 
 
+def _waits(step: Step, chunk: Sequence[Step]) -> bool:
+    """Whether a step needs the replies to steps of the write before it, or may not share that write."""
+    if step.guarded or step.op is Op.FLUSH_VIP:
+        return True
+    if step.op is not Op.COMMANDS:
+        return chunk[0].op is Op.COMMANDS
+    return chunk[0].op is not Op.COMMANDS or any(before.vip == step.vip for before in chunk)
+
+
 class Executor:
     """Sends steps."""
 
     def __init__(self, client: VppClient, pacer: Pacer) -> None:
         self.refusals = 0
+        self._command_line = CommandLine(client, pacer.clock, pacer.lines)
         self._client = client
         self._pacer = pacer
+
+    @property
+    def commands_usable(self) -> bool:
+        """Whether many ASes may change by commands: nothing speaks against it on this connection."""
+        return self._command_line.usable
 
     async def run(
         self, steps: Sequence[Step], *, budget_ns: int, on_done: Callable[[Step], None], skip: Refusals = NO_REFUSALS
@@ -187,7 +234,7 @@ class Executor:
         connects = self._client.connects
         run = _Run(steps, skip, self._exists)
         spent = 0
-        while spent < budget_ns:
+        while spent < budget_ns and not run.outcome.broken:
             chunk = await run.next_chunk(self._pacer.max_stall_ns)
             if not chunk:
                 break
@@ -195,14 +242,16 @@ class Executor:
             spent += cost
             await self._pacer.turn()
             self._client.still_connected(connects)
+            if chunk[0].op is Op.COMMANDS:
+                await self._command(run, chunk, cost, on_done)
+                continue
             for step, reply in zip(chunk, await self._send(chunk, cost), strict=True):
                 if reply.retval == 0:
                     run.accepted(step)
                     on_done(step)
                 else:
                     run.refused(step, self._refusal(step, reply.retval))
-        run.outcome.rest = run.left
-        return run.outcome
+        return run.end()
 
     async def _send(self, chunk: Sequence[Step], cost: int) -> Sequence[Reply]:
         requests = [_request(step) for step in chunk]
@@ -210,6 +259,35 @@ class Executor:
         replies = await self._client.send(requests)
         self._pacer.measured(cost, began)
         return replies
+
+    async def _command(self, run: _Run, chunk: Sequence[Step], cost: int, on_done: Callable[[Step], None]) -> None:
+        """Send commands, each about another VIP, and pass on what VPP accepted. A failure ends the run.
+
+        Single calls then do the rest, by a plan that is made from a new reading of the VIP.
+        """
+        assert chunk[0].vip is not None
+        if not await self._command_line.recognised(chunk[0].vip):
+            run.broken(chunk[0], "")
+            run.unsent(chunk[1:])
+            return
+        texts = [step.commands for step in chunk]
+        began = self._pacer.start(cost)
+        replies = await self._client.send([Request("cli_inband", pack_cli(text)) for text in texts])
+        self._pacer.commanded(cost, sum(text.count("\n") + 1 for text in texts), began)
+        for step, reply in zip(chunk, replies, strict=True):
+            error = self._command_line.error_in(reply)
+            if error:
+                run.broken(step, self._failed(step, error))
+            else:
+                run.accepted(step)
+                on_done(step)
+
+    def _failed(self, step: Step, error: str) -> str:
+        """Count and log commands that failed; returns that in words."""
+        self.refusals += 1
+        why = f"commands about {len(step.members)} ASes of VIP {step.vip}: {error}"
+        log.error("vpp-refused", f"VPP refused {why}; single calls follow", msg=step.call, vip=str(step.vip or ""))
+        return why
 
     def _refusal(self, step: Step, retval: int) -> str:
         """Count and log a refusal; returns it in words."""

@@ -290,6 +290,7 @@ class FullSync:
                 rooms.mirror.demand()
                 # A reload may have taken frontends away since the pieces were made.
                 live = [name for name in names if name in rooms.announced.in_force.frontends]
+                await self._readback.doubtful(self._keys_to_read(live, extent))
                 plan, outcome = await self._programmer.apply(live, extent, first=rooms.agenda.cut)
             if outcome.done:
                 rooms.signals.wake.set()  # to read it back

@@ -2,7 +2,8 @@
 
 ``apply`` is the whole way. Its first half, ``_plan``, is one moment: no ``await`` is in it, so a plan never mixes
 states of two moments, and every later mark is newer than the plan. Its second half sends a bounded piece of the plan.
-The executor calls ``_acknowledged`` for each step that VPP accepts: all changes that this makes are there.
+The executor calls ``_accepted`` for each step that VPP accepts. A single call counts at once (``acknowledged``);
+commands about many ASes count when a reading of their VIP shows what they did, and the mirror changes only then.
 Steps that were cut off or refused go back to the agenda.
 
 The caller holds the lock of the dataplane: one plan is under way at a time.
@@ -16,7 +17,7 @@ from functools import partial
 
 from maglev.base import logs
 from maglev.base.clock import Clock
-from maglev.config.model import Config
+from maglev.config.model import Config, MassChanges
 from maglev.judgement.weights import StateSource
 from maglev.vpp.planning.cost import CostModel
 from maglev.vpp.planning.desired import DesiredVip, desired_vips
@@ -24,6 +25,7 @@ from maglev.vpp.planning.diff import diff
 from maglev.vpp.planning.plan import COUNTED, FlushKey, Op, Plan, Step
 from maglev.vpp.planning.policy import Policy
 from maglev.vpp.state.announced import Before
+from maglev.vpp.state.mirror import Accepted
 from maglev.vpp.sync.executor import Executor, Outcome
 from maglev.vpp.sync.rooms import Rooms
 from maglev.vpp.wire.messages import VipKey
@@ -125,7 +127,13 @@ class Programmer:
             multiples=multiples,
             first={keys[name]: place for place, name in enumerate(first) if name in keys},
             cost=self._cost(),
+            commands=self.may_command(config),
+            singly=rooms.agenda.singly,
         )
+
+    def may_command(self, config: Config) -> bool:
+        """Whether many ASes may change by commands of VPP's CLI: ``config`` allows it, and so does this VPP."""
+        return config.lb.mass_changes is MassChanges.AUTO and self._executor.commands_usable
 
     # ---------------------------------------------------------------------------------------------------------- the way
 
@@ -142,7 +150,7 @@ class Programmer:
                 plan.steps,
                 budget_ns=BUDGET_STALLS * self._rooms.announced.current.config.lb.max_stall,
                 skip=self._rooms.agenda.refused,
-                on_done=partial(self._acknowledged, extent.scope),
+                on_done=partial(self._accepted, extent.scope),
             )
         except BaseException:
             self._rooms.agenda.again(planned)
@@ -159,7 +167,7 @@ class Programmer:
         source = rooms.announced.source
         if isinstance(source, Before):
             names, extent = self._put_off(names, source), Extent(extent.scope, force=extent.force)
-        wanted = self.desired(names, source)
+        wanted = self._confirmed_ones(self.desired(names, source))
         policy = self.policy(extent, source.config(), first=first, recorded=self._recorded())
         plan = diff(wanted, actual, rooms.debts.owed, policy, lost=rooms.adoption.lost)
         rooms.debts.note(plan)
@@ -192,12 +200,33 @@ class Programmer:
         self._rooms.agenda.again(late)
         return [name for name in names if name not in late]
 
+    def _confirmed_ones(self, wanted: list[DesiredVip]) -> list[DesiredVip]:
+        """Those whose VIP the mirror knows. Callers read unconfirmed ones first; a reload may have brought others."""
+        mirror = self._rooms.mirror
+        late = [vip.frontend for vip in wanted if mirror.unconfirmed(vip.key)]
+        if not late:
+            return wanted
+        self._rooms.agenda.again(late)
+        return [vip for vip in wanted if vip.frontend not in late]
+
     # ------------------------------------------------------------------------------------------------------ the outcome
 
-    def _acknowledged(self, scope: str, step: Step) -> None:
-        """VPP has accepted a step. All changes that an acknowledgement makes are made here."""
+    def _accepted(self, scope: str, step: Step) -> None:
+        """VPP has accepted a step. It counts at once, but for commands, and for what follows them in their VIP."""
+        mirror = self._rooms.mirror
+        if step.op is Op.COMMANDS:
+            assert step.vip is not None
+            mirror.defer(step.vip, [Accepted(scope, member) for member in step.members])
+        elif step.vip is not None and step.op is not Op.DELETE_VIP and mirror.unconfirmed(step.vip):
+            mirror.defer(step.vip, [Accepted(scope, step)])
+        else:
+            mirror.acknowledge(step)
+            self.acknowledged(Accepted(scope, step))
+
+    def acknowledged(self, accepted: Accepted) -> None:
+        """A step counts as done; the mirror has it. All other changes that this makes are made here."""
         rooms = self._rooms
-        rooms.mirror.acknowledge(step)
+        scope, step = accepted
         if (kind := COUNTED.get(step.op)) is not None:
             rooms.counters.lbsync[scope, kind] += 1
         rooms.debts.acknowledged(step)
@@ -234,7 +263,11 @@ class Programmer:
                 rooms.recreations.refused(key)
                 if key in rooms.announced.current.vips:
                     self._count_recreation(key)
-        rooms.mirror.refused(key for _, key, _ in outcome.refused)
+        for key in outcome.broken:
+            rooms.counters.commands_failed += 1
+            if self._executor.commands_usable:
+                rooms.agenda.avoid_commands(key)
+        rooms.mirror.refused([*(key for _, key, _ in outcome.refused), *outcome.broken])
         rooms.verification.written(step.vip for step in outcome.done if step.vip is not None)
         if outcome.rest or rooms.agenda.cut:
             sent = {step.frontend for step in plan.steps[: len(plan.steps) - len(outcome.rest)]}

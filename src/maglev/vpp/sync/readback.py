@@ -38,6 +38,8 @@ class Readback:
             sticky_buckets=conf.sticky_buckets_per_core if conf is not None else 1024,
             workers=info.workers if info is not None else 1,
             factor=self._pacer.factor,
+            line_factor=self._pacer.lines.factor,
+            per_line=self._pacer.lines.per_line,
         )
 
     async def everything(self) -> Actual:
@@ -63,19 +65,26 @@ class Readback:
         if self._mirror.reshuffled:
             await self.verbose()
 
-    async def ases(self, keys: Iterable[VipKey]) -> None:
-        """Read the ASes of these VIPs, as far as VPP has them."""
+    async def ases(self, keys: Iterable[VipKey]) -> bool:
+        """Read the ASes of these VIPs, as far as VPP has them; returns whether any read otherwise than expected."""
         actual = self._mirror.demand()
+        differs = False
         for key in keys:
             vip = actual.vips.get(key)
             if vip is not None:
-                self._report(self._mirror.put_ases(vip, await self._ases_of(vip)))
+                fact = self._mirror.put_ases(vip, await self._ases_of(vip))
+                self._report(fact)
+                differs = differs or fact.differs
+        return differs
 
-    async def stale(self, keys: Iterable[VipKey]) -> None:
-        """Read again those of these VIPs about which a call was refused."""
-        if stale := self._mirror.stale(keys):
+    async def doubtful(self, keys: Iterable[VipKey]) -> None:
+        """Read again those of these VIPs about which a call was refused, and those that are unconfirmed."""
+        keys = list(keys)
+        stale = self._mirror.stale(keys)
+        if stale:
             await self.vips()
-            await self.ases(stale)
+        if doubtful := [*stale, *(key for key in keys if self._mirror.unconfirmed(key) and key not in stale)]:
+            await self.ases(doubtful)
 
     async def verbose(self) -> bool:
         """Read index and stickiness from the CLI; returns whether the nature of a VIP has changed."""

@@ -50,7 +50,7 @@ from maglev.vpp.state.configured import Use
 from maglev.vpp.state.debts import Debts
 from maglev.vpp.state.keeping import keep_flushes, keep_flushes_now
 from maglev.vpp.state.kept import KeptWeights, keep_weights
-from maglev.vpp.state.mirror import Mirror
+from maglev.vpp.state.mirror import Accepted, Mirror
 from maglev.vpp.state.ownership import Ownership
 from maglev.vpp.state.pruning import Pruning, held_back
 from maglev.vpp.state.recreations import Recreations
@@ -116,7 +116,7 @@ class Reconciler:
             signals=Signals(),
         )
         rooms.kept.restore(rooms.adoption.lost)
-        reporter = Reporter(rooms)
+        reporter = Reporter(rooms, self._confirmed)
         self._readback = Readback(client, rooms.mirror, self.pacer, reporter.take)
         self._executor = executor(client, self.pacer)
         self._programmer = Programmer(rooms, self._executor, self._readback.cost, clock)
@@ -161,6 +161,11 @@ class Reconciler:
     def refusals(self) -> int:
         """Calls that VPP refused."""
         return self._executor.refusals
+
+    @property
+    def mass_changes(self) -> bool:
+        """Whether many ASes may change by commands of VPP's CLI."""
+        return self._programmer.may_command(self._rooms.announced.in_force)
 
     @property
     def unmanaged(self) -> Collection[VipKey]:
@@ -299,6 +304,10 @@ class Reconciler:
         self._rooms.agenda.mark(event.frontend, key)
         if event.flush and key is not None and backend is not None:
             self._rooms.debts.owe(FlushKey(key, backend.address.packed), Cause.OPERATOR)
+
+    def _confirmed(self, accepted: Accepted) -> None:
+        """A reading shows a change that VPP had accepted as a part of commands."""
+        self._programmer.acknowledged(accepted)
 
     def _connected(self) -> None:
         self._rooms.mirror.connected()

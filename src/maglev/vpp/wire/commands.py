@@ -97,7 +97,7 @@ class Kind(enum.Enum):
 
 
 def read_probe(retval: int, text: str) -> Kind:
-    """What the answer to ``probe`` says of VPP's CLI."""
+    """The meaning of an answer to ``probe``."""
     answer = text.removesuffix("\n")
     if retval == -1 and answer == _NO_ADDRESS:
         return Kind.SAME
