@@ -56,9 +56,6 @@ class Stage:
         self.skewed = False
         self._timeline = (directory / "timeline.log").open("w", buffering=1)
         self._hold: float | None = None
-        self._free = asyncio.Event()
-        self._free.set()
-        self._sharers = 0
         self._forgetting = 0
 
     # ---- life
@@ -110,21 +107,7 @@ class Stage:
     async def alone(self) -> AsyncIterator[None]:
         """Ending and starting the daemon is for the caller alone."""
         async with self.life:
-            await self._free.wait()
             yield
-
-    @contextlib.asynccontextmanager
-    async def undying(self) -> AsyncIterator[None]:
-        """The daemon lives meanwhile. Several may want that at the same time."""
-        async with self.life:
-            self._sharers += 1
-            self._free.clear()
-        try:
-            yield
-        finally:
-            self._sharers -= 1
-            if not self._sharers:
-                self._free.set()
 
     async def start_daemon(self) -> None:
         """Start the daemon; if its file is not valid, as it ends by itself, with the good one."""

@@ -6,7 +6,6 @@ Each pass of a run plays every row once, in an order drawn at random, a few of e
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import random
 import signal
@@ -480,12 +479,9 @@ async def state_full(stage: Stage) -> bool:
 
 def _host(group: str, trouble: str) -> Callable[[Stage], Awaitable[bool]]:
     async def play(stage: Stage) -> bool:
-        async with contextlib.AsyncExitStack() as stack:
-            if trouble == "queue":
-                await stack.enter_async_context(stage.undying())
-            await stage.world.break_host(group, trouble)
-            await _pause(stage, 2.0, 4.0)
-            await stage.world.mend_host(group)
+        await stage.world.break_host(group, trouble)
+        await _pause(stage, 2.0, 4.0)
+        await stage.world.mend_host(group)
         return True
 
     return play
