@@ -17,6 +17,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -69,23 +71,79 @@ class Ledger(Journal):
             line = self._line(entry, values)
             print(json.dumps(line), file=self._file)
             self._trigger.see(entry.message + (":del" if line["delete"] else ""))
+        elif entry.message == "cli_inband":
+            for line in self._commands(entry, values["cmd"]):
+                print(json.dumps(line), file=self._file)
+                self._trigger.see(line["call"] + (":del" if line["delete"] else ""))
         elif entry.message == "sockclnt_create":
             print(json.dumps({"t": time.monotonic(), "client": entry.client, "call": entry.message}), file=self._file)
+
+    def _commands(self, entry: Entry, text: str) -> Iterator[dict[str, Any]]:
+        """What the ``lb as`` lines of a text do to each AS, as calls of the API would say it.
+
+        An AS that one line deletes and a later line of the same text adds has its weight set: nothing runs in between.
+        """
+        deleted: dict[tuple[str, str], bool] = {}
+        for words in (line.split() for line in text.splitlines()):
+            if words[:2] != ["lb", "as"]:
+                continue
+            at = 7 if words[3:4] == ["protocol"] else 3
+            end = next((place for place, word in enumerate(words) if word in ("del", "weight")), len(words))
+            numbers = {"tcp": 6, "udp": 17}
+            prefix = ip_network(words[2])
+            port = int(words[6]) if at == 7 else 0
+            number = numbers[words[4]] if port else 255
+            vip = str(VipKey(prefix.network_address.packed, prefix.prefixlen, number, port))
+            addresses = [str(ip_address(word)) for word in words[at:end]]
+            if words[end : end + 1] == ["del"]:
+                deleted.update({(vip, address): "flush" in words[end:] for address in addresses})
+                continue
+            for address in addresses:
+                before = deleted.pop((vip, address), None)
+                call = "lb_add_del_as_v2" if before is None else "lb_as_set_weight"
+                yield self._entry(entry, call, vip, address, weight=int(words[end + 1]), flush=bool(before))
+        for (vip, address), flush in deleted.items():
+            yield self._entry(entry, "lb_add_del_as_v2", vip, address, flush=flush, delete=True)
 
     def _line(self, entry: Entry, values: dict[str, Any]) -> dict[str, Any]:
         prefix, port = values["pfx"], values["port"]
         key = VipKey(prefix.address, prefix.length, values["protocol"] if port else 255, port)
+        return self._entry(
+            entry,
+            entry.message,
+            str(key),
+            address_text(values["as_address"]) if "as_address" in values else "",
+            weight=values.get("weight", 0),
+            flush=bool(values.get("is_flush", False)),
+            delete=bool(values.get("is_del", False)),
+            table=values.get("new_flows_table_length", 0),
+            sticky=bool(values.get("src_ip_sticky", False)),
+        )
+
+    def _entry(
+        self,
+        entry: Entry,
+        call: str,
+        vip: str,
+        address: str,
+        *,
+        weight: int = 0,
+        flush: bool = False,
+        delete: bool = False,
+        table: int = 0,
+        sticky: bool = False,
+    ) -> dict[str, Any]:
         return {
             "t": time.monotonic(),
             "client": entry.client,
-            "call": entry.message,
-            "vip": str(key),
-            "address": address_text(values["as_address"]) if "as_address" in values else "",
-            "weight": values.get("weight", 0),
-            "flush": bool(values.get("is_flush", False)),
-            "delete": bool(values.get("is_del", False)),
-            "table": values.get("new_flows_table_length", 0),
-            "sticky": bool(values.get("src_ip_sticky", False)),
+            "call": call,
+            "vip": vip,
+            "address": address,
+            "weight": weight,
+            "flush": flush,
+            "delete": delete,
+            "table": table,
+            "sticky": sticky,
             "retval": entry.retval,
             "calls": self._calls,
         }
