@@ -69,6 +69,17 @@ class Watched:
         self.p.wait(lambda: self.p.engine.stats()["local_errors"] >= start + tries * len(self.targets), "more tries")
         return [self.p.engine.target_info(one).blocked_reason.removeprefix("not probed: ") for one in self.targets]
 
+    def blocked_by(self, trouble: Callable[[], None]) -> None:
+        """Make trouble again and again, until none can be probed."""
+
+        def blocked() -> bool:
+            if all(self.p.engine.target_info(one).blocked_since_ns for one in self.targets):
+                return True
+            trouble()
+            return False
+
+        self.p.wait(blocked, "all to be blocked")
+
     def stay_up(self) -> None:
         """Nothing has changed since they came up."""
         changes = [self.p.of(one)[before:] for one, before in zip(self.targets, self.before, strict=True)]
@@ -193,7 +204,7 @@ def test_a_neighbour_table_that_is_full_is_no_verdict(nets: Pair, port: int) -> 
         with probing() as p:
             watched = Watched(p, nets, port, (address,))
             with full_neighbour_table(nets.client, v6=v6) as forget:
-                forget(address)
+                watched.blocked_by(lambda address=address, forget=forget: forget(address))  # type: ignore[misc]
                 family = "ipv6" if v6 else "ipv4"
                 reasons = {one.removesuffix(": EINVAL") for one in watched.reasons()}
                 assert reasons == {f"neighbour table full (net.{family}.neigh.default.gc_thresh3)"}
