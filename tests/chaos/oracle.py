@@ -261,13 +261,31 @@ class Oracle:
                 horizon = min(horizon, self.facts.since(a) - RISE_SECONDS)
         return horizon
 
+    def _unlearned(self, member: Member, t: float) -> bool:
+        """Whether daemon and VPP were both started while no probe could leave, and too little time has passed since.
+
+        The new daemon then has no verdict, and the empty VPP shows it none. Servers that answer are used in the order
+        of their answers, so a fallback can serve until the first answer from an earlier pool.
+        """
+        pace = self._pace(member.backend)
+        if pace is None:
+            return False
+        for a, _ in self.facts.blind[pace.group].within(t - RISE_SECONDS, t):
+            since = self.facts.since(a)
+            if all(
+                any(since <= moment <= t for moment in moments) for moments in (self.facts.started, self.facts.emptied)
+            ):
+                return True
+        return False
+
     def usable(self, vip: Vip, member: Member, since: float, t: float) -> bool:
         """Whether a server must be known to be good: it has served for long, and nothing speaks against it."""
         horizon = self._horizon(member, since, t)
         pace = self._pace(member.backend)
         facts = self.facts
         return not (
-            facts.bad[member.address].touches(horizon, t)
+            self._unlearned(member, t)
+            or facts.bad[member.address].touches(horizon, t)
             or facts.out[member.backend].touches(horizon, t)
             or (pace is not None and pace.served and facts.slow[pace.group].touches(horizon, t))
             or 0 in self._values(vip, member, horizon, t)

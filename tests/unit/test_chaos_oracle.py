@@ -192,3 +192,20 @@ def test_the_rule_keeps_what_a_frontend_has_that_is_to_keep_it() -> None:
     vip = plan(keep=True).vips[KEY]
     nothing = desired(vip, lambda m: False, lambda m: m.weight, lambda m: m.backend != "b")
     assert nothing == {A: None, B: 0, C: None}
+
+
+def test_a_fallback_may_serve_first_where_neither_vpp_nor_the_daemon_knows_better() -> None:
+    for started, emptied, recovered, wrong in (
+        (NOW - 2.0, NOW - 3.0, NOW - 0.5, 0),
+        (None, NOW - 3.0, NOW - 0.5, 1),
+        (NOW - 2.0, None, NOW - 0.5, 1),
+        (NOW - 7.0, NOW - 8.0, NOW - 5.0, 1),
+    ):
+        trial = Trial()
+        trial.facts.blind["group"].add(NOW - 9.0, recovered)
+        if started is not None:
+            trial.facts.started.append(started)
+        if emptied is not None:
+            trial.facts.emptied.append(emptied)
+        trial.write(address=C, weight=5)
+        assert len(trial.found()) == wrong, (started, emptied, recovered)
