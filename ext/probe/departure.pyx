@@ -355,12 +355,15 @@ cdef bint canary_send(State* e, Origin* origin, uint8_t place) noexcept nogil:
 # True where that cannot be known.
 #
 # After such a time, or after the carrier was away, the kernel's next attempt at the neighbour may be a second off, and
-# the answers to those before are missing for our own reasons.
+# the answers to those before are missing for our own reasons. What happened to an interface before its first look is
+# not known: that look counts as such a time.
 cdef bint egress_works(State* e, Origin* origin, uint8_t place, int64_t since) noexcept nogil:
     cdef Interface* interface
     if place == 0 or place > origin.interface_count or origin.aside[0] < 0:
         return True
     interface = &origin.interfaces[place - 1]
+    if e.clock.now - interface.first_at < RESOLICITING * <int64_t>MS:
+        return False
     if interface.changed_at and e.clock.now - interface.changed_at < SOLICITING * <int64_t>MS:
         return False
     if interface.stamps != STAMPS_WORK:

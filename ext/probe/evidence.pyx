@@ -67,6 +67,8 @@ cdef bint interface_up(State* e, Origin* origin, uint8_t place) noexcept nogil:
         return True
     if interface.looked_at and (link.up != interface.up or link.carrier_changes != interface.carrier_changes):
         interface.changed_at = e.clock.now
+    if interface.first_at == 0:
+        interface.first_at = e.clock.now
     interface.up = link.up
     interface.carrier_changes = link.carrier_changes
     interface.looked_at = e.clock.tick_start

@@ -57,6 +57,7 @@ cdef enum:
     ASIDE_BATCH = 32                # packets a sendmmsg with stamps: each gives two messages in the error queue
     ASKS = 64                       # targets a tick whose next hop is asked for: about 5 us each
     SAMPLE = 512                    # passes of a target after which its route is asked for again: a power of two
+    RESOLICITING = 1500             # ms: from one attempt of the kernel at a neighbour to the next, and some
     SOLICITING = 4000               # ms: the kernel's three attempts at a neighbour, a second apart, and some
     TWIN_LEARNING = 60              # seconds between two twins that tell whether a driver gives stamps
     CA_CWR = 2                      # TCP_INFO: the congestion state that a refusal by our own queue leads to
@@ -233,6 +234,7 @@ cdef struct Interface:
     bint up                         # as of `looked_at`: administratively, with carrier
     uint8_t stamps                  # STAMPS_*
     uint32_t carrier_changes        # the kernel's counter, as of `looked_at`
+    int64_t first_at                # when it was first looked at; 0 = never
     int64_t looked_at               # the start of the tick; 0 = never
     int64_t left_at                 # when an SND stamp of it was last read
     int64_t stuck_at                # when nothing was last seen to leave by it

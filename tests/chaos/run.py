@@ -219,6 +219,11 @@ class Run:
     async def quiet_restart(self) -> None:
         """A restart under unchanged health and configuration writes nothing."""
         stage = self.stage
+        if stage.forgetful or stage.operators.unsure:
+            # A daemon that may have forgotten settings has all of them taken back after its start: those are writes.
+            async with stage.alone():
+                await stage.kill(signal.SIGTERM)
+            await self.settle()
         before = sum(stage.oracle.counts[name] for name in ("ASes added", "ASes deleted", "weights set", "VIPs made"))
         async with stage.alone():
             await stage.kill(signal.SIGTERM)

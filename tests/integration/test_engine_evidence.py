@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -223,6 +224,24 @@ def test_a_dead_host_on_our_link_goes_down_and_comes_back(nets: Pair, port: int)
             ip("-n", nets.server, "addr", "del", one + width, "dev", "veth0")
             ip("-n", nets.client, "neigh", "del", one, "dev", "veth0")
         watched.go_down()
+
+
+def solicit(address: str) -> None:
+    """Have the kernel look for a neighbour: a datagram to the discard port."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"", (address, 9))
+
+
+def test_neighbours_asked_for_without_carrier_before_the_start_make_no_dead_hosts(nets: Pair, port: int) -> None:
+    with no_carrier(nets):
+        for address in (SERVER, SERVER6):
+            inside(nets.client, lambda address=address: solicit(address))  # type: ignore[misc]
+    # The kernel repeats its question after a second; until then nothing that the engine sends leaves.
+    with probing() as p:
+        targets = [p.add(quick(kind, nets, port), one) for kind in ("icmp", "syn") for one in (SERVER, SERVER6)]
+        for target in targets:
+            p.becomes(target, State.UP)
+            assert [one.to_state for one in p.of(target)] == [State.UP]
 
 
 @pytest.fixture
