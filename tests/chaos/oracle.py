@@ -18,6 +18,9 @@ DRIFT = "drift"
 FLAP_SECONDS = 5.0
 """Failures this close to each other add up: a pass between them takes back one failure, not all."""
 
+UNPROVEN_SECONDS = 1.5
+"""For how long an unproven failure can wait for the next one."""
+
 RISE_SECONDS = 3.0
 """The longest time that a recovered server needs to be up, with its slowest check."""
 
@@ -230,7 +233,9 @@ class Oracle:
         if not bad.touches(since, t):
             return False
         spans = bad.within(since - FLAP_SECONDS, t)
-        return sum(min(b, t) - a for a, b in spans if a >= after) >= pace.least
+        # The first failure of a run counts unproven: a trouble of ours shortly before can be one of the two.
+        least = 0.0 if self.facts.blind[pace.group].touches(since - UNPROVEN_SECONDS, t) else pace.least
+        return any(a >= after for a, _ in spans) and sum(min(b, t) - a for a, b in spans if a >= after) >= least
 
     def _pace(self, backend: str) -> Pace | None:
         for force in reversed(self.facts.forces):
