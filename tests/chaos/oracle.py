@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from tests.chaos.facts import Facts, Force
 from tests.chaos.plan import Member, Plan, Vip, desired
@@ -20,6 +21,9 @@ FLAP_SECONDS = 5.0
 
 UNPROVEN_SECONDS = 1.5
 """For how long an unproven failure can wait for the next one."""
+
+EPSILON = Fraction(1, 1000)
+"""Halves are rounded upwards."""
 
 RISE_SECONDS = 3.0
 """The longest time that a recovered server needs to be up, with its slowest check."""
@@ -184,7 +188,10 @@ class Oracle:
             return "no configuration in force has this server there"
         if new is None:
             return "every configuration in force has this server there"
-        if new and not any(new in self._values(vip, member, since, write.t) for vip, _, member in found):
+        if new and not any(
+            new in self._values(vip, member, since, write.t) or self._on_found_scale(held, vip, member, new)
+            for vip, _, member in found
+        ):
             return "no configuration and no operator has set this weight"
         if new < old:
             return (
@@ -202,6 +209,16 @@ class Oracle:
             if spans.touches(since, t):
                 weights.add(weight)
         return {vip.programmed(weight) for weight in weights}
+
+    @staticmethod
+    def _on_found_scale(held: Held, vip: Vip, member: Member, weight: int) -> bool:
+        """Whether a weight has the scale of the VIP's other weights: a daemon that starts keeps the scale it finds."""
+        ratios = {
+            Fraction(held.ases[other.address], vip.programmed(other.weight))
+            for _, other in vip.members()
+            if other is not member and held.ases.get(other.address) and other.weight
+        }
+        return len(ratios) == 1 and max(1, round(vip.programmed(member.weight) * ratios.pop() + EPSILON)) == weight
 
     def _may_be_zero(self, vip: Vip, pool: int, member: Member, since: float, t: float) -> bool:
         if self.facts.out[member.backend].touches(since, t) or 0 in self._values(vip, member, since, t):

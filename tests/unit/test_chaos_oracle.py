@@ -218,3 +218,12 @@ def test_a_short_failure_may_follow_an_unproven_one() -> None:
         trial.fail(A, NOW - 0.2, NOW - 0.1)
         trial.write(address=A)
         assert len(trial.found()) == wrong, blind
+
+
+def test_a_weight_may_be_on_the_scale_that_a_started_daemon_found() -> None:
+    for a, b, wrong in ((20, 10, 0), (20, 11, 1), (20, 5, 0)):
+        trial = Trial()
+        trial.write(address=B, weight=0, client=DRIFT)
+        trial.write(address=A, weight=a, client=DRIFT)
+        trial.write(address=B, weight=b)
+        assert len(trial.found()) == wrong, (a, b)
