@@ -283,7 +283,7 @@ class Oracle:
                 horizon = min(horizon, self.facts.since(a) - RISE_SECONDS)
         return horizon
 
-    def _unlearned(self, member: Member, t: float) -> bool:
+    def _unlearned(self, member: Member, recent: float, t: float) -> bool:
         """Whether daemon and VPP were both started while no probe could leave, and too little time has passed since.
 
         The new daemon then has no verdict, and the empty VPP shows it none. Servers that answer are used in the order
@@ -292,7 +292,7 @@ class Oracle:
         pace = self._pace(member.backend)
         if pace is None:
             return False
-        for a, _ in self.facts.blind[pace.group].within(t - RISE_SECONDS, t):
+        for a, _ in self.facts.blind[pace.group].within(recent, t):
             since = self.facts.since(a)
             if all(
                 any(since <= moment <= t for moment in moments) for moments in (self.facts.started, self.facts.emptied)
@@ -306,7 +306,7 @@ class Oracle:
         pace = self._pace(member.backend)
         facts = self.facts
         return not (
-            self._unlearned(member, t)
+            self._unlearned(member, since, t)
             or facts.bad[member.address].touches(horizon, t)
             or facts.out[member.backend].touches(horizon, t)
             or (pace is not None and pace.served and facts.slow[pace.group].touches(horizon, t))
