@@ -62,6 +62,12 @@ cdef int open_raw(Origin* origin, RawSocket* raw, bint tcp, uint32_t* allow) noe
     return 0
 
 
+# Did a socket fail to open for want of descriptors or memory? That passes, and the origin is opened again later. Without
+# the sockets that only prove things it would take our own trouble for the death of its targets, for as long as it lives.
+cdef inline bint short_of_something(int error) noexcept nogil:
+    return error in (EMFILE, ENFILE, ENOMEM, ENOBUFS)
+
+
 # The socket for stamped probes of a protocol. A connect check does without where this process may not open one.
 #
 # It must cost nothing while probes pass. The kernel clones each packet of a protocol for every raw socket of it, before
@@ -78,7 +84,7 @@ cdef int open_aside(Origin* origin, bint tcp, bint needed) noexcept nogil:
     memset(block, 0xff, sizeof(block))
     fd[0] = socket(AF_INET6 if origin.v6 else AF_INET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, proto)
     if fd[0] < 0:
-        return origin_failed(origin, kind) if needed else 0
+        return origin_failed(origin, kind) if needed or short_of_something(errno) else 0
     if aside_prepare(fd[0], origin.v6) < 0:
         return origin_failed(origin, BLOCK_FILTER)
     if tcp and origin.v6:
@@ -172,6 +178,8 @@ cdef int origin_open_here(Opener* opener, Origin* origin) noexcept nogil:
     if origin.resolver < 0:
         return origin_failed(origin, BLOCK_SOCKET)
     origin.netlink = netlink_open()
+    if origin.netlink < 0 and short_of_something(errno):
+        return origin_failed(origin, BLOCK_SOCKET)
     if origin.has_source and not source_is_ours(origin):
         errno_set(EADDRNOTAVAIL)
         return origin_failed(origin, BLOCK_SOURCE)
