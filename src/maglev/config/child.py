@@ -92,9 +92,7 @@ async def _load(
                     # If the child died, its status and its last words say more than the broken answer.
                     ended = answer.at_eof()
                     status = await _end(process, patience=LAST_SECONDS if ended else 0.0)
-                    raise HostTrouble(
-                        _why_failed(str(error), status if ended else None, await last_words)
-                    ) from error
+                    raise HostTrouble(_why_failed(str(error), status if ended else None, await last_words)) from error
         except TimeoutError:
             raise HostTrouble(f"loading took longer than {deadline:g} s, and was given up") from None
 
