@@ -249,7 +249,8 @@ class Reconciler:
         if actual is None:
             return pruning.held
         agreed = pruning.agreed | (self._rooms.announced.current.vips - policy.configured)
-        return held_back(actual.vips, policy.configured, policy.prunes, agreed=agreed, held=pruning.held)
+        left = self._rooms.ownership.left_by(policy.configured)
+        return held_back(actual.vips, policy.configured, policy.prunes, agreed=agreed, held=pruning.held, left=left)
 
     async def pieces(self, names: Iterable[str], config: Config) -> list[list[str]]:
         """Frontends of ``config`` in the pieces of a full sync."""
