@@ -1,18 +1,15 @@
-"""The server that VPP chooses for a new flow: VPP's flow hash gives the bucket, its table the server. Pure.
+"""The bucket of a flow in a VIP's new-flow table, by VPP's own hash. Pure.
 
-VPP looks into its table of sticky flows first, so a flow that is older than the last change of weights may still go to
-the server that it had. VPP has no message that lists its sticky flows.
+The bucket's server gets the flow if it is new. VPP looks into its table of sticky flows first, so a flow that is older
+than the last change of weights may still go to the server that it had. VPP has no message that lists its sticky flows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
 from maglev._flowhash import flow_hash
-from maglev._flowtable import build
-from maglev.vpp.planning.buckets import padded
 
 TCP, UDP = 6, 17
 
@@ -27,22 +24,15 @@ class Flow(NamedTuple):
     destination_port: int = 0
 
 
+def has_ports(protocol: int, *, sticky: bool) -> bool:
+    """VPP hashes the ports of TCP and UDP, unless the VIP has ``src-ip-sticky``; of other protocols it reads none."""
+    return protocol in (TCP, UDP) and not sticky
+
+
 def hash_of(flow: Flow, *, sticky: bool) -> int:
-    """VPP's 32-bit hash of a flow. ``sticky``: the VIP has ``src-ip-sticky``, which leaves the ports out.
+    """VPP's 32-bit hash of a flow; modulo the length of a table, it is the bucket. ``sticky``: by source alone.
 
-    Of protocols other than TCP and UDP, VPP reads no ports. Raises ValueError for addresses of two families.
+    Raises ValueError for addresses of two families.
     """
-    ports = (flow.source_port, flow.destination_port) if flow.protocol in (TCP, UDP) and not sticky else (0, 0)
+    ports = (flow.source_port, flow.destination_port) if has_ports(flow.protocol, sticky=sticky) else (0, 0)
     return flow_hash(flow.source.packed, flow.destination.packed, *ports)
-
-
-def table_of(weights: Mapping[bytes, int], length: int) -> list[bytes]:
-    """The new-flow table: the packed address for each bucket. Empty where every weight is 0.
-
-    Raises ValueError for a length or a weight that VPP does not have.
-    """
-    if not any(weights.values()):
-        return []
-    addresses = list(weights)
-    _, table = build(padded(weights), length)
-    return [addresses[index] for index in table]

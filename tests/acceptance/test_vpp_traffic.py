@@ -19,13 +19,15 @@ import pytest
 
 from maglev.base.states import State
 from maglev.config.model import Config, MassChanges, Protocol
-from maglev.vpp.planning.flow import TCP, UDP, Flow, hash_of, table_of
+from maglev.views.dataplane import FlowQuestion, FrontendTable
+from maglev.vpp.planning.flow import TCP, UDP, Flow, hash_of
 from maglev.vpp.planning.model import vip_key
-from maglev.vpp.state.reader import StateReader, new_vip
+from maglev.vpp.planning.tables import table_of
+from maglev.vpp.state.reader import StateReader, fill, new_vip
 from maglev.vpp.state.store import MemoryStore
 from maglev.vpp.wire.messages import address_text
 from maglev.vpp.wire.transport import Reply, Request
-from tests.acceptance.rigs import DOWN, UP, config_of, driven, halves, held, is_change
+from tests.acceptance.rigs import DOWN, UP, buckets, config_of, driven, halves, held, is_change
 from tests.acceptance.traffic import STICKY_BUCKETS, Generator, Traffic, flows_to, generator
 from tests.helpers.vpprig import Rig
 
@@ -74,9 +76,9 @@ async def forecast(rig: Rig) -> tuple[list[bytes], bool]:
     """The table that VPP has, by the product's own arithmetic, and whether it leaves the ports out."""
     (www,) = rig.states.config().frontends.values()
     reader, key = StateReader(rig.client), vip_key(www)
-    length = new_vip((await reader.vips())[key]).length
-    read = await reader.ases(key)
-    return table_of({one.address: one.weight for one in read if one.live}, length), www.src_ip_sticky
+    vip = new_vip((await reader.vips())[key])
+    fill(vip, await reader.ases(key))
+    return table_of(vip.ases, vip.length).owners(), www.src_ip_sticky
 
 
 async def foretold(rig: Rig, flows: Sequence[Flow]) -> dict[Flow, str]:
@@ -439,3 +441,50 @@ async def test_the_server_of_each_of_thousands_of_flows_is_foretold(
     assert len(chosen) == len(flows)
     assert not {flow: (server, wanted[flow]) for flow, server in chosen.items() if server != wanted[flow]}
     assert len(set(chosen.values())) == 20
+
+
+async def test_the_api_names_the_server_of_a_flow_now_and_before_the_last_change(
+    socket: Path, packets: Generator
+) -> None:
+    config = one_pool(4, 20)
+    flows = flows_to(VIPS[4], FLOWS // 4)
+
+    def answers(rig: Rig) -> tuple[dict[Flow, str], dict[Flow, str]]:
+        now, before = {}, {}
+        for flow in flows:
+            question = FlowQuestion(str(flow.source), flow.source_port, VIPS[4], flow.destination_port)
+            answer = rig.dataplane.flow(question)
+            assert answer.server is not None
+            now[flow] = answer.server.address
+            if answer.server_before is not None:
+                before[flow] = answer.server_before.address
+        return now, before
+
+    async with driven(socket, config) as rig:
+        first = await packets.burst(flows)
+        assert answers(rig) == (first, {})
+        fingerprint = shown(rig).fingerprint
+        for name in list(config.backends)[::2]:
+            rig.backend(name, State.DISABLED)
+        await rig.settled()
+        second = await packets.burst(flows)
+        # A flow whose server stayed is where it was, whatever the new table says of it.
+        now, before = answers(rig)
+        assert before == first
+        stayed = addresses(config, lambda name: name in list(config.backends)[1::2])
+        assert second == {flow: first[flow] if first[flow] in stayed else now[flow] for flow in flows}
+        assert shown(rig).fingerprint != fingerprint
+        for name in config.backends:
+            rig.backend(name, UP)
+        await rig.settled()
+        assert shown(rig).fingerprint == fingerprint
+        assert {str(config.backends[name].address): many for name, many in shown(rig).buckets.items()} == (
+            await buckets(rig)
+        )
+
+
+def shown(rig: Rig) -> FrontendTable:
+    """The table as the API shows it."""
+    table = rig.dataplane.table("www", with_buckets=True)
+    assert table is not None
+    return table
