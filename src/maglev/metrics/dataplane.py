@@ -10,10 +10,11 @@ from maglev.views.dataplane import DataplaneFigures, DataplaneInfo, VipTraffic
 
 
 class DataplaneFiguresSource(Protocol):
-    """Questions of the metrics to the dataplane (``maglev.vpp.shown.dataplane.Dataplane``). Both answer from memory."""
+    """Questions of the metrics to the dataplane (``maglev.vpp.shown.dataplane.Dataplane``). All answer from memory."""
 
     def figures(self) -> DataplaneFigures: ...
     def traffic(self) -> Iterable[VipTraffic]: ...
+    def fingerprints(self) -> Iterable[tuple[str, int]]: ...
 
 
 VIP_KINDS = ("existing_session", "first_session", "untracked", "no_server")
@@ -108,6 +109,12 @@ class VppFamilies:
             ),
             Family("maglev_vpp_vip_route_packets_total", "counter", "Packets of a VIP's route.", self._route_packets),
             Family("maglev_vpp_vip_route_bytes_total", "counter", "Bytes of a VIP's route.", self._route_bytes),
+            Family(
+                "maglev_vpp_vip_fingerprint",
+                "gauge",
+                "The high 53 bits of the fingerprint of a VIP's table in VPP: equal tables have equal numbers.",
+                self._fingerprints,
+            ),
         ]
 
     def _syncs(self) -> list[Family]:
@@ -174,6 +181,10 @@ class VppFamilies:
     def _route_bytes(self) -> Iterator[str]:
         for labels, vip in self._vips():
             yield f"maglev_vpp_vip_route_bytes_total{{{labels}}} {vip.route_bytes}\n"
+
+    def _fingerprints(self) -> Iterator[str]:
+        for frontend, fingerprint in self._dataplane.fingerprints():
+            yield f'maglev_vpp_vip_fingerprint{{frontend="{frontend}"}} {fingerprint}\n'
 
     def _vpp(self) -> DataplaneInfo | None:
         return self._dataplane.figures().vpp
