@@ -27,6 +27,7 @@ cdef enum:
     FRONTEND_DOWN = 2
 
 cdef enum:
+    NO_POOL = -1
     WEIGHT_MAX = 100  # the highest weight an operator can write; VPP itself would take a whole byte
     AUTO_UNIT = 10    # the largest unit that `auto` chooses: ten steps between nothing and everything
 
@@ -49,6 +50,20 @@ cdef struct Member:
     uint8_t effective  # what the rule makes of it
     uint8_t programmed  # `effective` in units: what VPP gets
     uint8_t keep       # VPP's present weight stays
+    uint8_t presumed   # without a verdict, while VPP serves it
+
+
+cdef struct Pool:
+    int min_up          # a number of members, or percent of `base`
+    int resume_up
+    uint8_t min_percent
+    uint8_t resume_percent
+    uint8_t waits       # resume-after is set: `held` says when its time is over
+    # Counted by `count_pools`:
+    int up              # eligible members
+    int base            # members with a weight that no operator took out, and that have a verdict
+    int open            # members without a verdict that could become eligible
+    int presumed        # of these, members that VPP serves
 
 
 cdef struct Outcome:
@@ -104,17 +119,76 @@ cdef inline int gcd(int a, int b) noexcept nogil:
     return a
 
 
-cdef Outcome evaluate(Member* members, Py_ssize_t count, int unit, bint keep_on_all_down) noexcept nogil:
+cdef inline int needed(int value, bint percent, int base) noexcept nogil:
+    # A threshold as a number of members, upwards; never 0, since a pool without a member up serves nobody.
+    cdef int number = (value * base + 99) // 100 if percent else value
+    return number if number > 0 else 1
+
+
+cdef inline bint reaches_min(const Pool* pool) noexcept nogil:
+    return pool.up >= needed(pool.min_up, pool.min_percent, pool.base)
+
+
+cdef inline bint reaches_resume(const Pool* pool) noexcept nogil:
+    return reaches_min(pool) and pool.up >= needed(pool.resume_up, pool.resume_percent, pool.base)
+
+
+cdef void count_pools(const Member* members, Py_ssize_t count, Pool* pools, int pool_count) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef Pool* pool
+    for i in range(pool_count):
+        pools[i].up = pools[i].base = pools[i].open = pools[i].presumed = 0
+    for i in range(count):
+        if members[i].drained or members[i].weight == 0:
+            continue
+        pool = &pools[members[i].pool]
+        if members[i].state == UP:
+            pool.up += 1
+            pool.base += 1
+        elif members[i].state == DOWN:
+            pool.base += 1
+        elif members[i].state == UNKNOWN:
+            pool.open += 1
+            pool.presumed += members[i].presumed
+
+
+cdef int choose_pool(const Pool* pools, int pool_count, int held) noexcept nogil:
+    # The rule of the active pool (maglev.judgement.pools has it in words); -1 where no pool has an eligible member.
+    cdef int pool
+    cdef bint goes_on = 0 <= held < pool_count and reaches_min(&pools[held])
+    for pool in range(pool_count):
+        if not reaches_min(&pools[pool]):
+            continue
+        if goes_on and pool < held and (pools[pool].waits or not reaches_resume(&pools[pool])):
+            continue
+        return pool
+    for pool in range(pool_count):
+        if pools[pool].up:
+            return pool
+    return -1
+
+
+cdef Outcome evaluate(
+    Member* members, Py_ssize_t count, Pool* pools, int pool_count, int held, int unit, bint keep_on_all_down,
+) noexcept nogil:
     # One frontend. Reads pool, weight, state and drained of each member; writes effective, programmed and keep.
+    # `pools` is NULL where one eligible member makes any pool usable: then the members alone are looked at.
     cdef Outcome outcome
     cdef Py_ssize_t i
+    cdef int chosen
     cdef bint all_unknown = count > 0
     outcome.active_pool = 0
     outcome.usable = False
     outcome.undecided = False
+    if pools != NULL:
+        count_pools(members, count, pools, pool_count)
+        chosen = choose_pool(pools, pool_count, held)
+        if chosen >= 0:
+            outcome.active_pool = chosen
+            outcome.usable = True
     for i in range(count):
         # Members are in the order of their pools, so the first eligible one is in the active pool.
-        if not outcome.usable and eligible(members[i].state, members[i].drained, members[i].weight):
+        if pools == NULL and not outcome.usable and eligible(members[i].state, members[i].drained, members[i].weight):
             outcome.active_pool = members[i].pool
             outcome.usable = True
         if members[i].state != UNKNOWN:
@@ -156,8 +230,9 @@ def effective_weight(int state, bint drained, bint in_active_pool, long weight):
     removed               AS deleted             AS deleted        always
     ====================  =====================  ================  ============================
 
-    The active pool is the first one with a backend that is up, not drained, and has a weight above 0; pool 0 when
-    there is none. ``weight`` is the configured weight, or the operator's run-time weight where there is one.
+    The active pool is the first usable one, by default the first with a backend that is up, not drained, and has a
+    weight above 0; pool 0 when there is none. ``maglev.judgement.pools`` has the rule of ``min-up`` and ``resume-up``.
+    ``weight`` is the configured weight, or the operator's run-time weight where there is one.
     The last column is ``flush_owed``. That a removed backend's AS is deleted, where others stay at 0, is the
     caller's part: its weight is 0 too.
     """
@@ -195,6 +270,45 @@ cdef int unit_of(object frontend) except -1:
         for member in pool.members:
             unit = gcd(unit, clamp(member.weight))
     return unit
+
+
+cdef bint read_pools(tuple configured, Pool* pools) except -1:
+    # The thresholds of a frontend's pools; returns whether any pool needs to be counted.
+    cdef bint counted = False
+    cdef Py_ssize_t i = 0
+    for pool in configured:
+        least, again = pool.min_up, pool.resume_up
+        pools[i].min_up = least.value
+        pools[i].min_percent = least.percent
+        pools[i].resume_up = again.value
+        pools[i].resume_percent = again.percent
+        pools[i].waits = pool.resume_after > 0
+        if pools[i].waits or pools[i].min_up != 1 or pools[i].min_percent or pools[i].resume_up != 1 or (
+            pools[i].resume_percent
+        ):
+            counted = True
+        i += 1
+    return counted
+
+
+cdef class PoolArray:
+    # The pools of one frontend, for as long as a call lasts. `pools` is NULL where they need not be counted.
+    cdef Pool* pools
+    cdef int count
+
+    def __cinit__(self, tuple configured, bint counted=False):
+        cdef Pool* pools
+        self.count = <int> len(configured)
+        pools = <Pool*> PyMem_Calloc(self.count or 1, sizeof(Pool))
+        if pools == NULL:
+            raise MemoryError
+        if read_pools(configured, pools) or counted:
+            self.pools = pools
+        else:
+            PyMem_Free(pools)
+
+    def __dealloc__(self):
+        PyMem_Free(self.pools)
 
 
 def weight_unit(frontend):
@@ -362,6 +476,8 @@ def frontend_weights(frontend, source):
     cdef int pool_index = 0
     cdef Outcome outcome
     cdef list result
+    cdef PoolArray array = PoolArray(frontend.pools)
+    cdef int held = source.memory(frontend).pool if array.pools != NULL else NO_POOL
     cdef str frontend_name = frontend.name
     cdef object target_state = source.target_state
     cdef object weight_override = source.weight_override
@@ -385,7 +501,7 @@ def frontend_weights(frontend, source):
                 members[i].drained = view.drained
                 i += 1
             pool_index += 1
-        outcome = evaluate(members, count, unit, is_keep(frontend))
+        outcome = evaluate(members, count, array.pools, array.count, held, unit, is_keep(frontend))
         result = []
         i = 0
         for pool in pools:
@@ -398,7 +514,7 @@ def frontend_weights(frontend, source):
     return make_frontend(outcome, unit, tuple(result))
 
 
-def presumed_weights(FrontendWeights health, unresolved, serving, *, bint keep_on_all_down):
+def presumed_weights(frontend, memory, FrontendWeights health, unresolved, serving):
     """The weights for VPP: those by ``health``, changed by the presumption about backends without a verdict.
 
     ``maglev.judgement.snapshot`` has the rule in words. Returns ``health`` itself where nothing is presumed.
@@ -409,6 +525,9 @@ def presumed_weights(FrontendWeights health, unresolved, serving, *, bint keep_o
     cdef Outcome outcome
     cdef MemberWeight member
     cdef list result = []
+    cdef bint keep_on_all_down = is_keep(frontend)
+    cdef PoolArray array = PoolArray(frontend.pools)
+    cdef int held = memory.pool
     cdef Member* members = <Member*> PyMem_Calloc(count or 1, sizeof(Member))
     cdef uint8_t* without = <uint8_t*> PyMem_Calloc(count or 1, 1)
     try:
@@ -431,7 +550,7 @@ def presumed_weights(FrontendWeights health, unresolved, serving, *, bint keep_o
                     members[i].state = UP
         if not ignorant:
             return health
-        outcome = evaluate(members, count, health.unit, keep_on_all_down)
+        outcome = evaluate(members, count, array.pools, array.count, held, health.unit, keep_on_all_down)
         for i in range(count):
             if without[i]:
                 members[i].state = UNKNOWN
@@ -444,9 +563,43 @@ def presumed_weights(FrontendWeights health, unresolved, serving, *, bint keep_o
     return make_frontend(outcome, health.unit, tuple(result))
 
 
+def pool_counts(frontend, FrontendWeights weights):
+    """For each pool of a frontend: members up, and how many of them ``min-up`` and ``resume-up`` take at present."""
+    cdef PoolArray array = PoolArray(frontend.pools, True)
+    cdef Member* members = <Member*> PyMem_Calloc(len(weights.members) or 1, sizeof(Member))
+    cdef MemberWeight member
+    cdef Pool* pool
+    cdef Py_ssize_t i
+    cdef list result = []
+    if members == NULL:
+        raise MemoryError
+    for i in range(len(weights.members)):
+        member = <MemberWeight> weights.members[i]
+        members[i].pool = member.pool_index
+        members[i].weight = member.weight
+        members[i].state = member.state
+        members[i].drained = member.drained
+    count_pools(members, len(weights.members), array.pools, array.count)
+    PyMem_Free(members)
+    for i in range(array.count):
+        pool = &array.pools[i]
+        result.append((
+            pool.up,
+            needed(pool.min_up, pool.min_percent, pool.base),
+            max(
+                needed(pool.resume_up, pool.resume_percent, pool.base), needed(pool.min_up, pool.min_percent, pool.base)
+            ),
+        ))
+    return result
+
+
 cdef struct FrontendRow:
     Py_ssize_t first   # index of its first member
     Py_ssize_t count
+    Py_ssize_t first_pool
+    int pools
+    bint counted       # its pools have to be counted
+    int held           # the pool that served last, where that matters; else NO_POOL
     int unit
     bint keep
     int active_pool
@@ -457,6 +610,7 @@ cdef struct FrontendRow:
 cdef struct Backend:
     uint8_t state
     uint8_t drained
+    uint8_t presumed   # has had no verdict yet, and VPP serves it
 
 
 @cython.final
@@ -473,6 +627,9 @@ cdef class WeightTable:
     cdef Member* members
     cdef FrontendRow* rows
     cdef Backend* backends
+    cdef Pool* pools
+    cdef Py_ssize_t pool_count
+    cdef Py_ssize_t pool_space
     cdef Py_ssize_t member_count
     cdef Py_ssize_t member_space
     cdef Py_ssize_t row_space
@@ -487,6 +644,8 @@ cdef class WeightTable:
         self.members = NULL
         self.rows = NULL
         self.backends = NULL
+        self.pools = NULL
+        self.pool_count = self.pool_space = 0
         self.member_count = self.member_space = self.row_space = self.backend_space = 0
         self.backend_index = {}
         self.users = []
@@ -497,6 +656,7 @@ cdef class WeightTable:
         PyMem_Free(self.members)
         PyMem_Free(self.rows)
         PyMem_Free(self.backends)
+        PyMem_Free(self.pools)
 
     def __len__(self):
         """Number of members over all frontends."""
@@ -517,6 +677,15 @@ cdef class WeightTable:
         self.rows[row].first = self.member_count
         self.rows[row].unit = unit_of(frontend)
         self.rows[row].keep = is_keep(frontend)
+        self.rows[row].held = NO_POOL
+        self.rows[row].first_pool = self.pool_count
+        self.rows[row].pools = <int> len(frontend.pools)
+        self.pools = <Pool*> grown(
+            self.pools, &self.pool_space, self.pool_count + self.rows[row].pools, sizeof(Pool)
+        )
+        memset(&self.pools[self.pool_count], 0, self.rows[row].pools * sizeof(Pool))
+        self.rows[row].counted = read_pools(frontend.pools, &self.pools[self.pool_count])
+        self.pool_count += self.rows[row].pools
         self.frontend_index[frontend.name] = row
         self.frontends.append(frontend)
         # Most backends are used by one frontend: those of this one share a tuple.
@@ -560,6 +729,7 @@ cdef class WeightTable:
         self.backends = <Backend*> grown(self.backends, &self.backend_space, index + 1, sizeof(Backend))
         self.backends[index].state = UNKNOWN
         self.backends[index].drained = False
+        self.backends[index].presumed = False
         self.backend_index[name] = index
         self.users.append(user)
         return index
@@ -572,6 +742,8 @@ cdef class WeightTable:
         index = known
         self.backends[index].state = state_number(state)
         self.backends[index].drained = drained
+        if self.backends[index].state != UNKNOWN:
+            self.backends[index].presumed = False
         return self.users[index]
 
     def set_backend(self, str name, state, bint drained=False):
@@ -582,9 +754,25 @@ cdef class WeightTable:
         return self.put(name, state, drained)
 
     def set_backends(self, backends):
-        """Set the states of many backends: objects with ``name``, ``state`` and ``drained``."""
+        """Set the states of many backends: objects with ``name``, ``state``, ``drained`` and ``presumed``."""
         for backend in backends:
             self.put(backend.name, backend.state, backend.drained)
+            if backend.presumed:
+                self.presume(backend.name)
+
+    def presume(self, str name):
+        """A backend without a verdict is presumed up by ``look`` until its first verdict: VPP serves it."""
+        cdef object known = self.backend_index.get(name)
+        if known is not None and self.backends[<Py_ssize_t> known].state == UNKNOWN:
+            self.backends[<Py_ssize_t> known].presumed = True
+
+    def presume_only(self, names):
+        """The same of these backends, and of no others."""
+        cdef Py_ssize_t i
+        for i in range(len(self.backend_index)):
+            self.backends[i].presumed = False
+        for name in names:
+            self.presume(name)
 
     def users_of(self, str backend):
         """Names of the frontends that use a backend, in the order in which they were added."""
@@ -613,19 +801,55 @@ cdef class WeightTable:
             self.backend_index.popitem()
         return len(self.backend_index) > 0
 
-    cdef Outcome work_out(self, Py_ssize_t row) noexcept nogil:
-        cdef FrontendRow* line = &self.rows[row]
+    cdef void take_states(self, const FrontendRow* line) noexcept nogil:
         cdef Member* members = &self.members[line.first]
         cdef Py_ssize_t i
-        cdef Outcome outcome
         for i in range(line.count):
             members[i].state = self.backends[members[i].backend].state
             members[i].drained = self.backends[members[i].backend].drained
-        outcome = evaluate(members, line.count, line.unit, line.keep)
+            members[i].presumed = self.backends[members[i].backend].presumed
+
+    cdef Outcome work_out(self, Py_ssize_t row) noexcept nogil:
+        cdef FrontendRow* line = &self.rows[row]
+        cdef Outcome outcome
+        self.take_states(line)
+        outcome = evaluate(
+            &self.members[line.first], line.count, &self.pools[line.first_pool] if line.counted else NULL, line.pools,
+            line.held, line.unit, line.keep,
+        )
         line.active_pool = outcome.active_pool
         line.state = outcome.state
         line.undecided = outcome.undecided
         return outcome
+
+    def hold(self, str name, int pool):
+        """The pool of this index served a frontend last; -1: none is known. Raises KeyError."""
+        self.rows[<Py_ssize_t> self.frontend_index[name]].held = pool
+
+    def look(self, str name):
+        """What ``maglev.judgement.pools`` needs to know of a frontend at present. Raises KeyError.
+
+        Returns the pool that should serve now (-1: no server is up), whether a server of an earlier pool has no verdict
+        yet, and the pools before the one that served last that have as many up as they need to take over. Servers
+        without a verdict that VPP serves count as up: ignorance is no reason to leave a pool.
+        """
+        cdef FrontendRow* line = &self.rows[<Py_ssize_t> self.frontend_index[name]]
+        cdef Pool* pools = &self.pools[line.first_pool]
+        cdef int chosen, pool
+        cdef bint open_before = False
+        cdef list ready = []
+        self.take_states(line)
+        count_pools(&self.members[line.first], line.count, pools, line.pools)
+        for pool in range(line.pools):
+            pools[pool].up += pools[pool].presumed
+            pools[pool].base += pools[pool].presumed
+        chosen = choose_pool(pools, line.pools, line.held)
+        for pool in range(line.pools):
+            if pool < chosen and pools[pool].open > pools[pool].presumed:
+                open_before = True
+            if pool < line.held and reaches_resume(&pools[pool]):
+                ready.append(pool)
+        return chosen, open_before, tuple(ready)
 
     def compute(self):
         """Work out every frontend. Returns the number of frontends that are up."""

@@ -29,6 +29,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from maglev.base.errors import Unavailable
 from maglev.base.states import State
 from maglev.config.model import (
+    ONE_MEMBER,
     SECOND,
     Backend,
     Config,
@@ -39,6 +40,7 @@ from maglev.config.model import (
     Pool,
     PoolMember,
     Protocol,
+    Threshold,
 )
 from maglev.vpp.planning import together
 from maglev.vpp.planning.model import vip_key
@@ -76,8 +78,9 @@ def config_of(
     length: int = 64,
     stall: int = AT_ONCE.max_stall,
     mass: MassChanges = MassChanges.AUTO,
+    least: Threshold = ONE_MEMBER,
 ) -> Config:
-    """Two frontends on one address that share a server; the first has two standbys."""
+    """Two frontends on one address that share a server; the first has two standbys. ``least``: of its first pool."""
     backends = {name: Backend(name, IPv4Address(f"10.0.0.{number}")) for number, name in enumerate(NAMES, 1)}
     if moved:
         backends["c"] = replace(backends["c"], address=IPv4Address("10.0.0.33"))
@@ -85,7 +88,7 @@ def config_of(
         "www",
         IPv4Address("192.0.2.1"),
         (
-            Pool("p", (PoolMember("a", 100), PoolMember("b", 50))),
+            Pool("p", (PoolMember("a", 100), PoolMember("b", 50)), least, least),
             Pool("standby", (PoolMember("c", 100), PoolMember("e", 100))),
         ),
         Protocol.TCP,
@@ -118,6 +121,7 @@ configs = st.builds(
     length=st.sampled_from([64, 64, 128]),
     stall=st.sampled_from([AT_ONCE.max_stall, FEW_CALLS]),
     mass=st.sampled_from([MassChanges.AUTO, MassChanges.AUTO, MassChanges.OFF]),
+    least=st.sampled_from([ONE_MEMBER, ONE_MEMBER, Threshold(2), Threshold(60, percent=True)]),
 )
 
 
@@ -211,6 +215,15 @@ class Dataplane(RuleBasedStateMachine):
         backend = self.rig.states.backends[member.backend]
         return backend.state is State.UP and not backend.drained and self._weight(frontend, pool, member) > 0
 
+    def _reaches(self, frontend: Frontend, pool: Pool) -> bool:
+        """Whether a pool has as many servers up as make it usable."""
+        up, needed = sum(self._eligible(frontend, pool, member) for member in pool.members), pool.min_up.value
+        if pool.min_up.percent:
+            backends = {m: self.rig.states.backends[m.backend] for m in pool.members if self._weight(frontend, pool, m)}
+            judged = sum(not b.drained and b.state in (State.UP, State.DOWN) for b in backends.values())
+            needed = max(1, math.ceil(needed * judged / 100))
+        return up >= needed
+
     def _weight(self, frontend: Frontend, pool: Pool, member: PoolMember) -> int:
         override = self.rig.states.overrides.get((frontend.name, pool.name, member.backend))
         return member.weight if override is None else override
@@ -220,9 +233,8 @@ class Dataplane(RuleBasedStateMachine):
         unit = frontend.weight_unit
         if unit is None:
             unit = math.gcd(10, *(member.weight for pool in frontend.pools for member in pool.members))
-        active = next(
-            (p for p in frontend.pools if any(self._eligible(frontend, p, member) for member in p.members)), None
-        )
+        some = [p for p in frontend.pools if any(self._eligible(frontend, p, member) for member in p.members)]
+        active = next(iter([p for p in frontend.pools if self._reaches(frontend, p)] or some), None)
         found: dict[str, int | None] = {}
         for pool in frontend.pools:
             for member in pool.members:

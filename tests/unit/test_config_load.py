@@ -33,6 +33,7 @@ from maglev.config.model import (
     Prune,
     TcpMode,
     TcpParams,
+    Threshold,
     TlsParams,
 )
 
@@ -111,7 +112,13 @@ EXPECTED = Config(
             name="www-v6",
             address=ip_address("2001:db8::80"),
             pools=(
-                Pool("primary", (PoolMember("nginx0-ams", 100), PoolMember("nginx1-ams", 100))),
+                Pool(
+                    "primary",
+                    (PoolMember("nginx0-ams", 100), PoolMember("nginx1-ams", 100)),
+                    min_up=Threshold(40, percent=True),
+                    resume_up=Threshold(2),
+                    resume_after=30 * SECOND,
+                ),
                 Pool("fallback", (PoolMember("nginx2-ams", 10),)),
             ),
             protocol=Protocol.TCP,

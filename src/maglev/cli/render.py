@@ -60,9 +60,22 @@ def frontend(style: Style, info: pb.FrontendInfo) -> Iterator[str]:
         ),
     )
     for at, pool in enumerate(info.pools):
-        yield f"  pool {escape(pool.name)}" + (" (active)" if at == info.active_pool_index else "")
+        active = " (active)" if at == info.active_pool_index else ""
+        yield f"  pool {escape(pool.name)}{active}{_thresholds(style, pool)}"
         for one in pool.backends:
             yield "    " + member(style, one)
+
+
+def _thresholds(style: Style, pool: pb.PoolInfo) -> str:
+    """What a pool needs and has; nothing where one backend makes it usable."""
+    if pool.min_up <= 1 and pool.resume_up <= 1 and not pool.resume_after_ns:
+        return ""
+    text = f"{pool.up} up, min-up {pool.min_up}"
+    if pool.resume_up != pool.min_up or pool.resume_after_ns:
+        text += f", resume-up {pool.resume_up}"
+    if pool.resume_after_ns:
+        text += f" for {duration(pool.resume_after_ns)}"
+    return ": " + (text if pool.usable else style.paint(text, "down"))
 
 
 _AWAY = "VPP is away or left alone since {}: state and weights are what it will get (show version says why)"

@@ -145,6 +145,10 @@ def _frontend(path: str, old: Frontend, new: Frontend) -> Iterator[ConfigChange]
 
 
 def _pool(path: str, old: Pool, new: Pool) -> Iterator[ConfigChange]:
+    for key in keys.POOL.keys:
+        # A pool that is new or gone is reported by its members.
+        if key.name not in ("name", "backends") and old.members and new.members:
+            yield from _value(path, key, old, new)
     was = {member.backend: member.weight for member in old.members}
     now = {member.backend: member.weight for member in new.members}
     for name, weight in now.items():

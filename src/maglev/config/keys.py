@@ -149,6 +149,30 @@ POOL = Section(
             "The pool's backends by name, at least one.",
             required=True,
         ),
+        Key(
+            "min-up",
+            "min_up",
+            types.Members(),
+            "Backends that must be up for the pool to be usable: as many, or a share of those that no operator took "
+            "out. The first usable pool serves. If none is usable, the first pool with any backend up does.",
+            default="1",
+            example="40%",
+        ),
+        Key(
+            "resume-up",
+            "resume_up",
+            types.Members(),
+            "Backends that must be up before the pool takes over again from a later one. Default: min-up.",
+            example="60%",
+        ),
+        Key(
+            "resume-after",
+            "resume_after",
+            types.Duration(0, HOUR),
+            "How long resume-up must hold before the pool takes over again.",
+            default="0s",
+            example="30s",
+        ),
     ),
 )
 

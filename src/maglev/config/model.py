@@ -19,6 +19,7 @@ from maglev.kinds.params import Params
 from maglev.kinds.tcp import TcpMode, TcpParams
 from maglev.kinds.tls import TlsParams
 from maglev.schema.addresses import IPAddress
+from maglev.schema.types import Threshold
 
 # The parameters of a check are the kinds' own classes; they are part of a configuration and so have names here too.
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "Prune",
     "TcpMode",
     "TcpParams",
+    "Threshold",
     "TlsParams",
 ]
 
@@ -118,12 +120,28 @@ class PoolMember:
     weight: int = 100
 
 
+ONE_MEMBER = Threshold(1)
+"""The least that a pool needs unless the file says more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Backends of one priority."""
+    """Backends of one priority.
+
+    ``min_up``: what it needs to be usable. ``resume_up`` and ``resume_after``: what it needs, and for how long, to take
+    over from a pool of lower priority. ``resume_up`` is ``min_up`` unless the file says otherwise.
+    """
 
     name: str
     members: tuple[PoolMember, ...]
+    min_up: Threshold = ONE_MEMBER
+    resume_up: Threshold = ONE_MEMBER
+    resume_after: int = 0
+
+    @property
+    def returns_late(self) -> bool:
+        """Whether it needs more to take over again than to go on."""
+        return self.resume_up != self.min_up or self.resume_after > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +159,11 @@ class Frontend:
     on_all_down: OnAllDown = OnAllDown.DRAIN
     new_flows_table_length: int | None = None
     weight_unit: int | None = None
+
+    @property
+    def follows_pools(self) -> bool:
+        """Whether the active pool depends on the one before, and not on the states of the backends alone."""
+        return any(pool.returns_late for pool in self.pools[:-1])
 
 
 @dataclass(frozen=True, slots=True)

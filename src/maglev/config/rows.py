@@ -25,6 +25,7 @@ from maglev.config.model import (
     Pool,
     PoolMember,
     Protocol,
+    Threshold,
 )
 from maglev.kinds.registry import KINDS
 from maglev.schema import plain
@@ -84,12 +85,23 @@ def _pack_backend(backend: Backend) -> Row:
     return [backend.name, plain.pack_address(backend.address), backend.healthcheck, backend.enabled]
 
 
+def _pack_pool(pool: Pool) -> Row:
+    thresholds = [pool.min_up.value, pool.min_up.percent, pool.resume_up.value, pool.resume_up.percent]
+    return [pool.name, len(pool.members), *thresholds, pool.resume_after]
+
+
+def _unpack_pool(row: Row, members: Iterator[PoolMember]) -> Pool:
+    name, count, min_up, min_percent, resume_up, resume_percent, resume_after = row
+    resume = Threshold(resume_up, resume_percent)
+    return Pool(name, tuple(islice(members, count)), Threshold(min_up, min_percent), resume, resume_after)
+
+
 def _pack_frontend(frontend: Frontend) -> Row:
     # The members of all pools are rows of their own, in slices: a single pool may have all 50,000.
     return [
         frontend.name,
         plain.pack_address(frontend.address),
-        [[pool.name, len(pool.members)] for pool in frontend.pools],
+        [_pack_pool(pool) for pool in frontend.pools],
         int(frontend.protocol),
         frontend.port,
         frontend.description,
@@ -106,7 +118,7 @@ def _unpack_frontend(row: Row, members: Iterator[PoolMember]) -> Frontend:
     return Frontend(
         name,
         plain.unpack_address(address),
-        tuple(Pool(pool, tuple(islice(members, count))) for pool, count in pools),
+        tuple(_unpack_pool(pool, members) for pool in pools),
         Protocol(protocol),
         port,
         description,

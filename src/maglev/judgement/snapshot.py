@@ -23,7 +23,7 @@ from collections.abc import Container
 from typing import NamedTuple
 
 from maglev._weights import presumed_weights
-from maglev.config.model import Frontend, OnAllDown
+from maglev.config.model import Frontend
 from maglev.judgement.weights import FrontendWeights, StateSource
 
 
@@ -53,5 +53,5 @@ def judge(frontend: Frontend, source: StateSource, presumption: Presumption = NO
     health = source.weights(frontend)
     if presumption is NOTHING_PRESUMED:
         return Judged(health, health)
-    keep = frontend.on_all_down is OnAllDown.KEEP
-    return Judged(health, presumed_weights(health, *presumption, keep_on_all_down=keep))
+    memory = source.memory(frontend)
+    return Judged(health, presumed_weights(frontend, memory, health, *presumption))

@@ -7,7 +7,7 @@ event stream all come here. The arithmetic is compiled (``ext/weights.pyx``).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from maglev._weights import (
     FrontendWeights,
@@ -16,6 +16,7 @@ from maglev._weights import (
     effective_weight,
     flush_owed,
     frontend_weights,
+    pool_counts,
     programmed_weight,
     weight_unit,
 )
@@ -23,8 +24,10 @@ from maglev.base.states import State
 from maglev.config.model import Config, Frontend
 
 __all__ = [
+    "NO_MEMORY",
     "FrontendWeights",
     "MemberWeight",
+    "Memory",
     "StateSource",
     "TargetState",
     "WeightTable",
@@ -33,9 +36,23 @@ __all__ = [
     "fill",
     "flush_owed",
     "frontend_weights",
+    "pool_counts",
     "programmed_weight",
     "weight_unit",
 ]
+
+
+class Memory(NamedTuple):
+    """What the judgement of a frontend depends on besides the present states.
+
+    ``pool``: index of the pool that served last, -1 while none is known (``maglev.judgement.pools``).
+    """
+
+    pool: int = -1
+
+
+NO_MEMORY = Memory()
+"""Nothing is known of the past."""
 
 
 class TargetState(Protocol):
@@ -77,6 +94,10 @@ class StateSource(Protocol):
     def weight_override(self, frontend: str, pool: str, backend: str) -> int | None:
         """The operator's run-time weight (0..100) of a member; None where the file's counts."""
         ...
+
+    def memory(self, frontend: Frontend) -> Memory:
+        """What is known of a frontend's past. It may be of another configuration: pools are the same by their names."""
+        return NO_MEMORY
 
     def weights(self, frontend: Frontend) -> FrontendWeights:
         """The weights of a frontend's members by the rule and the present states."""

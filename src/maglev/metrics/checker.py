@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from maglev.base.states import Code, FrontendState
 from maglev.checker import PASSES, Checker, LiveBackend
 from maglev.checker.engine import BLOCKED_SINCE_NS, CODES, COUNTER, RECORD, RTT_COUNT, RTT_SUM_NS, TARGET
+from maglev.judgement.weights import pool_counts
 from maglev.metrics.text import Family, labelled
 
 SILENT = 500
@@ -48,6 +49,18 @@ class CheckerFamilies:
                 "gauge",
                 "Of a frontend that is up, the pool that serves it: 0 for its first pool, 1 and more for a fallback.",
                 self._active_pools,
+            ),
+            Family(
+                "maglev_frontend_pool_up",
+                "gauge",
+                "Members of the pool that are up, not drained, and have a weight above 0.",
+                self._pool_up,
+            ),
+            Family(
+                "maglev_frontend_pool_usable",
+                "gauge",
+                "1 while as many members of the pool are up as its min-up takes.",
+                self._pool_usable,
             ),
             Family(
                 "maglev_frontend_pool_backend_weight",
@@ -133,6 +146,23 @@ class CheckerFamilies:
                 yield f'maglev_frontend_active_pool{{frontend="{name}",pool="{called}"}} {pool}\n'
             else:
                 yield ""
+
+    def _pools(self) -> Iterator[tuple[str, int, int]]:
+        """Labels of every pool, its members that are up, and how many its min-up takes."""
+        for name in self._frontend_names():
+            frontend = self._checker.frontend(name)
+            for pool, (up, least, _) in zip(
+                frontend.pools, pool_counts(frontend, self._checker.weights(frontend)), strict=True
+            ):
+                yield f'frontend="{name}",pool="{pool.name}"', up, least
+
+    def _pool_up(self) -> Iterator[str]:
+        for labels, up, _ in self._pools():
+            yield f"maglev_frontend_pool_up{{{labels}}} {up}\n"
+
+    def _pool_usable(self) -> Iterator[str]:
+        for labels, up, least in self._pools():
+            yield f"maglev_frontend_pool_usable{{{labels}}} {int(up >= least)}\n"
 
     def _frontend_names(self) -> Iterator[str]:
         for name in self._checker.config().frontends:

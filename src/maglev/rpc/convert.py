@@ -15,7 +15,7 @@ from maglev.base.states import CheckType, Code, FrontendState, State
 from maglev.config import model
 from maglev.config.diff import ChangeKind, ConfigChange
 from maglev.config.load import CheckResult, LoadResult
-from maglev.judgement.weights import FrontendWeights, MemberWeight
+from maglev.judgement.weights import FrontendWeights, MemberWeight, pool_counts
 from maglev.kinds import wire
 from maglev.kinds.registry import kind_of
 from maglev.pb import maglev_pb2 as pb
@@ -270,9 +270,18 @@ def fill_frontend(
     info.backends_usable = sum(1 for one in weights.members if one.effective > 0)
     info.backends_wanted = sum(1 for one in weights.members if one.pool_index == weights.active_pool and one.weight > 0)
     if with_pools:
-        pools = [info.pools.add(name=pool.name).backends for pool in configured.pools]
+        counts = pool_counts(configured, weights)
+        for pool, (up, least, again) in zip(configured.pools, counts, strict=True):
+            info.pools.add(
+                name=pool.name,
+                up=up,
+                min_up=least,
+                resume_up=again,
+                resume_after_ns=pool.resume_after,
+                usable=up >= least,
+            )
         for one in weights.members:
-            fill_member(pools[one.pool_index].add(), one)
+            fill_member(info.pools[one.pool_index].backends.add(), one)
 
 
 def healthcheck(check: model.HealthCheck, backends: int) -> pb.HealthCheckInfo:
