@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 from bench.harness import Figure, cpu_ms
 from maglev.base.states import State
-from maglev.config.model import Backend, Config, Frontend, Pool, PoolMember, Threshold
+from maglev.config.model import Backend, Config, Frontend, Panic, PanicAction, Pool, PoolMember, Threshold
 from maglev.judgement.weights import StateSource, WeightTable, fill, frontend_weights
 
 QUESTION = "How long does the weight rule take?"
@@ -65,7 +65,8 @@ def configuration(*, thresholds: bool = False) -> Config:
             Pool("primary", tuple(members[: MEMBERS // 2]), *((least, again) if thresholds else ())),
             Pool("fallback", tuple(members[MEMBERS // 2 :])),
         )
-        frontends[f"f{number}"] = Frontend(f"f{number}", IPv4Address(0xC0000000 + number), pools)
+        panic = Panic(0.5, PanicAction.ALL) if thresholds else None
+        frontends[f"f{number}"] = Frontend(f"f{number}", IPv4Address(0xC0000000 + number), pools, panic=panic)
     return Config(backends=backends, frontends=frontends)
 
 
@@ -93,7 +94,7 @@ def run() -> list[Figure]:
     )
     return [
         Figure(f"all: {FRONTENDS * MEMBERS} members, {FRONTENDS} frontends", full["full"], "ms", 2.0),
-        Figure("  with thresholds on every pool", full["judged"], "ms", 2.0),
+        Figure("  with thresholds on every pool, and panic", full["judged"], "ms", 2.0),
         Figure(f"one frontend of {MEMBERS} members", single["table"] * 1000, "us", 20.0),
         Figure("  asked of a source, as while a reload is under way", single["source"] * 1000, "us", 20.0),
     ]

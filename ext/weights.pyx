@@ -6,7 +6,7 @@ effective weight is divided by a *unit* before VPP gets it. Nothing here knows V
 
 cimport cython
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
-from libc.stdint cimport int32_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.string cimport memset
 
 from maglev.base.states import FrontendState, State
@@ -25,6 +25,18 @@ cdef enum:
     FRONTEND_UNKNOWN = 0
     FRONTEND_UP = 1
     FRONTEND_DOWN = 2
+    FRONTEND_PANIC = 3
+
+# What a frontend in panic does; the words are those of maglev.config.model.PanicAction.
+cdef enum:
+    PANIC_ALL = 0
+    PANIC_KEEP = 1
+    PANIC_DRAIN = 2
+
+cdef dict PANIC_ACTIONS = {"all": PANIC_ALL, "keep": PANIC_KEEP, "drain": PANIC_DRAIN}
+
+cdef enum:
+    PARTS = 100_000  # a share is an integer of so many parts: 50 % is 50,000
 
 cdef enum:
     NO_POOL = -1
@@ -36,7 +48,9 @@ cdef tuple FRONTEND_STATES = tuple(FrontendState)
 
 if [int(state) for state in State] != [UNKNOWN, UP, DOWN, PAUSED, DISABLED, REMOVED]:
     raise ImportError("ext/weights.pyx and maglev.base.states.State disagree about the numbers of the states")
-if [int(state) for state in FrontendState] != [FRONTEND_UNKNOWN, FRONTEND_UP, FRONTEND_DOWN]:
+if [int(state) for state in FrontendState] != [
+    FRONTEND_UNKNOWN, FRONTEND_UP, FRONTEND_DOWN, FRONTEND_PANIC
+]:
     raise ImportError("ext/weights.pyx and maglev.base.states.FrontendState disagree about the numbers of the states")
 
 
@@ -64,6 +78,20 @@ cdef struct Pool:
     int base            # members with a weight that no operator took out, and that have a verdict
     int open            # members without a verdict that could become eligible
     int presumed        # of these, members that VPP serves
+    int64_t healthy     # weight of the members that are up, or have no verdict
+    int64_t whole       # weight of the members that no operator took out
+
+
+cdef struct Rule:
+    # What the file wants of one frontend, and what is remembered of it.
+    int unit
+    bint keep_on_all_down
+    Pool* pools         # NULL where one eligible member makes any pool usable, and no panic is configured
+    int pool_count
+    int held            # the pool that served last, where that matters; else NO_POOL
+    int64_t below       # the share of healthy weight, in PARTS, below which the frontend is in panic; 0: never
+    int panic_action
+    bint panicking      # it is in panic until further notice
 
 
 cdef struct Outcome:
@@ -84,7 +112,7 @@ cdef inline bint eligible(int state, bint drained, int weight) noexcept nogil:
     return state == UP and not drained and weight > 0
 
 
-cdef inline int rule(int state, bint drained, bint in_active_pool, int weight) noexcept nogil:
+cdef inline int table_of_truth(int state, bint drained, bint in_active_pool, int weight) noexcept nogil:
     # The truth table itself; its text is the docstring of effective_weight().
     return weight if in_active_pool and eligible(state, drained, weight) else 0
 
@@ -138,6 +166,7 @@ cdef void count_pools(const Member* members, Py_ssize_t count, Pool* pools, int 
     cdef Pool* pool
     for i in range(pool_count):
         pools[i].up = pools[i].base = pools[i].open = pools[i].presumed = 0
+        pools[i].healthy = pools[i].whole = 0
     for i in range(count):
         if members[i].drained or members[i].weight == 0:
             continue
@@ -145,11 +174,16 @@ cdef void count_pools(const Member* members, Py_ssize_t count, Pool* pools, int 
         if members[i].state == UP:
             pool.up += 1
             pool.base += 1
+            pool.healthy += members[i].weight
         elif members[i].state == DOWN:
             pool.base += 1
         elif members[i].state == UNKNOWN:
             pool.open += 1
             pool.presumed += members[i].presumed
+            pool.healthy += members[i].weight
+        else:
+            continue  # An operator took it out.
+        pool.whole += members[i].weight
 
 
 cdef int choose_pool(const Pool* pools, int pool_count, int held) noexcept nogil:
@@ -168,27 +202,92 @@ cdef int choose_pool(const Pool* pools, int pool_count, int held) noexcept nogil
     return -1
 
 
-cdef Outcome evaluate(
-    Member* members, Py_ssize_t count, Pool* pools, int pool_count, int held, int unit, bint keep_on_all_down,
-) noexcept nogil:
+cdef inline bint too_few(const Pool* pool, int64_t below) noexcept nogil:
+    # A pool without a member that counts is neither: nobody is missing, and it cannot help either.
+    return pool.healthy * PARTS < below * pool.whole
+
+
+cdef bint panics(const Rule* rule, int pool) noexcept nogil:
+    # The condition of panic (maglev.judgement.panic has it in words) for the pool that serves.
+    cdef int later
+    if rule.below == 0 or not too_few(&rule.pools[pool], rule.below):
+        return False
+    for later in range(pool + 1, rule.pool_count):
+        if rule.pools[later].whole and not too_few(&rule.pools[later], rule.below):
+            return False
+    return True
+
+
+cdef bint may_panic(const Rule* rule, const Member* members, Py_ssize_t count) noexcept nogil:
+    # Whether there could be a reason for panic if all members without a verdict turned out to be down. Any pool may
+    # serve then, so the last one decides: it can help all others, and none can help it.
+    cdef int pool
+    cdef Py_ssize_t i
+    cdef int64_t proven = 0
+    if rule.below == 0 or rule.panic_action == PANIC_DRAIN:
+        return False
+    for pool in range(rule.pool_count - 1, -1, -1):
+        if rule.pools[pool].whole:
+            break
+    else:
+        return False
+    for i in range(count):
+        if members[i].pool == pool and eligible(members[i].state, members[i].drained, members[i].weight):
+            proven += members[i].weight
+    return proven * PARTS < rule.below * rule.pools[pool].whole
+
+
+cdef inline int panic_pool(const Rule* rule, int chosen) noexcept nogil:
+    # The pool that panic is about: the one that serves, else the first that has members at all.
+    cdef int pool
+    if chosen >= 0:
+        return chosen
+    for pool in range(rule.pool_count):
+        if rule.pools[pool].whole:
+            return pool
+    return 0
+
+
+cdef void in_panic(Member* member, int action, bint in_active_pool) noexcept nogil:
+    # Weights of panic, on top of the truth table. Nothing here is for members that an operator took out.
+    if member.drained or member.weight == 0 or member.effective:
+        return
+    if action == PANIC_ALL:
+        if member.state == DOWN and in_active_pool:
+            member.effective = member.weight
+    elif action == PANIC_KEEP:
+        member.keep = member.state == DOWN or member.state == UP or member.state == UNKNOWN
+
+
+cdef Outcome evaluate(Member* members, Py_ssize_t count, const Rule* rule) noexcept nogil:
     # One frontend. Reads pool, weight, state and drained of each member; writes effective, programmed and keep.
-    # `pools` is NULL where one eligible member makes any pool usable: then the members alone are looked at.
     cdef Outcome outcome
     cdef Py_ssize_t i
     cdef int chosen
+    cdef bint panic = False
+    cdef bint kept = False
     cdef bint all_unknown = count > 0
     outcome.active_pool = 0
     outcome.usable = False
     outcome.undecided = False
-    if pools != NULL:
-        count_pools(members, count, pools, pool_count)
-        chosen = choose_pool(pools, pool_count, held)
+    if rule.pools != NULL:
+        count_pools(members, count, rule.pools, rule.pool_count)
+        chosen = choose_pool(rule.pools, rule.pool_count, rule.held)
+        if rule.below:
+            outcome.active_pool = panic_pool(rule, chosen)
+            panic = rule.pools[outcome.active_pool].whole > 0 and (
+                rule.panicking or panics(rule, outcome.active_pool)
+            )
         if chosen >= 0:
             outcome.active_pool = chosen
             outcome.usable = True
+        elif not panic:
+            outcome.active_pool = 0
     for i in range(count):
         # Members are in the order of their pools, so the first eligible one is in the active pool.
-        if pools == NULL and not outcome.usable and eligible(members[i].state, members[i].drained, members[i].weight):
+        if rule.pools == NULL and not outcome.usable and (
+            eligible(members[i].state, members[i].drained, members[i].weight)
+        ):
             outcome.active_pool = members[i].pool
             outcome.usable = True
         if members[i].state != UNKNOWN:
@@ -196,16 +295,22 @@ cdef Outcome evaluate(
         elif not members[i].drained and members[i].weight > 0:
             outcome.undecided = True
     for i in range(count):
-        members[i].effective = rule(
+        members[i].effective = table_of_truth(
             members[i].state, members[i].drained, members[i].pool == outcome.active_pool, members[i].weight
         )
-        members[i].programmed = in_units(members[i].effective, unit)
-        members[i].keep = (
-            keep_on_all_down
-            and not outcome.usable
-            and keeps(members[i].state, members[i].drained, members[i].weight)
-        )
-    if outcome.usable:
+        members[i].keep = False
+        if panic:
+            in_panic(&members[i], rule.panic_action, members[i].pool == outcome.active_pool)
+            kept = kept or members[i].keep
+            outcome.usable = outcome.usable or members[i].effective > 0
+        members[i].programmed = in_units(members[i].effective, rule.unit)
+    if rule.keep_on_all_down and not outcome.usable and not kept:
+        for i in range(count):
+            members[i].keep = keeps(members[i].state, members[i].drained, members[i].weight)
+    if panic and (outcome.usable or kept):
+        outcome.state = FRONTEND_PANIC
+        outcome.undecided = False
+    elif outcome.usable:
         outcome.state = FRONTEND_UP
         outcome.undecided = False
     elif all_unknown:
@@ -232,11 +337,12 @@ def effective_weight(int state, bint drained, bint in_active_pool, long weight):
 
     The active pool is the first usable one, by default the first with a backend that is up, not drained, and has a
     weight above 0; pool 0 when there is none. ``maglev.judgement.pools`` has the rule of ``min-up`` and ``resume-up``.
+    In panic, which is off by default, members that are down can have weights too: ``maglev.judgement.panic``.
     ``weight`` is the configured weight, or the operator's run-time weight where there is one.
     The last column is ``flush_owed``. That a removed backend's AS is deleted, where others stay at 0, is the
     caller's part: its weight is 0 too.
     """
-    return rule(state, drained, in_active_pool, clamp(weight))
+    return table_of_truth(state, drained, in_active_pool, clamp(weight))
 
 
 def flush_owed(int to_state, *, bint flush_on_down):
@@ -291,24 +397,41 @@ cdef bint read_pools(tuple configured, Pool* pools) except -1:
     return counted
 
 
-cdef class PoolArray:
-    # The pools of one frontend, for as long as a call lasts. `pools` is NULL where they need not be counted.
-    cdef Pool* pools
-    cdef int count
+cdef int read_rule(object frontend, Rule* rule) except -1:
+    # What the file says of a frontend, without its pools and without any memory.
+    rule.unit = unit_of(frontend)
+    rule.keep_on_all_down = is_keep(frontend)
+    rule.pools = NULL
+    rule.pool_count = <int> len(frontend.pools)
+    rule.held = NO_POOL
+    rule.below = rule.panic_action = rule.panicking = 0
+    if frontend.panic is not None:
+        rule.below = round(frontend.panic.below * PARTS)
+        rule.panic_action = PANIC_ACTIONS[frontend.panic.action.value]
+    return 0
 
-    def __cinit__(self, tuple configured, bint counted=False):
-        cdef Pool* pools
-        self.count = <int> len(configured)
-        pools = <Pool*> PyMem_Calloc(self.count or 1, sizeof(Pool))
-        if pools == NULL:
+
+cdef class FrontendRule:
+    # The rule of one frontend, with its pools, for as long as a call lasts.
+    cdef Rule rule
+    cdef Pool* pools
+
+    def __cinit__(self, object frontend, bint counted=False):
+        self.pools = <Pool*> PyMem_Calloc(len(frontend.pools) or 1, sizeof(Pool))
+        if self.pools == NULL:
             raise MemoryError
-        if read_pools(configured, pools) or counted:
-            self.pools = pools
-        else:
-            PyMem_Free(pools)
+        read_rule(frontend, &self.rule)
+        if read_pools(frontend.pools, self.pools) or self.rule.below or counted:
+            self.rule.pools = self.pools
 
     def __dealloc__(self):
         PyMem_Free(self.pools)
+
+    cdef int remember(self, object memory) except -1:
+        if self.rule.pools != NULL:
+            self.rule.held = memory.pool
+            self.rule.panicking = memory.panic
+        return 0
 
 
 def weight_unit(frontend):
@@ -389,7 +512,7 @@ cdef class MemberWeight:
 cdef class FrontendWeights:
     """The weights of a frontend's members, in the order of the file. Immutable; compares and hashes by value.
 
-    ``usable``: some member has an effective weight above 0, which is the same as ``state`` being up.
+    ``usable``: some member has an effective weight above 0. ``state`` is up then, or panic.
     """
 
     cdef readonly int active_pool
@@ -472,18 +595,18 @@ def frontend_weights(frontend, source):
     cdef Member* members
     cdef Py_ssize_t count = 0
     cdef Py_ssize_t i = 0
-    cdef int unit = unit_of(frontend)
     cdef int pool_index = 0
     cdef Outcome outcome
     cdef list result
-    cdef PoolArray array = PoolArray(frontend.pools)
-    cdef int held = source.memory(frontend).pool if array.pools != NULL else NO_POOL
+    cdef FrontendRule known = FrontendRule(frontend)
     cdef str frontend_name = frontend.name
     cdef object target_state = source.target_state
     cdef object weight_override = source.weight_override
     cdef tuple pools = frontend.pools
     for pool in pools:
         count += len(pool.members)
+    if known.rule.pools != NULL:
+        known.remember(source.memory(frontend))
     members = <Member*> PyMem_Calloc(count or 1, sizeof(Member))
     if members == NULL:
         raise MemoryError
@@ -501,7 +624,7 @@ def frontend_weights(frontend, source):
                 members[i].drained = view.drained
                 i += 1
             pool_index += 1
-        outcome = evaluate(members, count, array.pools, array.count, held, unit, is_keep(frontend))
+        outcome = evaluate(members, count, &known.rule)
         result = []
         i = 0
         for pool in pools:
@@ -511,7 +634,7 @@ def frontend_weights(frontend, source):
                 i += 1
     finally:
         PyMem_Free(members)
-    return make_frontend(outcome, unit, tuple(result))
+    return make_frontend(outcome, known.rule.unit, tuple(result))
 
 
 def presumed_weights(frontend, memory, FrontendWeights health, unresolved, serving):
@@ -525,9 +648,7 @@ def presumed_weights(frontend, memory, FrontendWeights health, unresolved, servi
     cdef Outcome outcome
     cdef MemberWeight member
     cdef list result = []
-    cdef bint keep_on_all_down = is_keep(frontend)
-    cdef PoolArray array = PoolArray(frontend.pools)
-    cdef int held = memory.pool
+    cdef FrontendRule known = FrontendRule(frontend)
     cdef Member* members = <Member*> PyMem_Calloc(count or 1, sizeof(Member))
     cdef uint8_t* without = <uint8_t*> PyMem_Calloc(count or 1, 1)
     try:
@@ -546,15 +667,20 @@ def presumed_weights(frontend, memory, FrontendWeights health, unresolved, servi
             ):
                 without[i] = True
                 ignorant = True
-                if member.backend in serving and (health.usable or not keep_on_all_down):
+                if member.backend in serving and (health.usable or not known.rule.keep_on_all_down):
                     members[i].state = UP
         if not ignorant:
             return health
-        outcome = evaluate(members, count, array.pools, array.count, held, health.unit, keep_on_all_down)
+        known.remember(memory)
+        outcome = evaluate(members, count, &known.rule)
         for i in range(count):
             if without[i]:
                 members[i].state = UNKNOWN
                 members[i].keep = True
+        if may_panic(&known.rule, members, count):
+            for i in range(count):
+                in_panic(&members[i], PANIC_KEEP, False)
+        for i in range(count):
             member = <MemberWeight> health.members[i]
             result.append(make_member(&members[i], member.pool, member.backend))
     finally:
@@ -564,8 +690,8 @@ def presumed_weights(frontend, memory, FrontendWeights health, unresolved, servi
 
 
 def pool_counts(frontend, FrontendWeights weights):
-    """For each pool of a frontend: members up, and how many of them ``min-up`` and ``resume-up`` take at present."""
-    cdef PoolArray array = PoolArray(frontend.pools, True)
+    """For each pool: members up, how many ``min-up`` and ``resume-up`` take, its healthy and its whole weight."""
+    cdef FrontendRule known = FrontendRule(frontend, True)
     cdef Member* members = <Member*> PyMem_Calloc(len(weights.members) or 1, sizeof(Member))
     cdef MemberWeight member
     cdef Pool* pool
@@ -579,16 +705,18 @@ def pool_counts(frontend, FrontendWeights weights):
         members[i].weight = member.weight
         members[i].state = member.state
         members[i].drained = member.drained
-    count_pools(members, len(weights.members), array.pools, array.count)
+    count_pools(members, len(weights.members), known.pools, known.rule.pool_count)
     PyMem_Free(members)
-    for i in range(array.count):
-        pool = &array.pools[i]
+    for i in range(known.rule.pool_count):
+        pool = &known.pools[i]
         result.append((
             pool.up,
             needed(pool.min_up, pool.min_percent, pool.base),
             max(
                 needed(pool.resume_up, pool.resume_percent, pool.base), needed(pool.min_up, pool.min_percent, pool.base)
             ),
+            pool.healthy,
+            pool.whole,
         ))
     return result
 
@@ -597,11 +725,8 @@ cdef struct FrontendRow:
     Py_ssize_t first   # index of its first member
     Py_ssize_t count
     Py_ssize_t first_pool
-    int pools
     bint counted       # its pools have to be counted
-    int held           # the pool that served last, where that matters; else NO_POOL
-    int unit
-    bint keep
+    Rule rule          # its `pools` is set where it is used: the array of all pools moves as it grows
     int active_pool
     int state
     bint undecided
@@ -670,22 +795,21 @@ cdef class WeightTable:
     def add(self, frontend):
         """Add a frontend, so far without members. Raises ValueError for a name that is there already."""
         cdef Py_ssize_t row = len(self.frontends)
+        cdef int count
         if frontend.name in self.frontend_index:
             raise ValueError(f"frontend {frontend.name} is in the table already")
         self.rows = <FrontendRow*> grown(self.rows, &self.row_space, row + 1, sizeof(FrontendRow))
         memset(&self.rows[row], 0, sizeof(FrontendRow))
         self.rows[row].first = self.member_count
-        self.rows[row].unit = unit_of(frontend)
-        self.rows[row].keep = is_keep(frontend)
-        self.rows[row].held = NO_POOL
+        read_rule(frontend, &self.rows[row].rule)
+        count = self.rows[row].rule.pool_count
         self.rows[row].first_pool = self.pool_count
-        self.rows[row].pools = <int> len(frontend.pools)
-        self.pools = <Pool*> grown(
-            self.pools, &self.pool_space, self.pool_count + self.rows[row].pools, sizeof(Pool)
+        self.pools = <Pool*> grown(self.pools, &self.pool_space, self.pool_count + count, sizeof(Pool))
+        memset(&self.pools[self.pool_count], 0, count * sizeof(Pool))
+        self.rows[row].counted = (
+            read_pools(frontend.pools, &self.pools[self.pool_count]) or self.rows[row].rule.below > 0
         )
-        memset(&self.pools[self.pool_count], 0, self.rows[row].pools * sizeof(Pool))
-        self.rows[row].counted = read_pools(frontend.pools, &self.pools[self.pool_count])
-        self.pool_count += self.rows[row].pools
+        self.pool_count += count
         self.frontend_index[frontend.name] = row
         self.frontends.append(frontend)
         # Most backends are used by one frontend: those of this one share a tuple.
@@ -813,10 +937,8 @@ cdef class WeightTable:
         cdef FrontendRow* line = &self.rows[row]
         cdef Outcome outcome
         self.take_states(line)
-        outcome = evaluate(
-            &self.members[line.first], line.count, &self.pools[line.first_pool] if line.counted else NULL, line.pools,
-            line.held, line.unit, line.keep,
-        )
+        line.rule.pools = &self.pools[line.first_pool] if line.counted else NULL
+        outcome = evaluate(&self.members[line.first], line.count, &line.rule)
         line.active_pool = outcome.active_pool
         line.state = outcome.state
         line.undecided = outcome.undecided
@@ -824,7 +946,24 @@ cdef class WeightTable:
 
     def hold(self, str name, int pool):
         """The pool of this index served a frontend last; -1: none is known. Raises KeyError."""
-        self.rows[<Py_ssize_t> self.frontend_index[name]].held = pool
+        self.rows[<Py_ssize_t> self.frontend_index[name]].rule.held = pool
+
+    def panic(self, str name, bint on):
+        """A frontend is in panic until further notice, or no longer. Raises KeyError."""
+        self.rows[<Py_ssize_t> self.frontend_index[name]].rule.panicking = on
+
+    def panics(self, str name):
+        """Whether the present states of a frontend are a reason for panic. Raises KeyError."""
+        cdef FrontendRow* line = &self.rows[<Py_ssize_t> self.frontend_index[name]]
+        cdef Rule* rule = &line.rule
+        cdef int chosen
+        if rule.below == 0:
+            return False
+        self.take_states(line)
+        rule.pools = &self.pools[line.first_pool]
+        count_pools(&self.members[line.first], line.count, rule.pools, rule.pool_count)
+        chosen = choose_pool(rule.pools, rule.pool_count, rule.held)
+        return bool(panics(rule, panic_pool(rule, chosen)))
 
     def look(self, str name):
         """What ``maglev.judgement.pools`` needs to know of a frontend at present. Raises KeyError.
@@ -839,15 +978,15 @@ cdef class WeightTable:
         cdef bint open_before = False
         cdef list ready = []
         self.take_states(line)
-        count_pools(&self.members[line.first], line.count, pools, line.pools)
-        for pool in range(line.pools):
+        count_pools(&self.members[line.first], line.count, pools, line.rule.pool_count)
+        for pool in range(line.rule.pool_count):
             pools[pool].up += pools[pool].presumed
             pools[pool].base += pools[pool].presumed
-        chosen = choose_pool(pools, line.pools, line.held)
-        for pool in range(line.pools):
+        chosen = choose_pool(pools, line.rule.pool_count, line.rule.held)
+        for pool in range(line.rule.pool_count):
             if pool < chosen and pools[pool].open > pools[pool].presumed:
                 open_before = True
-            if pool < line.held and reaches_resume(&pools[pool]):
+            if pool < line.rule.held and reaches_resume(&pools[pool]):
                 ready.append(pool)
         return chosen, open_before, tuple(ready)
 
@@ -906,7 +1045,7 @@ cdef class WeightTable:
             for each in <tuple> pool.members:
                 members.append(make_member(member, pool_name, each.backend))
                 member += 1
-        return make_frontend(outcome, self.rows[row].unit, tuple(members))
+        return make_frontend(outcome, self.rows[row].rule.unit, tuple(members))
 
 
 cdef void* grown(void* array, Py_ssize_t* space, Py_ssize_t wanted, size_t item) except? NULL:

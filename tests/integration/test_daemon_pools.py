@@ -153,3 +153,70 @@ async def test_a_restart_goes_on_with_the_pool_that_vpp_serves(lab: Lab) -> None
             assert info.active_pool == "spare"
             await lab.up("c")
             await lab.weigh({"b": 10, "c": 10, "d": 10})
+
+
+def panicking(action: str, below: str = "80%") -> str:
+    return f"""\
+    panic: {{below: {below}, action: {action}}}
+    pools:
+      - {{name: main, backends: {{a: , b: , c: , d: }}}}
+    """
+
+
+@pytest.mark.parametrize("action", ["all", "keep"])
+async def test_in_panic_a_failed_server_keeps_its_weight_and_its_flows(lab: Lab, action: str) -> None:
+    """The failure that brings the frontend into panic costs no weight, not even for a moment."""
+    await lab.up("a", "b", "c", "d")
+    async with lab.daemon(panicking(action)) as daemon, daemon.api() as stub:
+        watcher = Watcher(stub)
+        await lab.weigh(MAIN)
+        lab.vpp.journal.clear()
+        await lab.down("a")
+        await watcher.until(lambda w: w.frontends.get("www") == "panic")
+        assert 'maglev_frontend_state{frontend="www",state="panic"} 1' in await daemon.metrics()
+        assert 'maglev_frontend_pool_healthy_ratio{frontend="www",pool="main"} 0.75' in await daemon.metrics()
+        await lab.down("b", "c", "d")
+        await watcher.states(a="down", b="down", c="down", d="down")
+        assert lab.weights() == MAIN
+        assert lab.vpp.journal.writes() == []
+        info = await stub.GetFrontend(pb.GetFrontendRequest(name="www"))
+        assert (info.state, info.panic_below) == (pb.FRONTEND_STATE_PANIC, 0.8)
+        # What an operator takes out leaves at once.
+        await stub.DrainBackend(pb.ChangeBackendRequest(name="b"))
+        await lab.weigh({"a": 10, "c": 10, "d": 10})
+        await stub.DisableBackend(pb.ChangeBackendRequest(name="a"))
+        await lab.weigh({"c": 10, "d": 10})
+        assert [call.values["is_flush"] for call in lab.vpp.journal.calls("lb_as_set_weight")] == [False, True]
+
+
+async def test_servers_that_failed_before_panic_get_their_weights_back(lab: Lab) -> None:
+    await lab.up("a", "b", "c", "d")
+    async with lab.daemon(panicking("all", "50%")) as daemon, daemon.api() as stub:
+        await lab.weigh(MAIN)
+        await lab.down("a", "b")
+        await lab.weigh({"c": 10, "d": 10})
+        await stub.DrainBackend(pb.ChangeBackendRequest(name="d"))
+        # One of three servers that count.
+        await lab.weigh({"a": 10, "b": 10, "c": 10})
+        await stub.UndrainBackend(pb.ChangeBackendRequest(name="d"))
+        await lab.weigh(MAIN)
+
+
+async def test_a_restart_in_the_middle_of_panic_makes_no_write(lab: Lab) -> None:
+    await lab.up("a", "b", "c", "d")
+    async with lab.daemon(panicking("all"), warmup="1s") as daemon:
+        async with daemon.api() as stub:
+            await lab.weigh(MAIN)
+            await lab.down("a", "b")
+            await Watcher(stub).until(lambda w: w.backends.get("b") == "down" and w.backends.get("a") == "down")
+        await daemon.stop()
+        lab.vpp.journal.clear()
+        daemon.flags += ("--log-level=debug",)
+        await daemon.start()
+        async with daemon.api() as stub:
+            watcher = Watcher(stub)
+            await watcher.states(a="down", b="down", c="up", d="up")
+            await watcher.until(lambda w: w.frontends.get("www") == "panic")
+            await watcher.log_event("vpp-full-sync", reason="warm-up")
+        assert lab.vpp.journal.writes() == []
+        assert lab.weights() == MAIN

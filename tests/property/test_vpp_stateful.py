@@ -37,6 +37,8 @@ from maglev.config.model import (
     LbConfig,
     MassChanges,
     OnAllDown,
+    Panic,
+    PanicAction,
     Pool,
     PoolMember,
     Protocol,
@@ -79,6 +81,7 @@ def config_of(
     stall: int = AT_ONCE.max_stall,
     mass: MassChanges = MassChanges.AUTO,
     least: Threshold = ONE_MEMBER,
+    panic: PanicAction | None = None,
 ) -> Config:
     """Two frontends on one address that share a server; the first has two standbys. ``least``: of its first pool."""
     backends = {name: Backend(name, IPv4Address(f"10.0.0.{number}")) for number, name in enumerate(NAMES, 1)}
@@ -97,6 +100,7 @@ def config_of(
         flush_on_down=True,
         new_flows_table_length=length,
         on_all_down=OnAllDown.KEEP if keep else OnAllDown.DRAIN,
+        panic=None if panic is None else Panic(0.6, panic),
     )
     members = (PoolMember("b", 10),) if without_d else (PoolMember("b", 10), PoolMember("d", 20))
     api = Frontend(
@@ -121,6 +125,7 @@ configs = st.builds(
     length=st.sampled_from([64, 64, 128]),
     stall=st.sampled_from([AT_ONCE.max_stall, FEW_CALLS]),
     mass=st.sampled_from([MassChanges.AUTO, MassChanges.AUTO, MassChanges.OFF]),
+    panic=st.sampled_from([None, None, PanicAction.ALL, PanicAction.KEEP]),
     least=st.sampled_from([ONE_MEMBER, ONE_MEMBER, Threshold(2), Threshold(60, percent=True)]),
 )
 
@@ -224,6 +229,32 @@ class Dataplane(RuleBasedStateMachine):
             needed = max(1, math.ceil(needed * judged / 100))
         return up >= needed
 
+    def _in_service(self, frontend: Frontend, pool: Pool, member: PoolMember) -> bool:
+        """Not taken out by an operator."""
+        backend = self.rig.states.backends[member.backend]
+        weight = self._weight(frontend, pool, member)
+        return weight > 0 and not backend.drained and backend.state in (State.UP, State.DOWN, State.UNKNOWN)
+
+    def _sums(self, frontend: Frontend, pool: Pool) -> tuple[int, int]:
+        """The weight of a pool that is healthy, and all of it that counts."""
+        members = [member for member in pool.members if self._in_service(frontend, pool, member)]
+        down = [member for member in members if self.rig.states.backends[member.backend].state is State.DOWN]
+        whole = sum(self._weight(frontend, pool, member) for member in members)
+        return whole - sum(self._weight(frontend, pool, member) for member in down), whole
+
+    def _panic(self, frontend: Frontend, active: Pool | None) -> PanicAction | None:
+        """What a frontend in panic does; None where it is not."""
+        if frontend.panic is None:
+            return None
+        sums = [self._sums(frontend, pool) for pool in frontend.pools]
+        at = next((number for number, (_, whole) in enumerate(sums) if whole), None)
+        if active is not None:
+            at = frontend.pools.index(active)
+        if at is None or not sums[at][1]:
+            return None
+        enough = [whole > 0 and healthy >= frontend.panic.below * whole for healthy, whole in sums]
+        return None if any(enough[at:]) else frontend.panic.action
+
     def _weight(self, frontend: Frontend, pool: Pool, member: PoolMember) -> int:
         override = self.rig.states.overrides.get((frontend.name, pool.name, member.backend))
         return member.weight if override is None else override
@@ -235,6 +266,9 @@ class Dataplane(RuleBasedStateMachine):
             unit = math.gcd(10, *(member.weight for pool in frontend.pools for member in pool.members))
         some = [p for p in frontend.pools if any(self._eligible(frontend, p, member) for member in p.members)]
         active = next(iter([p for p in frontend.pools if self._reaches(frontend, p)] or some), None)
+        panic = self._panic(frontend, active)
+        if active is None and panic is PanicAction.ALL:
+            active = next(pool for pool in frontend.pools if self._sums(frontend, pool)[1])
         found: dict[str, int | None] = {}
         for pool in frontend.pools:
             for member in pool.members:
@@ -244,6 +278,13 @@ class Dataplane(RuleBasedStateMachine):
                 found[address] = 0
                 if pool is active and self._eligible(frontend, pool, member):
                     found[address] = max(1, math.floor(weight / unit + 0.5))
+                elif panic is not None and self._in_service(frontend, pool, member):
+                    if panic is PanicAction.KEEP:
+                        found[address] = None
+                    elif pool is active and backend.state is State.DOWN:
+                        found[address] = max(1, math.floor(weight / unit + 0.5))
+                elif panic is not None:
+                    pass
                 elif (
                     active is None
                     and frontend.on_all_down is OnAllDown.KEEP

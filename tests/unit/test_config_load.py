@@ -27,6 +27,8 @@ from maglev.config.model import (
     LbConfig,
     MassChanges,
     OnAllDown,
+    Panic,
+    PanicAction,
     Pool,
     PoolMember,
     Protocol,
@@ -129,6 +131,7 @@ EXPECTED = Config(
             on_all_down=OnAllDown.KEEP,
             new_flows_table_length=4096,
             weight_unit=5,
+            panic=Panic(0.3, PanicAction.KEEP),
         ),
         "everything": Frontend(
             name="everything",

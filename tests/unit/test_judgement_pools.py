@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from maglev.base.states import State
 from maglev.config.model import SECOND, Backend, Config, Frontend, Pool, PoolMember, Threshold
 from maglev.judgement.pools import ActivePools
-from maglev.judgement.weights import WeightTable, fill, frontend_weights, pool_counts
+from maglev.judgement.weights import PoolCounts, WeightTable, fill, frontend_weights, pool_counts
 from tests.helpers.vpp import FakeStates
 
 
@@ -186,6 +186,9 @@ def test_the_counts_say_what_a_share_takes_now() -> None:
     states = states_of(conf, up=("a0", "a1", "a2"))
     states.backends["a3"].state = State.DOWN
     states.backends["a4"].state = State.DOWN
-    assert pool_counts(conf, frontend_weights(conf, states)) == [(3, 3, 4), (0, 1, 1)]
+    assert pool_counts(conf, frontend_weights(conf, states)) == [
+        PoolCounts(up=3, min_up=3, resume_up=4, healthy=300, whole=500),
+        PoolCounts(up=0, min_up=1, resume_up=1, healthy=100, whole=100),
+    ]
     states.backends["a4"].drained = True
-    assert pool_counts(conf, frontend_weights(conf, states))[0] == (3, 2, 4)
+    assert pool_counts(conf, frontend_weights(conf, states))[0] == PoolCounts(3, 2, 4, 300, 400)

@@ -231,7 +231,7 @@ class Frontends:
 
     def _publish_transition(self, name: str, old: FrontendState, new: FrontendState, cause: str) -> None:
         log.log(
-            logging.WARNING if new is FrontendState.DOWN else logging.INFO,
+            logging.WARNING if new in (FrontendState.DOWN, FrontendState.PANIC) else logging.INFO,
             "frontend-transition",
             f"frontend {name} {old} -> {new}: {cause}",
             frontend=name,

@@ -56,14 +56,26 @@ def frontend(style: Style, info: pb.FrontendInfo) -> Iterator[str]:
             ("source sticky", yes(info.src_ip_sticky)),
             ("flush on down", yes(info.flush_on_down)),
             ("on all down", word(pb.OnAllDown, info.on_all_down)),
+            ("panic", _panic(info)),
             ("table length", str(info.new_flows_table_length) if info.new_flows_table_length else ""),
         ),
     )
     for at, pool in enumerate(info.pools):
         active = " (active)" if at == info.active_pool_index else ""
-        yield f"  pool {escape(pool.name)}{active}{_thresholds(style, pool)}"
+        healthy = f", {_share(pool)} of the weight healthy" if info.panic_action and pool.whole_weight else ""
+        yield f"  pool {escape(pool.name)}{active}{healthy}{_thresholds(style, pool)}"
         for one in pool.backends:
             yield "    " + member(style, one)
+
+
+def _panic(info: pb.FrontendInfo) -> str:
+    """When a frontend is in panic, and what happens then; empty where it never is."""
+    return f"below {info.panic_below * 100:g}%: {word(pb.PanicAction, info.panic_action)}" if info.panic_action else ""
+
+
+def _share(pool: pb.PoolInfo) -> str:
+    """The healthy part of a pool's weight."""
+    return f"{100 * pool.healthy_weight / pool.whole_weight:.4g}%"
 
 
 def _thresholds(style: Style, pool: pb.PoolInfo) -> str:

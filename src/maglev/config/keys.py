@@ -8,7 +8,7 @@ type of a health check are in ``maglev.kinds``.
 
 from __future__ import annotations
 
-from maglev.config.model import MS, SECOND, MassChanges, OnAllDown, Protocol, Prune
+from maglev.config.model import MS, SECOND, MassChanges, OnAllDown, PanicAction, Protocol, Prune
 from maglev.kinds.registry import KINDS, KindName, port_help
 from maglev.schema import types
 from maglev.schema.section import Key, Listed, Named, Section, Variants
@@ -176,6 +176,29 @@ POOL = Section(
     ),
 )
 
+PANIC = Section(
+    "the section panic",
+    (
+        Key(
+            "below",
+            "below",
+            types.Percent(1, 100),
+            "Share of the pool's weight that must be healthy. With less, the frontend is in panic.",
+            default="50%",
+            example="30%",
+        ),
+        Key(
+            "action",
+            "action",
+            types.Choice({action.value: action for action in PanicAction}),
+            "`all`: backends that failed their checks get their weights back. `keep`: no weight falls. `drain`: the "
+            "weights are those without panic.",
+            default="all",
+            example="keep",
+        ),
+    ),
+)
+
 FRONTEND = Section(
     "a frontend",
     (
@@ -235,6 +258,12 @@ FRONTEND = Section(
             "frontend's non-zero weights. 1: as written. 100: the gentlest where all weights are equal.",
             default="auto",
             example="100",
+        ),
+        Key(
+            "panic",
+            "panic",
+            PANIC,
+            "What happens when so few backends are healthy that their health is believed no longer. Without it: never.",
         ),
         Key("pools", "pools", Listed("pools", POOL), "Pools by priority, at least one.", required=True),
     ),

@@ -35,6 +35,8 @@ __all__ = [
     "LbConfig",
     "MassChanges",
     "OnAllDown",
+    "Panic",
+    "PanicAction",
     "Params",
     "Pool",
     "PoolMember",
@@ -66,6 +68,14 @@ class OnAllDown(enum.Enum):
 
     DRAIN = "drain"
     KEEP = "keep"
+
+
+class PanicAction(enum.Enum):
+    """The weights of a frontend in panic."""
+
+    ALL = "all"
+    KEEP = "keep"
+    DRAIN = "drain"
 
 
 class Prune(enum.Enum):
@@ -145,8 +155,19 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
+class Panic:
+    """When health is believed no longer: ``below`` is a share of the healthy weight, 0..1."""
+
+    below: float = 0.5
+    action: PanicAction = PanicAction.ALL
+
+
+@dataclass(frozen=True, slots=True)
 class Frontend:
-    """One VIP. ``port`` is 0 when ``protocol`` is ``ANY``; ``weight_unit`` None means auto; pools by priority."""
+    """One VIP. ``port`` is 0 when ``protocol`` is ``ANY``; ``weight_unit`` None means auto; pools by priority.
+
+    ``panic`` None: never.
+    """
 
     name: str
     address: IPAddress
@@ -159,6 +180,7 @@ class Frontend:
     on_all_down: OnAllDown = OnAllDown.DRAIN
     new_flows_table_length: int | None = None
     weight_unit: int | None = None
+    panic: Panic | None = None
 
     @property
     def follows_pools(self) -> bool:

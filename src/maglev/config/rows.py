@@ -22,6 +22,8 @@ from maglev.config.model import (
     HealthCheck,
     LbConfig,
     OnAllDown,
+    Panic,
+    PanicAction,
     Pool,
     PoolMember,
     Protocol,
@@ -110,11 +112,12 @@ def _pack_frontend(frontend: Frontend) -> Row:
         frontend.on_all_down.value,
         frontend.new_flows_table_length,
         frontend.weight_unit,
+        None if frontend.panic is None else [frontend.panic.below, frontend.panic.action.value],
     ]
 
 
 def _unpack_frontend(row: Row, members: Iterator[PoolMember]) -> Frontend:
-    name, address, pools, protocol, port, description, sticky, flush, on_all_down, length, unit = row
+    name, address, pools, protocol, port, description, sticky, flush, on_all_down, length, unit, panic = row
     return Frontend(
         name,
         plain.unpack_address(address),
@@ -127,6 +130,7 @@ def _unpack_frontend(row: Row, members: Iterator[PoolMember]) -> Frontend:
         OnAllDown(on_all_down),
         length,
         unit,
+        None if panic is None else Panic(panic[0], PanicAction(panic[1])),
     )
 
 

@@ -16,10 +16,10 @@ from maglev._weights import (
     effective_weight,
     flush_owed,
     frontend_weights,
-    pool_counts,
     programmed_weight,
     weight_unit,
 )
+from maglev._weights import pool_counts as _pool_counts
 from maglev.base.states import State
 from maglev.config.model import Config, Frontend
 
@@ -28,6 +28,7 @@ __all__ = [
     "FrontendWeights",
     "MemberWeight",
     "Memory",
+    "PoolCounts",
     "StateSource",
     "TargetState",
     "WeightTable",
@@ -45,10 +46,12 @@ __all__ = [
 class Memory(NamedTuple):
     """What the judgement of a frontend depends on besides the present states.
 
-    ``pool``: index of the pool that served last, -1 while none is known (``maglev.judgement.pools``).
+    ``pool``: index of the pool that served last, -1 while none is known (``maglev.judgement.pools``). ``panic``: the
+    frontend is in panic until further notice (``maglev.judgement.panic``).
     """
 
     pool: int = -1
+    panic: bool = False
 
 
 NO_MEMORY = Memory()
@@ -115,6 +118,31 @@ def fill(table: WeightTable, frontends: Iterable[Frontend], portion: int = 256) 
             for start in range(0, len(pool.members), portion):
                 table.add_members(number, pool.members[start : start + portion])
                 yield
+
+
+class PoolCounts(NamedTuple):
+    """What a pool has and needs at present.
+
+    ``up``: members that are up, not drained, and have a weight above 0. ``min_up`` and ``resume_up``: how many of them
+    the thresholds take. ``healthy``: the weight of the members that are up or have no verdict. ``whole``: the same with
+    those that are down: the base of ``maglev.judgement.panic``.
+    """
+
+    up: int
+    min_up: int
+    resume_up: int
+    healthy: int
+    whole: int
+
+    @property
+    def usable(self) -> bool:
+        """Whether as many are up as the pool needs to serve."""
+        return self.up >= self.min_up
+
+
+def pool_counts(frontend: Frontend, weights: FrontendWeights) -> list[PoolCounts]:
+    """The counts of each pool of a frontend, from the weights of its members."""
+    return [PoolCounts(*counts) for counts in _pool_counts(frontend, weights)]
 
 
 def applied_weight(weight: int, unit: int) -> int:
