@@ -230,7 +230,7 @@ cdef int twin_send(State* e, uint32_t index, const sockaddr_in6* local) noexcept
     memset(&header, 0, sizeof(header))
     memset(control, 0, sizeof(control))
     header.msg_name = &name
-    header.msg_namelen = fill_name(&name, slot.v6, slot.address, 0)
+    header.msg_namelen = raw_name(&name, slot.v6, slot.address)
     header.msg_iov = &part
     header.msg_iovlen = 1
     part.iov_base = packet

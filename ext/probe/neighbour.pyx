@@ -196,17 +196,20 @@ cdef int hop_ask(Origin* origin, Way* way) noexcept nogil:
     return HOP_SILENT if about.ndm_state & (NUD_INCOMPLETE | NUD_FAILED) else HOP_SOUND
 
 
-# Opened by the opener, in the origin's namespace. -1 is no failure: without it there are fewer proofs.
+# Opened by the opener, in the origin's namespace. -1 with errno set: a sandbox without AF_NETLINK has fewer proofs.
 cdef int netlink_open() noexcept nogil:
     cdef sockaddr_nl kernel
     cdef int one = 1
+    cdef int error
     cdef int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE)
     if fd < 0:
         return -1
     memset(&kernel, 0, sizeof(kernel))
     kernel.nl_family = AF_NETLINK
     if connect(fd, <sockaddr*>&kernel, sizeof(kernel)) < 0:
+        error = errno
         close(fd)
+        errno_set(error)
         return -1
     # An error answer need not quote the request.
     setsockopt(fd, SOL_NETLINK, NETLINK_CAP_ACK, &one, sizeof(one))

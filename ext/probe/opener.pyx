@@ -62,26 +62,45 @@ cdef int open_raw(Origin* origin, RawSocket* raw, bint tcp, uint32_t* allow) noe
     return 0
 
 
+# Did a socket fail to open for want of descriptors or memory? That passes, and the origin is opened again later. An
+# origin without the sockets that prove things would take our own trouble for dead servers for as long as it lives.
+cdef inline bint short_of_something(int error) noexcept nogil:
+    return error in (EMFILE, ENFILE, ENOMEM, ENOBUFS)
+
+
 # The socket for stamped probes of a protocol. A connect check does without where this process may not open one.
+#
+# It must cost nothing while probes pass. The kernel clones each packet of a protocol for every raw socket of it, before
+# any socket filter runs: half a microsecond a probe. So the TCP one has the protocol IPPROTO_RAW, of which no packets
+# come in, and names TCP in what it sends (`raw_name`). The ICMP one blocks all types, which the kernel looks at first.
 cdef int open_aside(Origin* origin, bint tcp, bint needed) noexcept nogil:
     cdef int* fd = &origin.aside[1 if tcp else 0]
-    cdef int one = 1
+    cdef int zero = 0
     cdef int space = 4 << 20
     cdef int offset = 16
-    cdef int proto = IPPROTO_TCP if tcp else IPPROTO_ICMPV6 if origin.v6 else IPPROTO_ICMP
+    cdef int proto = IPPROTO_RAW if tcp else IPPROTO_ICMPV6 if origin.v6 else IPPROTO_ICMP
     cdef int kind = BLOCK_RAW_TCP if tcp else BLOCK_RAW_ICMP
+    cdef uint32_t block[8]
+    memset(block, 0xff, sizeof(block))
     fd[0] = socket(AF_INET6 if origin.v6 else AF_INET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, proto)
     if fd[0] < 0:
-        return origin_failed(origin, kind) if needed else 0
+        return origin_failed(origin, kind) if needed or short_of_something(errno) else 0
     if aside_prepare(fd[0], origin.v6) < 0:
         return origin_failed(origin, BLOCK_FILTER)
     if tcp and origin.v6:
+        # IPPROTO_RAW means that the caller writes the IP header. IPv4 probes do; for IPv6 the kernel does it.
+        if setsockopt(fd[0], IPPROTO_IPV6, IPV6_HDRINCL, &zero, sizeof(zero)) < 0:
+            return origin_failed(origin, kind)
         if setsockopt(fd[0], IPPROTO_IPV6, IPV6_CHECKSUM, &offset, sizeof(offset)) < 0:
             return origin_failed(origin, kind)
-    elif tcp and setsockopt(fd[0], IPPROTO_IP, IP_HDRINCL, &one, sizeof(one)) < 0:
-        return origin_failed(origin, kind)
-    if not tcp and origin.whole:
-        whole_packets(fd[0])
+    elif not tcp and origin.v6:
+        if setsockopt(fd[0], IPPROTO_ICMPV6, MGL_ICMPV6_FILTER, block, 32) < 0:
+            return origin_failed(origin, BLOCK_FILTER)
+    elif not tcp:
+        if setsockopt(fd[0], MGL_SOL_RAW, MGL_ICMP_FILTER, block, 4) < 0:
+            return origin_failed(origin, BLOCK_FILTER)
+        if origin.whole:
+            whole_packets(fd[0])
     if setsockopt(fd[0], SOL_SOCKET, SO_SNDBUFFORCE, &space, sizeof(space)) < 0:
         setsockopt(fd[0], SOL_SOCKET, SO_SNDBUF, &space, sizeof(space))
     if origin_bind(origin, fd[0]) < 0:
@@ -159,6 +178,8 @@ cdef int origin_open_here(Opener* opener, Origin* origin) noexcept nogil:
     if origin.resolver < 0:
         return origin_failed(origin, BLOCK_SOCKET)
     origin.netlink = netlink_open()
+    if origin.netlink < 0 and short_of_something(errno):
+        return origin_failed(origin, BLOCK_SOCKET)
     if origin.has_source and not source_is_ours(origin):
         errno_set(EADDRNOTAVAIL)
         return origin_failed(origin, BLOCK_SOURCE)

@@ -18,6 +18,11 @@ cdef socklen_t fill_name(sockaddr_in6* name, bint v6, const uint8_t* address, ui
     return sizeof(sockaddr_in)
 
 
+# The name of a SYN's target for a raw socket. IPv6 takes the port for the protocol; IPv4 does not look at it.
+cdef inline socklen_t raw_name(sockaddr_in6* name, bint v6, const uint8_t* address) noexcept nogil:
+    return fill_name(name, v6, address, IPPROTO_TCP)
+
+
 cdef inline void close_fd(int* fd) noexcept nogil:
     if fd[0] >= 0:
         close(fd[0])

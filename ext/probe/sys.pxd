@@ -268,6 +268,7 @@ cdef extern from "netinet/in.h" nogil:
         IPPROTO_TCP
         IPPROTO_IPV6
         IPPROTO_ICMPV6
+        IPPROTO_RAW
         IP_HDRINCL
         IP_MTU_DISCOVER
         IP_PMTUDISC_DO
@@ -278,6 +279,7 @@ cdef extern from "netinet/in.h" nogil:
         IPV6_RECVPKTINFO
         IPV6_V6ONLY
         IPV6_CHECKSUM
+        IPV6_HDRINCL
     struct in_pktinfo:
         int ipi_ifindex
         in_addr ipi_spec_dst

@@ -34,6 +34,6 @@ cdef bint syn_build(State* e, Origin* origin, uint32_t at, uint32_t index) noexc
             return False
         build_syn4(e.raw.send.heads[at], slot.source, slot.address, slot.own_port, check.port, slot.cookie)
         parts[0].iov_len = IP4_HEAD + TCP_HEAD
-    header.msg_namelen = fill_name(&e.raw.send.names[at], origin.v6, slot.address, 0)
+    header.msg_namelen = raw_name(&e.raw.send.names[at], origin.v6, slot.address)
     header.msg_iovlen = 1
     return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from tests.chaos.facts import Facts, Force
 from tests.chaos.plan import Member, Plan, Vip, desired
@@ -17,6 +18,12 @@ DRIFT = "drift"
 
 FLAP_SECONDS = 5.0
 """Failures this close to each other add up: a pass between them takes back one failure, not all."""
+
+UNPROVEN_SECONDS = 1.5
+"""For how long an unproven failure can wait for the next one."""
+
+EPSILON = Fraction(1, 1000)
+"""Halves are rounded upwards."""
 
 RISE_SECONDS = 3.0
 """The longest time that a recovered server needs to be up, with its slowest check."""
@@ -181,7 +188,10 @@ class Oracle:
             return "no configuration in force has this server there"
         if new is None:
             return "every configuration in force has this server there"
-        if new and not any(new in self._values(vip, member, since, write.t) for vip, _, member in found):
+        if new and not any(
+            new in self._values(vip, member, since, write.t) or self._on_found_scale(held, vip, member, new)
+            for vip, _, member in found
+        ):
             return "no configuration and no operator has set this weight"
         if new < old:
             return (
@@ -199,6 +209,16 @@ class Oracle:
             if spans.touches(since, t):
                 weights.add(weight)
         return {vip.programmed(weight) for weight in weights}
+
+    @staticmethod
+    def _on_found_scale(held: Held, vip: Vip, member: Member, weight: int) -> bool:
+        """Whether a weight has the scale of the VIP's other weights: a daemon that starts keeps the scale it finds."""
+        ratios = {
+            Fraction(held.ases[other.address], vip.programmed(other.weight))
+            for _, other in vip.members()
+            if other is not member and held.ases.get(other.address) and other.weight
+        }
+        return len(ratios) == 1 and max(1, round(vip.programmed(member.weight) * ratios.pop() + EPSILON)) == weight
 
     def _may_be_zero(self, vip: Vip, pool: int, member: Member, since: float, t: float) -> bool:
         if self.facts.out[member.backend].touches(since, t) or 0 in self._values(vip, member, since, t):
@@ -238,7 +258,9 @@ class Oracle:
         if not bad.touches(since, t):
             return False
         spans = bad.within(since - FLAP_SECONDS, t)
-        return sum(min(b, t) - a for a, b in spans if a >= after) >= pace.least
+        # The first failure of a run counts unproven: a trouble of ours shortly before can be one of the two.
+        least = 0.0 if self.facts.blind[pace.group].touches(since - UNPROVEN_SECONDS, t) else pace.least
+        return any(a >= after for a, _ in spans) and sum(min(b, t) - a for a, b in spans if a >= after) >= least
 
     def _pace(self, backend: str) -> Pace | None:
         for force in reversed(self.facts.forces):
@@ -269,7 +291,7 @@ class Oracle:
                 horizon = min(horizon, self.facts.since(a) - RISE_SECONDS)
         return horizon
 
-    def _unlearned(self, member: Member, t: float) -> bool:
+    def _unlearned(self, member: Member, recent: float, t: float) -> bool:
         """Whether daemon and VPP were both started while no probe could leave, and too little time has passed since.
 
         The new daemon then has no verdict, and the empty VPP shows it none. Servers that answer are used in the order
@@ -278,7 +300,7 @@ class Oracle:
         pace = self._pace(member.backend)
         if pace is None:
             return False
-        for a, _ in self.facts.blind[pace.group].within(t - RISE_SECONDS, t):
+        for a, _ in self.facts.blind[pace.group].within(recent, t):
             since = self.facts.since(a)
             if all(
                 any(since <= moment <= t for moment in moments) for moments in (self.facts.started, self.facts.emptied)
@@ -292,7 +314,7 @@ class Oracle:
         pace = self._pace(member.backend)
         facts = self.facts
         return not (
-            self._unlearned(member, t)
+            self._unlearned(member, since, t)
             or facts.bad[member.address].touches(horizon, t)
             or facts.out[member.backend].touches(horizon, t)
             or (pace is not None and pace.served and facts.slow[pace.group].touches(horizon, t))

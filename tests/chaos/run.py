@@ -16,7 +16,7 @@ from maglev.vpp.planning.model import parse_vip_key
 from maglev.vpp.wire.messages import Prefix
 from maglev.vppsim.inspect import Client
 from tests.chaos.book import Wrong
-from tests.chaos.layout import SERVED, TARGETS
+from tests.chaos.layout import SERVED, TARGETS, Target
 from tests.chaos.oracle import DAEMON
 from tests.chaos.stage import KNOWN_SECONDS, Failed, Stage
 from tests.chaos.table import ROWS, Row, decks
@@ -110,7 +110,7 @@ class Run:
             await asyncio.sleep(stage.chance.uniform(0.1, 0.5))
             down = [target for target in probed if target.address in stage.world.modes]
             if len(down) > 25 or (down and stage.chance.random() < 0.5):
-                await stage.world.mend(stage.chance.sample(down, stage.chance.randint(1, len(down))))
+                await self._mended(stage.chance.sample(down, stage.chance.randint(1, len(down))))
                 stage.counts["servers mended"] += 1
                 continue
             number = stage.chance.choice([1, 1, 2, 4, 8])
@@ -120,11 +120,16 @@ class Run:
                 first = stage.chance.choice(probed)
                 chosen = [t for t in probed if t.group == first.group and ":" not in t.address][:8]
             await stage.world.fail(chosen)
+            stage.say(f"servers fail: {', '.join(target.name for target in chosen)}")
             stage.counts["servers failed"] += len(chosen)
             if stage.chance.random() < 0.3:
                 # Too short for a verdict.
                 await asyncio.sleep(stage.chance.uniform(0.05, 0.2))
-                await stage.world.mend(chosen)
+                await self._mended(chosen)
+
+    async def _mended(self, targets: list[Target]) -> None:
+        await self.stage.world.mend(targets)
+        self.stage.say(f"servers serve: {', '.join(target.name for target in targets)}")
 
     async def _operators(self) -> None:
         stage = self.stage

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import grpc
 import pytest
 
+from maglev.pb import maglev_pb2 as pb
 from tests.helpers.daemon import DEADLINE, DaemonProcess, reserved_port
 
 CONFIG = "maglev: {backends: {one: {address: 127.0.31.1}}}"
@@ -104,6 +107,31 @@ async def test_stray_signals_do_not_end_the_daemon(daemon: DaemonProcess) -> Non
         daemon.signal(signal.SIGHUP)
         await daemon.logged("by=signal")
         assert await daemon.stop() == 0
+
+
+async def test_a_reload_without_a_descriptor_says_nothing_about_the_file(daemon: DaemonProcess) -> None:
+    async with daemon, daemon.api() as stub:
+        await stub.GetServerInfo(pb.GetServerInfoRequest())
+        assert daemon.process is not None
+        pid = daemon.process.pid
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        # All of the lowest descriptors are in use.
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (5, before[1]))
+        for call in (
+            lambda: stub.CheckConfig(pb.CheckConfigRequest()),
+            lambda: stub.DiffConfig(pb.DiffConfigRequest()),
+            lambda: stub.ReloadConfig(pb.ReloadConfigRequest()),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call()
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "too many open files (raise LimitNOFILE of the service)" in str(caught.value.details())
+        daemon.signal(signal.SIGHUP)
+        line = await daemon.logged("by=signal")
+        assert "was not read, and the configuration in force stays" in line
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        assert (await stub.ReloadConfig(pb.ReloadConfigRequest())).ok
+        assert 'maglev_config_loads_total{outcome="not_read"} 2' in await daemon.metrics()
 
 
 async def test_signals_while_it_ends_change_nothing(daemon: DaemonProcess) -> None:

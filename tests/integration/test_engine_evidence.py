@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -242,6 +244,42 @@ def test_neighbours_asked_for_without_carrier_before_the_start_make_no_dead_host
         for target in targets:
             p.becomes(target, State.UP)
             assert [one.to_state for one in p.of(target)] == [State.UP]
+
+
+@contextlib.contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """This process can open so many descriptors, and no more."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(before[0], 512), before[1]))
+    fillers = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                fillers.append(os.open("/dev/null", os.O_RDONLY))
+        for _ in range(count):
+            os.close(fillers.pop())
+        yield
+    finally:
+        for one in fillers:
+            os.close(one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def refused_by_firewall(p: Probing, target: int) -> None:
+    """Wait until our own firewall is why a target cannot be probed."""
+    p.wait(lambda: "firewall" in p.engine.target_info(target).blocked_reason, "the firewall to be noticed")
+
+
+@pytest.mark.parametrize("address", [SERVER, SERVER6])
+def test_a_lack_of_descriptors_at_the_start_costs_no_proof(nets: Pair, port: int, address: str) -> None:
+    with firewall(nets.client, PROBES):
+        for left in range(5):
+            with probing() as p:
+                with descriptors_left(left):
+                    target = p.add(quick("connect", nets, port), address)
+                    p.blocked(target)
+                refused_by_firewall(p, target)
+                assert p.of(target) == []
 
 
 @pytest.fixture

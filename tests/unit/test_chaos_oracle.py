@@ -230,3 +230,21 @@ def test_a_fallback_may_serve_first_where_neither_vpp_nor_the_daemon_knows_bette
             trial.facts.emptied.append(emptied)
         trial.write(address=C, weight=5)
         assert len(trial.found()) == wrong, (started, emptied, recovered)
+
+
+def test_a_short_failure_may_follow_an_unproven_one() -> None:
+    for blind, wrong in (((NOW - 1.5, NOW - 0.5), 0), ((NOW - 50.0, NOW - 40.0), 1)):
+        trial = Trial()
+        trial.facts.blind["group"].add(*blind)
+        trial.fail(A, NOW - 0.2, NOW - 0.1)
+        trial.write(address=A)
+        assert len(trial.found()) == wrong, blind
+
+
+def test_a_weight_may_be_on_the_scale_that_a_started_daemon_found() -> None:
+    for a, b, wrong in ((20, 10, 0), (20, 11, 1), (20, 5, 0)):
+        trial = Trial()
+        trial.write(address=B, weight=0, client=DRIFT)
+        trial.write(address=A, weight=a, client=DRIFT)
+        trial.write(address=B, weight=b)
+        assert len(trial.found()) == wrong, (a, b)

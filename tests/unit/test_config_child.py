@@ -1,10 +1,12 @@
-"""Loading in a child process: same result, slices, and a child that fails in any way is an error result."""
+"""Loading in a child process: same result, slices; a child that fails in any way says nothing about the file."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from maglev.base.errors import HostTrouble
 from maglev.config import child
 from maglev.config.child import check_in_child, load_in_child
 from maglev.config.load import LoadResult, load_file, load_text
@@ -157,26 +160,34 @@ async def test_answer_that_makes_no_sense_is_an_error(line: bytes) -> None:
         ("head -c 1000000 /dev/zero >&2; exit 1", "the answer ends early"),
     ],
 )
-async def test_child_that_fails_is_an_error_result(
+async def test_child_that_fails_is_trouble_of_the_host(
     body: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(tmp_path, body, monkeypatch)
-    result = await load_in_child(FULL)
-    assert result.config is None
-    assert message in result.parse_errors[0].message
+    with pytest.raises(HostTrouble, match=message):
+        await load_in_child(FULL)
 
 
-async def test_child_that_cannot_be_started_is_an_error_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_child_that_cannot_start_is_trouble_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
-    result = await load_in_child(FULL)
-    assert "cannot start the process" in result.parse_errors[0].message
+    with pytest.raises(HostTrouble, match="cannot start the process"):
+        await load_in_child(FULL)
+
+
+async def test_child_that_finds_no_descriptor_says_what_to_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(subprocess, "Popen", none_left)
+    with pytest.raises(HostTrouble, match=r"too many open files \(raise LimitNOFILE of the service\)$"):
+        await load_in_child(FULL)
 
 
 async def test_child_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mark = tmp_path / "pid"
     stand_in(tmp_path, f"echo $$ > {mark}; exec sleep 1000", monkeypatch)
-    result = await load_in_child(FULL, deadline=0.5)
-    assert "took longer than 0.5 s" in result.parse_errors[0].message
+    with pytest.raises(HostTrouble, match=r"took longer than 0\.5 s"):
+        await load_in_child(FULL, deadline=0.5)
     assert gone(mark)
 
 
@@ -185,8 +196,8 @@ async def test_child_whose_end_cannot_be_seen_holds_nobody(tmp_path: Path, monke
     monkeypatch.setattr(child, "END_SECONDS", 0.05)
     for unseen in (lambda _: os.eventfd(0), lambda _: os.open("/nonexistent", os.O_RDONLY)):
         monkeypatch.setattr(os, "pidfd_open", unseen)
-        result = await load_in_child(FULL, deadline=0.1)
-        assert "took longer than 0.1 s" in result.parse_errors[0].message
+        with pytest.raises(HostTrouble, match=r"took longer than 0\.1 s"):
+            await load_in_child(FULL, deadline=0.1)
 
 
 async def test_cancelling_kills_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,11 +229,10 @@ async def test_child_refuses_a_wrong_call() -> None:
     assert b"usage" in err
 
 
-async def test_a_child_that_the_kernel_kills_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_killed_child_is_trouble_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(tmp_path, "kill -KILL $$", monkeypatch)
-    result = await load_in_child(FULL)
-    (problem,) = result.parse_errors
-    assert "was killed (the answer ends early), which the kernel does when memory is short" in problem.message
+    with pytest.raises(HostTrouble, match=r"was killed \(the answer ends early\), which the kernel does"):
+        await load_in_child(FULL)
 
 
 def test_the_kernel_is_told_to_kill_the_child_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,5 +30,9 @@ class NotAllowed(MaglevError):
     """Not possible in the present state: gRPC ``FAILED_PRECONDITION``."""
 
 
+class HostTrouble(MaglevError):
+    """This host lacks what a request takes: descriptors, processes, memory, time. gRPC ``RESOURCE_EXHAUSTED``."""
+
+
 class Unavailable(MaglevError):
     """VPP is away or cannot be driven: gRPC ``UNAVAILABLE``."""

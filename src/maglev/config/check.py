@@ -17,7 +17,7 @@ from maglev.kinds.kind import PortRule
 from maglev.kinds.params import Files, Site
 from maglev.kinds.registry import kind_of
 from maglev.schema import addresses
-from maglev.schema.addresses import IPAddress
+from maglev.schema.addresses import IPAddress, taken_for_ipv4
 from maglev.schema.durations import format_duration
 from maglev.schema.problems import Path, Report, make_path, quote
 
@@ -232,6 +232,13 @@ def _check_pools(frontend: Frontend, config: Config, path: Path, report: Report)
                     "VPP has one AS for the two and gets the larger of their weights",
                     at_key=True,
                 )
+            if taken_for_ipv4(address):
+                report.semantic(
+                    ((place, "backends"), name),
+                    f"the backend {quote(name)} is {address}, which VPP takes for an IPv4 address and refuses; "
+                    "give the server another address",
+                    at_key=True,
+                )
             if not family:
                 family, first = address.version, name
             elif address.version != family:
@@ -298,6 +305,8 @@ def _check_vips(config: Config, report: Report) -> None:
     for name, frontend in config.frontends.items():
         path: Path = (_FRONTENDS, name)
         address = frontend.address
+        if taken_for_ipv4(address):
+            report.semantic((path, "address"), f"VPP takes {address} for an IPv4 address; use another one")
         key = (address, frontend.protocol, frontend.port)
         other = taken.setdefault(key, name)
         if other != name:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -18,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path as FilePath
 from typing import IO
 
-from maglev.config.load import CheckResult, LoadResult, load_file, parse_failure
+from maglev.base.errors import HostTrouble
+from maglev.config.load import CheckResult, LoadResult, load_file
 from maglev.config.model import Config
 from maglev.config.rows import pack, unpack
 
@@ -49,14 +51,16 @@ async def load_in_child(
     """``load_file`` in a child process; the event loop runs on meanwhile.
 
     The child sends its result in slices, and each is unpacked in less than a millisecond. After ``deadline`` seconds
-    the child is killed. That is a parse error, as is a child that dies or sends an answer that cannot be unpacked. The
-    result shares equal parts with ``known``, the configuration in force.
+    the child is killed. The result shares equal parts with ``known``, the configuration in force.
+
+    Raises ``HostTrouble`` where the child cannot be started, takes too long, dies, or sends an answer that cannot be
+    unpacked: that says nothing about the file.
     """
     return await _load(path, deadline=deadline, known=known)
 
 
 async def check_in_child(path: str | FilePath, *, deadline: float = CHILD_SECONDS) -> CheckResult:
-    """The problems of a file only: the configuration stays in the child."""
+    """The problems of a file only: the configuration stays in the child. Raises ``HostTrouble``."""
     return CheckResult((await _load(path, deadline=deadline, only_problems=True)).problems)
 
 
@@ -74,7 +78,7 @@ async def _load(
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
             )  # fmt: skip
     except OSError as error:
-        return parse_failure(f"cannot start the process that loads the configuration: {error.strerror}")
+        raise HostTrouble(f"cannot start the process that loads the configuration: {_remedy(error)}") from error
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(_end, process)
         answer = await _reader(process.stdout, stack)
@@ -88,9 +92,23 @@ async def _load(
                     # If the child died, its status and its last words say more than the broken answer.
                     ended = answer.at_eof()
                     status = await _end(process, patience=LAST_SECONDS if ended else 0.0)
-                    return parse_failure(_why_failed(str(error), status if ended else None, await last_words))
+                    raise HostTrouble(_why_failed(str(error), status if ended else None, await last_words)) from error
         except TimeoutError:
-            return parse_failure(f"loading took longer than {deadline:g} s, and was given up")
+            raise HostTrouble(f"loading took longer than {deadline:g} s, and was given up") from None
+
+
+_REMEDIES = {
+    errno.EMFILE: "raise LimitNOFILE of the service",
+    errno.ENFILE: "raise fs.file-max",
+    errno.EAGAIN: "raise TasksMax of the service or kernel.pid_max",
+    errno.ENOMEM: "make room, or raise MemoryMax of the service",
+}
+
+
+def _remedy(error: OSError) -> str:
+    words = (error.strerror or str(error)).lower()
+    remedy = _REMEDIES.get(error.errno or 0)
+    return f"{words} ({remedy})" if remedy else words
 
 
 def _why_failed(error: str, status: int | None, last_words: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from maglev.base import background, logs
 from maglev.base.clock import Clock, Moments
-from maglev.base.errors import NotAllowed
+from maglev.base.errors import HostTrouble, NotAllowed
 from maglev.checker import Checker
 from maglev.config.child import check_in_child, load_in_child
 from maglev.config.diff import ConfigChange, diff_configs
@@ -21,7 +21,7 @@ from maglev.schema.problems import Problem
 
 log = logs.get(__name__)
 
-OUTCOMES = ("ok", "parse_error", "semantic_error", "refused")
+OUTCOMES = ("ok", "parse_error", "semantic_error", "refused", "not_read")
 
 
 class ConfigFile:
@@ -73,11 +73,11 @@ class ConfigFile:
         return self._last_error
 
     async def check(self) -> CheckResult:
-        """Read the file and say what is wrong with it; changes nothing."""
+        """Read the file and say what is wrong with it; changes nothing. Raises ``HostTrouble``."""
         return await check_in_child(self._path)
 
     async def load(self) -> LoadResult:
-        """Read the file; changes nothing."""
+        """Read the file; changes nothing. Raises ``HostTrouble``."""
         return await load_in_child(self._path, known=self._checker.config())
 
     async def diff(self, new: Config) -> Sequence[ConfigChange]:
@@ -98,7 +98,8 @@ class ConfigFile:
     async def reload(self, *, force: bool, by: str) -> LoadResult:
         """Read the file and put it into effect if it has no error.
 
-        Errors are logged, counted and returned, and nothing is changed. Raises ``NotAllowed`` where it takes ``force``.
+        Errors are logged, counted and returned, and nothing is changed. Raises ``NotAllowed`` where it takes ``force``,
+        and ``HostTrouble`` where the file could not be read for want of descriptors, memory or time.
         """
         async with self._busy:
             first = self._loaded_ns == 0
@@ -118,7 +119,14 @@ class ConfigFile:
                     self._notifier.ready()
 
     async def _reload(self, force: bool, by: str) -> LoadResult:
-        result = await self.load()
+        try:
+            result = await self.load()
+        except HostTrouble as error:
+            self.outcomes["not_read"] += 1
+            self._last_error = str(error)
+            stays = "" if self._loaded_ns == 0 else ", and the configuration in force stays"
+            log.error("config-not-read", f"{self.file} was not read{stays}: {error}", file=self.file, by=by)
+            raise
         for problem in result.problems:
             _log_problem(problem, str(self._path))
         if result.config is None:

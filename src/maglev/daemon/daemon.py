@@ -20,6 +20,7 @@ from typing import Any
 
 from maglev.base import logs
 from maglev.base.clock import Clock, SystemClock
+from maglev.base.errors import HostTrouble
 from maglev.base.version import version
 from maglev.daemon import figures
 from maglev.daemon.exits import EXIT_FAILED, EXIT_OK, CannotStart, exit_status
@@ -153,7 +154,10 @@ class Daemon:
         loop.add_reader(parts.engine.fileno(), parts.checker.read_engine)
         self._stack.callback(loop.remove_reader, parts.engine.fileno())
 
-        result = await parts.config_file.start()
+        try:
+            result = await parts.config_file.start()
+        except HostTrouble as error:
+            raise CannotStart(f"{options.config} was not read: {error}") from error
         if result.config is None:
             raise CannotStart(f"{options.config} has errors", exit_status(result))
         settle_collector()

@@ -8,7 +8,7 @@ import gc
 
 from maglev.base import logs
 from maglev.base.clock import Clock
-from maglev.base.errors import NotAllowed
+from maglev.base.errors import HostTrouble, NotAllowed
 from maglev.base.states import State
 from maglev.checker import Checker
 from maglev.daemon.configfile import ConfigFile
@@ -37,7 +37,7 @@ async def reload_on_signal(requested: asyncio.Event, config_file: ConfigFile, ap
         log.info("reload-requested", "SIGHUP: the configuration is read again")
         await api.reread_certificates()
         # A refusal is in the log already, and a signal has no caller to answer.
-        with contextlib.suppress(NotAllowed):
+        with contextlib.suppress(HostTrouble, NotAllowed):
             await config_file.reload(force=False, by="signal")
 
 

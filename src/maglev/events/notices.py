@@ -7,6 +7,7 @@ from __future__ import annotations
 
 NOTICES = frozenset(
     (
+        "config-not-read",
         "config-refused",
         "override-ended",
         "ready",

@@ -210,7 +210,10 @@ class LoaderApi(Protocol):
         ...
 
     async def reload(self, *, force: bool, by: str) -> LoadResult:
-        """Read the file and put it into effect, if it has no error. Raises ``NotAllowed`` where it takes ``force``."""
+        """Read the file and put it into effect, if it has no error. Raises ``NotAllowed`` where it takes ``force``.
+
+        Raises ``HostTrouble`` where this host lacks what that takes; so do the other calls that read the file.
+        """
         ...
 
 

@@ -23,6 +23,7 @@ STATUS: dict[type[errors.MaglevError], grpc.StatusCode] = {
     errors.UnknownName: grpc.StatusCode.NOT_FOUND,
     errors.BadValue: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotAllowed: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.HostTrouble: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     TooMany: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TooSlow: grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -14,6 +14,7 @@ from maglev.schema.problems import quote
 
 IPAddress = IPv4Address | IPv6Address
 
+_LOOPBACK6 = IPv6Address("::1")
 _MAPPED = 0xFFFF  # ::ffff:0:0/96 (RFC 4291, 2.5.5.2), without the last 32 bits
 _NAT64 = 0x0064_FF9B << 64  # 64:ff9b::/96 (RFC 6052)
 
@@ -39,6 +40,15 @@ def refusal(address: IPAddress, written: str) -> str | None:
     if address.is_link_local:
         return f"{address} is link-local: it belongs to one interface, which cannot be given here"
     return f"{address} is of the reserved prefix ::/96" if above == 0 and low != 1 else None
+
+
+def taken_for_ipv4(address: IPAddress) -> bool:
+    """Whether VPP takes this IPv6 address for an IPv4 one. Only ``::1`` gets here: ``refusal`` has the others.
+
+    VPP holds both families in sixteen bytes, and calls an address IPv4 whose first twelve are zero. It refuses such a
+    server beside an IPv6 encapsulation, for ever (error -97), and would forward such a VIP as an IPv4 one.
+    """
+    return address == _LOOPBACK6
 
 
 def doubt(address: IPAddress) -> str | None:
