@@ -230,7 +230,15 @@ class Oracle:
             return True
         if self.failed(member, since, t):
             return True
-        return any(self._may_serve(vip, other, since, t) for number, other in vip.members() if number < pool)
+        if any(self._may_serve(vip, other, since, t) for number, other in vip.members() if number < pool):
+            return True
+        # Its pool may have too few servers, while a later one serves.
+        later = any(self._may_serve(vip, other, since, t) for number, other in vip.members() if number > pool)
+        return later and not self._enough(vip, pool, since, t)
+
+    def _enough(self, vip: Vip, pool: int, since: float, t: float) -> bool:
+        """Whether a pool must have as many good servers as make it usable."""
+        return sum(self.usable(vip, member, since, t) for member in vip.pools[pool]) >= vip.least_of(pool)
 
     def _may_serve(self, vip: Vip, member: Member, since: float, t: float) -> bool:
         facts = self.facts
@@ -274,8 +282,8 @@ class Oracle:
         horizon = self._horizon(member, since, t)
         if self.facts.dead[member.address].covers(horizon, t):
             return "this server has been failing for long"
-        needless = next((o for number, o in vip.members() if number < pool and self.usable(vip, o, since, t)), None)
-        return f"{needless.backend} of an earlier pool serves" if needless is not None else ""
+        needless = next((number for number in range(pool) if self._enough(vip, number, since, t)), None)
+        return f"the earlier pool {vip.pool_names[needless]} serves" if needless is not None else ""
 
     # ---- what is sure
 
