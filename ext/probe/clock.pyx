@@ -53,7 +53,7 @@ cdef inline int64_t interval_of(const Slot* slot, const Check* check) noexcept n
     cdef Health health
     health.state = slot.state
     health.counter = slot.counter
-    if health_undecided(health, check.rise, check.fall):
+    if slot.run & RUN_HELD or health_undecided(health, check.rise, check.fall):
         return check.fast
     return check.interval if slot.state == HEALTH_UP else check.down
 

@@ -17,7 +17,9 @@ cdef void set_state(State* e, uint32_t index, const Command* command) noexcept n
     slot.counter = command.counter
     slot.reported = command.state
     slot.flags &= ~(SLOT_PAUSED | SLOT_UNREPORTED | SLOT_SPREAD)
+    slot.run = slot.failures = 0
     doubt_anew(e, slot)
+    tally(e, index)
     record_begin(record)
     record.generation = command.generation
     record.state = command.state
@@ -35,6 +37,7 @@ cdef void do_add(State* e, const Command* command) noexcept nogil:
     cdef Record* record = &e.records[command.slot]
     slot.flags = (slot.flags & (SLOT_IN_FIFO | SLOT_IN_REPORT)) | SLOT_ACTIVE
     slot.phase = PHASE_IDLE
+    slot.tally = TALLY_NONE
     slot.check = command.check
     slot.origin = command.origin
     slot.type = command.type
@@ -65,6 +68,8 @@ cdef void do_change(State* e, const Command* command) noexcept nogil:
     cdef int64_t interval
     cdef int64_t due = slot.due
     abandon(e, command.slot)
+    tally_leave(e, command.slot)
+    slot.run = slot.failures = 0
     slot.generation = command.generation
     slot.check = command.check
     slot.origin = command.origin
@@ -78,6 +83,7 @@ cdef void do_change(State* e, const Command* command) noexcept nogil:
     slot.counter = command.counter
     doubt_anew(e, slot)
     slot.flags &= ~SLOT_UNREPORTED
+    tally(e, command.slot)
     record_begin(record)
     record.generation = command.generation
     record.state = slot.state
@@ -92,10 +98,27 @@ cdef void do_change(State* e, const Command* command) noexcept nogil:
     plan_probe(e, command.slot, due)
 
 
+cdef void do_presume(State* e, const Command* command) noexcept nogil:
+    cdef Slot* slot = &e.slots[command.slot]
+    cdef Record* record = &e.records[command.slot]
+    cdef const Check* check = e.checks[slot.check]
+    if slot.state != HEALTH_UNKNOWN or slot.flags & SLOT_PAUSED:
+        return
+    if command.good:
+        slot.counter = <uint8_t>health_max(check.rise, check.fall)
+    else:
+        slot.counter = <uint8_t>health_entry(HEALTH_UNKNOWN, check.rise, check.fall)
+    if slot.phase == PHASE_IDLE:
+        doubt_anew(e, slot)
+    tally(e, command.slot)
+    record_begin(record)
+    record.counter = slot.counter
+    record_end(record)
+
+
 cdef void command_apply(State* e, const Command* command) noexcept nogil:
     cdef Slot* slot = &e.slots[command.slot]
     cdef Record* record = &e.records[command.slot]
-    cdef const Check* check
     if command.op == OP_CHECK_SET:
         e.checks[command.check] = command.new_check
     elif command.op == OP_CHECK_FREE:
@@ -118,6 +141,7 @@ cdef void command_apply(State* e, const Command* command) noexcept nogil:
         pass
     elif command.op == OP_REMOVE:
         abandon(e, command.slot)
+        tally_leave(e, command.slot)
         session_put(e, slot, NULL)
         slot.flags &= SLOT_IN_FIFO | SLOT_IN_REPORT
         wheel_remove(&e.wheel, command.slot)
@@ -126,6 +150,8 @@ cdef void command_apply(State* e, const Command* command) noexcept nogil:
         abandon(e, command.slot)
         slot.generation = command.generation
         slot.flags = (slot.flags | SLOT_PAUSED) & ~SLOT_UNREPORTED
+        slot.run = slot.failures = 0
+        tally(e, command.slot)
         wheel_remove(&e.wheel, command.slot)
         record_begin(record)
         record.generation = command.generation
@@ -139,17 +165,11 @@ cdef void command_apply(State* e, const Command* command) noexcept nogil:
     elif command.op == OP_CHANGE:
         do_change(e, command)
     elif command.op == OP_PRESUME:
-        check = e.checks[slot.check]
-        if slot.state == HEALTH_UNKNOWN and not slot.flags & SLOT_PAUSED:
-            if command.good:
-                slot.counter = <uint8_t>health_max(check.rise, check.fall)
-            else:
-                slot.counter = <uint8_t>health_entry(HEALTH_UNKNOWN, check.rise, check.fall)
-            if slot.phase == PHASE_IDLE:
-                doubt_anew(e, slot)
-            record_begin(record)
-            record.counter = slot.counter
-            record_end(record)
+        do_presume(e, command)
+    elif command.op == OP_HOLD:
+        hold(e, command.slot)
+    elif command.op == OP_RELEASE:
+        release(e, command.slot, command.state)
     elif command.op == OP_TRACE:
         slot.flags = slot.flags | SLOT_TRACED if command.traced else slot.flags & ~SLOT_TRACED
 

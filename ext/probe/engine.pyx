@@ -277,6 +277,24 @@ cdef class Engine:
         """While the target is unknown: presume it good, or take that back."""
         self._targets.presume(target, good)
 
+    def hold(self, target, state):
+        """Hold the verdict down: the target counts as ``state``, and is probed at fast-interval."""
+        if state not in (HEALTH_UNKNOWN, HEALTH_UP):
+            raise ValueError(f"a held target is unknown or up, not {state}")
+        self._targets.hold(target, state)
+
+    def release(self, target):
+        """End the hold."""
+        self._targets.release(target)
+
+    def silence(self, target):
+        """How many targets of its vantage are up, and how many of them fail by silence; the vantage's number first."""
+        return self._targets.silence(target)
+
+    def failing(self, target):
+        """Whether the last probe of the target did not pass."""
+        return self._targets.failing(target)
+
     def trace(self, target, bint on):
         """Report every result of the target through ``results()``."""
         self._targets.trace(target, on)

@@ -40,7 +40,7 @@ SNAPSHOT_FIELDS = (
 )
 assert struct.calcsize(SNAPSHOT_FORMAT) == sizeof(SnapshotRecord)
 
-Transition = namedtuple("Transition", "target generation from_state to_state code detail at_ns counter")
+Transition = namedtuple("Transition", "target generation from_state to_state code detail at_ns counter silent", defaults=(False,))
 Result = namedtuple("Result", "target generation state counter passed code detail at_ns rtt_ns")
 TargetInfo = namedtuple(
     "TargetInfo",
@@ -131,6 +131,7 @@ cdef class Reader:
             out.append(Transition(
                 event.slot, event.generation, event.from_state, event.to_state, event.code,
                 targets.detail(event.slot, event.detail_kind, event.detail_value), event.at, event.counter,
+                bool(event.silent),
             ))
             most -= 1
             ring_drop(ring)

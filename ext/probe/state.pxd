@@ -123,6 +123,23 @@ cdef enum:
     OP_TRACE = 10
     OP_VERDICT = 11
     OP_AUTHORITIES = 12
+    OP_HOLD = 13
+    OP_RELEASE = 14
+
+# What a slot's failed probes since its last pass have in common (Slot.run; the rules are in silence.pyx).
+cdef enum:
+    RUN_SILENT = 1                  # there are some, and each of them was silence
+    RUN_ANSWERED = 2                # at least one of them was an answer
+    RUN_HELD = 4                    # Python holds the verdict: the engine says down, and the backend counts as it did
+
+cdef enum:
+    RECENT = 15                     # seconds in which a target that went down by silence counts as having been up
+
+# How a slot counts in the silence of its vantage (Slot.tally).
+cdef enum:
+    TALLY_NONE = 0                  # it is not probed, is down, or has never passed
+    TALLY_UP = 1
+    TALLY_SILENT = 2                # counts as up, and fails by silence at this moment
 
 # Two cache lines; what every probe touches comes first.
 cdef struct Slot:
@@ -146,6 +163,9 @@ cdef struct Slot:
     uint16_t own_port               # SYN: where it left from; PHASE_PROVING: the code of the failure
     uint8_t source[4]               # IPv4 SYN: what the checksum was made with; 0 = not known
     uint8_t address[16]
+    uint8_t run                     # RUN_*
+    uint8_t failures                # failed probes in a row, of a held one since then; at most 255
+    uint8_t tally                   # TALLY_*
     int64_t due                     # monotonic: of the next probe, or of the one in flight
     int64_t sent
     int64_t deadline
@@ -348,7 +368,7 @@ cdef struct Stream:
 # zero.
 cdef struct Command:
     uint8_t op                      # Op
-    uint8_t state                   # ADD, RESUME, CHANGE
+    uint8_t state                   # ADD, RESUME, CHANGE, RELEASE
     uint8_t counter                 # ADD, RESUME, CHANGE
     uint8_t type                    # ADD, CHANGE: PROBE_*
     uint8_t v6                      # ADD
@@ -379,6 +399,7 @@ cdef struct Event:
     uint8_t detail_kind
     uint8_t counter
     uint8_t passed
+    bint silent                     # each failed probe since the last pass was silence
     uint32_t detail_value
     int64_t at
     int64_t rtt
@@ -463,6 +484,12 @@ cdef struct Passes:
     uint32_t other                  # the last one before it that is not the same
     int64_t at                      # 0: none yet
     int64_t other_at
+
+# How many targets of a vantage are up, and how many of them fail by silence at this moment (silence.pyx). The engine
+# writes; Python reads single values while they change.
+cdef struct Silence:
+    uint32_t up
+    uint32_t silent
 
 # The engine's: what proves that a probe left this host (evidence.pyx).
 cdef struct Evidence:
@@ -555,6 +582,7 @@ cdef struct State:
     OriginTable origins
     Raw raw
     Evidence evidence
+    Silence silence[MAX_ORIGINS]    # by Origin.vantage
     Streams streams
     Fifo waiting
     Reports reports

@@ -233,12 +233,49 @@ cdef class Targets:
             target.presumed = good
         return 0
 
+    cdef int hold(self, object number, int state) except -1:
+        """The verdict "down", which Python has taken, is held: for Python the target stays in ``state``."""
+        cdef Target* target = self.known(number)
+        cdef Command command
+        check = self.check(target)
+        self.start(&command, OP_HOLD, number, False)
+        self.native.push(&command)
+        target.state = <uint8_t>state
+        target.counter = <uint8_t>health_max(check.rise, check.fall)
+        target.presumed = state == HEALTH_UNKNOWN
+        return 0
+
+    cdef int release(self, object number) except -1:
+        """The hold ends; the engine reports again if the target is still down."""
+        cdef Target* target = self.known(number)
+        cdef Command command
+        self.start(&command, OP_RELEASE, number, False)
+        command.state = target.state
+        return self.native.push(&command)
+
     cdef int trace(self, object number, bint on) except -1:
         cdef Command command
         self.known(number)
         self.start(&command, OP_TRACE, number, False)
         command.traced = on
         return self.native.push(&command)
+
+    cdef object silence(self, object number):
+        cdef OriginEntry entry = self.origins.by_number[self.known(number).origin]
+        cdef const Silence* silence = &self.native.e.silence[entry.vantage]
+        return entry.vantage, silence.up, silence.silent
+
+    cdef bint failing(self, object number) except -1:
+        cdef Record record
+        self.known(number)
+        self.read(<uint32_t>number, &record)
+        return record.state == HEALTH_DOWN or not (
+            record.last_code == CODE_NONE
+            or record.last_code == CODE_L3OK
+            or record.last_code == CODE_L4OK
+            or record.last_code == CODE_L6OK
+            or record.last_code == CODE_L7OK
+        )
 
     cdef bint current(self, const Event* event) noexcept nogil:
         """Is an event of the target that has this number now, and of its present generation?"""

@@ -92,6 +92,7 @@ cdef bint transition_push(State* e, uint32_t index) noexcept nogil:
     event.detail_kind = record.change_kind
     event.detail_value = record.change_value
     event.counter = slot.counter
+    event.silent = slot.run & RUN_SILENT != 0
     event.at = record.change_at
     if not ring_push(&e.reports.transitions, &event):
         return False
@@ -166,8 +167,7 @@ cdef void conclude(
     cdef Record* record = &e.records[index]
     cdef const Check* check = e.checks[slot.check]
     cdef Health health
-    cdef bint changed
-    cdef int64_t interval, due
+    cdef bint changed, noted
     slot.phase = PHASE_IDLE
     slot.backoff = slot.too_big = 0
     if passed:
@@ -182,6 +182,9 @@ cdef void conclude(
     changed = health.state != slot.state
     slot.state = health.state
     slot.counter = health.counter
+    noted = changed or slot.run or not passed
+    if noted and run_note(slot, passed, not passed and is_silence(code, kind, value)):
+        changed = True
 
     record_begin(record)
     record.state = health.state
@@ -204,6 +207,8 @@ cdef void conclude(
         record.change_value = value
         record.change_at = e.clock.now + e.clock.wall
     record_end(record)
+    if noted:
+        tally(e, index)
 
     e.stats.counters[STAT_PASSED if passed else STAT_FAILED] += 1
     count_duration(&e.stats.durations[2 * check.histogram + passed], span if span else e.clock.now - slot.sent)
@@ -212,8 +217,13 @@ cdef void conclude(
     if slot.flags & SLOT_TRACED:
         trace_push(e, index, passed, code, kind, value, span)
 
-    interval = interval_of(slot, check)
-    due = next_due(&e.clock.random, slot.due, e.clock.now, interval)
+    plan_next(e, index)
+
+
+cdef inline void plan_next(State* e, uint32_t index) noexcept nogil:
+    cdef Slot* slot = &e.slots[index]
+    cdef int64_t interval = interval_of(slot, e.checks[slot.check])
+    cdef int64_t due = next_due(&e.clock.random, slot.due, e.clock.now, interval)
     # The latest regular time: `next_due` adds up to a tenth of jitter. Time beyond it is lateness after a stall.
     slot.lag = due - (slot.due + interval + interval // 10)
     if slot.lag < 0:

@@ -21,7 +21,10 @@ class EngineError(RuntimeError):
     """The engine cannot do what was asked: its thread could not start, or a table is full."""
 
 class Transition(NamedTuple):
-    """Probes changed the state of a target. ``code`` and the states are numbers of ``maglev.base.states``."""
+    """Probes changed the state of a target. ``code`` and the states are numbers of ``maglev.base.states``.
+
+    ``silent``: each failed probe since the last one that passed was a time-out, or an error of a router.
+    """
 
     target: int
     generation: int
@@ -31,6 +34,7 @@ class Transition(NamedTuple):
     detail: str
     at_ns: int
     counter: int
+    silent: bool = False
 
 class Result(NamedTuple):
     """How one probe of a traced target ended. ``rtt_ns`` is 0 where there was no reply."""
@@ -189,6 +193,27 @@ class Engine:
 
     def presume(self, target: int, good: bool) -> None:
         """While the target is unknown: presume it good (``fall`` failures in a row bring it down) or take that back."""
+
+    def hold(self, target: int, state: State) -> None:
+        """Take no notice of the transition to down that ``transitions()`` has just given: it is held.
+
+        The target counts as being in ``state``, UP or UNKNOWN (and then as presumed good), and is probed at
+        fast-interval. Nothing happens if it has passed meanwhile. ValueError for another state.
+        """
+
+    def release(self, target: int) -> None:
+        """End a hold. A target that has failed ``fall`` times in a row since it began is reported as down again.
+
+        Any other is in its state from before the hold, with those failures counted. Idempotent.
+        """
+
+    def silence(self, target: int) -> tuple[int, int, int]:
+        """The number of the target's vantage (namespace, family, source), how many targets of it are up, and how
+        many of those fail by silence at this moment. Held ones and those presumed good count as up.
+        """
+
+    def failing(self, target: int) -> bool:
+        """Whether the last probe of the target did not pass."""
 
     def trace(self, target: int, on: bool) -> None:
         """Report every result of the target through ``results()``. Ends with ``remove_target``."""

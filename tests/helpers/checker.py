@@ -69,6 +69,12 @@ class FakeTarget:
     paused: bool = False
     presumed: bool = False
     traced: bool = False
+    held: bool = False
+    before: State = State.UNKNOWN
+    run: int = 0
+    silent: bool = False
+    answered: bool = False
+    was_up: bool = False
     passes: int = 0
     failures: int = 0
     blocked_since_ns: int = 0
@@ -163,6 +169,38 @@ class FakeEngine:
             item.presumed = good
             item.counter = check.rise + check.fall - 1 if good else check.rise - 1
 
+    def hold(self, target: int, state: State) -> None:
+        item = self.targets[target]
+        if item.state is State.DOWN:
+            item.held, item.before, item.run = True, state, 0
+
+    def release(self, target: int) -> None:
+        item = self.targets[target]
+        if not item.held:
+            return
+        item.held = False
+        check = self.checks[item.check]
+        if item.state is State.DOWN and item.run < check.fall:
+            item.state, item.counter = item.before, check.rise + check.fall - 1 - item.run
+        elif item.state is State.DOWN:
+            self._report(item, item.before, Code.L3TOUT, "")
+
+    def silence(self, target: int) -> tuple[int, int, int]:
+        up = [item for item in self.targets.values() if item.was_up or item.state is State.UP or item.presumed]
+        return 0, len(up), sum(item.silent for item in up)
+
+    def failing(self, target: int) -> bool:
+        item = self.targets[target]
+        return item.silent or item.answered or item.state is State.DOWN
+
+    def _report(self, target: FakeTarget, before: State, code: Code, detail: str) -> None:
+        now = self.clock.time_ns()
+        self._transitions.append(
+            Transition(
+                target.id, target.generation, before, target.state, code, detail, now, target.counter, target.silent
+            )
+        )
+
     def trace(self, target: int, on: bool) -> None:
         self.targets[target].traced = on
 
@@ -239,10 +277,17 @@ class FakeEngine:
             self._results.append(
                 Result(target.id, target.generation, number, target.counter, passed, code, detail, now, 1000 * passed)
             )
-        if target.state is not before:
-            self._transitions.append(
-                Transition(target.id, target.generation, before, target.state, code, detail, now, target.counter)
-            )
+        target.was_up = not passed and (target.was_up or before is State.UP or target.presumed)
+        target.run = 0 if passed else target.run + 1
+        silence = not passed and code in (Code.L3TOUT, Code.L4TOUT, Code.L6TOUT, Code.L7TOUT)
+        target.answered = not passed and (target.answered or not silence)
+        target.silent = silence and not target.answered
+        if target.held and target.answered:
+            target.held = False
+            self._report(target, target.before, code, detail)
+        elif target.state is not before:
+            target.held = False
+            self._report(target, before, code, detail)
 
 
 def check(name: str = "ping", **changes: object) -> HealthCheck:

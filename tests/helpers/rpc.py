@@ -26,6 +26,7 @@ from maglev.config.model import (
     TcpParams,
 )
 from maglev.events.ring import EventRing
+from maglev.judgement.brake import Begun
 from maglev.judgement.weights import NO_MEMORY, FrontendWeights, Memory, frontend_weights
 from maglev.rpc.services import Identity, Services
 from maglev.schema.problems import Problem, ProblemKind
@@ -73,6 +74,7 @@ def status(backend: Backend) -> BackendStatus:
         unprobed_since_ns=0,
         unprobed_reason="",
         presumed=False,
+        held="",
         probes_passed=0,
         probes_failed=0,
         transitions=(),
@@ -89,6 +91,7 @@ class FakeChecker:
     set: list[Override] = field(default_factory=list)
     asked: list[tuple[str, str, str, str, int]] = field(default_factory=list)
     traced: list[str] = field(default_factory=list)
+    begun: list[Begun] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name, backend in self.configured.backends.items():
@@ -148,6 +151,19 @@ class FakeChecker:
         for status in self.statuses.values():
             counts[status.state] += 1
         return counts
+
+    def brakes(self) -> Sequence[Begun]:
+        return self.begun
+
+    def held(self) -> int:
+        return sum(bool(status.held) for status in self.statuses.values())
+
+    def release_brake(self, *, by: str) -> int:
+        held = self.held()
+        self.begun = []
+        for name, one in self.statuses.items():
+            self.statuses[name] = replace(one, held="")
+        return held
 
     def engine_stats(self) -> Mapping[str, int]:
         return {"sent": 12, "received": 11, "clock_step_ns": -5_000_000_000}

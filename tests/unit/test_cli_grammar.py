@@ -78,7 +78,7 @@ def test_commands(line: str, action: str, values: Mapping[str, str]) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("shwo version", "'shwo' is not expected here: did you mean show? expected show, set, sync, watch"),
+        ("shwo version", "'shwo' is not expected here: did you mean show? expected show, set, sync, brake, watch"),
         ("show bogus", "'bogus' is not expected here: expected version, frontends"),
         ("show frontends www surplus", "'surplus' is not expected here: expected nothing more"),
         ("show v", "'v' is ambiguous: version, vpp"),

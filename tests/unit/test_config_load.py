@@ -19,6 +19,7 @@ from maglev.config.model import (
     MS,
     SECOND,
     Backend,
+    Brake,
     Config,
     Frontend,
     HealthCheck,
@@ -42,6 +43,7 @@ from maglev.config.model import (
 FULL = Path(__file__).parent.parent / "data" / "config" / "full.yaml"
 
 EXPECTED = Config(
+    brake=Brake(0.3, 50, 30 * SECOND),
     transition_history=7,
     netns="dataplane",
     lb=LbConfig(

@@ -22,6 +22,8 @@ class LiveBackend:
     """A backend at run time. One object from its first configuration to its removal, whatever is done to it.
 
     ``history``: the last transitions, oldest first. ``transitions``: how often it went from one state to another.
+    ``state`` is the effective one. ``held``: the hold that keeps it from being down, empty where there is none
+    (``maglev.checker.holds``).
     ``target``: the engine's id, -1 while it has none. ``trouble``: why the engine would not take it. ``since_ns`` (in
     this state) is monotonic: the wall clock may be set meanwhile.
     """
@@ -31,6 +33,7 @@ class LiveBackend:
         "check",
         "conf",
         "drained",
+        "held",
         "history",
         "name",
         "presumed",
@@ -51,6 +54,7 @@ class LiveBackend:
         self.state = State.REMOVED
         self.since_ns = now_ns
         self.drained = False
+        self.held = ""
         self.presumed = False
         self.target = -1
         self.trouble = ""

@@ -23,6 +23,7 @@ from maglev.base.events import BackendEvent, Bus, DrainEvent
 from maglev.base.states import Code, State
 from maglev.checker.backend import Check, LiveBackend
 from maglev.checker.frontends import Frontends
+from maglev.checker.holds import Holds
 from maglev.checker.prober import Prober, Spread
 from maglev.checker.settings import Settings
 from maglev.config.model import Backend
@@ -59,8 +60,11 @@ class Cause:
 class Backends:
     """All backends, by name, in the order of the file."""
 
-    def __init__(self, prober: Prober, settings: Settings, frontends: Frontends, bus: Bus, clock: Clock) -> None:
+    def __init__(
+        self, prober: Prober, settings: Settings, frontends: Frontends, holds: Holds, bus: Bus, clock: Clock
+    ) -> None:
         self._prober = prober
+        self._holds = holds
         self._settings = settings
         self._frontends = frontends
         self._bus = bus
@@ -111,7 +115,11 @@ class Backends:
             self.stale += 1
             return
         to = _STATES[transition.to_state]
-        if to is not live.state:
+        if to is State.DOWN and transition.silent and self._holds.hold(live):
+            return
+        if to is live.state:
+            self._holds.drop(live)
+        else:
             self.change_state(live, to, _CODES[transition.code], transition.detail, at_ns=transition.at_ns)
 
     def change_state(
@@ -138,6 +146,7 @@ class Backends:
             reason=cause.reason if cause is not None else "",
             duration_ns=cause.duration_ns if cause is not None else 0,
         )
+        self._holds.drop(live)
         live.state = to
         live.since_ns = self._moments.mark(event.at_ns)
         live.presumed = False
@@ -250,6 +259,7 @@ class Backends:
 
     def _recheck(self, live: LiveBackend, cause: Cause) -> None:
         """Another check for a backend that is being probed: it goes on in its present state."""
+        self._holds.drop(live)
         if live.check is not None:
             self._prober.change_check(live, live.check, cause.spread)
             return

@@ -35,12 +35,14 @@ from maglev.checker.backend import Check, LiveBackend
 from maglev.checker.backends import Backends, Cause, lasting
 from maglev.checker.engine import ProbeEngine
 from maglev.checker.frontends import Frontends
+from maglev.checker.holds import Holds
 from maglev.checker.overrides import drain_key, enabled_key, pause_key, weight_key
 from maglev.checker.prober import Prober
 from maglev.checker.replies import Reply
 from maglev.checker.settings import Request, Settings, file_weight
 from maglev.checker.status import status_of
 from maglev.config.model import Backend, Config, Frontend
+from maglev.judgement.brake import Begun
 from maglev.judgement.weights import FrontendWeights, Memory, applied_weight, frontend_weights, weight_unit
 from maglev.views.backends import BackendStatus, Change, Override, OverrideKind, ValueChange, WeightChange
 
@@ -83,7 +85,8 @@ class Checker:
         self._prober = Prober(engine, clock)
         self._settings = Settings(clock, on_overrides)
         self._frontends = Frontends(bus, clock)
-        self._backends = Backends(self._prober, self._settings, self._frontends, bus, clock)
+        self._holds = Holds(engine, self._frontends, clock, self.frontend, lambda name: self._backends.get(name))
+        self._backends = Backends(self._prober, self._settings, self._frontends, self._holds, bus, clock)
         self.counters = CheckerCounters()
         # The weight rule asks for every member of every frontend that a failure touches, so what it asks is bound
         # directly to the rooms that answer it.
@@ -217,6 +220,27 @@ class Checker:
         self._backends.settle(names)
         self._frontends.settle(names, pools)
 
+    def brakes(self) -> list[Begun]:
+        """The brakes that hold verdicts at this moment (``maglev.judgement.brake``)."""
+        return self._holds.brakes()
+
+    def held(self) -> int:
+        """How many backends are held."""
+        return len(self._holds)
+
+    @property
+    def brakes_begun(self) -> int:
+        """Brakes that have begun since the start."""
+        return self._holds.begun
+
+    def release_brake(self, *, by: str) -> int:
+        """End all brakes at once; returns how many backends were held. Those that still fail go down."""
+        return self._holds.release(by)
+
+    def end_holds(self) -> None:
+        """End the holds whose time is over."""
+        self._holds.follow()
+
     # ------------------------------------------------------------------------------------------------ configuration
 
     def restore(self, records: Iterable[Override], moved_ns: int = 0) -> None:
@@ -295,6 +319,7 @@ class Checker:
         for key, why in self._settings.obsolete(step.config):
             self._settings.end(key, why)
         self._frontends.configure(step.config.frontends, self._settings.weights())
+        self._holds.configure(step.config.brake)
 
     async def _bring(self, step: reload.Step, by: str, *, starting: bool) -> None:
         """Bring every backend to the configuration in force, in slices."""
@@ -535,7 +560,14 @@ class Checker:
 
     async def judge(self) -> None:
         """Judge frontends again whenever time alone changes something, for ever."""
-        await self._frontends.judge()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._frontends.judge())
+            group.create_task(self._end_holds())
+
+    async def _end_holds(self) -> None:
+        while True:
+            self.end_holds()
+            await self._holds.wait()
 
 
 def _request(by: str, reason: str, duration_ns: int) -> Request:

@@ -36,6 +36,7 @@ def status_of(live: LiveBackend, info: TargetInfo | None, moments: Moments) -> B
         address=live.address,
         state=live.state,
         drained=live.drained,
+        held=live.held,
         enabled=live.enabled,
         healthcheck=live.healthcheck,
         counter=info.counter if info is not None else 0,

@@ -351,6 +351,13 @@ def _sync(context: Context, command: Command) -> int:
     return REFUSED if answer.failures else DONE
 
 
+def _brake_release(context: Context, command: Command) -> int:
+    client = context.client
+    answer = client.call(client.stub.ReleaseBrake, pb.ReleaseBrakeRequest())
+    backends = "1 backend" if answer.released == 1 else f"{answer.released} backends"
+    return context.show(answer, lambda: (f"{backends} held no longer",))
+
+
 # ------------------------------------------------------------------------------------------------- configuration
 
 
@@ -570,6 +577,7 @@ ACTIONS: Mapping[str, Callable[[Context, Command], int]] = {
     "set-backend": _set_backend,
     "set-weight": _set_weight,
     "sync": _sync,
+    "brake-release": _brake_release,
     "config-check": _config_check,
     "config-diff": _config_diff,
     "config-reload": _config_reload,

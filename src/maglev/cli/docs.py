@@ -36,6 +36,7 @@ PRINTS: Mapping[str, type | tuple[type]] = {
     "set backend NAME ...": pb.ChangeBackendResponse,
     "set frontend NAME ...": pb.SetWeightResponse,
     "sync vpp lb state": pb.SyncVPPLBStateResponse,
+    "brake release": pb.ReleaseBrakeResponse,
     "config check": pb.CheckConfigResponse,
     "config diff": pb.DiffConfigResponse,
     "config reload": pb.ReloadConfigResponse,

@@ -399,6 +399,12 @@ _SYNC = Node(
     (Node("vpp", "the dataplane", (Node("lb", "VPP's load balancer", (_SYNC_STATE,)),)),),
 )
 
+_BRAKE = Node(
+    "brake",
+    "failures that are held as very many came at once",
+    (Node("release", "hold them no longer: what still fails goes down", action="brake-release"),),
+)
+
 _LEVEL = Node(
     "level",
     "from this level on",
@@ -517,6 +523,7 @@ ROOT = Node(
         _SHOW,
         _SET,
         _SYNC,
+        _BRAKE,
         _WATCH,
         _FLOW,
         _COMPARE,

@@ -192,7 +192,7 @@ def backend_rows(page: Iterable[pb.BackendInfo], now_ns: int) -> list[tuple[str,
             (
                 one.name,
                 one.address,
-                word(pb.BackendState, one.state) + (" drained" if one.drained else ""),
+                _state_words(one) + (" drained" if one.drained else ""),
                 one.healthcheck or "static",
                 ("unprobed" if one.unprobed_since_ns else word(pb.CheckCode, one.last_code) if probed else "") or "-",
                 duration(one.last_rtt_ns) if probed and one.HasField("last_rtt_ns") else "-",
@@ -204,6 +204,12 @@ def backend_rows(page: Iterable[pb.BackendInfo], now_ns: int) -> list[tuple[str,
             )
         )
     return rows
+
+
+def _state_words(info: pb.BackendInfo) -> str:
+    """``up``, or ``up, down held: brake``."""
+    state = word(pb.BackendState, info.state)
+    return f"{state}, down held: {info.held}" if info.held else state
 
 
 def _because(info: pb.Override, now_ns: int) -> str:
@@ -246,6 +252,7 @@ def backend(style: Style, info: pb.BackendInfo, now_ns: int) -> Iterator[str]:
             ("last age", duration(info.last_result_age_ns) if info.HasField("last_result_age_ns") else ""),
             ("probes", f"{info.probes_passed} passed, {info.probes_failed} failed" if checked else ""),
             ("not probed", unprobed),
+            ("held", _state_words(info) if info.held else ""),
             ("presumed", "good, as VPP sent it traffic at the start" if info.presumed else ""),
             ("frontends", ", ".join(info.frontends)),
         ),
@@ -597,11 +604,21 @@ def version(style: Style, client: str, info: pb.ServerInfo, server: str) -> Iter
             ("vpp", _connection(info.vpp)),
             ("warm-up", phase if info.vpp.configured else ""),
             *((f"{one.name} down", f"{one.address}: {one.problem}") for one in info.listeners if not one.up),
+            ("brake", _brakes(info)),
             ("waiting", _waiting(info.waiting_vips)),
             ("watchers", f"{info.watchers}, {info.events_lost} events lost"),
             ("you are", f"{info.caller}, {word(pb.Role, info.role)}"),
         ),
     )
+
+
+def _brakes(info: pb.ServerInfo) -> str:
+    """What the brakes hold; empty while there is none."""
+    if not info.brakes:
+        return ""
+    backends = "1 backend" if info.held_backends == 1 else f"{info.held_backends} backends"
+    left = max(brake.remaining_ns for brake in info.brakes)
+    return f"{backends} held up though silent, {duration(left)} left (brake release ends that)"
 
 
 def _waiting(vips: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maglev.config import keys
-from maglev.config.model import Config, Frontend, HealthCheck, Panic, Pool
+from maglev.config.model import Brake, Config, Frontend, HealthCheck, Panic, Pool
 from maglev.kinds.registry import kind_of
 from maglev.schema.section import Key, Section
 
@@ -45,7 +45,7 @@ def diff_configs(old: Config, new: Config) -> list[ConfigChange]:
     They come in the order of the file: what was changed or added in the order of the new one, each section's
     removals at its end. A changed order of frontends, backends or checks changes lists only, and is reported as one.
     """
-    changes = [*_values("maglev.healthchecker", keys.HEALTHCHECKER, old, new)]
+    changes = [*_healthchecker("maglev.healthchecker", old, new)]
     changes += _values("maglev.vpp.lb", keys.LB, old.lb, new.lb)
     changes += _named("maglev.healthchecks", old.healthchecks, new.healthchecks, _healthcheck, _healthcheck_text)
     changes += _named(
@@ -57,6 +57,27 @@ def diff_configs(old: Config, new: Config) -> list[ConfigChange]:
     )
     changes += _named("maglev.frontends", old.frontends, new.frontends, _frontend, _frontend_text)
     return changes
+
+
+def _healthchecker(path: str, old: Config, new: Config) -> Iterator[ConfigChange]:
+    for key in keys.HEALTHCHECKER.keys:
+        if key.name == "brake":
+            yield from _brake(f"{path}.brake", old.brake, new.brake)
+        else:
+            yield from _value(path, key, old, new)
+
+
+def _brake(path: str, old: Brake | None, new: Brake | None) -> Iterator[ConfigChange]:
+    if old is not None and new is not None:
+        yield from _values(path, keys.BRAKE, old, new)
+    elif old is not new:
+        yield _change(path, _brake_text(old), _brake_text(new))
+
+
+def _brake_text(brake: Brake | None) -> str:
+    if brake is None:
+        return "off"
+    return ", ".join(f"{key.name} {_text(key, getattr(brake, key.attribute))}" for key in keys.BRAKE.keys)
 
 
 def _named(

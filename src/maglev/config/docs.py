@@ -15,7 +15,7 @@ from typing import Any
 
 from maglev.config import keys
 from maglev.kinds.registry import KINDS, counter_help
-from maglev.schema.section import Key, Listed, Named, Section, Variants
+from maglev.schema.section import Key, Listed, Named, Section, Switched, Variants
 
 # The guide's marks: between <!-- keys: NAME --> and <!-- end --> is the table of that section, and between
 # <!-- kinds --> and <!-- end kinds --> a heading, a table and notes for every probe kind.
@@ -30,6 +30,7 @@ def sections() -> dict[str, Section]:
     return {
         "maglev": keys.MAGLEV,
         "healthchecker": keys.HEALTHCHECKER,
+        "brake": keys.BRAKE,
         "lb": keys.LB,
         "healthcheck": keys.HEALTHCHECK,
         "backend": keys.BACKEND,
@@ -52,6 +53,8 @@ def table(section: Section) -> str:
 
 def rule(key: Key) -> str:
     """The values that a key permits, in words."""
+    if isinstance(key.type, Switched):
+        return "a mapping, or `off`"
     if isinstance(key.type, Section | Variants):
         return "a mapping"
     if isinstance(key.type, Named):
@@ -123,6 +126,8 @@ def _when(selector: str, word: str, name: str, section: Section) -> dict[str, An
 
 
 def _type(key: Key) -> dict[str, Any]:
+    if isinstance(key.type, Switched):
+        return {"anyOf": [{"enum": ["off", False]}, _section(key.type)]}
     if isinstance(key.type, Section):
         return _section(key.type)
     if isinstance(key.type, Named):

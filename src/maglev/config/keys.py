@@ -11,7 +11,7 @@ from __future__ import annotations
 from maglev.config.model import MS, SECOND, MassChanges, OnAllDown, PanicAction, Protocol, Prune
 from maglev.kinds.registry import KINDS, KindName, port_help
 from maglev.schema import types
-from maglev.schema.section import Key, Listed, Named, Section, Variants
+from maglev.schema.section import Key, Listed, Named, Section, Switched, Variants
 
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
@@ -361,6 +361,36 @@ LB = Section(
     ),
 )
 
+BRAKE = Switched(
+    "the section brake",
+    (
+        Key(
+            "share",
+            "share",
+            types.Percent(1, 100),
+            "The brake takes hold when more than this share of the backends that were up fails by silence.",
+            default="50%",
+            example="30%",
+        ),
+        Key(
+            "at-least",
+            "at_least",
+            types.Integer(1, 100_000),
+            "... and more than this many do.",
+            default="20",
+            example="50",
+        ),
+        Key(
+            "hold",
+            "hold",
+            types.Duration(SECOND, 300 * SECOND),
+            "How long failures by silence are held since then. A backend that still fails is down afterwards.",
+            default="15s",
+            example="30s",
+        ),
+    ),
+)
+
 HEALTHCHECKER = Section(
     "the section healthchecker",
     (
@@ -378,6 +408,12 @@ HEALTHCHECKER = Section(
             types.Name("network namespace"),
             "Network namespace of all probes whose check names no other. Default: the daemon's own.",
             example="dataplane",
+        ),
+        Key(
+            "brake",
+            "brake",
+            BRAKE,
+            "Holds failures by silence for a while when very many backends fail at once. `off`: never.",
         ),
     ),
 )

@@ -16,7 +16,18 @@ from typing import Any
 from maglev.config import source
 from maglev.config.check import check
 from maglev.config.keys import ROOT
-from maglev.config.model import ONE_MEMBER, Backend, Config, Frontend, HealthCheck, LbConfig, Panic, Pool, PoolMember
+from maglev.config.model import (
+    ONE_MEMBER,
+    Backend,
+    Brake,
+    Config,
+    Frontend,
+    HealthCheck,
+    LbConfig,
+    Panic,
+    Pool,
+    PoolMember,
+)
 from maglev.kinds.kind import Kind
 from maglev.schema.problems import Path, Problem, ProblemKind, Report, make_path
 from maglev.schema.types import Bad
@@ -121,7 +132,7 @@ def _load(text: str | bytes, is_json: bool) -> LoadResult:
 def _build(values: Any, report: Report) -> Config:
     checks = make_path("maglev", "healthchecks")
     return Config(
-        **values.get("healthchecker", {}),
+        **_healthchecker(values.get("healthchecker", {})),
         lb=LbConfig(**values.get("vpp", {}).get("lb", {})),
         healthchecks={
             name: _healthcheck(name, item, (checks, name), report)
@@ -130,6 +141,12 @@ def _build(values: Any, report: Report) -> Config:
         backends={name: Backend(name=name, **item) for name, item in values.get("backends", {}).items()},
         frontends={name: _frontend(name, item) for name, item in values.get("frontends", {}).items()},
     )
+
+
+def _healthchecker(values: Values) -> Values:
+    if "brake" not in values:
+        return values
+    return values | {"brake": None if values["brake"] is False else Brake(**values["brake"])}
 
 
 _INTERVAL: Any = HealthCheck.__dataclass_fields__["interval"].default

@@ -26,6 +26,7 @@ __all__ = [
     "MS",
     "SECOND",
     "Backend",
+    "Brake",
     "Config",
     "Frontend",
     "HealthCheck",
@@ -206,11 +207,21 @@ class LbConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Brake:
+    """When failures by silence are held: ``share`` 0..1 of the targets that were up, and how many at least."""
+
+    share: float = 0.5
+    at_least: int = 20
+    hold: int = 15 * SECOND
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
-    """A whole, valid configuration. Every reference between its parts has been checked."""
+    """A whole, valid configuration. Every reference between its parts has been checked. ``brake`` None: off."""
 
     transition_history: int = 5
     netns: str | None = None
+    brake: Brake | None = Brake()
     lb: LbConfig = LbConfig()
     healthchecks: Mapping[str, HealthCheck] = field(default_factory=dict)
     backends: Mapping[str, Backend] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from maglev.base.pace import Pace
 from maglev.config.load import LoadResult
 from maglev.config.model import (
     Backend,
+    Brake,
     Config,
     Frontend,
     HealthCheck,
@@ -134,6 +135,10 @@ def _unpack_frontend(row: Row, members: Iterator[PoolMember]) -> Frontend:
     )
 
 
+def _pack_brake(brake: Brake | None) -> Row | None:
+    return None if brake is None else plain.pack(brake)
+
+
 def pack(result: LoadResult) -> Iterator[bytes]:
     """``result`` as lines, each a JSON list of a kind and rows of that kind; the last one is of kind ``end``."""
 
@@ -146,7 +151,9 @@ def pack(result: LoadResult) -> Iterator[bytes]:
         yield line("problems", rows)
     config = result.config
     if config is not None:
-        yield line("config", [config.transition_history, config.netns, plain.pack(config.lb)])
+        yield line(
+            "config", [config.transition_history, config.netns, plain.pack(config.lb), _pack_brake(config.brake)]
+        )
         for rows in _slices(_pack_healthcheck(check) for check in config.healthchecks.values()):
             yield line("healthchecks", rows)
         for rows in _slices(_pack_backend(backend) for backend in config.backends.values()):
@@ -256,6 +263,14 @@ class _Parts:
         """The configuration with its warnings, or the errors of the file if no configuration was sent."""
         if self._head is None:
             return LoadResult(None, tuple(self._problems))
-        history, netns, lb = self._head
-        config = Config(history, netns, plain.unpack(LbConfig, lb), self._healthchecks, self._backends, self._frontends)
+        history, netns, lb, brake = self._head
+        config = Config(
+            history,
+            netns,
+            None if brake is None else plain.unpack(Brake, brake),
+            plain.unpack(LbConfig, lb),
+            self._healthchecks,
+            self._backends,
+            self._frontends,
+        )
         return LoadResult(config, tuple(self._problems))

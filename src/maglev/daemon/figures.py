@@ -93,6 +93,19 @@ def checker_families(checker: Checker) -> list[Family]:
             "Operators' settings that ended by themselves.",
             lambda: checker.counters.expired,
         ),
+        single(
+            "maglev_backends_held",
+            "gauge",
+            "Backends that keep their state though their probes say down.",
+            checker.held,
+        ),
+        single(
+            "maglev_brakes_active",
+            "gauge",
+            "Origins of probes whose failures by silence are held.",
+            lambda: len(checker.brakes()),
+        ),
+        single("maglev_brakes_begun_total", "counter", "Brakes that have begun.", lambda: checker.brakes_begun),
     ]
 
 

@@ -30,6 +30,7 @@ OPERATOR_CALLS = frozenset(
         "GetBackendFlows",
         "ReloadConfig",
         "SyncVPPLBState",
+        "ReleaseBrake",
     )
 )
 

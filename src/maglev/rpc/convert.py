@@ -206,6 +206,8 @@ def fill_backend(
         info.unprobed_reason = status.unprobed_reason
     if status.presumed:
         info.presumed = True
+    if status.held:
+        info.held = status.held
     if with_transitions:
         for view in status.transitions:
             fill_transition(info.transitions.add(), view)

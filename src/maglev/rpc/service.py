@@ -412,6 +412,15 @@ class MaglevService(pb_grpc.MaglevServicer):
             if warmup is not None
             else pb.WARMUP_PHASE_DONE,
             warmup_remaining_ns=warmup.remaining_ns if warmup is not None else 0,
+            brakes=[
+                pb.BrakeInfo(
+                    silent=brake.silent,
+                    up=brake.up,
+                    remaining_ns=max(0, brake.until_ns - services.clock.monotonic_ns()),
+                )
+                for brake in self._checker.brakes()
+            ],
+            held_backends=self._checker.held(),
             engine=self._checker.engine_stats(),
             watchers=len(self.watchers),
             events_lost=services.bus.lost,
@@ -480,6 +489,10 @@ class MaglevService(pb_grpc.MaglevServicer):
         by = self._caller(context).name
         done = await self._changes.finish(dataplane.sync(wanted, force=request.force, prune=request.prune, by=by))
         return pb.SyncVPPLBStateResponse(plan=await convert.plan(done.plan), applied=True, failures=done.failures)
+
+    async def ReleaseBrake(self, request: pb.ReleaseBrakeRequest, context: Context) -> pb.ReleaseBrakeResponse:
+        """End all brakes."""
+        return pb.ReleaseBrakeResponse(released=self._checker.release_brake(by=self._caller(context).name))
 
     async def GetVPPLBCounters(
         self, request: pb.GetVPPLBCountersRequest, context: Context

@@ -21,6 +21,7 @@ from maglev.config.diff import ConfigChange
 from maglev.config.load import CheckResult, LoadResult
 from maglev.config.model import Config
 from maglev.events.ring import PastEvent
+from maglev.judgement.brake import Begun
 from maglev.judgement.weights import FrontendWeights
 from maglev.views.backends import BackendStatus, Change, Override, WeightChange
 from maglev.views.dataplane import (
@@ -81,6 +82,18 @@ class CheckerApi(Protocol):
 
     def state_counts(self) -> Mapping[State, int]:
         """Backends by state."""
+        ...
+
+    def brakes(self) -> Sequence[Begun]:
+        """The brakes that hold verdicts at this moment."""
+        ...
+
+    def held(self) -> int:
+        """How many backends are held."""
+        ...
+
+    def release_brake(self, *, by: str) -> int:
+        """End all brakes at once; returns how many backends were held. Those that still fail go down."""
         ...
 
     def engine_stats(self) -> Mapping[str, int]:

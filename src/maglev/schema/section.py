@@ -85,6 +85,17 @@ class Section:
         return found
 
 
+@dataclass(frozen=True)
+class Switched(Section):
+    """A section that the word ``off`` may stand for, which reads as False. YAML's own ``false`` does, too."""
+
+    def read(self, value: object, path: Path, report: Report) -> Any:
+        """False where it is off, else as a section."""
+        if value is False or value == "off":
+            return False
+        return super().read(value, path, report)
+
+
 @dataclass(frozen=True, slots=True)
 class Named:
     """A mapping from names, which the operator chooses, to sections of one kind."""

@@ -16,7 +16,8 @@ class BackendStatus:
 
     ``rise`` and ``fall`` are 0 for a static backend. ``last_code`` is ``NONE`` before the first result, and
     ``last_rtt_ns`` and ``last_result_age_ns`` (a span) are None. ``unprobed_since_ns`` is 0 while the backend can be
-    probed. ``presumed``: counted as good until its own probes have decided. ``transitions``: oldest first.
+    probed. ``presumed``: counted as good until its own probes have decided. ``held``: the mechanism that keeps it from
+    being down though its probes say so; empty where none does. ``transitions``: oldest first.
 
     This is the only view that is not frozen: a list of 50,000 backends makes 50,000 of these, and a frozen dataclass
     takes three times as long to make. Callers treat it as read-only.
@@ -39,6 +40,7 @@ class BackendStatus:
     unprobed_since_ns: int
     unprobed_reason: str
     presumed: bool
+    held: str
     probes_passed: int
     probes_failed: int
     transitions: tuple[BackendEvent, ...]
