@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 from bench.harness import Figure, cpu_ms
 from maglev.base.states import State
-from maglev.config.model import Backend, Config, Frontend, Pool, PoolMember
+from maglev.config.model import Backend, Config, Frontend, Panic, PanicAction, Pool, PoolMember, Threshold
 from maglev.judgement.weights import StateSource, WeightTable, fill, frontend_weights
 
 QUESTION = "How long does the weight rule take?"
@@ -50,7 +50,7 @@ class Source(StateSource):
         return None
 
 
-def configuration() -> Config:
+def configuration(*, thresholds: bool = False) -> Config:
     """FRONTENDS frontends with MEMBERS members each, in two pools."""
     backends: dict[str, Backend] = {}
     frontends: dict[str, Frontend] = {}
@@ -60,28 +60,41 @@ def configuration() -> Config:
             name = f"b{number}-{index}"
             backends[name] = Backend(name, IPv4Address(0x0A000000 + len(backends)))
             members.append(PoolMember(name, 10 * (1 + index % 10)))
-        pools = (Pool("primary", tuple(members[: MEMBERS // 2])), Pool("fallback", tuple(members[MEMBERS // 2 :])))
-        frontends[f"f{number}"] = Frontend(f"f{number}", IPv4Address(0xC0000000 + number), pools)
+        least, again = Threshold(40, percent=True), Threshold(60, percent=True)
+        pools = (
+            Pool("primary", tuple(members[: MEMBERS // 2]), *((least, again) if thresholds else ())),
+            Pool("fallback", tuple(members[MEMBERS // 2 :])),
+        )
+        panic = Panic(0.5, PanicAction.ALL) if thresholds else None
+        frontends[f"f{number}"] = Frontend(f"f{number}", IPv4Address(0xC0000000 + number), pools, panic=panic)
     return Config(backends=backends, frontends=frontends)
 
 
-def run() -> list[Figure]:
-    """Targets 10 and 11."""
-    config = configuration()
-    source = Source(config)
+def filled(config: Config, source: Source) -> WeightTable:
+    """The table of a configuration, with the states of a source."""
     table = WeightTable()
     for _ in fill(table, config.frontends.values()):
         pass
     for name in config.backends:
         view = source.backend_state(name)
         table.set_backend(name, view.state, view.drained)
+    return table
+
+
+def run() -> list[Figure]:
+    """Targets 10 and 11."""
+    config = configuration()
+    source = Source(config)
+    table = filled(config, source)
+    judged = filled(configuration(thresholds=True), source)
     one = next(iter(config.frontends.values()))
-    full = cpu_ms({"full": table.compute}, repeat=20)["full"]
+    full = cpu_ms({"full": table.compute, "judged": judged.compute}, repeat=20)
     single = cpu_ms(
         {"source": lambda: frontend_weights(one, source), "table": lambda: table.frontend(one.name)}, repeat=1000
     )
     return [
-        Figure(f"all: {FRONTENDS * MEMBERS} members, {FRONTENDS} frontends", full, "ms", 2.0),
+        Figure(f"all: {FRONTENDS * MEMBERS} members, {FRONTENDS} frontends", full["full"], "ms", 2.0),
+        Figure("  with thresholds on every pool, and panic", full["judged"], "ms", 2.0),
         Figure(f"one frontend of {MEMBERS} members", single["table"] * 1000, "us", 20.0),
         Figure("  asked of a source, as while a reload is under way", single["source"] * 1000, "us", 20.0),
     ]

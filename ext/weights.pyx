@@ -6,7 +6,7 @@ effective weight is divided by a *unit* before VPP gets it. Nothing here knows V
 
 cimport cython
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
-from libc.stdint cimport int32_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.string cimport memset
 
 from maglev.base.states import FrontendState, State
@@ -25,8 +25,21 @@ cdef enum:
     FRONTEND_UNKNOWN = 0
     FRONTEND_UP = 1
     FRONTEND_DOWN = 2
+    FRONTEND_PANIC = 3
+
+# What a frontend in panic does; the words are those of maglev.config.model.PanicAction.
+cdef enum:
+    PANIC_ALL = 0
+    PANIC_KEEP = 1
+    PANIC_DRAIN = 2
+
+cdef dict PANIC_ACTIONS = {"all": PANIC_ALL, "keep": PANIC_KEEP, "drain": PANIC_DRAIN}
 
 cdef enum:
+    PARTS = 100_000  # a share is an integer of so many parts: 50 % is 50,000
+
+cdef enum:
+    NO_POOL = -1
     WEIGHT_MAX = 100  # the highest weight an operator can write; VPP itself would take a whole byte
     AUTO_UNIT = 10    # the largest unit that `auto` chooses: ten steps between nothing and everything
 
@@ -35,7 +48,9 @@ cdef tuple FRONTEND_STATES = tuple(FrontendState)
 
 if [int(state) for state in State] != [UNKNOWN, UP, DOWN, PAUSED, DISABLED, REMOVED]:
     raise ImportError("ext/weights.pyx and maglev.base.states.State disagree about the numbers of the states")
-if [int(state) for state in FrontendState] != [FRONTEND_UNKNOWN, FRONTEND_UP, FRONTEND_DOWN]:
+if [int(state) for state in FrontendState] != [
+    FRONTEND_UNKNOWN, FRONTEND_UP, FRONTEND_DOWN, FRONTEND_PANIC
+]:
     raise ImportError("ext/weights.pyx and maglev.base.states.FrontendState disagree about the numbers of the states")
 
 
@@ -49,6 +64,34 @@ cdef struct Member:
     uint8_t effective  # what the rule makes of it
     uint8_t programmed  # `effective` in units: what VPP gets
     uint8_t keep       # VPP's present weight stays
+    uint8_t presumed   # without a verdict, while VPP serves it
+
+
+cdef struct Pool:
+    int min_up          # a number of members, or percent of `base`
+    int resume_up
+    uint8_t min_percent
+    uint8_t resume_percent
+    uint8_t waits       # resume-after is set: `held` says when its time is over
+    # Counted by `count_pools`:
+    int up              # eligible members
+    int base            # members with a weight that no operator took out, and that have a verdict
+    int open            # members without a verdict that could become eligible
+    int presumed        # of these, members that VPP serves
+    int64_t healthy     # weight of the members that are up, or have no verdict
+    int64_t whole       # weight of the members that no operator took out
+
+
+cdef struct Rule:
+    # What the file wants of one frontend, and what is remembered of it.
+    int unit
+    bint keep_on_all_down
+    Pool* pools         # NULL where one eligible member makes any pool usable, and no panic is configured
+    int pool_count
+    int held            # the pool that served last, where that matters; else NO_POOL
+    int64_t below       # the share of healthy weight, in PARTS, below which the frontend is in panic; 0: never
+    int panic_action
+    bint panicking      # it is in panic until further notice
 
 
 cdef struct Outcome:
@@ -69,7 +112,7 @@ cdef inline bint eligible(int state, bint drained, int weight) noexcept nogil:
     return state == UP and not drained and weight > 0
 
 
-cdef inline int rule(int state, bint drained, bint in_active_pool, int weight) noexcept nogil:
+cdef inline int table_of_truth(int state, bint drained, bint in_active_pool, int weight) noexcept nogil:
     # The truth table itself; its text is the docstring of effective_weight().
     return weight if in_active_pool and eligible(state, drained, weight) else 0
 
@@ -104,17 +147,147 @@ cdef inline int gcd(int a, int b) noexcept nogil:
     return a
 
 
-cdef Outcome evaluate(Member* members, Py_ssize_t count, int unit, bint keep_on_all_down) noexcept nogil:
+cdef inline int needed(int value, bint percent, int base) noexcept nogil:
+    # A threshold as a number of members, upwards; never 0, since a pool without a member up serves nobody.
+    cdef int number = (value * base + 99) // 100 if percent else value
+    return number if number > 0 else 1
+
+
+cdef inline bint reaches_min(const Pool* pool) noexcept nogil:
+    return pool.up >= needed(pool.min_up, pool.min_percent, pool.base)
+
+
+cdef inline bint reaches_resume(const Pool* pool) noexcept nogil:
+    return reaches_min(pool) and pool.up >= needed(pool.resume_up, pool.resume_percent, pool.base)
+
+
+cdef void count_pools(const Member* members, Py_ssize_t count, Pool* pools, int pool_count) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef Pool* pool
+    for i in range(pool_count):
+        pools[i].up = pools[i].base = pools[i].open = pools[i].presumed = 0
+        pools[i].healthy = pools[i].whole = 0
+    for i in range(count):
+        if members[i].drained or members[i].weight == 0:
+            continue
+        pool = &pools[members[i].pool]
+        if members[i].state == UP:
+            pool.up += 1
+            pool.base += 1
+            pool.healthy += members[i].weight
+        elif members[i].state == DOWN:
+            pool.base += 1
+        elif members[i].state == UNKNOWN:
+            pool.open += 1
+            pool.presumed += members[i].presumed
+            pool.healthy += members[i].weight
+        else:
+            continue  # An operator took it out.
+        pool.whole += members[i].weight
+
+
+cdef int choose_pool(const Pool* pools, int pool_count, int held) noexcept nogil:
+    # The rule of the active pool (maglev.judgement.pools has it in words); -1 where no pool has an eligible member.
+    cdef int pool
+    cdef bint goes_on = 0 <= held < pool_count and reaches_min(&pools[held])
+    for pool in range(pool_count):
+        if not reaches_min(&pools[pool]):
+            continue
+        if goes_on and pool < held and (pools[pool].waits or not reaches_resume(&pools[pool])):
+            continue
+        return pool
+    for pool in range(pool_count):
+        if pools[pool].up:
+            return pool
+    return -1
+
+
+cdef inline bint too_few(const Pool* pool, int64_t below) noexcept nogil:
+    # A pool without a member that counts is neither: nobody is missing, and it cannot help either.
+    return pool.healthy * PARTS < below * pool.whole
+
+
+cdef bint panics(const Rule* rule, int pool) noexcept nogil:
+    # The condition of panic (maglev.judgement.panic has it in words) for the pool that serves.
+    cdef int later
+    if rule.below == 0 or not too_few(&rule.pools[pool], rule.below):
+        return False
+    for later in range(pool + 1, rule.pool_count):
+        if rule.pools[later].whole and not too_few(&rule.pools[later], rule.below):
+            return False
+    return True
+
+
+cdef bint may_panic(const Rule* rule, const Member* members, Py_ssize_t count) noexcept nogil:
+    # Whether there could be a reason for panic if all members without a verdict turned out to be down. Any pool may
+    # serve then, so the last one decides: it can help all others, and none can help it.
+    cdef int pool
+    cdef Py_ssize_t i
+    cdef int64_t proven = 0
+    if rule.below == 0 or rule.panic_action == PANIC_DRAIN:
+        return False
+    for pool in range(rule.pool_count - 1, -1, -1):
+        if rule.pools[pool].whole:
+            break
+    else:
+        return False
+    for i in range(count):
+        if members[i].pool == pool and eligible(members[i].state, members[i].drained, members[i].weight):
+            proven += members[i].weight
+    return proven * PARTS < rule.below * rule.pools[pool].whole
+
+
+cdef inline int panic_pool(const Rule* rule, int chosen) noexcept nogil:
+    # The pool that panic is about: the one that serves, else the first that has members at all.
+    cdef int pool
+    if chosen >= 0:
+        return chosen
+    for pool in range(rule.pool_count):
+        if rule.pools[pool].whole:
+            return pool
+    return 0
+
+
+cdef void in_panic(Member* member, int action, bint in_active_pool) noexcept nogil:
+    # Weights of panic, on top of the truth table. Nothing here is for members that an operator took out.
+    if member.drained or member.weight == 0 or member.effective:
+        return
+    if action == PANIC_ALL:
+        if member.state == DOWN and in_active_pool:
+            member.effective = member.weight
+    elif action == PANIC_KEEP:
+        member.keep = member.state == DOWN or member.state == UP or member.state == UNKNOWN
+
+
+cdef Outcome evaluate(Member* members, Py_ssize_t count, const Rule* rule) noexcept nogil:
     # One frontend. Reads pool, weight, state and drained of each member; writes effective, programmed and keep.
     cdef Outcome outcome
     cdef Py_ssize_t i
+    cdef int chosen
+    cdef bint panic = False
+    cdef bint kept = False
     cdef bint all_unknown = count > 0
     outcome.active_pool = 0
     outcome.usable = False
     outcome.undecided = False
+    if rule.pools != NULL:
+        count_pools(members, count, rule.pools, rule.pool_count)
+        chosen = choose_pool(rule.pools, rule.pool_count, rule.held)
+        if rule.below:
+            outcome.active_pool = panic_pool(rule, chosen)
+            panic = rule.pools[outcome.active_pool].whole > 0 and (
+                rule.panicking or panics(rule, outcome.active_pool)
+            )
+        if chosen >= 0:
+            outcome.active_pool = chosen
+            outcome.usable = True
+        elif not panic:
+            outcome.active_pool = 0
     for i in range(count):
         # Members are in the order of their pools, so the first eligible one is in the active pool.
-        if not outcome.usable and eligible(members[i].state, members[i].drained, members[i].weight):
+        if rule.pools == NULL and not outcome.usable and (
+            eligible(members[i].state, members[i].drained, members[i].weight)
+        ):
             outcome.active_pool = members[i].pool
             outcome.usable = True
         if members[i].state != UNKNOWN:
@@ -122,16 +295,22 @@ cdef Outcome evaluate(Member* members, Py_ssize_t count, int unit, bint keep_on_
         elif not members[i].drained and members[i].weight > 0:
             outcome.undecided = True
     for i in range(count):
-        members[i].effective = rule(
+        members[i].effective = table_of_truth(
             members[i].state, members[i].drained, members[i].pool == outcome.active_pool, members[i].weight
         )
-        members[i].programmed = in_units(members[i].effective, unit)
-        members[i].keep = (
-            keep_on_all_down
-            and not outcome.usable
-            and keeps(members[i].state, members[i].drained, members[i].weight)
-        )
-    if outcome.usable:
+        members[i].keep = False
+        if panic:
+            in_panic(&members[i], rule.panic_action, members[i].pool == outcome.active_pool)
+            kept = kept or members[i].keep
+            outcome.usable = outcome.usable or members[i].effective > 0
+        members[i].programmed = in_units(members[i].effective, rule.unit)
+    if rule.keep_on_all_down and not outcome.usable and not kept:
+        for i in range(count):
+            members[i].keep = keeps(members[i].state, members[i].drained, members[i].weight)
+    if panic and (outcome.usable or kept):
+        outcome.state = FRONTEND_PANIC
+        outcome.undecided = False
+    elif outcome.usable:
         outcome.state = FRONTEND_UP
         outcome.undecided = False
     elif all_unknown:
@@ -156,12 +335,14 @@ def effective_weight(int state, bint drained, bint in_active_pool, long weight):
     removed               AS deleted             AS deleted        always
     ====================  =====================  ================  ============================
 
-    The active pool is the first one with a backend that is up, not drained, and has a weight above 0; pool 0 when
-    there is none. ``weight`` is the configured weight, or the operator's run-time weight where there is one.
+    The active pool is the first usable one, by default the first with a backend that is up, not drained, and has a
+    weight above 0; pool 0 when there is none. ``maglev.judgement.pools`` has the rule of ``min-up`` and ``resume-up``.
+    In panic, which is off by default, members that are down can have weights too: ``maglev.judgement.panic``.
+    ``weight`` is the configured weight, or the operator's run-time weight where there is one.
     The last column is ``flush_owed``. That a removed backend's AS is deleted, where others stay at 0, is the
     caller's part: its weight is 0 too.
     """
-    return rule(state, drained, in_active_pool, clamp(weight))
+    return table_of_truth(state, drained, in_active_pool, clamp(weight))
 
 
 def flush_owed(int to_state, *, bint flush_on_down):
@@ -195,6 +376,62 @@ cdef int unit_of(object frontend) except -1:
         for member in pool.members:
             unit = gcd(unit, clamp(member.weight))
     return unit
+
+
+cdef bint read_pools(tuple configured, Pool* pools) except -1:
+    # The thresholds of a frontend's pools; returns whether any pool needs to be counted.
+    cdef bint counted = False
+    cdef Py_ssize_t i = 0
+    for pool in configured:
+        least, again = pool.min_up, pool.resume_up
+        pools[i].min_up = least.value
+        pools[i].min_percent = least.percent
+        pools[i].resume_up = again.value
+        pools[i].resume_percent = again.percent
+        pools[i].waits = pool.resume_after > 0
+        if pools[i].waits or pools[i].min_up != 1 or pools[i].min_percent or pools[i].resume_up != 1 or (
+            pools[i].resume_percent
+        ):
+            counted = True
+        i += 1
+    return counted
+
+
+cdef int read_rule(object frontend, Rule* rule) except -1:
+    # What the file says of a frontend, without its pools and without any memory.
+    rule.unit = unit_of(frontend)
+    rule.keep_on_all_down = is_keep(frontend)
+    rule.pools = NULL
+    rule.pool_count = <int> len(frontend.pools)
+    rule.held = NO_POOL
+    rule.below = rule.panic_action = rule.panicking = 0
+    if frontend.panic is not None:
+        rule.below = round(frontend.panic.below * PARTS)
+        rule.panic_action = PANIC_ACTIONS[frontend.panic.action.value]
+    return 0
+
+
+cdef class FrontendRule:
+    # The rule of one frontend, with its pools, for as long as a call lasts.
+    cdef Rule rule
+    cdef Pool* pools
+
+    def __cinit__(self, object frontend, bint counted=False):
+        self.pools = <Pool*> PyMem_Calloc(len(frontend.pools) or 1, sizeof(Pool))
+        if self.pools == NULL:
+            raise MemoryError
+        read_rule(frontend, &self.rule)
+        if read_pools(frontend.pools, self.pools) or self.rule.below or counted:
+            self.rule.pools = self.pools
+
+    def __dealloc__(self):
+        PyMem_Free(self.pools)
+
+    cdef int remember(self, object memory) except -1:
+        if self.rule.pools != NULL:
+            self.rule.held = memory.pool
+            self.rule.panicking = memory.panic
+        return 0
 
 
 def weight_unit(frontend):
@@ -275,7 +512,7 @@ cdef class MemberWeight:
 cdef class FrontendWeights:
     """The weights of a frontend's members, in the order of the file. Immutable; compares and hashes by value.
 
-    ``usable``: some member has an effective weight above 0, which is the same as ``state`` being up.
+    ``usable``: some member has an effective weight above 0. ``state`` is up then, or panic.
     """
 
     cdef readonly int active_pool
@@ -358,16 +595,18 @@ def frontend_weights(frontend, source):
     cdef Member* members
     cdef Py_ssize_t count = 0
     cdef Py_ssize_t i = 0
-    cdef int unit = unit_of(frontend)
     cdef int pool_index = 0
     cdef Outcome outcome
     cdef list result
+    cdef FrontendRule known = FrontendRule(frontend)
     cdef str frontend_name = frontend.name
     cdef object target_state = source.target_state
     cdef object weight_override = source.weight_override
     cdef tuple pools = frontend.pools
     for pool in pools:
         count += len(pool.members)
+    if known.rule.pools != NULL:
+        known.remember(source.memory(frontend))
     members = <Member*> PyMem_Calloc(count or 1, sizeof(Member))
     if members == NULL:
         raise MemoryError
@@ -385,7 +624,7 @@ def frontend_weights(frontend, source):
                 members[i].drained = view.drained
                 i += 1
             pool_index += 1
-        outcome = evaluate(members, count, unit, is_keep(frontend))
+        outcome = evaluate(members, count, &known.rule)
         result = []
         i = 0
         for pool in pools:
@@ -395,10 +634,10 @@ def frontend_weights(frontend, source):
                 i += 1
     finally:
         PyMem_Free(members)
-    return make_frontend(outcome, unit, tuple(result))
+    return make_frontend(outcome, known.rule.unit, tuple(result))
 
 
-def presumed_weights(FrontendWeights health, unresolved, serving, *, bint keep_on_all_down):
+def presumed_weights(frontend, memory, FrontendWeights health, unresolved, serving):
     """The weights for VPP: those by ``health``, changed by the presumption about backends without a verdict.
 
     ``maglev.judgement.snapshot`` has the rule in words. Returns ``health`` itself where nothing is presumed.
@@ -409,6 +648,7 @@ def presumed_weights(FrontendWeights health, unresolved, serving, *, bint keep_o
     cdef Outcome outcome
     cdef MemberWeight member
     cdef list result = []
+    cdef FrontendRule known = FrontendRule(frontend)
     cdef Member* members = <Member*> PyMem_Calloc(count or 1, sizeof(Member))
     cdef uint8_t* without = <uint8_t*> PyMem_Calloc(count or 1, 1)
     try:
@@ -427,15 +667,20 @@ def presumed_weights(FrontendWeights health, unresolved, serving, *, bint keep_o
             ):
                 without[i] = True
                 ignorant = True
-                if member.backend in serving and (health.usable or not keep_on_all_down):
+                if member.backend in serving and (health.usable or not known.rule.keep_on_all_down):
                     members[i].state = UP
         if not ignorant:
             return health
-        outcome = evaluate(members, count, health.unit, keep_on_all_down)
+        known.remember(memory)
+        outcome = evaluate(members, count, &known.rule)
         for i in range(count):
             if without[i]:
                 members[i].state = UNKNOWN
                 members[i].keep = True
+        if may_panic(&known.rule, members, count):
+            for i in range(count):
+                in_panic(&members[i], PANIC_KEEP, False)
+        for i in range(count):
             member = <MemberWeight> health.members[i]
             result.append(make_member(&members[i], member.pool, member.backend))
     finally:
@@ -444,11 +689,44 @@ def presumed_weights(FrontendWeights health, unresolved, serving, *, bint keep_o
     return make_frontend(outcome, health.unit, tuple(result))
 
 
+def pool_counts(frontend, FrontendWeights weights):
+    """For each pool: members up, how many ``min-up`` and ``resume-up`` take, its healthy and its whole weight."""
+    cdef FrontendRule known = FrontendRule(frontend, True)
+    cdef Member* members = <Member*> PyMem_Calloc(len(weights.members) or 1, sizeof(Member))
+    cdef MemberWeight member
+    cdef Pool* pool
+    cdef Py_ssize_t i
+    cdef list result = []
+    if members == NULL:
+        raise MemoryError
+    for i in range(len(weights.members)):
+        member = <MemberWeight> weights.members[i]
+        members[i].pool = member.pool_index
+        members[i].weight = member.weight
+        members[i].state = member.state
+        members[i].drained = member.drained
+    count_pools(members, len(weights.members), known.pools, known.rule.pool_count)
+    PyMem_Free(members)
+    for i in range(known.rule.pool_count):
+        pool = &known.pools[i]
+        result.append((
+            pool.up,
+            needed(pool.min_up, pool.min_percent, pool.base),
+            max(
+                needed(pool.resume_up, pool.resume_percent, pool.base), needed(pool.min_up, pool.min_percent, pool.base)
+            ),
+            pool.healthy,
+            pool.whole,
+        ))
+    return result
+
+
 cdef struct FrontendRow:
     Py_ssize_t first   # index of its first member
     Py_ssize_t count
-    int unit
-    bint keep
+    Py_ssize_t first_pool
+    bint counted       # its pools have to be counted
+    Rule rule          # its `pools` is set where it is used: the array of all pools moves as it grows
     int active_pool
     int state
     bint undecided
@@ -457,6 +735,7 @@ cdef struct FrontendRow:
 cdef struct Backend:
     uint8_t state
     uint8_t drained
+    uint8_t presumed   # has had no verdict yet, and VPP serves it
 
 
 @cython.final
@@ -473,6 +752,9 @@ cdef class WeightTable:
     cdef Member* members
     cdef FrontendRow* rows
     cdef Backend* backends
+    cdef Pool* pools
+    cdef Py_ssize_t pool_count
+    cdef Py_ssize_t pool_space
     cdef Py_ssize_t member_count
     cdef Py_ssize_t member_space
     cdef Py_ssize_t row_space
@@ -487,6 +769,8 @@ cdef class WeightTable:
         self.members = NULL
         self.rows = NULL
         self.backends = NULL
+        self.pools = NULL
+        self.pool_count = self.pool_space = 0
         self.member_count = self.member_space = self.row_space = self.backend_space = 0
         self.backend_index = {}
         self.users = []
@@ -497,6 +781,7 @@ cdef class WeightTable:
         PyMem_Free(self.members)
         PyMem_Free(self.rows)
         PyMem_Free(self.backends)
+        PyMem_Free(self.pools)
 
     def __len__(self):
         """Number of members over all frontends."""
@@ -510,13 +795,21 @@ cdef class WeightTable:
     def add(self, frontend):
         """Add a frontend, so far without members. Raises ValueError for a name that is there already."""
         cdef Py_ssize_t row = len(self.frontends)
+        cdef int count
         if frontend.name in self.frontend_index:
             raise ValueError(f"frontend {frontend.name} is in the table already")
         self.rows = <FrontendRow*> grown(self.rows, &self.row_space, row + 1, sizeof(FrontendRow))
         memset(&self.rows[row], 0, sizeof(FrontendRow))
         self.rows[row].first = self.member_count
-        self.rows[row].unit = unit_of(frontend)
-        self.rows[row].keep = is_keep(frontend)
+        read_rule(frontend, &self.rows[row].rule)
+        count = self.rows[row].rule.pool_count
+        self.rows[row].first_pool = self.pool_count
+        self.pools = <Pool*> grown(self.pools, &self.pool_space, self.pool_count + count, sizeof(Pool))
+        memset(&self.pools[self.pool_count], 0, count * sizeof(Pool))
+        self.rows[row].counted = (
+            read_pools(frontend.pools, &self.pools[self.pool_count]) or self.rows[row].rule.below > 0
+        )
+        self.pool_count += count
         self.frontend_index[frontend.name] = row
         self.frontends.append(frontend)
         # Most backends are used by one frontend: those of this one share a tuple.
@@ -560,6 +853,7 @@ cdef class WeightTable:
         self.backends = <Backend*> grown(self.backends, &self.backend_space, index + 1, sizeof(Backend))
         self.backends[index].state = UNKNOWN
         self.backends[index].drained = False
+        self.backends[index].presumed = False
         self.backend_index[name] = index
         self.users.append(user)
         return index
@@ -572,6 +866,8 @@ cdef class WeightTable:
         index = known
         self.backends[index].state = state_number(state)
         self.backends[index].drained = drained
+        if self.backends[index].state != UNKNOWN:
+            self.backends[index].presumed = False
         return self.users[index]
 
     def set_backend(self, str name, state, bint drained=False):
@@ -582,9 +878,25 @@ cdef class WeightTable:
         return self.put(name, state, drained)
 
     def set_backends(self, backends):
-        """Set the states of many backends: objects with ``name``, ``state`` and ``drained``."""
+        """Set the states of many backends: objects with ``name``, ``state``, ``drained`` and ``presumed``."""
         for backend in backends:
             self.put(backend.name, backend.state, backend.drained)
+            if backend.presumed:
+                self.presume(backend.name)
+
+    def presume(self, str name):
+        """A backend without a verdict is presumed up by ``look`` until its first verdict: VPP serves it."""
+        cdef object known = self.backend_index.get(name)
+        if known is not None and self.backends[<Py_ssize_t> known].state == UNKNOWN:
+            self.backends[<Py_ssize_t> known].presumed = True
+
+    def presume_only(self, names):
+        """The same of these backends, and of no others."""
+        cdef Py_ssize_t i
+        for i in range(len(self.backend_index)):
+            self.backends[i].presumed = False
+        for name in names:
+            self.presume(name)
 
     def users_of(self, str backend):
         """Names of the frontends that use a backend, in the order in which they were added."""
@@ -613,19 +925,70 @@ cdef class WeightTable:
             self.backend_index.popitem()
         return len(self.backend_index) > 0
 
-    cdef Outcome work_out(self, Py_ssize_t row) noexcept nogil:
-        cdef FrontendRow* line = &self.rows[row]
+    cdef void take_states(self, const FrontendRow* line) noexcept nogil:
         cdef Member* members = &self.members[line.first]
         cdef Py_ssize_t i
-        cdef Outcome outcome
         for i in range(line.count):
             members[i].state = self.backends[members[i].backend].state
             members[i].drained = self.backends[members[i].backend].drained
-        outcome = evaluate(members, line.count, line.unit, line.keep)
+            members[i].presumed = self.backends[members[i].backend].presumed
+
+    cdef Outcome work_out(self, Py_ssize_t row) noexcept nogil:
+        cdef FrontendRow* line = &self.rows[row]
+        cdef Outcome outcome
+        self.take_states(line)
+        line.rule.pools = &self.pools[line.first_pool] if line.counted else NULL
+        outcome = evaluate(&self.members[line.first], line.count, &line.rule)
         line.active_pool = outcome.active_pool
         line.state = outcome.state
         line.undecided = outcome.undecided
         return outcome
+
+    def hold(self, str name, int pool):
+        """The pool of this index served a frontend last; -1: none is known. Raises KeyError."""
+        self.rows[<Py_ssize_t> self.frontend_index[name]].rule.held = pool
+
+    def panic(self, str name, bint on):
+        """A frontend is in panic until further notice, or no longer. Raises KeyError."""
+        self.rows[<Py_ssize_t> self.frontend_index[name]].rule.panicking = on
+
+    def panics(self, str name):
+        """Whether the present states of a frontend are a reason for panic. Raises KeyError."""
+        cdef FrontendRow* line = &self.rows[<Py_ssize_t> self.frontend_index[name]]
+        cdef Rule* rule = &line.rule
+        cdef int chosen
+        if rule.below == 0:
+            return False
+        self.take_states(line)
+        rule.pools = &self.pools[line.first_pool]
+        count_pools(&self.members[line.first], line.count, rule.pools, rule.pool_count)
+        chosen = choose_pool(rule.pools, rule.pool_count, rule.held)
+        return bool(panics(rule, panic_pool(rule, chosen)))
+
+    def look(self, str name):
+        """What ``maglev.judgement.pools`` needs to know of a frontend at present. Raises KeyError.
+
+        Returns the pool that should serve now (-1: no server is up), whether a server of an earlier pool has no verdict
+        yet, and the pools before the one that served last that have as many up as they need to take over. Servers
+        without a verdict that VPP serves count as up: ignorance is no reason to leave a pool.
+        """
+        cdef FrontendRow* line = &self.rows[<Py_ssize_t> self.frontend_index[name]]
+        cdef Pool* pools = &self.pools[line.first_pool]
+        cdef int chosen, pool
+        cdef bint open_before = False
+        cdef list ready = []
+        self.take_states(line)
+        count_pools(&self.members[line.first], line.count, pools, line.rule.pool_count)
+        for pool in range(line.rule.pool_count):
+            pools[pool].up += pools[pool].presumed
+            pools[pool].base += pools[pool].presumed
+        chosen = choose_pool(pools, line.rule.pool_count, line.rule.held)
+        for pool in range(line.rule.pool_count):
+            if pool < chosen and pools[pool].open > pools[pool].presumed:
+                open_before = True
+            if pool < line.rule.held and reaches_resume(&pools[pool]):
+                ready.append(pool)
+        return chosen, open_before, tuple(ready)
 
     def compute(self):
         """Work out every frontend. Returns the number of frontends that are up."""
@@ -682,7 +1045,7 @@ cdef class WeightTable:
             for each in <tuple> pool.members:
                 members.append(make_member(member, pool_name, each.backend))
                 member += 1
-        return make_frontend(outcome, self.rows[row].unit, tuple(members))
+        return make_frontend(outcome, self.rows[row].rule.unit, tuple(members))
 
 
 cdef void* grown(void* array, Py_ssize_t* space, Py_ssize_t wanted, size_t item) except? NULL:

@@ -97,7 +97,11 @@ def _frontends() -> dict[str, Tree]:
             "new-flows-table-length": 2048,
             "src-ip-sticky": False,
             "pools": [
-                {"name": "first", "backends": {name: {"weight": 100 - 10 * (i % 4)} for i, name in enumerate(first)}},
+                {
+                    "name": "first",
+                    "min-up": 2 if number % 4 == 1 else 1,
+                    "backends": {name: {"weight": 100 - 10 * (i % 4)} for i, name in enumerate(first)},
+                },
                 {"name": "second", "backends": {name: {"weight": 50} for name in second}},
             ],
         }

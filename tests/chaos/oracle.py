@@ -189,7 +189,8 @@ class Oracle:
         if new is None:
             return "every configuration in force has this server there"
         if new and not any(
-            new in self._values(vip, member, since, write.t) or self._on_found_scale(held, vip, member, new)
+            new in (values := self._values(vip, member, since, write.t))
+            or self._on_found_scale(held, vip, member, old, new, values)
             for vip, _, member in found
         ):
             return "no configuration and no operator has set this weight"
@@ -211,21 +212,33 @@ class Oracle:
         return {vip.programmed(weight) for weight in weights}
 
     @staticmethod
-    def _on_found_scale(held: Held, vip: Vip, member: Member, weight: int) -> bool:
-        """Whether a weight has the scale of the VIP's other weights: a daemon that starts keeps the scale it finds."""
+    def _on_found_scale(held: Held, vip: Vip, member: Member, old: int, new: int, values: set[int]) -> bool:
+        """Whether a weight has the scale of the VIP's weights: a daemon that starts keeps the scale it finds."""
         ratios = {
             Fraction(held.ases[other.address], vip.programmed(other.weight))
             for _, other in vip.members()
             if other is not member and held.ases.get(other.address) and other.weight
         }
-        return len(ratios) == 1 and max(1, round(vip.programmed(member.weight) * ratios.pop() + EPSILON)) == weight
+        if not ratios and old and member.weight:
+            ratios = {Fraction(old, vip.programmed(member.weight))}
+        return len(ratios) == 1 and any(
+            max(1, round(value * max(ratios) + EPSILON)) == new for value in values if value
+        )
 
     def _may_be_zero(self, vip: Vip, pool: int, member: Member, since: float, t: float) -> bool:
         if self.facts.out[member.backend].touches(since, t) or 0 in self._values(vip, member, since, t):
             return True
         if self.failed(member, since, t):
             return True
-        return any(self._may_serve(vip, other, since, t) for number, other in vip.members() if number < pool)
+        if any(self._may_serve(vip, other, since, t) for number, other in vip.members() if number < pool):
+            return True
+        # Its pool may have too few servers, while a later one serves.
+        later = any(self._may_serve(vip, other, since, t) for number, other in vip.members() if number > pool)
+        return later and not self._enough(vip, pool, since, t)
+
+    def _enough(self, vip: Vip, pool: int, since: float, t: float) -> bool:
+        """Whether a pool must have as many good servers as make it usable."""
+        return sum(self.usable(vip, member, since, t) for member in vip.pools[pool]) >= vip.least_of(pool)
 
     def _may_serve(self, vip: Vip, member: Member, since: float, t: float) -> bool:
         facts = self.facts
@@ -269,8 +282,8 @@ class Oracle:
         horizon = self._horizon(member, since, t)
         if self.facts.dead[member.address].covers(horizon, t):
             return "this server has been failing for long"
-        needless = next((o for number, o in vip.members() if number < pool and self.usable(vip, o, since, t)), None)
-        return f"{needless.backend} of an earlier pool serves" if needless is not None else ""
+        needless = next((number for number in range(pool) if self._enough(vip, number, since, t)), None)
+        return f"the earlier pool {vip.pool_names[needless]} serves" if needless is not None else ""
 
     # ---- what is sure
 

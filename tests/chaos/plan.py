@@ -41,6 +41,12 @@ class Vip:
     unit: int
     pools: tuple[tuple[Member, ...], ...]
     pool_names: tuple[str, ...]
+    least: tuple[int, ...] = ()
+    """How many servers up make each pool usable: one where nothing is said."""
+
+    def least_of(self, pool: int) -> int:
+        """How many servers up make a pool usable."""
+        return self.least[pool] if pool < len(self.least) else 1
 
     def find(self, address: str) -> tuple[int, Member] | None:
         """The pool and the member with that address."""
@@ -93,6 +99,8 @@ def of(config: Config) -> Plan:
             unit=frontend.weight_unit or math.gcd(10, *weights),
             pools=pools,
             pool_names=tuple(pool.name for pool in frontend.pools),
+            # Shares, and thresholds for the way back, are not part of the run.
+            least=tuple(pool.min_up.value for pool in frontend.pools),
         )
         vips[vip.key] = vip
     backends = {name: str(backend.address) for name, backend in config.backends.items()}
@@ -113,9 +121,10 @@ def desired(
 
     ``usable``: up and not taken out. ``weight``: the weight in force. ``kept``: not taken out by an operator.
     """
-    active = next(
-        (number for number, pool in enumerate(vip.pools) if any(usable(m) and weight(m) > 0 for m in pool)), None
-    )
+    up = [sum(usable(m) and weight(m) > 0 for m in pool) for pool in vip.pools]
+    enough = [number for number, count in enumerate(up) if count >= vip.least_of(number)]
+    some = [number for number, count in enumerate(up) if count]
+    active = next(iter(enough or some), None)
     wanted: dict[str, int | None] = {}
     for number, member in vip.members():
         if active is None:

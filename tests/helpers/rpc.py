@@ -26,7 +26,7 @@ from maglev.config.model import (
     TcpParams,
 )
 from maglev.events.ring import EventRing
-from maglev.judgement.weights import FrontendWeights, frontend_weights
+from maglev.judgement.weights import NO_MEMORY, FrontendWeights, Memory, frontend_weights
 from maglev.rpc.services import Identity, Services
 from maglev.schema.problems import Problem, ProblemKind
 from maglev.views.backends import BackendStatus, Change, Override, OverrideKind, WeightChange
@@ -114,6 +114,9 @@ class FakeChecker:
             if (one.frontend, one.pool, one.backend, one.kind) == (frontend, pool, backend, OverrideKind.WEIGHT):
                 return one.weight
         return None
+
+    def memory(self, frontend: Frontend) -> Memory:
+        return NO_MEMORY
 
     def weights(self, frontend: Frontend) -> FrontendWeights:
         return frontend_weights(frontend, self)

@@ -60,7 +60,7 @@ class Presumed:
     def __init__(self) -> None:
         self.names: set[str] | None = None
 
-    def settle(self, names: object) -> None:
+    def settle(self, names: object, pools: object) -> None:
         assert self.names is None
         self.names = set(names)  # type: ignore[call-overload]
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maglev.base.states import State
-from maglev.config.model import OnAllDown
+from maglev.config.model import OnAllDown, Panic, PanicAction
 from maglev.judgement.snapshot import NOTHING_PRESUMED, Presumption, judge
 from maglev.judgement.weights import frontend_weights
 from tests.property.test_weights import Scene, View, scenes
@@ -17,6 +17,8 @@ from tests.property.test_weights import Scene, View, scenes
 @st.composite
 def presumptions(draw: st.DrawFn) -> tuple[Scene, Presumption]:
     scene = draw(scenes())
+    panic = draw(st.none() | st.builds(Panic, st.sampled_from([0.3, 0.6]), st.sampled_from(PanicAction)))
+    scene = replace(scene, frontend=replace(scene.frontend, panic=panic))
     names = st.sampled_from(list(scene.views))
     unresolved = draw(st.frozensets(names))
     # A backend that serves need not be unknown, nor without a verdict.
@@ -49,7 +51,15 @@ def test_programmed_is_the_rule_with_serving_backends_up_and_ignorance_keeping(
     assert judged.programmed.active_pool == model.active_pool
     for member, health, plain in zip(judged.programmed.members, judged.health.members, model.members, strict=True):
         assert (member.state, member.drained, member.weight) == (health.state, health.drained, health.weight)
-        assert member.keep == (plain.keep or member.backend in ignorant)
+        kept = plain.keep or member.backend in ignorant
+        if member.keep and not kept:
+            # It is down, and there could be panic if nothing else passed its check.
+            assert scene.frontend.panic is not None
+            assert ignorant
+            assert member.effective == 0
+            assert member.state in (State.UP, State.DOWN, State.UNKNOWN)
+        else:
+            assert member.keep == kept
         assert (member.effective, member.programmed) == (plain.effective, plain.programmed)
 
 

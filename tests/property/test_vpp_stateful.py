@@ -29,6 +29,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from maglev.base.errors import Unavailable
 from maglev.base.states import State
 from maglev.config.model import (
+    ONE_MEMBER,
     SECOND,
     Backend,
     Config,
@@ -36,9 +37,12 @@ from maglev.config.model import (
     LbConfig,
     MassChanges,
     OnAllDown,
+    Panic,
+    PanicAction,
     Pool,
     PoolMember,
     Protocol,
+    Threshold,
 )
 from maglev.vpp.planning import together
 from maglev.vpp.planning.model import vip_key
@@ -76,8 +80,10 @@ def config_of(
     length: int = 64,
     stall: int = AT_ONCE.max_stall,
     mass: MassChanges = MassChanges.AUTO,
+    least: Threshold = ONE_MEMBER,
+    panic: PanicAction | None = None,
 ) -> Config:
-    """Two frontends on one address that share a server; the first has two standbys."""
+    """Two frontends on one address that share a server; the first has two standbys. ``least``: of its first pool."""
     backends = {name: Backend(name, IPv4Address(f"10.0.0.{number}")) for number, name in enumerate(NAMES, 1)}
     if moved:
         backends["c"] = replace(backends["c"], address=IPv4Address("10.0.0.33"))
@@ -85,7 +91,7 @@ def config_of(
         "www",
         IPv4Address("192.0.2.1"),
         (
-            Pool("p", (PoolMember("a", 100), PoolMember("b", 50))),
+            Pool("p", (PoolMember("a", 100), PoolMember("b", 50)), least, least),
             Pool("standby", (PoolMember("c", 100), PoolMember("e", 100))),
         ),
         Protocol.TCP,
@@ -94,6 +100,7 @@ def config_of(
         flush_on_down=True,
         new_flows_table_length=length,
         on_all_down=OnAllDown.KEEP if keep else OnAllDown.DRAIN,
+        panic=None if panic is None else Panic(0.6, panic),
     )
     members = (PoolMember("b", 10),) if without_d else (PoolMember("b", 10), PoolMember("d", 20))
     api = Frontend(
@@ -118,6 +125,8 @@ configs = st.builds(
     length=st.sampled_from([64, 64, 128]),
     stall=st.sampled_from([AT_ONCE.max_stall, FEW_CALLS]),
     mass=st.sampled_from([MassChanges.AUTO, MassChanges.AUTO, MassChanges.OFF]),
+    panic=st.sampled_from([None, None, PanicAction.ALL, PanicAction.KEEP]),
+    least=st.sampled_from([ONE_MEMBER, ONE_MEMBER, Threshold(2), Threshold(60, percent=True)]),
 )
 
 
@@ -211,6 +220,41 @@ class Dataplane(RuleBasedStateMachine):
         backend = self.rig.states.backends[member.backend]
         return backend.state is State.UP and not backend.drained and self._weight(frontend, pool, member) > 0
 
+    def _reaches(self, frontend: Frontend, pool: Pool) -> bool:
+        """Whether a pool has as many servers up as make it usable."""
+        up, needed = sum(self._eligible(frontend, pool, member) for member in pool.members), pool.min_up.value
+        if pool.min_up.percent:
+            backends = {m: self.rig.states.backends[m.backend] for m in pool.members if self._weight(frontend, pool, m)}
+            judged = sum(not b.drained and b.state in (State.UP, State.DOWN) for b in backends.values())
+            needed = max(1, math.ceil(needed * judged / 100))
+        return up >= needed
+
+    def _in_service(self, frontend: Frontend, pool: Pool, member: PoolMember) -> bool:
+        """Not taken out by an operator."""
+        backend = self.rig.states.backends[member.backend]
+        weight = self._weight(frontend, pool, member)
+        return weight > 0 and not backend.drained and backend.state in (State.UP, State.DOWN, State.UNKNOWN)
+
+    def _sums(self, frontend: Frontend, pool: Pool) -> tuple[int, int]:
+        """The weight of a pool that is healthy, and all of it that counts."""
+        members = [member for member in pool.members if self._in_service(frontend, pool, member)]
+        down = [member for member in members if self.rig.states.backends[member.backend].state is State.DOWN]
+        whole = sum(self._weight(frontend, pool, member) for member in members)
+        return whole - sum(self._weight(frontend, pool, member) for member in down), whole
+
+    def _panic(self, frontend: Frontend, active: Pool | None) -> PanicAction | None:
+        """What a frontend in panic does; None where it is not."""
+        if frontend.panic is None:
+            return None
+        sums = [self._sums(frontend, pool) for pool in frontend.pools]
+        at = next((number for number, (_, whole) in enumerate(sums) if whole), None)
+        if active is not None:
+            at = frontend.pools.index(active)
+        if at is None or not sums[at][1]:
+            return None
+        enough = [whole > 0 and healthy >= frontend.panic.below * whole for healthy, whole in sums]
+        return None if any(enough[at:]) else frontend.panic.action
+
     def _weight(self, frontend: Frontend, pool: Pool, member: PoolMember) -> int:
         override = self.rig.states.overrides.get((frontend.name, pool.name, member.backend))
         return member.weight if override is None else override
@@ -220,9 +264,11 @@ class Dataplane(RuleBasedStateMachine):
         unit = frontend.weight_unit
         if unit is None:
             unit = math.gcd(10, *(member.weight for pool in frontend.pools for member in pool.members))
-        active = next(
-            (p for p in frontend.pools if any(self._eligible(frontend, p, member) for member in p.members)), None
-        )
+        some = [p for p in frontend.pools if any(self._eligible(frontend, p, member) for member in p.members)]
+        active = next(iter([p for p in frontend.pools if self._reaches(frontend, p)] or some), None)
+        panic = self._panic(frontend, active)
+        if active is None and panic is PanicAction.ALL:
+            active = next(pool for pool in frontend.pools if self._sums(frontend, pool)[1])
         found: dict[str, int | None] = {}
         for pool in frontend.pools:
             for member in pool.members:
@@ -232,6 +278,13 @@ class Dataplane(RuleBasedStateMachine):
                 found[address] = 0
                 if pool is active and self._eligible(frontend, pool, member):
                     found[address] = max(1, math.floor(weight / unit + 0.5))
+                elif panic is not None and self._in_service(frontend, pool, member):
+                    if panic is PanicAction.KEEP:
+                        found[address] = None
+                    elif pool is active and backend.state is State.DOWN:
+                        found[address] = max(1, math.floor(weight / unit + 0.5))
+                elif panic is not None:
+                    pass
                 elif (
                     active is None
                     and frontend.on_all_down is OnAllDown.KEEP

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from ipaddress import ip_address
@@ -10,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maglev.base.states import FrontendState, State
-from maglev.config.model import Backend, Config, Frontend, OnAllDown, Pool, PoolMember
+from maglev.config.model import Backend, Config, Frontend, OnAllDown, Pool, PoolMember, Threshold
 from maglev.judgement.weights import (
     FrontendWeights,
     StateSource,
     WeightTable,
     fill,
     frontend_weights,
+    pool_counts,
     programmed_weight,
     weight_unit,
 )
@@ -56,7 +58,10 @@ def scenes(draw: st.DrawFn) -> Scene:
         for number in range(size):
             names.append(f"b{index}{number}")
             members.append(PoolMember(names[-1], draw(st.integers(0, 100))))
-        pools.append(Pool(f"p{index}", tuple(members)))
+        least = draw(st.just(Threshold(1)) | st.builds(Threshold, st.integers(1, 4), st.booleans()))
+        if least.percent:
+            least = Threshold(25 * least.value, percent=True)
+        pools.append(Pool(f"p{index}", tuple(members), least))
     frontend = Frontend(
         name="f",
         address=ip_address("192.0.2.80"),
@@ -78,8 +83,17 @@ def plain(scene: Scene) -> dict[str, int]:
         view = scene.views[member.backend]
         return view.state is State.UP and not view.drained and weight(member) > 0
 
+    def usable(pool: Pool) -> bool:
+        up, needed = sum(map(can_serve, pool.members)), pool.min_up.value
+        if pool.min_up.percent:
+            out = (State.PAUSED, State.DISABLED, State.REMOVED, State.UNKNOWN)
+            views = [scene.views[member.backend] for member in pool.members if weight(member) > 0]
+            needed = math.ceil(needed * sum(not view.drained and view.state not in out for view in views) / 100)
+        return up >= max(needed, 1)
+
     pools = scene.frontend.pools
-    active = next((pool for pool in pools if any(map(can_serve, pool.members))), pools[0])
+    some = [pool for pool in pools if any(map(can_serve, pool.members))]
+    active = ([pool for pool in pools if usable(pool)] or some or pools)[0]
     return {
         member.backend: weight(member) if pool is active and can_serve(member) else 0
         for pool in pools
@@ -132,6 +146,9 @@ def test_a_failure_changes_only_the_failed_backend_while_its_pool_has_another(
     if len(serving) < 2:
         return
     failed = data.draw(st.sampled_from(serving))
+    pool = scene.frontend.pools[before.active_pool]
+    if pool_counts(scene.frontend, before)[before.active_pool][1] > 1 or pool.min_up.percent:
+        return  # It may be the failure that takes the pool out.
     views = scene.views | {failed: View(State.DOWN, False)}
     after = frontend_weights(scene.frontend, Scene(scene.frontend, views, scene.overrides))
     for was, becomes in zip(before.members, after.members, strict=True):

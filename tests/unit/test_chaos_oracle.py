@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -96,7 +97,7 @@ def test_a_weight_that_nobody_has_set_is_wrong(weight: int) -> None:
 def test_a_fallback_gets_weight_only_when_it_is_needed() -> None:
     trial = Trial()
     trial.write(address=C, weight=5)
-    assert "of an earlier pool serves" in trial.found()[0]
+    assert "the earlier pool first serves" in trial.found()[0]
     trial = Trial()
     for address in (A, B):
         trial.fail(address, NOW - 20, NOW + 60)
@@ -145,6 +146,26 @@ def test_the_guard_holds_what_would_delete_most_vips_or_all() -> None:
     assert not guarded(many, plan(others=5).vips)
     assert guarded(few, ())
     assert not guarded((), ())
+
+
+def test_a_pool_below_its_least_hands_over_as_a_whole() -> None:
+    whole = plan()
+    vip = replace(whole.vips[KEY], least=(2, 1))
+    short = replace(whole, vips={**whole.vips, KEY: vip})
+    trial = Trial(short)
+    trial.fail(A, NOW - 20, NOW + 60)
+    for address, weight in ((C, 5), (A, 0), (B, 0)):
+        trial.write(address=address, weight=weight)
+    assert trial.found() == []
+
+    def serving(*down: str) -> set[str]:
+        wanted = desired(vip, lambda m: m.address not in down, lambda m: m.weight, lambda m: True)
+        return {address for address, weight in wanted.items() if weight}
+
+    assert serving() == {A, B}
+    assert serving(A) == {C}
+    assert serving(A, C) == {B}
+    assert serving(A, B, C) == set()
 
 
 def test_a_flush_is_owed_once_for_a_failure_and_never_without_flush_on_down() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from maglev.base.events import Bus, FrontendEvent
 from maglev.base.states import FrontendState, State
 from maglev.checker.backend import LiveBackend
 from maglev.checker.frontends import Frontends
-from maglev.config.model import Config
+from maglev.config.model import Config, Panic
 from tests.helpers.checker import FakeClock, Recorder, config
 
 A = {"a": "192.0.2.1"}
@@ -30,7 +31,8 @@ class Rig:
     def __init__(self) -> None:
         self.bus = Bus()
         self.seen = Recorder(self.bus)
-        self.frontends = Frontends(self.bus, FakeClock())
+        self.clock = FakeClock()
+        self.frontends = Frontends(self.bus, self.clock)
         self.backends: dict[str, LiveBackend] = {}
 
     async def prepare(self, made: Config) -> None:
@@ -266,3 +268,30 @@ async def test_a_reload_that_brings_other_servers_is_no_outage() -> None:
     assert [state for _, state in rig.published()] == [UNKNOWN]
     assert rig.told(b=State.DOWN) == []
     assert rig.told(c=State.UP) == [UP]
+
+
+async def test_time_alone_ends_panic_and_tells_the_dataplane() -> None:
+    rig = Rig()
+    made = config(AB, {"www": [{"a": 100, "b": 100}]})
+    www = replace(made.frontends["www"], panic=Panic(0.6))
+    await rig.load(replace(made, frontends={"www": www}))
+    judged: list[str] = []
+    rig.bus.listen_judgements(judged.append)
+    task = asyncio.create_task(rig.frontends.judge())
+    rig.set("a", State.UP)
+    rig.set("b", State.DOWN)
+    rig.frontends.publish()
+    assert rig.published() == [("www", FrontendState.PANIC)]
+    assert rig.frontends.memory(www).panic
+    rig.set("b", State.UP)
+    rig.frontends.publish()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert rig.published() == []
+    judged.clear()
+    rig.clock.advance(30)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert rig.published() == [("www", FrontendState.UP)]
+    assert judged == ["www"]
+    task.cancel()

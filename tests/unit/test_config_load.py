@@ -27,12 +27,15 @@ from maglev.config.model import (
     LbConfig,
     MassChanges,
     OnAllDown,
+    Panic,
+    PanicAction,
     Pool,
     PoolMember,
     Protocol,
     Prune,
     TcpMode,
     TcpParams,
+    Threshold,
     TlsParams,
 )
 
@@ -111,7 +114,13 @@ EXPECTED = Config(
             name="www-v6",
             address=ip_address("2001:db8::80"),
             pools=(
-                Pool("primary", (PoolMember("nginx0-ams", 100), PoolMember("nginx1-ams", 100))),
+                Pool(
+                    "primary",
+                    (PoolMember("nginx0-ams", 100), PoolMember("nginx1-ams", 100)),
+                    min_up=Threshold(40, percent=True),
+                    resume_up=Threshold(2),
+                    resume_after=30 * SECOND,
+                ),
                 Pool("fallback", (PoolMember("nginx2-ams", 10),)),
             ),
             protocol=Protocol.TCP,
@@ -122,6 +131,7 @@ EXPECTED = Config(
             on_all_down=OnAllDown.KEEP,
             new_flows_table_length=4096,
             weight_unit=5,
+            panic=Panic(0.3, PanicAction.KEEP),
         ),
         "everything": Frontend(
             name="everything",

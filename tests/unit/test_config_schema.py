@@ -71,7 +71,7 @@ def test_default_is_that_of_the_model(key: Key, models: tuple[type[Any], ...]) -
         assert default is MISSING
     elif key.default is not None:
         assert key.type.read(key.default.strip('"'), (), Report()) == default  # type: ignore[union-attr]
-    elif key.attribute not in ("protocol", "port", "fast_interval", "down_interval", "timeout"):
+    elif key.attribute not in ("protocol", "port", "fast_interval", "down_interval", "timeout", "resume_up"):
         assert default is None
 
 

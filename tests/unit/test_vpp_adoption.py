@@ -26,7 +26,7 @@ class Checker:
     def __init__(self) -> None:
         self.told: list[set[str]] = []
 
-    def settle(self, names: Iterable[str]) -> None:
+    def settle(self, names: Iterable[str], pools: object) -> None:
         self.told.append(set(names))
 
 

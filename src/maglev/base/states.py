@@ -29,6 +29,7 @@ class FrontendState(enum.IntEnum):
     UNKNOWN = 0
     UP = 1
     DOWN = 2
+    PANIC = 3
 
     def __str__(self) -> str:
         return self._name_.lower()

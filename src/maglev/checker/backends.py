@@ -246,6 +246,7 @@ class Backends:
         self._prober.start(live, live.check, cause.spread.next() if cause.spread is not None and new else 0)
         if presume:
             self._prober.presume(live, True)
+            self._frontends.presume(live)
 
     def _recheck(self, live: LiveBackend, cause: Cause) -> None:
         """Another check for a backend that is being probed: it goes on in its present state."""

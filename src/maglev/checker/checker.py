@@ -19,6 +19,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 import orjson
 
@@ -40,7 +41,7 @@ from maglev.checker.replies import Reply
 from maglev.checker.settings import Request, Settings, file_weight
 from maglev.checker.status import status_of
 from maglev.config.model import Backend, Config, Frontend
-from maglev.judgement.weights import FrontendWeights, applied_weight, frontend_weights, weight_unit
+from maglev.judgement.weights import FrontendWeights, Memory, applied_weight, frontend_weights, weight_unit
 from maglev.views.backends import BackendStatus, Change, Override, OverrideKind, ValueChange, WeightChange
 
 log = logs.get(__name__)
@@ -92,6 +93,8 @@ class Checker:
         """The target by which a member of a frontend is judged. Raises ``UnknownName``."""
         self.weight_override: Callable[[str, str, str], int | None] = self._settings.weight
         """The operator's run-time weight of a pool member; None where the file's counts."""
+        self.memory: Callable[[Frontend], Memory] = self._frontends.memory
+        """What the judgement remembers of a frontend."""
 
     # ------------------------------------------------------------------------------------------------ what is known
 
@@ -202,13 +205,17 @@ class Checker:
         """
         return self._prober.trace(self._backends.get(backend), lambda name: self._backends.table.get(name))
 
-    def settle(self, names: Iterable[str]) -> None:
+    def settle(self, names: Iterable[str], pools: Mapping[str, str] = MappingProxyType({})) -> None:
         """The dataplane says which backends it already sends traffic to; the others are presumed good no longer.
+
+        ``pools``: the pool that it serves, by frontend, where that matters (``maglev.judgement.pools``).
 
         Until this is called every new backend is presumed good (``fall`` failures bring it down), since nothing is
         known yet. Without a dataplane: ``settle(())``. Only the first call counts.
         """
+        names = list(names)
         self._backends.settle(names)
+        self._frontends.settle(names, pools)
 
     # ------------------------------------------------------------------------------------------------ configuration
 
@@ -525,6 +532,10 @@ class Checker:
         while True:
             self.expire()
             await self._settings.wait()
+
+    async def judge(self) -> None:
+        """Judge frontends again whenever time alone changes something, for ever."""
+        await self._frontends.judge()
 
 
 def _request(by: str, reason: str, duration_ns: int) -> Request:

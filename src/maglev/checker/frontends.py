@@ -15,6 +15,9 @@ states of each frontend: the present one, and the last one of an event, from whi
 A mass failure touches thousands of frontends at once, so they are published in slices: the event loop gets a turn after
 about a millisecond, and the rest follows at its next turns.
 
+Weights can also depend on the past (``mechanisms``): which pool served last. That memory is brought up to the present
+states before anything is published.
+
 Besides states, the pool that serves each frontend is followed: a frontend that is served by a fallback works, and has
 lost a reserve. Nothing is published of it while a server of an earlier pool is unknown, as after a start.
 """
@@ -24,7 +27,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 
 from maglev.base import logs
@@ -33,8 +36,9 @@ from maglev.base.events import Bus, FrontendEvent, PoolEvent
 from maglev.base.pace import Pace
 from maglev.base.states import FrontendState, State
 from maglev.checker.backend import LiveBackend
+from maglev.checker.mechanisms import TIME, Mechanisms
 from maglev.config.model import Frontend
-from maglev.judgement.weights import FrontendWeights, WeightTable, fill
+from maglev.judgement.weights import FrontendWeights, Memory, WeightTable, fill
 from maglev.views.backends import Override
 
 log = logs.get(__name__)
@@ -60,6 +64,7 @@ class Frontends:
         self._next: WeightTable | None = None
         # The table of the configuration before, until ``release``.
         self._old: WeightTable | None = None
+        self._mechanisms = Mechanisms(clock)
         self._states: dict[str, FrontendState] = {}
         # By the last event of each; it is another one only while an event waits.
         self._told: dict[str, FrontendState] = {}
@@ -87,6 +92,10 @@ class Frontends:
         """Active pool, unit and the weights of all members of a frontend. Raises KeyError."""
         return self._table.frontend(name)
 
+    def memory(self, frontend: Frontend) -> Memory:
+        """What the judgement remembers of a frontend, which may be of another configuration."""
+        return self._mechanisms.memory(frontend)
+
     def outlook(self, names: Iterable[str]) -> list[int]:
         """The active pool of each of these frontends, by its index; -1 where no server is usable. Raises KeyError."""
         return self._table.outlook(names)
@@ -100,6 +109,8 @@ class Frontends:
 
         ``backends``: those that the configuration will have. If it was called before, it starts again.
         """
+        frontends = list(frontends)
+        await self._mechanisms.prepare(frontends)
         pace = Pace()
         self._next = coming = WeightTable()
         for _ in fill(coming, frontends, PORTION):
@@ -120,6 +131,7 @@ class Frontends:
         self._fallbacks = {name: pool for name, pool in self._fallbacks.items() if name in self._states}
         for override in weights:
             self._table.set_weight(override.frontend, override.pool, override.backend, override.weight)
+        self._mechanisms.configure(self._table)
 
     async def release(self) -> None:
         """Free the table of the configuration before. Lets the loop run between slices."""
@@ -133,6 +145,7 @@ class Frontends:
         """A backend has changed: the frontends that use it have to be looked at again."""
         for name in self._table.set_backend(live.name, live.state, live.drained):
             self._dirty[name] = live
+            self._mechanisms.touch(name)
         if self._next is not None:
             self._next.set_backend(live.name, live.state, live.drained)
 
@@ -140,9 +153,34 @@ class Frontends:
         """The run-time weight of a member has changed; None: the file's counts again."""
         self._table.set_weight(frontend, pool, backend, weight)
         self._dirty[frontend] = f"the weight of backend {backend} in pool {pool}"
+        self._mechanisms.touch(frontend)
+
+    def presume(self, live: LiveBackend) -> None:
+        """VPP serves this backend, which has no verdict yet."""
+        self._table.presume(live.name)
+        if self._next is not None:
+            self._next.presume(live.name)
+
+    def settle(self, serving: Iterable[str], pools: Mapping[str, str]) -> None:
+        """The dataplane says which backends VPP serves, and which pools, by frontend. Only the first call counts."""
+        if self._mechanisms.begin(serving, pools, self._table):
+            self.publish()
+
+    async def judge(self) -> None:
+        """Look at frontends again whenever time alone changes their judgement, for ever."""
+        while True:
+            self.publish()
+            await self._mechanisms.wait()
+
+    def _follow(self) -> None:
+        """Bring the memory of judgement up to the present states. The dataplane is told of what changed by that."""
+        for name in self._mechanisms.follow(self._table):
+            self._dirty.setdefault(name, TIME)
+            self._bus.publish_judgement(name)
 
     def publish(self) -> None:
         """Publish what changed, for about a millisecond; the rest follows at the loop's next turns."""
+        self._follow()
         end = time.monotonic_ns() + SLICE_NS
         while self._dirty:
             self._publish_next()
@@ -155,6 +193,7 @@ class Frontends:
     async def publish_all(self) -> None:
         """Look at every frontend, and publish what changed. Lets the loop run between slices."""
         pace = Pace()
+        self._follow()
         self._dirty.clear()
         self._table.compute()
         for name in list(self._states):
@@ -192,7 +231,7 @@ class Frontends:
 
     def _publish_transition(self, name: str, old: FrontendState, new: FrontendState, cause: str) -> None:
         log.log(
-            logging.WARNING if new is FrontendState.DOWN else logging.INFO,
+            logging.WARNING if new in (FrontendState.DOWN, FrontendState.PANIC) else logging.INFO,
             "frontend-transition",
             f"frontend {name} {old} -> {new}: {cause}",
             frontend=name,

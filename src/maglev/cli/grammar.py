@@ -241,6 +241,7 @@ _FRONTEND_STATE = Node(
             ("up", "some backend has a weight"),
             ("down", "no backend has a weight"),
             ("unknown", "all backends are unknown"),
+            ("panic", "so few are healthy that health is believed no longer"),
         ),
     ),
 )

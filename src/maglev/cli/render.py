@@ -56,14 +56,39 @@ def frontend(style: Style, info: pb.FrontendInfo) -> Iterator[str]:
             ("source sticky", yes(info.src_ip_sticky)),
             ("flush on down", yes(info.flush_on_down)),
             ("on all down", word(pb.OnAllDown, info.on_all_down)),
+            ("panic", _panic(info)),
             ("table length", str(info.vpp_table_length or info.new_flows_table_length or "")),
             ("fingerprint", info.fingerprint),
         ),
     )
     for at, pool in enumerate(info.pools):
-        yield f"  pool {escape(pool.name)}" + (" (active)" if at == info.active_pool_index else "")
+        active = " (active)" if at == info.active_pool_index else ""
+        healthy = f", {_share(pool)} of the weight healthy" if info.panic_action and pool.whole_weight else ""
+        yield f"  pool {escape(pool.name)}{active}{healthy}{_thresholds(style, pool)}"
         for one in pool.backends:
             yield "    " + member(style, one) + share(one, info.vpp_table_length)
+
+
+def _panic(info: pb.FrontendInfo) -> str:
+    """When a frontend is in panic, and what happens then; empty where it never is."""
+    return f"below {info.panic_below * 100:g}%: {word(pb.PanicAction, info.panic_action)}" if info.panic_action else ""
+
+
+def _share(pool: pb.PoolInfo) -> str:
+    """The healthy part of a pool's weight."""
+    return f"{100 * pool.healthy_weight / pool.whole_weight:.4g}%"
+
+
+def _thresholds(style: Style, pool: pb.PoolInfo) -> str:
+    """What a pool needs and has; nothing where one backend makes it usable."""
+    if pool.min_up <= 1 and pool.resume_up <= 1 and not pool.resume_after_ns:
+        return ""
+    text = f"{pool.up} up, min-up {pool.min_up}"
+    if pool.resume_up != pool.min_up or pool.resume_after_ns:
+        text += f", resume-up {pool.resume_up}"
+    if pool.resume_after_ns:
+        text += f" for {duration(pool.resume_after_ns)}"
+    return ": " + (text if pool.usable else style.paint(text, "down"))
 
 
 _AWAY = "VPP is away or left alone since {}: state and weights are what it will get (show version says why)"

@@ -114,6 +114,7 @@ def moment(ns: int) -> str:
 _COLOURS = {
     "up": "32",
     "down": "31",
+    "panic": "31",
     "unknown": "33",
     "paused": "36",
     "disabled": "35",

@@ -42,7 +42,7 @@ HISTORY_SECONDS = 600
 ROW_FRONT = 56
 LEAST_WEIGHTS = 24
 
-_RANK: Mapping[int, int] = {pb.FRONTEND_STATE_DOWN: 0, pb.FRONTEND_STATE_UNKNOWN: 1}
+_RANK: Mapping[int, int] = {pb.FRONTEND_STATE_DOWN: 0, pb.FRONTEND_STATE_PANIC: 0, pb.FRONTEND_STATE_UNKNOWN: 1}
 
 _MOVES = {"up": -1, "k": -1, "down": 1, "j": 1}
 

@@ -168,7 +168,26 @@ def _check_frontend(frontend: Frontend, config: Config, report: Report) -> None:
         report.semantic((path, "pools"), "a frontend needs at least one pool", at_key=True)
         return
     _check_pools(frontend, config, path, report)
+    for index, pool in enumerate(frontend.pools):
+        _check_thresholds(pool, ((path, "pools"), index), report)
     _check_weights(frontend, path, report)
+
+
+def _check_thresholds(pool: Pool, place: Path, report: Report) -> None:
+    least, again = pool.min_up, pool.resume_up
+    if again.percent == least.percent and again.value < least.value:
+        report.semantic(
+            (place, "resume-up"),
+            f"resume-up ({again}) is less than min-up ({least}): a pool that takes over has to be usable",
+        )
+    countable = sum(1 for member in pool.members if member.weight > 0)
+    for key, threshold in (("min-up", least), ("resume-up", again)):
+        if not threshold.percent and threshold.value > max(countable, 1) and (key == "min-up" or again != least):
+            report.warn(
+                (place, key),
+                f"{key} is {threshold}, but the pool has {countable} backend{'s' * (countable != 1)} with a weight:"
+                " it can never have as many up",
+            )
 
 
 def _check_pools(frontend: Frontend, config: Config, path: Path, report: Report) -> None:

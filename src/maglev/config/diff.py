@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maglev.config import keys
-from maglev.config.model import Config, Frontend, HealthCheck, Pool
+from maglev.config.model import Config, Frontend, HealthCheck, Panic, Pool
 from maglev.kinds.registry import kind_of
 from maglev.schema.section import Key, Section
 
@@ -132,7 +132,9 @@ def _frontend_text(frontend: Frontend) -> str:
 
 def _frontend(path: str, old: Frontend, new: Frontend) -> Iterator[ConfigChange]:
     for key in keys.FRONTEND.keys:
-        if key.name != "pools":
+        if key.name == "panic":
+            yield from _panic(f"{path}.panic", old.panic, new.panic)
+        elif key.name != "pools":
             yield from _value(path, key, old, new)
     was_pools = {pool.name: pool for pool in old.pools}
     now_pools = {pool.name: pool for pool in new.pools}
@@ -144,7 +146,25 @@ def _frontend(path: str, old: Frontend, new: Frontend) -> Iterator[ConfigChange]
         yield from _pool(f"{path}.pools.{name}", was_pool, now_pool)
 
 
+def _panic(path: str, old: Panic | None, new: Panic | None) -> Iterator[ConfigChange]:
+    if old is not None and new is not None:
+        yield from _values(path, keys.PANIC, old, new)
+    elif old is not new:
+        yield _change(path, _panic_text(old), _panic_text(new))
+
+
+def _panic_text(panic: Panic | None) -> str:
+    words = (
+        [] if panic is None else [f"{key.name} {_text(key, getattr(panic, key.attribute))}" for key in keys.PANIC.keys]
+    )
+    return ", ".join(words)
+
+
 def _pool(path: str, old: Pool, new: Pool) -> Iterator[ConfigChange]:
+    for key in keys.POOL.keys:
+        # A pool that is new or gone is reported by its members.
+        if key.name not in ("name", "backends") and old.members and new.members:
+            yield from _value(path, key, old, new)
     was = {member.backend: member.weight for member in old.members}
     now = {member.backend: member.weight for member in new.members}
     for name, weight in now.items():

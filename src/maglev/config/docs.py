@@ -34,6 +34,7 @@ def sections() -> dict[str, Section]:
         "healthcheck": keys.HEALTHCHECK,
         "backend": keys.BACKEND,
         "frontend": keys.FRONTEND,
+        "panic": keys.PANIC,
         "pool": keys.POOL,
         "member": keys.MEMBER,
     } | {kind.name: kind.section for kind in KINDS.values()}

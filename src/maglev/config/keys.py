@@ -8,7 +8,7 @@ type of a health check are in ``maglev.kinds``.
 
 from __future__ import annotations
 
-from maglev.config.model import MS, SECOND, MassChanges, OnAllDown, Protocol, Prune
+from maglev.config.model import MS, SECOND, MassChanges, OnAllDown, PanicAction, Protocol, Prune
 from maglev.kinds.registry import KINDS, KindName, port_help
 from maglev.schema import types
 from maglev.schema.section import Key, Listed, Named, Section, Variants
@@ -149,6 +149,53 @@ POOL = Section(
             "The pool's backends by name, at least one.",
             required=True,
         ),
+        Key(
+            "min-up",
+            "min_up",
+            types.Members(),
+            "Backends that must be up for the pool to be usable: as many, or a share of those that no operator took "
+            "out. The first usable pool serves. If none is usable, the first pool with any backend up does.",
+            default="1",
+            example="40%",
+        ),
+        Key(
+            "resume-up",
+            "resume_up",
+            types.Members(),
+            "Backends that must be up before the pool takes over again from a later one. Default: min-up.",
+            example="60%",
+        ),
+        Key(
+            "resume-after",
+            "resume_after",
+            types.Duration(0, HOUR),
+            "How long resume-up must hold before the pool takes over again.",
+            default="0s",
+            example="30s",
+        ),
+    ),
+)
+
+PANIC = Section(
+    "the section panic",
+    (
+        Key(
+            "below",
+            "below",
+            types.Percent(1, 100),
+            "Share of the pool's weight that must be healthy. With less, the frontend is in panic.",
+            default="50%",
+            example="30%",
+        ),
+        Key(
+            "action",
+            "action",
+            types.Choice({action.value: action for action in PanicAction}),
+            "`all`: backends that failed their checks get their weights back. `keep`: no weight falls. `drain`: the "
+            "weights are those without panic.",
+            default="all",
+            example="keep",
+        ),
     ),
 )
 
@@ -211,6 +258,12 @@ FRONTEND = Section(
             "frontend's non-zero weights. 1: as written. 100: the gentlest where all weights are equal.",
             default="auto",
             example="100",
+        ),
+        Key(
+            "panic",
+            "panic",
+            PANIC,
+            "What happens when so few backends are healthy that their health is believed no longer. Without it: never.",
         ),
         Key("pools", "pools", Listed("pools", POOL), "Pools by priority, at least one.", required=True),
     ),

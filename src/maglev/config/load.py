@@ -16,7 +16,7 @@ from typing import Any
 from maglev.config import source
 from maglev.config.check import check
 from maglev.config.keys import ROOT
-from maglev.config.model import Backend, Config, Frontend, HealthCheck, LbConfig, Pool, PoolMember
+from maglev.config.model import ONE_MEMBER, Backend, Config, Frontend, HealthCheck, LbConfig, Panic, Pool, PoolMember
 from maglev.kinds.kind import Kind
 from maglev.schema.problems import Path, Problem, ProblemKind, Report, make_path
 from maglev.schema.types import Bad
@@ -148,8 +148,13 @@ def _healthcheck(name: str, values: Values, path: Path, report: Report) -> Healt
 
 
 def _frontend(name: str, values: Values) -> Frontend:
-    pools = tuple(
-        Pool(pool["name"], tuple(PoolMember(backend, **member) for backend, member in pool["members"].items()))
-        for pool in values["pools"]
-    )
-    return Frontend(name=name, **values | {"pools": pools})
+    made: Values = {"pools": tuple(_pool(pool) for pool in values["pools"])}
+    if "panic" in values:
+        made["panic"] = Panic(**values["panic"])
+    return Frontend(name=name, **values | made)
+
+
+def _pool(values: Values) -> Pool:
+    members = tuple(PoolMember(backend, **member) for backend, member in values["members"].items())
+    filled = {"resume_up": values.get("min_up", ONE_MEMBER)} | values
+    return Pool(**filled | {"members": members})

@@ -19,6 +19,7 @@ from maglev.kinds.params import Params
 from maglev.kinds.tcp import TcpMode, TcpParams
 from maglev.kinds.tls import TlsParams
 from maglev.schema.addresses import IPAddress
+from maglev.schema.types import Threshold
 
 # The parameters of a check are the kinds' own classes; they are part of a configuration and so have names here too.
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "LbConfig",
     "MassChanges",
     "OnAllDown",
+    "Panic",
+    "PanicAction",
     "Params",
     "Pool",
     "PoolMember",
@@ -41,6 +44,7 @@ __all__ = [
     "Prune",
     "TcpMode",
     "TcpParams",
+    "Threshold",
     "TlsParams",
 ]
 
@@ -64,6 +68,14 @@ class OnAllDown(enum.Enum):
 
     DRAIN = "drain"
     KEEP = "keep"
+
+
+class PanicAction(enum.Enum):
+    """The weights of a frontend in panic."""
+
+    ALL = "all"
+    KEEP = "keep"
+    DRAIN = "drain"
 
 
 class Prune(enum.Enum):
@@ -118,17 +130,44 @@ class PoolMember:
     weight: int = 100
 
 
+ONE_MEMBER = Threshold(1)
+"""The least that a pool needs unless the file says more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Backends of one priority."""
+    """Backends of one priority.
+
+    ``min_up``: what it needs to be usable. ``resume_up`` and ``resume_after``: what it needs, and for how long, to take
+    over from a pool of lower priority. ``resume_up`` is ``min_up`` unless the file says otherwise.
+    """
 
     name: str
     members: tuple[PoolMember, ...]
+    min_up: Threshold = ONE_MEMBER
+    resume_up: Threshold = ONE_MEMBER
+    resume_after: int = 0
+
+    @property
+    def returns_late(self) -> bool:
+        """Whether it needs more to take over again than to go on."""
+        return self.resume_up != self.min_up or self.resume_after > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Panic:
+    """When health is believed no longer: ``below`` is a share of the healthy weight, 0..1."""
+
+    below: float = 0.5
+    action: PanicAction = PanicAction.ALL
 
 
 @dataclass(frozen=True, slots=True)
 class Frontend:
-    """One VIP. ``port`` is 0 when ``protocol`` is ``ANY``; ``weight_unit`` None means auto; pools by priority."""
+    """One VIP. ``port`` is 0 when ``protocol`` is ``ANY``; ``weight_unit`` None means auto; pools by priority.
+
+    ``panic`` None: never.
+    """
 
     name: str
     address: IPAddress
@@ -141,6 +180,12 @@ class Frontend:
     on_all_down: OnAllDown = OnAllDown.DRAIN
     new_flows_table_length: int | None = None
     weight_unit: int | None = None
+    panic: Panic | None = None
+
+    @property
+    def follows_pools(self) -> bool:
+        """Whether the active pool depends on the one before, and not on the states of the backends alone."""
+        return any(pool.returns_late for pool in self.pools[:-1])
 
 
 @dataclass(frozen=True, slots=True)

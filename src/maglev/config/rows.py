@@ -22,9 +22,12 @@ from maglev.config.model import (
     HealthCheck,
     LbConfig,
     OnAllDown,
+    Panic,
+    PanicAction,
     Pool,
     PoolMember,
     Protocol,
+    Threshold,
 )
 from maglev.kinds.registry import KINDS
 from maglev.schema import plain
@@ -84,12 +87,23 @@ def _pack_backend(backend: Backend) -> Row:
     return [backend.name, plain.pack_address(backend.address), backend.healthcheck, backend.enabled]
 
 
+def _pack_pool(pool: Pool) -> Row:
+    thresholds = [pool.min_up.value, pool.min_up.percent, pool.resume_up.value, pool.resume_up.percent]
+    return [pool.name, len(pool.members), *thresholds, pool.resume_after]
+
+
+def _unpack_pool(row: Row, members: Iterator[PoolMember]) -> Pool:
+    name, count, min_up, min_percent, resume_up, resume_percent, resume_after = row
+    resume = Threshold(resume_up, resume_percent)
+    return Pool(name, tuple(islice(members, count)), Threshold(min_up, min_percent), resume, resume_after)
+
+
 def _pack_frontend(frontend: Frontend) -> Row:
     # The members of all pools are rows of their own, in slices: a single pool may have all 50,000.
     return [
         frontend.name,
         plain.pack_address(frontend.address),
-        [[pool.name, len(pool.members)] for pool in frontend.pools],
+        [_pack_pool(pool) for pool in frontend.pools],
         int(frontend.protocol),
         frontend.port,
         frontend.description,
@@ -98,15 +112,16 @@ def _pack_frontend(frontend: Frontend) -> Row:
         frontend.on_all_down.value,
         frontend.new_flows_table_length,
         frontend.weight_unit,
+        None if frontend.panic is None else [frontend.panic.below, frontend.panic.action.value],
     ]
 
 
 def _unpack_frontend(row: Row, members: Iterator[PoolMember]) -> Frontend:
-    name, address, pools, protocol, port, description, sticky, flush, on_all_down, length, unit = row
+    name, address, pools, protocol, port, description, sticky, flush, on_all_down, length, unit, panic = row
     return Frontend(
         name,
         plain.unpack_address(address),
-        tuple(Pool(pool, tuple(islice(members, count))) for pool, count in pools),
+        tuple(_unpack_pool(pool, members) for pool in pools),
         Protocol(protocol),
         port,
         description,
@@ -115,6 +130,7 @@ def _unpack_frontend(row: Row, members: Iterator[PoolMember]) -> Frontend:
         OnAllDown(on_all_down),
         length,
         unit,
+        None if panic is None else Panic(panic[0], PanicAction(panic[1])),
     )
 
 

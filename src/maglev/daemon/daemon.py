@@ -164,6 +164,7 @@ class Daemon:
 
         supervisor.start("state-file", parts.state_file.run)
         supervisor.start("expiry", parts.checker.run)
+        supervisor.start("judgement", parts.checker.judge)
         api = self._make_api(parts)
         self._listen(api, self._make_metrics(parts, api))
         supervisor.start("reload", lambda: reload_on_signal(self._reload, parts.config_file, api))

@@ -11,7 +11,9 @@ so they cannot drift apart:
 
   1. each of them keeps the weight that its AS has in VPP (``MemberWeight.keep``);
   2. those that are ``serving`` count as up, so no other pool is started in the place of theirs. Their ``state`` is
-     still unknown.
+     still unknown;
+  3. in a frontend that could be in panic if all of them failed, members that are down keep their weight in VPP too
+     (``maglev.judgement.panic``).
 
   With ``on-all-down: keep`` and nothing usable by health, 2 does not hold: a server that is only presumed to serve must
   not cost another one its weight. It may have been down, and kept, for as long as that other.
@@ -23,7 +25,7 @@ from collections.abc import Container
 from typing import NamedTuple
 
 from maglev._weights import presumed_weights
-from maglev.config.model import Frontend, OnAllDown
+from maglev.config.model import Frontend
 from maglev.judgement.weights import FrontendWeights, StateSource
 
 
@@ -53,5 +55,5 @@ def judge(frontend: Frontend, source: StateSource, presumption: Presumption = NO
     health = source.weights(frontend)
     if presumption is NOTHING_PRESUMED:
         return Judged(health, health)
-    keep = frontend.on_all_down is OnAllDown.KEEP
-    return Judged(health, presumed_weights(health, *presumption, keep_on_all_down=keep))
+    memory = source.memory(frontend)
+    return Judged(health, presumed_weights(frontend, memory, health, *presumption))

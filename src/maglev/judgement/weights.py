@@ -7,7 +7,7 @@ event stream all come here. The arithmetic is compiled (``ext/weights.pyx``).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from maglev._weights import (
     FrontendWeights,
@@ -19,12 +19,16 @@ from maglev._weights import (
     programmed_weight,
     weight_unit,
 )
+from maglev._weights import pool_counts as _pool_counts
 from maglev.base.states import State
 from maglev.config.model import Config, Frontend
 
 __all__ = [
+    "NO_MEMORY",
     "FrontendWeights",
     "MemberWeight",
+    "Memory",
+    "PoolCounts",
     "StateSource",
     "TargetState",
     "WeightTable",
@@ -33,9 +37,25 @@ __all__ = [
     "fill",
     "flush_owed",
     "frontend_weights",
+    "pool_counts",
     "programmed_weight",
     "weight_unit",
 ]
+
+
+class Memory(NamedTuple):
+    """What the judgement of a frontend depends on besides the present states.
+
+    ``pool``: index of the pool that served last, -1 while none is known (``maglev.judgement.pools``). ``panic``: the
+    frontend is in panic until further notice (``maglev.judgement.panic``).
+    """
+
+    pool: int = -1
+    panic: bool = False
+
+
+NO_MEMORY = Memory()
+"""Nothing is known of the past."""
 
 
 class TargetState(Protocol):
@@ -78,6 +98,10 @@ class StateSource(Protocol):
         """The operator's run-time weight (0..100) of a member; None where the file's counts."""
         ...
 
+    def memory(self, frontend: Frontend) -> Memory:
+        """What is known of a frontend's past. It may be of another configuration: pools are the same by their names."""
+        return NO_MEMORY
+
     def weights(self, frontend: Frontend) -> FrontendWeights:
         """The weights of a frontend's members by the rule and the present states."""
         return frontend_weights(frontend, self)
@@ -94,6 +118,31 @@ def fill(table: WeightTable, frontends: Iterable[Frontend], portion: int = 256) 
             for start in range(0, len(pool.members), portion):
                 table.add_members(number, pool.members[start : start + portion])
                 yield
+
+
+class PoolCounts(NamedTuple):
+    """What a pool has and needs at present.
+
+    ``up``: members that are up, not drained, and have a weight above 0. ``min_up`` and ``resume_up``: how many of them
+    the thresholds take. ``healthy``: the weight of the members that are up or have no verdict. ``whole``: the same with
+    those that are down: the base of ``maglev.judgement.panic``.
+    """
+
+    up: int
+    min_up: int
+    resume_up: int
+    healthy: int
+    whole: int
+
+    @property
+    def usable(self) -> bool:
+        """Whether as many are up as the pool needs to serve."""
+        return self.up >= self.min_up
+
+
+def pool_counts(frontend: Frontend, weights: FrontendWeights) -> list[PoolCounts]:
+    """The counts of each pool of a frontend, from the weights of its members."""
+    return [PoolCounts(*counts) for counts in _pool_counts(frontend, weights)]
 
 
 def applied_weight(weight: int, unit: int) -> int:

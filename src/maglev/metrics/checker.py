@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from maglev.base.states import Code, FrontendState
 from maglev.checker import PASSES, Checker, LiveBackend
 from maglev.checker.engine import BLOCKED_SINCE_NS, CODES, COUNTER, RECORD, RTT_COUNT, RTT_SUM_NS, TARGET
+from maglev.judgement.weights import PoolCounts, pool_counts
 from maglev.metrics.text import Family, labelled
 
 SILENT = 500
@@ -46,9 +47,10 @@ class CheckerFamilies:
             Family(
                 "maglev_frontend_active_pool",
                 "gauge",
-                "Of a frontend that is up, the pool that serves it: 0 for its first pool, 1 and more for a fallback.",
+                "The pool that serves a frontend that is up or in panic: 0 for its first, 1 and more for a fallback.",
                 self._active_pools,
             ),
+            *self._pool_families(),
             Family(
                 "maglev_frontend_pool_backend_weight",
                 "gauge",
@@ -69,6 +71,29 @@ class CheckerFamilies:
                 "What operators have set and not taken back, by kind.",
                 "kind",
                 self._overrides,
+            ),
+        ]
+
+    def _pool_families(self) -> list[Family]:
+        """What pools have and need."""
+        return [
+            Family(
+                "maglev_frontend_pool_up",
+                "gauge",
+                "Members of the pool that are up, not drained, and have a weight above 0.",
+                self._pool_up,
+            ),
+            Family(
+                "maglev_frontend_pool_usable",
+                "gauge",
+                "1 while as many members of the pool are up as its min-up takes.",
+                self._pool_usable,
+            ),
+            Family(
+                "maglev_frontend_pool_healthy_ratio",
+                "gauge",
+                "Share of the pool's weight that is up or has no verdict; absent where operators took out all of it.",
+                self._pool_healthy,
             ),
         ]
 
@@ -127,10 +152,33 @@ class CheckerFamilies:
 
     def _active_pools(self) -> Iterator[str]:
         for name in self._frontend_names():
-            if self._checker.frontend_state(name) is FrontendState.UP:
+            if self._checker.frontend_state(name) in (FrontendState.UP, FrontendState.PANIC):
                 pool = self._checker.serving_pool(name)
                 called = self._checker.frontend(name).pools[pool].name
                 yield f'maglev_frontend_active_pool{{frontend="{name}",pool="{called}"}} {pool}\n'
+            else:
+                yield ""
+
+    def _pools(self) -> Iterator[tuple[str, PoolCounts]]:
+        """Labels of every pool, and its counts."""
+        for name in self._frontend_names():
+            frontend = self._checker.frontend(name)
+            weights = self._checker.weights(frontend)
+            for pool, counts in zip(frontend.pools, pool_counts(frontend, weights), strict=True):
+                yield f'frontend="{name}",pool="{pool.name}"', counts
+
+    def _pool_up(self) -> Iterator[str]:
+        for labels, counts in self._pools():
+            yield f"maglev_frontend_pool_up{{{labels}}} {counts.up}\n"
+
+    def _pool_usable(self) -> Iterator[str]:
+        for labels, counts in self._pools():
+            yield f"maglev_frontend_pool_usable{{{labels}}} {int(counts.usable)}\n"
+
+    def _pool_healthy(self) -> Iterator[str]:
+        for labels, counts in self._pools():
+            if counts.whole:
+                yield f"maglev_frontend_pool_healthy_ratio{{{labels}}} {counts.healthy / counts.whole:.6g}\n"
             else:
                 yield ""
 

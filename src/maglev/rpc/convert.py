@@ -15,7 +15,7 @@ from maglev.base.states import CheckType, Code, FrontendState, State
 from maglev.config import model
 from maglev.config.diff import ChangeKind, ConfigChange
 from maglev.config.load import CheckResult, LoadResult
-from maglev.judgement.weights import FrontendWeights, MemberWeight
+from maglev.judgement.weights import FrontendWeights, MemberWeight, pool_counts
 from maglev.kinds import wire
 from maglev.kinds.registry import kind_of
 from maglev.pb import maglev_pb2 as pb
@@ -48,12 +48,18 @@ FRONTEND_STATES: Mapping[FrontendState, pb.FrontendState.ValueType] = {
     FrontendState.UNKNOWN: pb.FRONTEND_STATE_UNKNOWN,
     FrontendState.UP: pb.FRONTEND_STATE_UP,
     FrontendState.DOWN: pb.FRONTEND_STATE_DOWN,
+    FrontendState.PANIC: pb.FRONTEND_STATE_PANIC,
 }
 CODES: Mapping[Code, pb.CheckCode.ValueType] = {
     code: pb.CheckCode.Value("CHECK_CODE_" + ("UNSPECIFIED" if code is Code.NONE else code.name)) for code in Code
 }
 CHECK_TYPES: Mapping[CheckType, pb.CheckType.ValueType] = {
     check_type: pb.CheckType.Value(f"CHECK_TYPE_{check_type.name}") for check_type in CheckType
+}
+PANIC_ACTIONS: Mapping[model.PanicAction, pb.PanicAction.ValueType] = {
+    model.PanicAction.ALL: pb.PANIC_ACTION_ALL,
+    model.PanicAction.KEEP: pb.PANIC_ACTION_KEEP,
+    model.PanicAction.DRAIN: pb.PANIC_ACTION_DRAIN,
 }
 PROTOCOLS: Mapping[str, pb.Protocol.ValueType] = {
     "any": pb.PROTOCOL_ANY,
@@ -284,14 +290,29 @@ def fill_frontend(
     info.active_pool = configured.pools[weights.active_pool].name
     info.active_pool_index = weights.active_pool
     info.unit = weights.unit
+    if configured.panic is not None:
+        info.panic_below = configured.panic.below
+        info.panic_action = PANIC_ACTIONS[configured.panic.action]
     info.new_flows_table_length = configured.new_flows_table_length or 0
     info.backends = len(weights.members)
     info.backends_usable = sum(1 for one in weights.members if one.effective > 0)
     info.backends_wanted = sum(1 for one in weights.members if one.pool_index == weights.active_pool and one.weight > 0)
     if with_pools:
-        pools = [info.pools.add(name=pool.name).backends for pool in configured.pools]
+        counts = pool_counts(configured, weights)
+        for pool, count in zip(configured.pools, counts, strict=True):
+            info.pools.add(
+                name=pool.name,
+                up=count.up,
+                min_up=count.min_up,
+                resume_up=count.resume_up,
+                resume_after_ns=pool.resume_after,
+                usable=count.usable,
+                healthy_weight=count.healthy,
+                whole_weight=count.whole,
+            )
         for one in weights.members:
-            fill_member(pools[one.pool_index].add(), one, None if table is None else table.buckets.get(one.backend, 0))
+            buckets = None if table is None else table.buckets.get(one.backend, 0)
+            fill_member(info.pools[one.pool_index].backends.add(), one, buckets)
     if table is not None:
         info.fingerprint = table.fingerprint
         info.vpp_table_length = table.length

@@ -373,6 +373,50 @@ class Percent:
 
 
 @dataclass(frozen=True, slots=True)
+class Threshold:
+    """How many members a pool needs: a number (``value``), or with ``percent`` that many in a hundred."""
+
+    value: int
+    percent: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.value}%" if self.percent else str(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """A ``Threshold``: a whole number from 1, or whole percent such as ``40%``."""
+
+    def read(self, value: object, path: Path, report: Report) -> Threshold | Bad:
+        """The threshold."""
+        text = value if isinstance(value, str) else ""
+        percent, digits = text.endswith("%"), text.removesuffix("%")
+        if _INTEGER.fullmatch(digits) is None:
+            report.parse(path, f"expected a number of backends or a share such as 40%, got {quote(value)}")
+            return BAD
+        found = Threshold(int(digits), percent)
+        if not 1 <= found.value <= (100 if percent else _MOST_MEMBERS):
+            report.semantic(path, f"{value} is not {self.rule()}")
+        return found
+
+    def write(self, value: Threshold) -> str:
+        """``value`` as a file has it."""
+        return str(value)
+
+    def rule(self) -> str:
+        """The permitted values, in words."""
+        return f"a whole number from 1 to {_MOST_MEMBERS}, or whole percent from 1% to 100%"
+
+    def json_schema(self) -> dict[str, object]:
+        """The permitted values, as JSON schema."""
+        return {"anyOf": [Integer(1, _MOST_MEMBERS).json_schema(), {"type": "string", "pattern": _WHOLE_PERCENT}]}
+
+
+_MOST_MEMBERS = 100_000
+_WHOLE_PERCENT = "^(?:[1-9][0-9]?|100)%$"
+
+
+@dataclass(frozen=True, slots=True)
 class WeightUnit:
     """``auto`` (None) or a number 1..100."""
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from maglev.base.errors import UnknownName
 from maglev.base.states import State
-from maglev.config.model import Config
-from maglev.judgement.weights import StateSource, TargetState
+from maglev.config.model import Config, Frontend
+from maglev.judgement.weights import Memory, StateSource, TargetState
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,10 @@ class AfterReload(StateSource):
     def weight_override(self, frontend: str, pool: str, backend: str) -> int | None:
         """The operator's weight, which survives a reload."""
         return self._now.weight_override(frontend, pool, backend)
+
+    def memory(self, frontend: Frontend) -> Memory:
+        """What is remembered of a frontend, which survives a reload as well."""
+        return self._now.memory(frontend)
 
     def new(self) -> frozenset[str]:
         """Backends that the reload brings or moves to another address. Traffic that VPP already sends there goes on."""

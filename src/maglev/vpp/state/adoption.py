@@ -11,8 +11,9 @@ Owned by the event loop. The scales are an immutable mapping, replaced on change
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Generator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Protocol
 
 from maglev.base.clock import Clock
@@ -33,8 +34,8 @@ LEAST_PATIENCE_NS = 5 * 1_000_000_000
 class ServingListener(Protocol):
     """Learns which backends VPP already sends traffic to; the checker is one."""
 
-    def settle(self, names: Iterable[str]) -> None:
-        """Only these are presumed good from now on. Called once."""
+    def settle(self, names: Iterable[str], pools: Mapping[str, str]) -> None:
+        """Only these are presumed good from now on. Called once. ``pools``: the pool that VPP serves, by frontend."""
         ...
 
 
@@ -43,12 +44,14 @@ class Found:
     """A VPP that was just read, compared with the configuration.
 
     ``serving``: backends to whose address VPP sends traffic, by whatever VIP. ``scales``: VIPs whose weights are a
-    multiple of the daemon's. ``missing``: wanted VIPs that VPP does not have.
+    multiple of the daemon's. ``missing``: wanted VIPs that VPP does not have. ``pools``: the pool that VPP serves, of
+    frontends for which that matters (``Frontend.follows_pools``).
     """
 
     serving: Collection[str]
     scales: Mapping[VipKey, Fraction]
     missing: Collection[VipKey]
+    pools: Mapping[str, str] = field(default_factory=dict)
 
 
 def look_at(
@@ -62,12 +65,16 @@ def look_at(
     serving: set[str] = set()
     scales: dict[VipKey, Fraction] = {}
     missing: list[VipKey] = []
+    pools: dict[str, str] = {}
     others = dict(vips)
     for name in config.frontends:
         yield
         for wanted in desired_vips([name], states):
             found = others.pop(wanted.key, None)
-            serving.update(_serving(config, name, wanted.key, found, lost))
+            traffic = _traffic(wanted.key, found, lost)
+            serving.update(_serving(config, name, traffic))
+            if config.frontends[name].follows_pools and (pool := _pool(config, name, traffic)):
+                pools[name] = pool
             if found is None:
                 missing.append(wanted.key)
                 continue
@@ -84,20 +91,35 @@ def look_at(
             yield
             if backend.address.packed in elsewhere:
                 serving.add(name)
-    return Found(serving, scales, missing)
+    return Found(serving, scales, missing, pools)
 
 
-def _serving(config: Config, name: str, key: VipKey, found: ActualVip | None, lost: LostWeights) -> Iterable[str]:
-    """The backends of a frontend to whose addresses VPP sends traffic, or did so before it was emptied."""
+def _traffic(key: VipKey, found: ActualVip | None, lost: LostWeights) -> dict[bytes, int]:
+    """The addresses to which VPP sends traffic in a VIP, or did so before it was emptied, with their weights."""
     ases = found.ases if found is not None else {}
-    addresses = {address for address, have in ases.items() if have.weight > 0}
+    traffic = {address: have.weight for address, have in ases.items() if have.weight > 0}
     for address, weight in lost.weights(key).items():
         if weight > 0 and lost.recall(key, address, present=address in ases) is not None:
-            addresses.add(address)
+            traffic[address] = weight
+    return traffic
+
+
+def _serving(config: Config, name: str, traffic: Mapping[bytes, int]) -> Iterable[str]:
+    """The backends of a frontend that have traffic."""
     for pool in config.frontends[name].pools:
         for member in pool.members:
-            if config.backends[member.backend].address.packed in addresses:
+            if config.backends[member.backend].address.packed in traffic:
                 yield member.backend
+
+
+def _pool(config: Config, name: str, traffic: Mapping[bytes, int]) -> str:
+    """The pool of a frontend with most traffic, the first one of equals; empty where none has any."""
+    most, serving = 0, ""
+    for pool in config.frontends[name].pools:
+        weight = sum(traffic.get(config.backends[member.backend].address.packed, 0) for member in pool.members)
+        if weight > most:
+            most, serving = weight, pool.name
+    return serving
 
 
 class Adoption:
@@ -168,13 +190,16 @@ class Adoption:
             due.append(self.patience_ns)
         return min(due, default=None)
 
-    def settle(self, names: Iterable[str]) -> None:
-        """Only these backends are presumed good from now on. Said once: nothing that is read later changes it."""
+    def settle(self, names: Iterable[str], pools: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Only these backends are presumed good from now on. Said once: nothing that is read later changes it.
+
+        ``pools``: the pool that VPP serves, by frontend.
+        """
         if self.settled:
             return
         self.settled = True
         if self._presumption is not None:
-            self._presumption.settle(names)
+            self._presumption.settle(names, pools)
 
     def adopt(self, found: Found) -> Mapping[VipKey, Fraction]:
         """A VPP was read; returns the scales that are adopted with it. Only the first VPP since the start has any."""
@@ -184,7 +209,7 @@ class Adoption:
             adopted = {key: multiple for key, multiple in found.scales.items() if key not in self.multiples}
             self.multiples = {**self.multiples, **adopted}
         self._adopted = True
-        self.settle(found.serving)
+        self.settle(found.serving, found.pools)
         return adopted
 
     # ---------------------------------------------------------------------------------------------------------- scales

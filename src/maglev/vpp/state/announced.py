@@ -18,7 +18,7 @@ from maglev.base.errors import UnknownName
 from maglev.base.pace import at_once, in_slices
 from maglev.base.states import State
 from maglev.config.model import Config, Frontend
-from maglev.judgement.weights import FrontendWeights, StateSource, TargetState
+from maglev.judgement.weights import FrontendWeights, Memory, StateSource, TargetState
 from maglev.vpp.planning.model import vip_key
 from maglev.vpp.state.configured import Configured, Transition, transition
 from maglev.vpp.wire.messages import VipKey
@@ -56,6 +56,10 @@ class Before(StateSource):
     def weight_override(self, frontend: str, pool: str, backend: str) -> int | None:
         """The operator's weight as it is now."""
         return self._now.weight_override(frontend, pool, backend)
+
+    def memory(self, frontend: Frontend) -> Memory:
+        """What is remembered of a frontend of the old configuration."""
+        return self._now.memory(frontend)
 
     def weights(self, frontend: Frontend) -> FrontendWeights:
         """The weights of a frontend of the old configuration, by the rule and the present states."""

@@ -129,6 +129,7 @@ class Reconciler:
         self._flow_texts = FlowTexts(client, rooms, self._readback, self.pacer, clock)
         self._syncing = False  # the task of the full syncs is not asleep
         self._stop_listening = events.listen(self._on_event)
+        self._stop_judgements = events.listen_judgements(self._on_judgement)
         client.on_connect.append(self._connected)
         client.on_disconnect.append(self._disconnected)
 
@@ -251,7 +252,8 @@ class Reconciler:
         if actual is None:
             return pruning.held
         agreed = pruning.agreed | (self._rooms.announced.current.vips - policy.configured)
-        return held_back(actual.vips, policy.configured, policy.prunes, agreed=agreed, held=pruning.held)
+        left = self._rooms.ownership.left_by(policy.configured)
+        return held_back(actual.vips, policy.configured, policy.prunes, agreed=agreed, held=pruning.held, left=left)
 
     async def pieces(self, names: Iterable[str], config: Config) -> list[list[str]]:
         """Frontends of ``config`` in the pieces of a full sync."""
@@ -284,6 +286,11 @@ class Reconciler:
             self._reloads.announced(forced=event.forced)
         else:
             return
+        self._rooms.signals.wake.set()
+
+    def _on_judgement(self, frontend: str) -> None:
+        """Called at once for a frontend that was judged again without an event: time has passed. It owes no flush."""
+        self._rooms.agenda.mark(frontend, self._rooms.announced.current.keys.get(frontend))
         self._rooms.signals.wake.set()
 
     def _backend_changed(self, event: BackendEvent) -> None:
@@ -336,6 +343,7 @@ class Reconciler:
             keep_flushes_now(self._rooms.debts, self._store)
             self._keep_weights_now()
             self._stop_listening()
+            self._stop_judgements()
 
     async def _full_syncs(self) -> None:
         """The task of everything that happens by time: full syncs, the warm-up's phases, the ends of held addresses.

@@ -1,0 +1,125 @@
+"""The memory of the judgement of frontends: when it is brought up to date, and by which clock.
+
+The memory itself is in the pure rooms of ``maglev.judgement`` (``pools``, ``panic``). This room calls them at the right
+moments: after the states of a frontend's backends changed (``touch``, ``follow``), when time alone changes something
+(``wait``, ``follow``), at a reload (``prepare``, ``configure``), and when the dataplane has read VPP (``begin``).
+
+Only frontends with a mechanism that remembers something are ever looked at; a verdict about others costs one look-up.
+``follow`` runs in the same turn of the event loop as the verdicts that it follows, so no plan is made in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+
+from maglev.base.clock import Clock
+from maglev.base.pace import Pace
+from maglev.config.model import Frontend
+from maglev.judgement.panic import Panics
+from maglev.judgement.pools import ActivePools
+from maglev.judgement.weights import Memory, WeightTable
+
+TIME = "time has passed"
+"""The cause of a change that no backend and no operator made."""
+
+
+class Mechanisms:
+    """The memory of all frontends of the configuration in force."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._pools = ActivePools()
+        self._panics = Panics()
+        # Of the configuration that is being prepared: frontends that follow their pools, names that can be in panic.
+        self._coming: list[Frontend] = []
+        self._coming_panics: list[str] = []
+        # Frontends whose states have changed since they were last followed.
+        self._stale: dict[str, None] = {}
+        self._sooner = asyncio.Event()
+        self._begun = False
+
+    def memory(self, frontend: Frontend) -> Memory:
+        """The memory about a frontend, which may be of another configuration."""
+        memory = self._pools.memory(frontend)
+        return memory._replace(panic=True) if self._panics.panicking(frontend.name) else memory
+
+    async def prepare(self, frontends: Iterable[Frontend]) -> None:
+        """Find the frontends of the next configuration that need a memory. Lets the loop run between slices."""
+        pace = Pace()
+        coming: list[Frontend] = []
+        panics: list[str] = []
+        for frontend in frontends:
+            if frontend.follows_pools:
+                coming.append(frontend)
+            if frontend.panic is not None:
+                panics.append(frontend.name)
+            if pace.due():
+                await pace.rest()
+        self._coming, self._coming_panics = coming, panics
+
+    def configure(self, table: WeightTable) -> None:
+        """The prepared configuration is in force, with this table."""
+        self._pools.configure(self._coming)
+        self._pools.restore(table)
+        self._panics.configure(self._coming_panics)
+        self._panics.restore(table)
+        self._coming, self._coming_panics = [], []
+        self._stale = dict.fromkeys([*self._pools.names(), *self._panics.names()])
+
+    def begin(self, serving: Iterable[str], pools: Mapping[str, str], table: WeightTable) -> bool:
+        """The dataplane says which backends VPP serves, and which pools, by frontend. True at the first call."""
+        if self._begun:
+            return False
+        self._begun = True
+        self._pools.begin(pools)
+        following = self._pools.names()
+        self._stale |= dict.fromkeys(following)
+        if following:
+            table.presume_only(serving)
+            self._pools.restore(table)
+        return True
+
+    def touch(self, name: str) -> None:
+        """The states of a frontend's backends, or a weight, have changed."""
+        if name in self._pools or name in self._panics:
+            self._stale[name] = None
+
+    def follow(self, table: WeightTable) -> list[str]:
+        """Look at what has changed or is due; returns the frontends whose weights may be others now."""
+        now = self._clock.monotonic_ns()
+        stale, self._stale = self._stale, {}
+        names = [*stale, *(name for name, due in self._due() if due <= now and name not in stale)]
+        # The pool comes first: panic is about the pool that serves.
+        changed: dict[str, None] = {}
+        for name in names:
+            if self._pools.follow(name, table, now):
+                changed[name] = None
+            if self._panics.follow(name, table, now):
+                changed[name] = None
+        if names:
+            self._sooner.set()
+        return list(changed)
+
+    def _due(self) -> Iterator[tuple[str, int]]:
+        """Frontends that change by time alone, and when."""
+        yield from self._pools.due().items()
+        yield from self._panics.due().items()
+
+    def due_in(self) -> int | None:
+        """Nanoseconds until time alone changes something; None: nothing will."""
+        now = self._clock.monotonic_ns()
+        return min((max(due - now, 0) for _, due in self._due()), default=None)
+
+    async def wait(self) -> None:
+        """Wait until something is due, or until something may be due sooner."""
+        self._sooner.clear()
+        left = self.due_in()
+        waits: list[asyncio.Future[object]] = [asyncio.ensure_future(self._sooner.wait())]
+        if left is not None:
+            waits.append(asyncio.ensure_future(self._clock.sleep(left / 1e9)))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
