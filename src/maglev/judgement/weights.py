@@ -6,7 +6,8 @@ event stream all come here. The arithmetic is compiled (``ext/weights.pyx``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from maglev._weights import (
@@ -21,10 +22,12 @@ from maglev._weights import (
 )
 from maglev._weights import pool_counts as _pool_counts
 from maglev.base.states import State
-from maglev.config.model import Config, Frontend
+from maglev.config.model import RAMP, Config, Frontend
 
 __all__ = [
     "NO_MEMORY",
+    "NO_SHARES",
+    "RAMP",
     "FrontendWeights",
     "MemberWeight",
     "Memory",
@@ -43,15 +46,21 @@ __all__ = [
 ]
 
 
+NO_SHARES: Mapping[str, int] = MappingProxyType({})
+"""No backend starts slowly."""
+
+
 class Memory(NamedTuple):
     """What the judgement of a frontend depends on besides the present states.
 
     ``pool``: index of the pool that served last, -1 while none is known (``maglev.judgement.pools``). ``panic``: the
-    frontend is in panic until further notice (``maglev.judgement.panic``).
+    frontend is in panic until further notice (``maglev.judgement.panic``). ``shares``: the parts of their weights, in
+    percent, of backends that start slowly (``maglev.judgement.slowstart``).
     """
 
     pool: int = -1
     panic: bool = False
+    shares: Mapping[str, int] = NO_SHARES
 
 
 NO_MEMORY = Memory()
