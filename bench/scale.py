@@ -60,7 +60,15 @@ def tree(servers: int) -> dict[str, object]:
         for number, at in enumerate(range(0, servers, MEMBERS))
     }
     lb = {"ipv4-src-address": "192.0.2.1", "startup-min-delay": "0s"}
-    return {"maglev": {"vpp": {"lb": lb}, "healthchecks": {"web": check}, "backends": backends, "frontends": frontends}}
+    return {
+        "maglev": {
+            "healthchecker": {"brake": "off"},
+            "vpp": {"lb": lb},
+            "healthchecks": {"web": check},
+            "backends": backends,
+            "frontends": frontends,
+        }
+    }
 
 
 class World:

@@ -142,7 +142,15 @@ def tree(netns: dict[str, str], authority: str) -> Tree:
         "startup-min-delay": "500ms",
         "startup-max-delay": "2s",
     }
-    return {"maglev": {"vpp": {"lb": lb}, "healthchecks": checks, "backends": backends, "frontends": _frontends()}}
+    return {
+        "maglev": {
+            "healthchecker": {"brake": "off"},
+            "vpp": {"lb": lb},
+            "healthchecks": checks,
+            "backends": backends,
+            "frontends": _frontends(),
+        }
+    }
 
 
 def text(value: Any, depth: int = 0) -> str:

@@ -11,7 +11,7 @@ import pytest
 from maglev.base.errors import BadValue, Unavailable, UnknownName
 from maglev.base.states import State
 from maglev.config.model import Config, Frontend, Pool, PoolMember, Protocol
-from maglev.views.dataplane import FlowAnswer, FlowQuestion, FlowServer
+from maglev.views.dataplane import FlowAnswer, FlowQuestion, FlowServer, VipFingerprint
 from tests.helpers.vpp import make_config
 from tests.helpers.vpprig import AT_ONCE, Rig, drift, eventually, failover, programmed, vip_of
 
@@ -52,7 +52,8 @@ async def test_a_frontend_shows_the_buckets_of_its_members_as_vpp_has_them(tmp_p
 async def test_a_fingerprint_follows_what_is_read_from_vpp(tmp_path: Path) -> None:
     async with programmed(tmp_path / "api.sock") as (server, rig):
         first = fingerprint(rig)
-        assert dict(rig.dataplane.fingerprints()) == {"www": int(first, 16) >> 11}
+        value = int(first, 16) >> 11
+        assert list(rig.dataplane.fingerprints()) == [VipFingerprint("www", "192.0.2.1/32", "tcp", 80, value)]
         rig.backend("a", State.DOWN)
         await rig.settled()
         without = fingerprint(rig)

@@ -86,7 +86,15 @@ class Model(StateSource):
             "startup-min-delay": "1s",
             "startup-max-delay": "10s",
         }
-        return {"maglev": {"vpp": {"lb": lb}, "healthchecks": checks, "backends": backends, "frontends": frontends}}
+        return {
+            "maglev": {
+                "healthchecker": {"brake": "off"},
+                "vpp": {"lb": lb},
+                "healthchecks": checks,
+                "backends": backends,
+                "frontends": frontends,
+            }
+        }
 
     def _load(self) -> Config:
         result = load_text(orjson.dumps(self.tree), json=True)

@@ -32,6 +32,7 @@ def test_a_table_gives_back_its_weights_buckets_and_owners(base: str) -> None:
     assert table.weights() == {address: weight for address, weight in weights.items() if weight}
     counts, owners = build([(address_key(ip_address(one)), weight) for one, weight in weights.items()], 64)
     assert table.owners() == [list(weights)[index] for index in owners]
+    assert [table.owner(bucket) for bucket in range(64)] == table.owners()
     assert table.buckets() == {address: count for address, count in zip(weights, counts, strict=True) if count}
 
 
@@ -40,6 +41,7 @@ def test_a_table_without_weight_is_empty(found: dict[bytes, ActualAs]) -> None:
     table = table_of(found, 64)
     assert not table.weights()
     assert not table.owners()
+    assert table.owner(5) is None
     assert not table.buckets()
     assert table.fingerprint == Table(64, b"").fingerprint
 

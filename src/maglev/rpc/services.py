@@ -173,7 +173,7 @@ class DataplaneApi(Protocol):
         ...
 
     def flow(self, question: FlowQuestion) -> FlowAnswer:
-        """The server of a flow, from memory. Raises ``BadValue`` for what is no flow."""
+        """The server of a flow, from memory. Raises ``BadValue`` for addresses or ports that make no flow."""
         ...
 
     async def lb_state(self, frontend: str | None) -> LbState:

@@ -132,6 +132,17 @@ class VipTraffic:
 
 
 @dataclass(frozen=True, slots=True)
+class VipFingerprint:
+    """The high 53 bits of the fingerprint of a VIP's table, which a float holds exactly; names as in ``VipState``."""
+
+    frontend: str
+    prefix: str
+    protocol: str
+    port: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
 class TrafficReport:
     """Packet counters of some or all VIPs, as last read."""
 

@@ -47,6 +47,14 @@ class Table(NamedTuple):
         """The buckets of each server."""
         return predicted(self.weights(), self.length)
 
+    def owner(self, bucket: int) -> bytes | None:
+        """The server of one bucket; None where no server has a weight. As costly as all of them."""
+        weights = self.weights()
+        if not weights:
+            return None
+        _, table = build(padded(weights), self.length)
+        return list(weights)[table[bucket]]
+
     def owners(self) -> list[bytes]:
         """The server of each bucket; empty where no server has a weight. Takes milliseconds for large tables."""
         weights = self.weights()

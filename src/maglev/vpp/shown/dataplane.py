@@ -26,6 +26,7 @@ from maglev.views.dataplane import (
     FrontendTable,
     LbState,
     TrafficReport,
+    VipFingerprint,
     VipTraffic,
     WarmupInfo,
 )
@@ -210,7 +211,7 @@ class Dataplane:
         return await plan_report(plan, await forecast(plan, actual, backends))
 
     def _warmup_notes(self, names: Sequence[str]) -> Iterator[str]:
-        """What the warm-up keeps a sync from programming."""
+        """The frontends that the warm-up keeps a sync from programming."""
         held = [name for name in names if not self.reconciler.released(name)]
         if held:
             seconds = self.reconciler.warmup_state.remaining_ns / 1e9
@@ -225,12 +226,12 @@ class Dataplane:
         """The new-flow table of a frontend as VPP showed it last; None while VPP is away, or has not shown it."""
         return self._tables.table(frontend, with_buckets=with_buckets)
 
-    def fingerprints(self) -> Iterator[tuple[str, int]]:
-        """Each frontend whose table is known, with the high 53 bits of its fingerprint, one by one."""
+    def fingerprints(self) -> Iterator[VipFingerprint]:
+        """The fingerprint of each frontend whose table is known, one by one."""
         return self._tables.fingerprints()
 
     def flow(self, question: FlowQuestion) -> FlowAnswer:
-        """The server of a flow, from memory. Raises ``BadValue`` for what is no flow."""
+        """The server of a flow, from memory. Raises ``BadValue`` for addresses or ports that make no flow."""
         return self._tables.flow(question)
 
     async def flows(self, backend: str) -> BackendFlows:

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from maglev.base.errors import BadValue, Unavailable, UnknownName
 from maglev.config.model import Config, Frontend, IPAddress, Protocol
 from maglev.judgement.weights import StateSource
-from maglev.views.dataplane import FlowAnswer, FlowQuestion, FlowServer, FrontendTable
+from maglev.views.dataplane import FlowAnswer, FlowQuestion, FlowServer, FrontendTable, VipFingerprint
 from maglev.vpp.planning.flow import Flow, has_ports, hash_of
 from maglev.vpp.planning.model import vip_key
 from maglev.vpp.planning.tables import Table, fingerprint_text
@@ -42,18 +42,20 @@ class TableViews:
             buckets = {names[one]: many for one, many in reading.table.buckets().items() if one in names}
         return FrontendTable(reading.table.length, fingerprint_text(reading.fingerprint), buckets)
 
-    def fingerprints(self) -> Iterator[tuple[str, int]]:
-        """The name of each frontend whose table is known, and the high 53 bits of its fingerprint."""
+    def fingerprints(self) -> Iterator[VipFingerprint]:
+        """The fingerprint of each frontend whose table is known."""
         for name, frontend in self._states.config().frontends.items():
-            reading = self._reconciler.table(vip_key(frontend))
+            key = vip_key(frontend)
+            reading = self._reconciler.table(key)
             if reading is not None:
-                yield name, reading.fingerprint >> (64 - EXACT_IN_FLOAT)
+                value = reading.fingerprint >> (64 - EXACT_IN_FLOAT)
+                yield VipFingerprint(name, str(key.prefix), str(frontend.protocol), frontend.port, value)
 
     def flow(self, question: FlowQuestion) -> FlowAnswer:
         """The server of a flow.
 
-        Raises ``BadValue`` for what is no flow, ``UnknownName`` where no frontend has the VIP, and ``Unavailable``
-        while VPP is away or has not shown the VIP.
+        Raises ``BadValue`` for addresses or ports that make no flow, ``UnknownName`` where no frontend has the VIP, and
+        ``Unavailable`` while VPP is away or has not shown the VIP.
         """
         config = self._states.config()
         frontend, flow = _resolve(question, config.frontends)
@@ -87,10 +89,9 @@ def _names(config: Config, frontend: Frontend) -> dict[bytes, str]:
 
 
 def _server(table: Table | None, hashed: int, names: Mapping[bytes, str]) -> FlowServer | None:
-    owners = table.owners() if table is not None else []
-    if not owners:
+    owner = table.owner(hashed % table.length) if table is not None else None
+    if owner is None:
         return None
-    owner = owners[hashed % len(owners)]
     return FlowServer(address_text(owner), names.get(owner, ""))
 
 
