@@ -40,7 +40,9 @@ SNAPSHOT_FIELDS = (
 )
 assert struct.calcsize(SNAPSHOT_FORMAT) == sizeof(SnapshotRecord)
 
-Transition = namedtuple("Transition", "target generation from_state to_state code detail at_ns counter silent", defaults=(False,))
+Transition = namedtuple(
+    "Transition", "target generation from_state to_state code detail at_ns counter silent", defaults=(False,)
+)
 Result = namedtuple("Result", "target generation state counter passed code detail at_ns rtt_ns")
 TargetInfo = namedtuple(
     "TargetInfo",

@@ -4,9 +4,9 @@
 # (network namespace, family, source address) how many targets are up and how many of those fail by silence at this
 # moment: before `fall` is reached, since afterwards it is too late. On the engine thread.
 #
-# A target counts as up while its state is up, while it is presumed good, while its verdict is held, and for RECENT after
-# it went down by silence. Otherwise servers that go down in one tick would be forgotten before Python reads of the
-# first.
+# A target counts as up while its state is up, while it is presumed good, while its verdict is held, and for RECENT
+# after it went down by silence. Otherwise servers that go down in one tick would be forgotten before Python reads of
+# the first.
 #
 # A probe that passes after one that passed costs one comparison of a byte that shares its cache line with `due`.
 
