@@ -5,7 +5,7 @@ weights, history, events and every display go by. A hold is their difference, an
 What decides is pure (``maglev.judgement.brake``); this room asks it at each verdict, keeps the held backends, and ends
 holds by the clock.
 
-Nothing depends on a transition that is seen once. When a hold ends, the engine is told, and reports the target once
+Nothing depends on a transition that is seen once. When a hold ends, the engine gets a command and reports the target once
 more if it has failed ``fall`` times in a row since the hold began; that verdict is judged as any other. A target that
 has not failed as often is probed on, with its failures counted. Until then the engine probes it at fast-interval.
 
@@ -203,7 +203,7 @@ class Holds:
             self._sooner.set()
 
     def _give_back(self) -> None:
-        """Tell the engine which holds have ended; what it does not take is told it again."""
+        """Tell the engine which holds have ended; a command that it does not take is repeated."""
         for name, live in list(self._ending.items()):
             try:
                 if live.target >= 0:

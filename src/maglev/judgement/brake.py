@@ -1,7 +1,7 @@
 """The brake: when very many targets stop to answer at once, their failures are not believed for a moment. Pure.
 
-An *origin* is where probes leave from: a network namespace, an address family and a source address. What lies between
-an origin and the servers is shared by all of them, so a failure of most servers at one moment is more often a failure
+An *origin* is where probes leave from: a network namespace, an address family and a source address. All that lies between
+an origin and the servers is common to all of them, so a failure of most servers at one moment is more often a failure
 of the way. Weights that fall then move all flows twice, and a way that flaps does so again and again.
 
 - The brake of an origin **begins** at a verdict "down" by silence while more than ``share``, and more than
@@ -60,7 +60,7 @@ class Brakes:
     def configure(self, rule: Rule | None) -> list[int]:
         """Another rule is in force; returns the origins whose brakes end by that.
 
-        A brake that has begun keeps its end, unless there are no brakes any more.
+        A brake that has begun keeps its end, unless the new rule is None.
         """
         self._rule = rule
         return self.release() if rule is None else []
