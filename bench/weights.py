@@ -66,7 +66,9 @@ def configuration(*, thresholds: bool = False) -> Config:
             Pool("fallback", tuple(members[MEMBERS // 2 :])),
         )
         panic = Panic(0.5, PanicAction.ALL) if thresholds else None
-        frontends[f"f{number}"] = Frontend(f"f{number}", IPv4Address(0xC0000000 + number), pools, panic=panic)
+        frontends[f"f{number}"] = Frontend(
+            f"f{number}", IPv4Address(0xC0000000 + number), pools, panic=panic, slow_start=thresholds * 60_000_000_000
+        )
     return Config(backends=backends, frontends=frontends)
 
 
@@ -87,6 +89,8 @@ def run() -> list[Figure]:
     source = Source(config)
     table = filled(config, source)
     judged = filled(configuration(thresholds=True), source)
+    for number in range(FRONTENDS):
+        judged.set_shares(f"f{number}", {f"b{number}-0": 25, f"b{number}-1": 75})
     one = next(iter(config.frontends.values()))
     full = cpu_ms({"full": table.compute, "judged": judged.compute}, repeat=20)
     single = cpu_ms(
@@ -94,7 +98,7 @@ def run() -> list[Figure]:
     )
     return [
         Figure(f"all: {FRONTENDS * MEMBERS} members, {FRONTENDS} frontends", full["full"], "ms", 2.0),
-        Figure("  with thresholds on every pool, and panic", full["judged"], "ms", 2.0),
+        Figure("  with thresholds on every pool, panic and slow starts", full["judged"], "ms", 2.0),
         Figure(f"one frontend of {MEMBERS} members", single["table"] * 1000, "us", 20.0),
         Figure("  asked of a source, as while a reload is under way", single["source"] * 1000, "us", 20.0),
     ]

@@ -1,7 +1,7 @@
 """VPP's new-flow table, bucket for bucket: which application server (AS) each new flow goes to.
 
-VPP fills the table anew with every weight call (``lb_vip_update_new_flow_table`` in its lb plugin). Building the
-same one here tells beforehand how many buckets each AS will have and how many flows of others will move.
+VPP fills the table again with every weight call (``lb_vip_update_new_flow_table`` in its lb plugin). Building the
+same one here predicts how many buckets each AS will have and how many flows of others will move.
 
 An AS is given as ``(key, weight)``: its address as 16 bytes (``address_key``) and its weight 0..255; weight 0 has no
 bucket. Keys within one table are distinct. A table's length is a power of two from 1 to 2**24.
@@ -255,3 +255,26 @@ def moved_share(before, after, long length):
     finally:
         PyMem_Free(renumbered)
     return moved / <double> stays if stays else 0.0
+
+
+def moved_between_others(before, after, long length, bytes aside):
+    """Share of all buckets that move from one AS to another, both of them others than ``aside``: 0.0 to 1.0.
+
+    ``before`` and ``after`` have the same ASes in the same order, with other weights. Raises ValueError as ``build``
+    does.
+    """
+    cdef array.array old_table, new_table
+    cdef int32_t* was
+    cdef int32_t* becomes
+    cdef Py_ssize_t i, moved = 0
+    cdef int32_t index
+    before = list(before)
+    old_table = build(before, length)[1]
+    new_table = build(after, length)[1]
+    index = [key for key, _ in before].index(aside)
+    was = <int32_t*> old_table.data.as_ints
+    becomes = <int32_t*> new_table.data.as_ints
+    for i in range(length):
+        if was[i] != becomes[i] and was[i] != index and becomes[i] != index:
+            moved += 1
+    return moved / <double> length

@@ -65,6 +65,7 @@ cdef struct Member:
     uint8_t programmed  # `effective` in units: what VPP gets
     uint8_t keep       # VPP's present weight stays
     uint8_t presumed   # without a verdict, while VPP serves it
+    uint8_t share      # the part of its weight that it has while it starts slowly, in percent; 0: all of it
 
 
 cdef struct Pool:
@@ -136,6 +137,16 @@ cdef inline int in_units(int effective, int unit) noexcept nogil:
         return 0
     programmed = (2 * effective + unit) // (2 * unit)
     return programmed if programmed > 0 else 1
+
+
+cdef inline int ramped(int weight, int share, int unit) noexcept nogil:
+    # A part of a weight, upwards to a whole unit; never more than the weight.
+    cdef int part
+    if share == 0 or share >= 100:
+        return weight
+    part = (weight * share + 99) // 100
+    part = (part + unit - 1) // unit * unit
+    return part if part < weight else weight
 
 
 cdef inline int gcd(int a, int b) noexcept nogil:
@@ -255,15 +266,33 @@ cdef void in_panic(Member* member, int action, bint in_active_pool) noexcept nog
     if action == PANIC_ALL:
         if member.state == DOWN and in_active_pool:
             member.effective = member.weight
-    elif action == PANIC_KEEP:
-        member.keep = member.state == DOWN or member.state == UP or member.state == UNKNOWN
+    elif action == PANIC_KEEP and (member.state == DOWN or member.state == UP or member.state == UNKNOWN):
+        member.keep = True
+
+
+cdef bint choose(const Member* members, Py_ssize_t count, const Rule* rule, Outcome* outcome) noexcept nogil:
+    # The pool that serves, by the counts of the pools; returns whether the frontend is in panic.
+    cdef bint panic = False
+    cdef int chosen
+    count_pools(members, count, rule.pools, rule.pool_count)
+    chosen = choose_pool(rule.pools, rule.pool_count, rule.held)
+    if rule.below:
+        outcome.active_pool = panic_pool(rule, chosen)
+        panic = rule.pools[outcome.active_pool].whole > 0 and (
+            rule.panicking or panics(rule, outcome.active_pool)
+        )
+    if chosen >= 0:
+        outcome.active_pool = chosen
+        outcome.usable = True
+    elif not panic:
+        outcome.active_pool = 0
+    return panic
 
 
 cdef Outcome evaluate(Member* members, Py_ssize_t count, const Rule* rule) noexcept nogil:
-    # One frontend. Reads pool, weight, state and drained of each member; writes effective, programmed and keep.
+    # One frontend. Reads pool, weight, state, drained and share of each member; writes effective, programmed and keep.
     cdef Outcome outcome
     cdef Py_ssize_t i
-    cdef int chosen
     cdef bint panic = False
     cdef bint kept = False
     cdef bint all_unknown = count > 0
@@ -271,18 +300,7 @@ cdef Outcome evaluate(Member* members, Py_ssize_t count, const Rule* rule) noexc
     outcome.usable = False
     outcome.undecided = False
     if rule.pools != NULL:
-        count_pools(members, count, rule.pools, rule.pool_count)
-        chosen = choose_pool(rule.pools, rule.pool_count, rule.held)
-        if rule.below:
-            outcome.active_pool = panic_pool(rule, chosen)
-            panic = rule.pools[outcome.active_pool].whole > 0 and (
-                rule.panicking or panics(rule, outcome.active_pool)
-            )
-        if chosen >= 0:
-            outcome.active_pool = chosen
-            outcome.usable = True
-        elif not panic:
-            outcome.active_pool = 0
+        panic = choose(members, count, rule, &outcome)
     for i in range(count):
         # Members are in the order of their pools, so the first eligible one is in the active pool.
         if rule.pools == NULL and not outcome.usable and (
@@ -303,6 +321,8 @@ cdef Outcome evaluate(Member* members, Py_ssize_t count, const Rule* rule) noexc
             in_panic(&members[i], rule.panic_action, members[i].pool == outcome.active_pool)
             kept = kept or members[i].keep
             outcome.usable = outcome.usable or members[i].effective > 0
+        else:
+            members[i].effective = ramped(members[i].effective, members[i].share, rule.unit)
         members[i].programmed = in_units(members[i].effective, rule.unit)
     if rule.keep_on_all_down and not outcome.usable and not kept:
         for i in range(count):
@@ -352,6 +372,16 @@ def flush_owed(int to_state, *, bint flush_on_down):
     may still hold flows.
     """
     return flushes(to_state, flush_on_down)
+
+
+def ramped_weight(long weight, long share, long unit):
+    """The part of a weight that a backend has while it starts slowly: ``share`` percent, upwards to a whole unit.
+
+    Raises ValueError for a unit outside 1..100.
+    """
+    if unit < 1 or unit > WEIGHT_MAX:
+        raise ValueError(f"a weight unit is 1 to {WEIGHT_MAX}, not {unit}")
+    return ramped(clamp(weight), <int> min(max(share, 0), 100), <int> unit)
 
 
 def programmed_weight(long effective, long unit):
@@ -449,9 +479,9 @@ cdef class MemberWeight:
     """The weights of one member of a pool. Immutable; compares and hashes by value.
 
     ``configured`` is the file's weight, ``weight`` the one in force (the operator's run-time weight, else the
-    file's), ``effective`` what the rule makes of it (0..100), ``programmed`` the same in units. ``keep``: the
-    frontend has ``on-all-down: keep`` and nothing usable, so the weight that VPP has stays and ``programmed`` is
-    to be ignored.
+    file's), ``effective`` what the rule makes of it (0..100), ``programmed`` the same in units. ``keep``: the weight
+    that VPP has stays (``on-all-down: keep`` and nothing usable, or panic), and ``programmed`` is to be ignored.
+    ``share``: the part of the weight, in percent, that the member has while it starts slowly; else 100.
     """
 
     cdef readonly str pool
@@ -465,10 +495,11 @@ cdef class MemberWeight:
     cdef readonly object state
     cdef readonly bint drained
     cdef readonly bint enabled
+    cdef readonly int share
 
     def __init__(
         self, str pool, int pool_index, str backend, int configured, int weight, int effective, int programmed,
-        object state, bint drained=False, bint enabled=True, bint keep=False,
+        object state, bint drained=False, bint enabled=True, bint keep=False, int share=100,
     ):
         self.pool = pool
         self.pool_index = pool_index
@@ -481,11 +512,12 @@ cdef class MemberWeight:
         self.state = STATES[state]
         self.drained = drained
         self.enabled = enabled
+        self.share = share
 
     cdef tuple key(self):
         return (
             self.pool, self.pool_index, self.backend, self.configured, self.weight, self.effective, self.programmed,
-            self.state, self.drained, self.enabled, self.keep,
+            self.state, self.drained, self.enabled, self.keep, self.share,
         )
 
     def __eq__(self, other):
@@ -504,7 +536,7 @@ cdef class MemberWeight:
             f"MemberWeight(pool={self.pool!r}, pool_index={self.pool_index}, backend={self.backend!r}, "
             f"configured={self.configured}, weight={self.weight}, effective={self.effective}, "
             f"programmed={self.programmed}, state={self.state!r}, drained={self.drained}, "
-            f"enabled={self.enabled}, keep={self.keep})"
+            f"enabled={self.enabled}, keep={self.keep}, share={self.share})"
         )
 
 
@@ -572,6 +604,7 @@ cdef inline MemberWeight make_member(const Member* member, str pool, str backend
     result.state = STATES[member.state]
     result.drained = member.drained
     result.enabled = member.state != DISABLED
+    result.share = member.share if member.share else 100
     return result
 
 
@@ -599,14 +632,17 @@ def frontend_weights(frontend, source):
     cdef Outcome outcome
     cdef list result
     cdef FrontendRule known = FrontendRule(frontend)
+    cdef object shares = None
     cdef str frontend_name = frontend.name
     cdef object target_state = source.target_state
     cdef object weight_override = source.weight_override
     cdef tuple pools = frontend.pools
     for pool in pools:
         count += len(pool.members)
-    if known.rule.pools != NULL:
-        known.remember(source.memory(frontend))
+    if known.rule.pools != NULL or frontend.slow_start:
+        memory = source.memory(frontend)
+        known.remember(memory)
+        shares = memory.shares
     members = <Member*> PyMem_Calloc(count or 1, sizeof(Member))
     if members == NULL:
         raise MemoryError
@@ -622,6 +658,8 @@ def frontend_weights(frontend, source):
                 members[i].weight = members[i].configured if override is None else clamp(override)
                 members[i].state = state_number(view.state)
                 members[i].drained = view.drained
+                if shares:
+                    members[i].share = shares.get(name, 0)
                 i += 1
             pool_index += 1
         outcome = evaluate(members, count, &known.rule)
@@ -661,6 +699,7 @@ def presumed_weights(frontend, memory, FrontendWeights health, unresolved, servi
             members[i].weight = member.weight
             members[i].state = member.state
             members[i].drained = member.drained
+            members[i].share = 0 if member.share == 100 else member.share
             if (
                 members[i].state == UNKNOWN and not member.drained and member.weight > 0
                 and member.backend in unresolved
@@ -947,6 +986,28 @@ cdef class WeightTable:
     def hold(self, str name, int pool):
         """The pool of this index served a frontend last; -1: none is known. Raises KeyError."""
         self.rows[<Py_ssize_t> self.frontend_index[name]].rule.held = pool
+
+    def set_shares(self, str name, shares):
+        """The parts of their weights, in percent, of the backends of a frontend that start slowly; others have all.
+
+        Raises KeyError.
+        """
+        cdef FrontendRow* row = &self.rows[<Py_ssize_t> self.frontend_index[name]]
+        cdef Py_ssize_t i
+        cdef dict parts = {self.backend_index[one]: part for one, part in shares.items() if one in self.backend_index}
+        for i in range(row.first, row.first + row.count):
+            self.members[i].share = parts.get(self.members[i].backend, 0) if parts else 0
+
+    def serves_without(self, str name, backends):
+        """Whether a backend of a frontend other than these has a weight. Raises KeyError."""
+        cdef Py_ssize_t row = self.frontend_index[name]
+        cdef Py_ssize_t i
+        cdef set others = {self.backend_index[one] for one in backends if one in self.backend_index}
+        self.work_out(row)
+        for i in range(self.rows[row].first, self.rows[row].first + self.rows[row].count):
+            if self.members[i].effective and self.members[i].backend not in others:
+                return True
+        return False
 
     def panic(self, str name, bint on):
         """A frontend is in panic until further notice, or no longer. Raises KeyError."""

@@ -220,3 +220,45 @@ async def test_a_restart_in_the_middle_of_panic_makes_no_write(lab: Lab) -> None
             await watcher.log_event("vpp-full-sync", reason="warm-up")
         assert lab.vpp.journal.writes() == []
         assert lab.weights() == MAIN
+
+
+SLOW = """\
+    slow-start: 3s
+    pools:
+      - {name: main, backends: {a: , b: , c: }}
+    """
+
+
+async def test_a_server_that_comes_back_gets_its_weight_in_steps(lab: Lab) -> None:
+    await lab.up("a", "b", "c")
+    async with lab.daemon(SLOW) as daemon, daemon.api() as stub:
+        await lab.weigh({"a": 10, "b": 10, "c": 10})
+        assert [call.values["weight"] for call in lab.vpp.journal.calls("lb_as_set_weight")] == [10, 10, 10]
+        await lab.down("a")
+        await lab.weigh({"b": 10, "c": 10})
+        lab.vpp.journal.clear()
+        await lab.up("a")
+        await lab.weigh({"a": 3, "b": 10, "c": 10})
+        info = await stub.GetFrontend(pb.GetFrontendRequest(name="www"))
+        assert (info.slow_start_ns, info.pools[0].backends[0].slow_start_percent) == (3_000_000_000, 25)
+        assert 'maglev_frontend_slow_starts{frontend="www"} 1' in await daemon.metrics()
+        await lab.weigh({"a": 10, "b": 10, "c": 10})
+        assert [call.values["weight"] for call in lab.vpp.journal.calls("lb_as_set_weight")] == [3, 5, 8, 10]
+        await daemon.logged("event=slow-start")
+
+
+async def test_a_start_and_a_reload_that_renames_a_server_take_no_weight(lab: Lab) -> None:
+    await lab.up("a", "b", "c")
+    async with lab.daemon(SLOW, warmup="1s") as daemon:
+        await lab.weigh({"a": 10, "b": 10, "c": 10})
+        lab.vpp.journal.clear()
+        await daemon.stop()
+        await daemon.start()
+        async with daemon.api() as stub:
+            await Watcher(stub).states(a="up", b="up", c="up")
+            text = daemon.config.read_text().replace("backends: {a: ,", "backends: {renamed: ,")
+            daemon.config.write_text(text.replace("    a: {address", "    renamed: {address"))
+            await stub.ReloadConfig(pb.ReloadConfigRequest())
+            await Watcher(stub).states(renamed="up")
+            await daemon.logged("event=vpp-full-sync")
+        assert lab.vpp.journal.writes() == []

@@ -39,6 +39,7 @@ def config(port: int) -> str:
               address: 192.0.2.80
               protocol: tcp
               port: 80
+              slow-start: 3s
               pools: [{{name: primary, backends: {{one: {{}}, two: {{}}, three: {{}}}}}}]
         """)
 

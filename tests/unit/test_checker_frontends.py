@@ -12,7 +12,7 @@ from maglev.base.events import Bus, FrontendEvent
 from maglev.base.states import FrontendState, State
 from maglev.checker.backend import LiveBackend
 from maglev.checker.frontends import Frontends
-from maglev.config.model import Config, Panic
+from maglev.config.model import SECOND, Config, Panic
 from tests.helpers.checker import FakeClock, Recorder, config
 
 A = {"a": "192.0.2.1"}
@@ -294,4 +294,38 @@ async def test_time_alone_ends_panic_and_tells_the_dataplane() -> None:
         await asyncio.sleep(0)
     assert rig.published() == [("www", FrontendState.UP)]
     assert judged == ["www"]
+    task.cancel()
+
+
+async def test_a_backend_that_comes_back_gets_its_weight_in_steps_by_time_alone() -> None:
+    rig = Rig()
+    made = config(AB, {"www": [{"a": 100, "b": 100}]})
+    www = replace(made.frontends["www"], slow_start=3 * SECOND)
+    await rig.load(replace(made, frontends={"www": www}))
+    judged: list[str] = []
+    rig.bus.listen_judgements(judged.append)
+    rig.set("a", State.UP)
+    rig.set("b", State.UP)
+    rig.frontends.publish()
+
+    def weight() -> int:
+        return rig.frontends.weights("www").members[1].effective
+
+    assert weight() == 100  # The first verdicts since the start.
+    rig.set("b", State.DOWN)
+    rig.backends["b"].state = State.UP
+    rig.frontends.touch(rig.backends["b"], joins=True)
+    rig.frontends.publish()
+    task = asyncio.create_task(rig.frontends.judge())
+    seen = [weight()]
+    assert rig.frontends.memory(www).shares == {"b": 25}
+    for _ in range(4):
+        for _ in range(10):
+            await asyncio.sleep(0)
+        rig.clock.advance(1)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        seen.append(weight())
+    assert seen == [30, 50, 80, 100, 100]
+    assert judged == ["www"] * 4
     task.cancel()

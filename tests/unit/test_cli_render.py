@@ -79,6 +79,47 @@ def test_frontend_prints_a_parseable_line_for_each_member() -> None:
     assert len(members) == 3
 
 
+def test_frontend_prints_what_its_pools_need_and_have() -> None:
+    info = pb.FrontendInfo(
+        name="www",
+        state=pb.FRONTEND_STATE_PANIC,
+        active_pool="main",
+        panic_below=0.335,
+        panic_action=pb.PANIC_ACTION_ALL,
+        slow_start_ns=60 * SECOND,
+        pools=[
+            pb.PoolInfo(
+                name="main", up=1, min_up=2, resume_up=3, resume_after_ns=30 * SECOND, healthy_weight=1, whole_weight=3
+            ),
+            pb.PoolInfo(name="same", up=2, min_up=2, resume_up=2, usable=True, healthy_weight=20, whole_weight=20),
+            pb.PoolInfo(
+                name="plain",
+                up=1,
+                min_up=1,
+                resume_up=1,
+                usable=True,
+                backends=[
+                    pb.PoolBackendInfo(
+                        name="x", weight=100, effective_weight=30, enabled=True, drained=True, slow_start_percent=25
+                    )
+                ],
+            ),
+        ],
+    )
+    lines = list(render.frontend(PLAIN, info))
+    assert [line.split(maxsplit=1) for line in lines if line.startswith(("  panic", "  slow", "  state"))] == [
+        ["state", "panic"],
+        ["panic", "below 33.5%: all"],
+        ["slow", "start     1m"],
+    ]
+    assert lines[-4:] == [
+        "  pool main (active), 33.33% of the weight healthy: 1 up, min-up 2, resume-up 3 for 30s",
+        "  pool same, 100% of the weight healthy: 2 up, min-up 2",
+        "  pool plain",
+        "    x weight 100 effective 30 [drained] [slow start 25%]",
+    ]
+
+
 # long: one message with every field, and the text of each
 def test_backend_prints_its_history() -> None:
     info = pb.BackendInfo(

@@ -132,6 +132,7 @@ EXPECTED = Config(
             new_flows_table_length=4096,
             weight_unit=5,
             panic=Panic(0.3, PanicAction.KEEP),
+            slow_start=60 * SECOND,
         ),
         "everything": Frontend(
             name="everything",

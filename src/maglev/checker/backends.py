@@ -140,11 +140,14 @@ class Backends:
         )
         live.state = to
         live.since_ns = self._moments.mark(event.at_ns)
-        live.presumed = False
+        known, live.presumed = live.presumed, False
         live.history = (*live.history, event)[-self._history :]
         pair = (event.from_state, to)
         live.transitions[pair] = live.transitions.get(pair, 0) + 1
-        self._frontends.touch(live)
+        # The first transition since the start says nothing of the time before, and a server that VPP serves already
+        # (after a start, or under another name before a reload) does not come back.
+        joins = to is State.UP and not known and (event.from_state is State.DOWN or len(live.transitions) > 1)
+        self._frontends.touch(live, joins=joins)
         if log.enabled(logging.WARNING if to is State.DOWN else logging.INFO):
             _log_transition(event)
         self._bus.publish(event)

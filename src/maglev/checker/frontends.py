@@ -141,9 +141,15 @@ class Frontends:
             if pace.due():
                 await pace.rest()
 
-    def touch(self, live: LiveBackend) -> None:
-        """A backend has changed: the frontends that use it have to be looked at again."""
-        for name in self._table.set_backend(live.name, live.state, live.drained):
+    def touch(self, live: LiveBackend, *, joins: bool = False) -> None:
+        """A backend has changed: the frontends that use it have to be looked at again.
+
+        ``joins``: it has come up, and not by its first verdict since the start.
+        """
+        users = self._table.set_backend(live.name, live.state, live.drained)
+        if joins:
+            self._mechanisms.joined(live.name, users)
+        for name in users:
             self._dirty[name] = live
             self._mechanisms.touch(name)
         if self._next is not None:

@@ -57,6 +57,7 @@ def frontend(style: Style, info: pb.FrontendInfo) -> Iterator[str]:
             ("flush on down", yes(info.flush_on_down)),
             ("on all down", word(pb.OnAllDown, info.on_all_down)),
             ("panic", _panic(info)),
+            ("slow start", duration(info.slow_start_ns) if info.slow_start_ns else ""),
             ("table length", str(info.vpp_table_length or info.new_flows_table_length or "")),
             ("fingerprint", info.fingerprint),
         ),
@@ -109,6 +110,7 @@ def member(style: Style, info: pb.PoolBackendInfo) -> str:
     """One pool member. The weight is the one in force; the form is a contract, see the user guide."""
     flags = "" if info.enabled else " " + style.paint("[disabled]", "disabled")
     flags += " " + style.paint("[drained]", "drained") if info.drained else ""
+    flags += f" [slow start {info.slow_start_percent}%]" if info.slow_start_percent else ""
     name = style.paint(escape(info.name), word(pb.BackendState, info.state))
     return f"{name} weight {info.weight} effective {info.effective_weight}{flags}"
 

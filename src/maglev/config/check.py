@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import islice
 
 from maglev._weights import programmed_weight, weight_unit
 from maglev.config.model import Config, Frontend, HealthCheck, LbConfig, Pool, Protocol
+from maglev.config.rampcost import ramp_cost
 from maglev.kinds.kind import PortRule
 from maglev.kinds.params import Files, Site
 from maglev.kinds.registry import kind_of
@@ -25,6 +27,10 @@ DEFAULT_TABLE_LENGTH = 16384
 # Replicas above this share of the table's buckets: weights lose their proportions, and other flows move with every
 # change (measured; docs/architecture.md).
 CROWDED = 20
+# Frontends whose cost of slow start is computed: each takes the builds of ten tables, about 3 ms.
+MOST_COSTS = 100
+# Below this share of flows, slow start moves none: two backends have no others.
+NO_COST = 0.0005
 
 _LB: Path = make_path("maglev", "vpp", "lb")
 _HEALTHCHECKS: Path = make_path("maglev", "healthchecks")
@@ -45,6 +51,8 @@ def check(config: Config, report: Report) -> None:
     for frontend in config.frontends.values():
         _check_frontend(frontend, config, report)
     _check_vips(config, report)
+    for frontend in islice((one for one in config.frontends.values() if one.slow_start and one.pools), MOST_COSTS):
+        _check_slow_start(frontend, config, (_FRONTENDS, frontend.name), report)
     if not config.frontends and not report.refused:
         report.warn(
             _FRONTENDS,
@@ -171,6 +179,33 @@ def _check_frontend(frontend: Frontend, config: Config, report: Report) -> None:
     for index, pool in enumerate(frontend.pools):
         _check_thresholds(pool, ((path, "pools"), index), report)
     _check_weights(frontend, path, report)
+
+
+def _check_slow_start(frontend: Frontend, config: Config, path: Path, report: Report) -> None:
+    """State what slow start costs this frontend: every step moves flows of other servers."""
+    backends = [config.backends.get(member.backend) for member in frontend.pools[0].members]
+    known = [backend for backend in backends if backend is not None]
+    length = frontend.new_flows_table_length or DEFAULT_TABLE_LENGTH
+    unit = frontend.weight_unit
+    if len(known) < len(backends) or len({one.address for one in known}) < len(known) or not known:
+        return  # An error, or a warning about one address, is reported for these.
+    if (unit is not None and not 1 <= unit <= 100) or length & (length - 1) or not 2 <= length <= 65536:
+        return
+    if any(not 0 <= weight <= 100 for _, _, weight in _members(frontend.pools)):
+        return
+    cost = ramp_cost(frontend, known, length)
+    if cost is None:
+        return
+    if cost.steps == 1:
+        report.warn((path, "slow-start"), "no effect: the weights of the first pool are of one unit, without parts")
+        return
+    if cost.by_steps < NO_COST:
+        return
+    report.warn(
+        (path, "slow-start"),
+        f"when a backend of the first pool comes back, its {cost.steps} steps move {cost.by_steps:.1%} of all flows "
+        f"between other backends; without slow-start it is {cost.at_once:.1%}",
+    )
 
 
 def _check_thresholds(pool: Pool, place: Path, report: Report) -> None:

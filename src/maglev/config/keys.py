@@ -265,6 +265,14 @@ FRONTEND = Section(
             PANIC,
             "What happens when so few backends are healthy that their health is believed no longer. Without it: never.",
         ),
+        Key(
+            "slow-start",
+            "slow_start",
+            types.Duration(0, HOUR, step=SECOND),
+            "A backend that comes back gets its weight in steps of 25, 50, 75 and 100 % within this time. 0s: at once.",
+            default="0s",
+            example="60s",
+        ),
         Key("pools", "pools", Listed("pools", POOL), "Pools by priority, at least one.", required=True),
     ),
 )

@@ -130,6 +130,9 @@ class PoolMember:
     weight: int = 100
 
 
+RAMP = (25, 50, 75, 100)
+"""The parts of its weight, in percent, that a backend has one after the other while it starts slowly."""
+
 ONE_MEMBER = Threshold(1)
 """The least that a pool needs unless the file says more."""
 
@@ -166,7 +169,7 @@ class Panic:
 class Frontend:
     """One VIP. ``port`` is 0 when ``protocol`` is ``ANY``; ``weight_unit`` None means auto; pools by priority.
 
-    ``panic`` None: never.
+    ``panic`` None: never. ``slow_start`` 0: weights come back at once.
     """
 
     name: str
@@ -181,6 +184,7 @@ class Frontend:
     new_flows_table_length: int | None = None
     weight_unit: int | None = None
     panic: Panic | None = None
+    slow_start: int = 0
 
     @property
     def follows_pools(self) -> bool:

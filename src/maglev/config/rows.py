@@ -113,11 +113,12 @@ def _pack_frontend(frontend: Frontend) -> Row:
         frontend.new_flows_table_length,
         frontend.weight_unit,
         None if frontend.panic is None else [frontend.panic.below, frontend.panic.action.value],
+        frontend.slow_start,
     ]
 
 
 def _unpack_frontend(row: Row, members: Iterator[PoolMember]) -> Frontend:
-    name, address, pools, protocol, port, description, sticky, flush, on_all_down, length, unit, panic = row
+    name, address, pools, protocol, port, description, sticky, flush, on_all_down, length, unit, panic, slow_start = row
     return Frontend(
         name,
         plain.unpack_address(address),
@@ -131,6 +132,7 @@ def _unpack_frontend(row: Row, members: Iterator[PoolMember]) -> Frontend:
         length,
         unit,
         None if panic is None else Panic(panic[0], PanicAction(panic[1])),
+        slow_start,
     )
 
 

@@ -5,7 +5,7 @@ disabled, paused, weight 0). Members that are up are healthy, and so are members
 reason for panic. While a daemon starts, panic therefore needs as many failed checks as at any other time.
 
 - A frontend **enters** panic while the healthy weight is below the share ``below`` of the base, and no later pool
-  reaches that share of its own base. A base of 0 is no reason.
+  reaches that share of its base. With a base of 0, nothing can fail.
 - It **leaves** panic when the reason has been gone for 30 seconds.
 
 If no member of any pool is up, the first pool with a base stands for the pool that serves.

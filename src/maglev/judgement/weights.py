@@ -6,7 +6,8 @@ event stream all come here. The arithmetic is compiled (``ext/weights.pyx``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from maglev._weights import (
@@ -21,10 +22,12 @@ from maglev._weights import (
 )
 from maglev._weights import pool_counts as _pool_counts
 from maglev.base.states import State
-from maglev.config.model import Config, Frontend
+from maglev.config.model import RAMP, Config, Frontend
 
 __all__ = [
     "NO_MEMORY",
+    "NO_SHARES",
+    "RAMP",
     "FrontendWeights",
     "MemberWeight",
     "Memory",
@@ -43,15 +46,21 @@ __all__ = [
 ]
 
 
+NO_SHARES: Mapping[str, int] = MappingProxyType({})
+"""No backend starts slowly."""
+
+
 class Memory(NamedTuple):
-    """What the judgement of a frontend depends on besides the present states.
+    """The past of a frontend, as far as its judgement depends on it.
 
     ``pool``: index of the pool that served last, -1 while none is known (``maglev.judgement.pools``). ``panic``: the
-    frontend is in panic until further notice (``maglev.judgement.panic``).
+    frontend is in panic until further notice (``maglev.judgement.panic``). ``shares``: the parts of their weights, in
+    percent, of backends that start slowly (``maglev.judgement.slowstart``).
     """
 
     pool: int = -1
     panic: bool = False
+    shares: Mapping[str, int] = NO_SHARES
 
 
 NO_MEMORY = Memory()
@@ -99,7 +108,7 @@ class StateSource(Protocol):
         ...
 
     def memory(self, frontend: Frontend) -> Memory:
-        """What is known of a frontend's past. It may be of another configuration: pools are the same by their names."""
+        """The past of a frontend. It may be of another configuration: pools are the same by their names."""
         return NO_MEMORY
 
     def weights(self, frontend: Frontend) -> FrontendWeights:
@@ -121,7 +130,7 @@ def fill(table: WeightTable, frontends: Iterable[Frontend], portion: int = 256) 
 
 
 class PoolCounts(NamedTuple):
-    """What a pool has and needs at present.
+    """The counts of a pool: the members that it has, and those that it needs.
 
     ``up``: members that are up, not drained, and have a weight above 0. ``min_up`` and ``resume_up``: how many of them
     the thresholds take. ``healthy``: the weight of the members that are up or have no verdict. ``whole``: the same with

@@ -74,6 +74,14 @@ class CheckerFamilies:
             ),
         ]
 
+    def _slow_starts(self) -> Iterator[str]:
+        for name in self._frontend_names():
+            if self._checker.frontend(name).slow_start:
+                slow = sum(1 for member in self._checker.frontend_weights(name).members if member.share < 100)
+                yield f'maglev_frontend_slow_starts{{frontend="{name}"}} {slow}\n'
+            else:
+                yield ""
+
     def _pool_families(self) -> list[Family]:
         """What pools have and need."""
         return [
@@ -88,6 +96,12 @@ class CheckerFamilies:
                 "gauge",
                 "1 while as many members of the pool are up as its min-up takes.",
                 self._pool_usable,
+            ),
+            Family(
+                "maglev_frontend_slow_starts",
+                "gauge",
+                "Backends that start slowly; absent for frontends without slow-start.",
+                self._slow_starts,
             ),
             Family(
                 "maglev_frontend_pool_healthy_ratio",

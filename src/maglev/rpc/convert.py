@@ -259,6 +259,7 @@ def fill_member(info: pb.PoolBackendInfo, weight: MemberWeight, buckets: int | N
     info.enabled = weight.enabled
     info.drained = weight.drained
     info.configured_weight = weight.configured
+    info.slow_start_percent = weight.share if weight.share < 100 else 0
 
 
 def away_since(view: ConnectionInfo | None) -> int:
@@ -290,6 +291,7 @@ def fill_frontend(
     info.active_pool = configured.pools[weights.active_pool].name
     info.active_pool_index = weights.active_pool
     info.unit = weights.unit
+    info.slow_start_ns = configured.slow_start
     if configured.panic is not None:
         info.panic_below = configured.panic.below
         info.panic_action = PANIC_ACTIONS[configured.panic.action]

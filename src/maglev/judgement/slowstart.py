@@ -1,0 +1,97 @@
+"""Slow start: a backend that comes back gets its weight in steps. Pure.
+
+A server that comes back from ``down``, or joins while another one serves, has cold caches. With ``slow-start`` it gets
+25, 50, 75 and then 100 % of its weight, each rounded up to a unit. A step that changes nothing is not made.
+
+**When.** It begins when a backend comes up while another backend of the frontend has a weight: from ``down``, or from
+``unknown`` where a reload brought it, or an operator enabled or resumed it. It never begins with the first verdict
+since the start of the daemon, nor for a server that VPP serves already, nor in panic. Panic ignores a slow start that
+is under way. The end of a drain begins none: the server has been serving its established flows.
+
+**Steps** fall on multiples of a third of ``slow-start`` since the epoch: with 60 s on the seconds 0, 20 and 40 of every
+minute. So all nodes step together, and they build equal tables most of the time. The first part is shorter than the
+others: full weight comes after two thirds of the time at least, and after all of it at most.
+
+The wall clock decides only where the first step falls. From there on the monotonic clock counts, so a wall clock that
+is set makes no slow start longer. A reload keeps it by the names of frontend and backend; a restart of the daemon ends
+it.
+
+**Cost.** Each step builds a table with other weights, which moves flows between *other* servers too.
+``maglev.config.rampcost`` computes how many for a frontend, and ``config check`` states it.
+
+Sources: HAProxy's ``slowstart`` (configuration manual), Envoy's slow start mode.
+
+Times are nanoseconds; wall-clock times are since the epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from maglev.judgement.weights import NO_SHARES, RAMP, WeightTable
+
+STEPS = len(RAMP) - 1
+"""Steps from the first part of the weight to all of it."""
+
+
+def steps_of(duration_ns: int, wall_ns: int, now_ns: int) -> tuple[int, ...]:
+    """The monotonic times of the steps of a slow start that begins now, at ``wall_ns`` of the wall clock."""
+    step = max(duration_ns // STEPS, 1)
+    first = now_ns + step - wall_ns % step
+    return tuple(first + number * step for number in range(STEPS))
+
+
+class Ramps:
+    """The backends that start slowly, of each frontend that has ``slow-start``."""
+
+    def __init__(self) -> None:
+        self._durations: dict[str, int] = {}
+        # By frontend and backend: the monotonic times of the steps that are to come, the next one first.
+        self._steps: dict[str, dict[str, tuple[int, ...]]] = {}
+
+    def __contains__(self, frontend: str) -> bool:
+        """Whether a frontend has slow start."""
+        return frontend in self._durations
+
+    def configure(self, durations: Mapping[str, int]) -> None:
+        """Another configuration is in force. ``durations``: of the frontends that have slow start."""
+        self._durations = dict(durations)
+        self._steps = {name: steps for name, steps in self._steps.items() if name in self._durations}
+
+    def shares(self, frontend: str) -> Mapping[str, int]:
+        """The shares of the weight, in percent, of the backends of a frontend that start slowly."""
+        steps = self._steps.get(frontend)
+        return {name: RAMP[STEPS - len(left)] for name, left in steps.items()} if steps else NO_SHARES
+
+    def restore(self, table: WeightTable) -> None:
+        """Enter the memory into a new table of weights."""
+        for name in self._steps:
+            table.set_shares(name, self.shares(name))
+
+    def begin(self, frontend: str, backends: Iterable[str], table: WeightTable, wall_ns: int, now_ns: int) -> list[str]:
+        """These backends have come up; returns those that start slowly: none unless another one serves."""
+        joining = list(backends)
+        if frontend not in self._durations or not table.serves_without(frontend, joining):
+            return []
+        steps = steps_of(self._durations[frontend], wall_ns, now_ns)
+        of_frontend = self._steps.setdefault(frontend, {})
+        for name in joining:
+            of_frontend[name] = steps
+        table.set_shares(frontend, self.shares(frontend))
+        return joining
+
+    def follow(self, frontend: str, table: WeightTable, now_ns: int) -> bool:
+        """Take the steps that are due; returns whether there were any."""
+        steps = self._steps.get(frontend)
+        if not steps or all(left[0] > now_ns for left in steps.values()):
+            return False
+        left = {name: tuple(at for at in times if at > now_ns) for name, times in steps.items()}
+        self._steps[frontend] = {name: times for name, times in left.items() if times}
+        table.set_shares(frontend, self.shares(frontend))
+        if not self._steps[frontend]:
+            del self._steps[frontend]
+        return True
+
+    def due(self) -> dict[str, int]:
+        """When the next step of each frontend is due."""
+        return {name: min(left[0] for left in steps.values()) for name, steps in self._steps.items()}
