@@ -418,6 +418,8 @@ async def test_whatever_happens_a_flow_moves_only_when_its_server_was_flushed(
 ) -> None:
     """Changes at random, of which some come while others are under way; one server of the last pool stays up."""
     config = halves(4, MassChanges.AUTO)
+    # So short a stall that mass changes go out in chunks, with verdicts between them.
+    config = replace(config, lb=replace(config.lb, max_stall=2_000_000))
     chance = random.Random(seed)
     changing = [name for name in config.backends if name != "b60"]
     async with driven(socket, config) as rig:
