@@ -28,6 +28,7 @@ MODULES = {
     "maglev._health": "ext/health.pyx",
     "maglev._weights": "ext/weights.pyx",
     "maglev._flowtable": "ext/flowtable.pyx",
+    "maglev._flowhash": "ext/flowhash.pyx",
     "maglev._probecore": "ext/probe/core.pyx",
     "maglev._probe": "ext/probe/engine.pyx",
     "maglev._cores": "ext/probe/cores.pyx",

@@ -349,28 +349,29 @@ cdef bint canary_send(State* e, Origin* origin, uint8_t place) noexcept nogil:
     return sendmsg(origin.aside[0], &header, MSG_DONTWAIT) >= 0
 
 
-# Has any packet left by this interface since `since`? A next hop that does not answer is dead only then: a queue of
-# ours that drops everything drops ARP requests, too. Where nothing of ours left, a packet is sent that needs no
-# neighbour.
-# True where that cannot be known.
+# A next hop that does not answer is dead (BLOCK_NONE) only if packets have left by this interface since `since`: a
+# queue of ours that drops everything drops ARP requests, too (BLOCK_QUEUE). Where nothing of ours left, a packet is
+# sent that needs no neighbour. BLOCK_NONE where that cannot be known.
 #
 # After such a time, or after the carrier was away, the kernel's next attempt at the neighbour may be a second off, and
 # the answers to those before are missing for our own reasons. What happened to an interface before its first look is
 # not known: that look counts as such a time.
-cdef bint egress_works(State* e, Origin* origin, uint8_t place, int64_t since) noexcept nogil:
+cdef int egress_kind(State* e, Origin* origin, uint8_t place, int64_t since) noexcept nogil:
     cdef Interface* interface
     if place == 0 or place > origin.interface_count or origin.aside[0] < 0:
-        return True
+        return BLOCK_NONE
     interface = &origin.interfaces[place - 1]
-    if e.clock.now - interface.first_at < RESOLICITING * <int64_t>MS:
-        return False
     if interface.changed_at and e.clock.now - interface.changed_at < SOLICITING * <int64_t>MS:
-        return False
+        return BLOCK_LINK
+    if interface.resolves and e.clock.now - interface.first_at < RESOLICITING * <int64_t>MS:
+        return BLOCK_LINK
     if interface.stamps != STAMPS_WORK:
-        return True
+        return BLOCK_NONE
     if interface.left_at <= since and not canary_leaves(e, origin, place, since):
         interface.stuck_at = e.clock.now
-    return interface.stuck_at == 0 or e.clock.now - interface.stuck_at >= SOLICITING * <int64_t>MS
+    if interface.stuck_at and e.clock.now - interface.stuck_at < SOLICITING * <int64_t>MS:
+        return BLOCK_QUEUE
+    return BLOCK_NONE
 
 
 cdef bint canary_leaves(State* e, Origin* origin, uint8_t place, int64_t since) noexcept nogil:

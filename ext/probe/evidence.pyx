@@ -10,7 +10,7 @@
 #               of this namespace, family and source passes meanwhile. As soon as one does, the refusal is a failed
 #               probe: where routes to hosts are announced, a dead server is one without a route.
 #   link        the interface that the target's probes left by is down, without carrier or gone; or it was, while the
-#               probe was out
+#               probe was out. For 2.5 s after that, and after the first look at an interface, silence means nothing
 #   neighbours  no SND stamp, and the next hop has no neighbour entry; or EINVAL with a good route
 #   queue       no SND stamp although the next hop answers: a queue of ours dropped the packet, or still holds it
 #
@@ -70,9 +70,19 @@ cdef bint interface_up(State* e, Origin* origin, uint8_t place) noexcept nogil:
     if interface.first_at == 0:
         interface.first_at = e.clock.now
     interface.up = link.up
+    interface.resolves = link.resolves
     interface.carrier_changes = link.carrier_changes
     interface.looked_at = e.clock.tick_start
     return interface.up
+
+
+# May the neighbours on a link, on either end, still be unresolved? A lost carrier empties the neighbour tables of both
+# ends, and what is sent before both see it again is lost, which takes up to a second. A kernel that asked for its
+# neighbour in that time asks again a second later: until then nothing leaves for it. What happened before the first
+# look is not known.
+cdef inline bint link_fresh(const State* e, const Interface* interface) noexcept nogil:
+    cdef int64_t since = max(interface.first_at, interface.changed_at)
+    return interface.resolves and e.clock.now - since < RESOLICITING * <int64_t>MS
 
 
 # Note by which interface a target's probes leave, now that one has passed. Where the interface's stamps are not known
@@ -176,6 +186,10 @@ cdef bint refusal_stands(State* e, uint32_t index, int error) noexcept nogil:
     return False
 
 
+cdef enum:
+    TOO_EARLY = -1                  # too little time has passed for silence to mean anything
+
+
 # Why a stamped packet got no answer; BLOCK_NONE: a failed probe.
 cdef int silence_kind(State* e, Origin* origin, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
@@ -198,11 +212,13 @@ cdef int silence_kind(State* e, Origin* origin, uint32_t index) noexcept nogil:
         return BLOCK_LINK
     if place and 0 < slot.interface <= origin.interface_count and place != slot.interface:
         return route_kind(e, origin, index)
+    if place and place <= origin.interface_count and link_fresh(e, &origin.interfaces[place - 1]):
+        return TOO_EARLY
     if left or not way.asked:
         return BLOCK_NONE
     hop = hop_ask(origin, &way)
     if hop == HOP_SILENT:
-        return BLOCK_NONE if egress_works(e, origin, place, slot.sent) else BLOCK_QUEUE
+        return egress_kind(e, origin, place, slot.sent)
     if hop == HOP_MISSING and not way.local and hop_needed(origin, &way):
         return BLOCK_NEIGHBOURS
     if not stamped or slot.evidence & EVIDENCE_QUEUED and (
@@ -239,7 +255,10 @@ cdef bint silence_stands(State* e, uint32_t index) noexcept nogil:
     slot.evidence = EVIDENCE_DOUBT
     if kind == BLOCK_NONE:
         return True
-    block(e, index, kind, ENOBUFS if kind == BLOCK_BUFFER else 0)
+    if kind == TOO_EARLY:
+        repeat(e, index, soon(e))
+    else:
+        block(e, index, kind, ENOBUFS if kind == BLOCK_BUFFER else 0)
     return False
 
 
@@ -287,4 +306,4 @@ cdef int error_kind(
     place = interface_place(origin, way.interface)
     if not interface_up(e, origin, place):
         return BLOCK_LINK
-    return BLOCK_NONE if egress_works(e, origin, place, slot.sent) else BLOCK_QUEUE
+    return egress_kind(e, origin, place, slot.sent)

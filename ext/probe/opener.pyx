@@ -195,7 +195,7 @@ cdef int origin_open_here(Opener* opener, Origin* origin) noexcept nogil:
             allow[0] = ~<uint32_t>((1 << 0) | (1 << 3) | (1 << 11) | (1 << 12))
         if open_raw(origin, &origin.icmp, False, allow) < 0:
             return -1
-    # The ICMP one also sends packets that need no neighbour (`egress_works`).
+    # The ICMP one also sends packets that need no neighbour (`egress_kind`).
     if open_aside(origin, False, origin.want_icmp) < 0:
         return -1
     if not origin.want_icmp and open_aside(origin, True, origin.want_tcp) < 0:

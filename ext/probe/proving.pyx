@@ -110,7 +110,7 @@ cdef int proof_dead_host(State* e, Origin* origin, const Slot* slot) noexcept no
         return BLOCK_LINK
     if hop_ask(origin, &way) != HOP_SILENT:
         return -2 if memcmp(way.hop, slot.address, 16 if origin.v6 else 4) == 0 else -1
-    return BLOCK_NONE if egress_works(e, origin, place, slot.sent) else BLOCK_QUEUE
+    return egress_kind(e, origin, place, slot.sent)
 
 
 # The connection was refused by an answer.

@@ -57,7 +57,7 @@ cdef enum:
     ASIDE_BATCH = 32                # packets a sendmmsg with stamps: each gives two messages in the error queue
     ASKS = 64                       # targets a tick whose next hop is asked for: about 5 us each
     SAMPLE = 512                    # passes of a target after which its route is asked for again: a power of two
-    RESOLICITING = 1500             # ms: from one attempt of the kernel at a neighbour to the next, and some
+    RESOLICITING = 2500             # ms: a kernel notices a carrier, and tries a neighbour again, up to a second late
     SOLICITING = 4000               # ms: the kernel's three attempts at a neighbour, a second apart, and some
     TWIN_LEARNING = 60              # seconds between two twins that tell whether a driver gives stamps
     CA_CWR = 2                      # TCP_INFO: the congestion state that a refusal by our own queue leads to
@@ -232,6 +232,7 @@ cdef struct RawSocket:
 cdef struct Interface:
     int number
     bint up                         # as of `looked_at`: administratively, with carrier
+    bint resolves                   # its neighbours are to be resolved
     uint8_t stamps                  # STAMPS_*
     uint32_t carrier_changes        # the kernel's counter, as of `looked_at`
     int64_t first_at                # when it was first looked at; 0 = never

@@ -4,7 +4,7 @@ import sys
 from importlib.abc import MetaPathFinder
 
 _EXTENSIONS = frozenset(
-    f"maglev.{name}" for name in ("_cores", "_flowtable", "_health", "_probe", "_probecore", "_weights")
+    f"maglev.{name}" for name in ("_cores", "_flowhash", "_flowtable", "_health", "_probe", "_probecore", "_weights")
 )
 
 

@@ -1,6 +1,7 @@
 """The VPP under test: the socket from ``VPP_SOCKET``, what may be done to it, and the refusal to touch one in use.
 
-``VPP_MAY_HAVE_VIPS=1``: it may have VIPs. ``VPP_MAY_STOP=1``: its process may be stopped for a second now and then
+``VPP_MAY_HAVE_VIPS=1``: it may have VIPs; tests that need a VPP of their own, because they change what all VIPs share
+and send packets, are left out then. ``VPP_MAY_STOP=1``: its process may be stopped for a second now and then
 (SIGSTOP, SIGCONT). ``VPP_START=COMMAND``: it may be killed, and the command starts it again. Tests of what may not be
 done are not collected.
 """
@@ -15,17 +16,22 @@ import pytest
 from maglev.vppsim import inspect
 
 NEEDS = {"stops_vpp": "VPP_MAY_STOP", "kills_vpp": "VPP_START"}
+FREE = "needs_a_free_vpp"
+"""The mark of tests that need a VPP without other VIPs."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """The marks of tests that need a leave."""
     for mark, variable in NEEDS.items():
         config.addinivalue_line("markers", f"{mark}: runs only where {variable} is set")
+    config.addinivalue_line("markers", f"{FREE}: does not run where VPP_MAY_HAVE_VIPS is set")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what this VPP's owner has not allowed."""
     forbidden = {mark for mark, variable in NEEDS.items() if os.environ.get(variable, "") in ("", "0")}
+    if os.environ.get("VPP_MAY_HAVE_VIPS") == "1":
+        forbidden.add(FREE)
     out = [item for item in items if any(mark.name in forbidden for mark in item.iter_markers())]
     if out:
         config.hook.pytest_deselected(items=out)

@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,52 +16,16 @@ from pathlib import Path
 import pytest
 
 from maglev.base.states import State
-from maglev.config.model import Config, LbConfig, MassChanges, OnAllDown
+from maglev.config.model import Config, MassChanges, OnAllDown
 from maglev.vpp.planning.buckets import differing
 from maglev.vpp.planning.model import vip_key
 from maglev.vpp.state.reader import StateReader, fill, new_vip
 from maglev.vpp.state.store import MemoryStore
-from maglev.vpp.wire.messages import MESSAGES, VipKey, address_text, pack_set_weight
+from maglev.vpp.wire.messages import VipKey, pack_set_weight
 from maglev.vpp.wire.transport import Reply, Request
+from tests.acceptance.rigs import DOWN, UP, buckets, config_of, driven, halves, held, is_change
 from tests.helpers.vpp import make_config
 from tests.helpers.vpprig import AT_ONCE, Rig, eventually
-
-UP, DOWN = State.UP, State.DOWN
-
-
-def config_of(family: int = 4, *, lb: LbConfig = AT_ONCE, **options: object) -> Config:
-    """Two servers and a standby, of one family; the VIP is of the other where ``family`` is 6."""
-    base = "10.9.0." if family == 4 else "2001:db8:9::"
-    backends = {name: f"{base}{number}" for number, name in enumerate("abc", 1)}
-    pools = {"p": {"a": 10, "b": 20}, "fallback": {"c": 10}}
-    return make_config(pools, backends=backends, address="192.0.2.201", lb=lb, **options)  # type: ignore[arg-type]
-
-
-@asynccontextmanager
-async def driven(socket: Path, config: Config, **options: object) -> AsyncIterator[Rig]:
-    """A rig on the VPP; afterwards VPP is as it was."""
-    rig = Rig(socket, config, **options)  # type: ignore[arg-type]
-    rig.load()
-    async with rig.running():
-        await rig.settled()
-        try:
-            yield rig
-        finally:
-            rig.load(replace(config, frontends={}, backends={}))
-            await rig.settled()
-
-
-async def held(rig: Rig) -> dict[str, int]:
-    """Address -> weight of the live ASes, read from VPP."""
-    key = vip_key(rig.states.config().frontends["www"])
-    read = await StateReader(rig.client).ases(key)
-    return {address_text(one.address): one.weight for one in read if one.live}
-
-
-async def buckets(rig: Rig) -> dict[str, int]:
-    """Address -> buckets of the live ASes, read from VPP."""
-    key = vip_key(rig.states.config().frontends["www"])
-    return {address_text(one.address): one.num_buckets for one in await StateReader(rig.client).ases(key) if one.live}
 
 
 def many(mass: MassChanges = MassChanges.AUTO) -> Config:
@@ -246,19 +210,6 @@ async def test_a_connection_that_breaks_in_the_middle_of_a_batch_leaves_vpp_as_d
             assert not rig.reconciler.owed
 
 
-def halves(family: int, mass: MassChanges) -> Config:
-    """Sixty servers, weights 1 and 3, and sixty standbys."""
-    base = "10.9.2." if family == 4 else "2001:db8:9::2:"
-    backends = {
-        f"{half}{number:02}": f"{base}{number + 60 * (half == 'b')}" for half in "ab" for number in range(1, 61)
-    }
-    pools: dict[str, dict[str, int]] = {"p": {}, "q": {}}
-    for name in backends:
-        pools["p" if name[0] == "a" else "q"][name] = 10 if int(name[1:]) % 2 else 30
-    lb = replace(AT_ONCE, max_stall=2_000_000, mass_changes=mass)
-    return make_config(pools, backends=backends, address="192.0.2.201", lb=lb)
-
-
 @pytest.mark.parametrize("family", [4, 6])
 async def test_commands_and_single_calls_make_the_same_table(socket: Path, family: int) -> None:
     tables: list[list[dict[str, int]]] = []
@@ -308,14 +259,6 @@ def pid_of(rig: Rig) -> int:
     assert info is not None
     assert info.pid > 1
     return info.pid
-
-
-def is_change(request: Request) -> bool:
-    """Whether it is a command that changes servers, not a probe or a reading."""
-    if request.name != "cli_inband":
-        return False
-    text = MESSAGES["cli_inband"].unpack(request.payload)["cmd"]
-    return "\n" in text
 
 
 @contextmanager

@@ -156,7 +156,9 @@ class Operators:
         await call[verb](pb.ChangeBackendRequest(name=name, reason="chaos"), timeout=CALL_SECONDS)
 
     def _forget(self, name: str, t: float) -> None:
-        setting = self.settings.pop(name)
+        setting = self.settings.pop(name, None)
+        if setting is None:
+            return  # it ended by itself while a call about it was under way
         self._facts.taken[name].end(min(t, setting.ends or t))
         if setting.verb == "weight":
             self._facts.weights[setting.vip, setting.address][setting.weight].end(t)

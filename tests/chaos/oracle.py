@@ -189,7 +189,8 @@ class Oracle:
         if new is None:
             return "every configuration in force has this server there"
         if new and not any(
-            new in self._values(vip, member, since, write.t) or self._on_found_scale(held, vip, member, new)
+            new in (values := self._values(vip, member, since, write.t))
+            or self._on_found_scale(held, vip, member, old, new, values)
             for vip, _, member in found
         ):
             return "no configuration and no operator has set this weight"
@@ -211,14 +212,18 @@ class Oracle:
         return {vip.programmed(weight) for weight in weights}
 
     @staticmethod
-    def _on_found_scale(held: Held, vip: Vip, member: Member, weight: int) -> bool:
-        """Whether a weight has the scale of the VIP's other weights: a daemon that starts keeps the scale it finds."""
+    def _on_found_scale(held: Held, vip: Vip, member: Member, old: int, new: int, values: set[int]) -> bool:
+        """Whether a weight has the scale of the VIP's weights: a daemon that starts keeps the scale it finds."""
         ratios = {
             Fraction(held.ases[other.address], vip.programmed(other.weight))
             for _, other in vip.members()
             if other is not member and held.ases.get(other.address) and other.weight
         }
-        return len(ratios) == 1 and max(1, round(vip.programmed(member.weight) * ratios.pop() + EPSILON)) == weight
+        if not ratios and old and member.weight:
+            ratios = {Fraction(old, vip.programmed(member.weight))}
+        return len(ratios) == 1 and any(
+            max(1, round(value * max(ratios) + EPSILON)) == new for value in values if value
+        )
 
     def _may_be_zero(self, vip: Vip, pool: int, member: Member, since: float, t: float) -> bool:
         if self.facts.out[member.backend].touches(since, t) or 0 in self._values(vip, member, since, t):

@@ -36,7 +36,11 @@ from maglev.views.dataplane import (
     ConfState,
     ConnectionInfo,
     DataplaneInfo,
+    FlowAnswer,
+    FlowQuestion,
+    FlowServer,
     FrontendFlows,
+    FrontendTable,
     LbState,
     TrafficReport,
     VipState,
@@ -366,6 +370,22 @@ def traffic(vip: VipState) -> VipTraffic:
     return VipTraffic(vip.frontend, vip.prefix, "tcp", 80, 1000, 10, 1, 0, 1011, 64000)
 
 
+TABLE = FrontendTable(16384, "0123456789abcdef", {"web0": 12288, "spare": 4096})
+FLOW = FlowAnswer(
+    frontend="www",
+    vip="192.0.2.80/32 tcp 80",
+    by_address=False,
+    hash=0x89ABCDEF,
+    bucket=3567,
+    table_length=16384,
+    server=FlowServer("10.0.0.1", "web0"),
+    server_before=FlowServer("10.0.0.9", ""),
+    changed_at_ns=NOW - 5,
+    read_at_ns=NOW,
+    fingerprint=TABLE.fingerprint,
+)
+
+
 @dataclass
 class FakeDataplane:
     link: ConnectionInfo = ConnectionInfo(True, "/run/vpp/api.sock", NOW, "")  # noqa: RUF009 (it is immutable)
@@ -373,6 +393,8 @@ class FakeDataplane:
     readings: int = 0
     waiting: int = 0
     flow_readings: int = 0
+    table_now: FrontendTable = TABLE
+    questions: list[FlowQuestion] = field(default_factory=list)
     syncs: list[tuple[str | None, bool, str]] = field(default_factory=list)
 
     def lose(self, problem: str = "") -> None:
@@ -406,6 +428,18 @@ class FakeDataplane:
         self.syncs.append((frontend, force, by))
         self.waiting = 0 if prune else self.waiting
         return SyncReport(PLAN, ())
+
+    def table(self, frontend: str, *, with_buckets: bool) -> FrontendTable | None:
+        shown = replace(self.table_now, buckets=self.table_now.buckets if with_buckets else {})
+        return shown if self.link.connected else None
+
+    def flow(self, question: FlowQuestion) -> FlowAnswer:
+        self.questions.append(question)
+        if not self.link.connected:
+            raise Unavailable("VPP is away")
+        if question.address != "192.0.2.80":
+            raise UnknownName("VIP", f"{question.address} tcp {question.port}")
+        return FLOW
 
     async def flows(self, backend: str) -> BackendFlows:
         self.flow_readings += 1

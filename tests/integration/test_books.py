@@ -16,6 +16,7 @@ import yaml
 
 from tests.helpers.books import BOOKS, Block, blocks, masked, transcript
 from tests.helpers.machine import Machine
+from tests.lab.lab import table_follows
 from tests.lab.processes import ROOT, Maglevc, Watch, architecture, wait_until
 
 SITE = ROOT / "tests" / "data" / "books" / "site.yaml"
@@ -70,6 +71,11 @@ class Reader:
             vip["in_sync"] and vip["present"] for vip in json.loads(answer.stdout)["vips"]
         )
 
+    def follows(self, frontend: str) -> bool:
+        """Whether VPP has shown a table for the weights of a frontend; it is read back behind the writes."""
+        answer = self.maglevc.run("--json", "show", "frontends", frontend)
+        return answer.status == 0 and table_follows(json.loads(answer.stdout))
+
     def counted(self) -> bool:
         """Whether VPP's counters have been read; that is done every few seconds."""
         return self.maglevc.run("show", "vpp", "lb", "counters").status == 0
@@ -85,6 +91,8 @@ class Reader:
             if re.match(r"maglevd(?!.* --(check|version|help))", command):
                 self.start(command)
                 continue
+            if (shown := re.match(r"maglevc show frontends (\S+)$", command)) is not None:
+                wait_until("VPP has shown the table", lambda name=shown[1]: self.follows(name), DEADLINE)  # type: ignore[misc]
             if "counters" in command:
                 wait_until("the counters are read", self.counted, DEADLINE)
             answer = self.machine.run(command)

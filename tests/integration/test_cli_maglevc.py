@@ -17,7 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -31,9 +31,11 @@ from maglev.cli.docs import PRINTS
 from maglev.cli.errors import CommandError
 from maglev.cli.jsonout import twin
 from maglev.config.load import LoadResult
+from maglev.config.model import Protocol
 from maglev.pb import maglev_pb2 as pb
 from maglev.rpc.server import RpcServer, ServerOptions
 from maglev.schema.problems import Problem, ProblemKind
+from maglev.views.dataplane import FlowQuestion
 from tests.helpers.rpc import FakeDaemon, fake_daemon, large_config, small_config
 
 LOGIN = pwd.getpwuid(os.getuid()).pw_name
@@ -131,7 +133,14 @@ def served(tmp_path: Path) -> Iterator[Served]:
     [
         ("show version", "maglevd 1.2.3"),
         ("show frontends", "www       192.0.2.80 tcp 80"),
-        ("show frontends www", "    web0 weight 100 effective 100\n    web1 weight 50 effective 0\n"),
+        (
+            "show frontends www",
+            "  fingerprint    0123456789abcdef\n"
+            "  pool primary (active)\n"
+            "    web0 weight 100 effective 100 share 75.0%\n"
+            "    web1 weight 50 effective 0\n",
+        ),
+        ("flow 198.51.100.7:4711 192.0.2.80:80", "  server         web0 (10.0.0.1)\n"),
         ("show frontend state up match w", "www"),
         ("show backends", "web0     10.0.0.1"),
         ("show backends web1", "unknown -> down  L7STS (\\x1b[31m503)"),
@@ -310,6 +319,8 @@ def test_a_dangerous_reload_needs_force(served: Served) -> None:
 # How a command of the book is written to be run.
 WRITTEN = {
     "show frontends NAME": "show frontends www",
+    "flow SOURCE:PORT VIP:PORT": "flow 198.51.100.7:4711 192.0.2.80:80",
+    "compare SERVER SERVER...": "compare SOCKET SOCKET",
     "show backends NAME": "show backends web0",
     "show backends NAME flows": "show backends web0 flows",
     "show healthchecks NAME": "show healthchecks web",
@@ -324,7 +335,7 @@ WRITTEN = {
 def test_every_command_prints_the_json_that_the_book_tells(served: Served, command: str) -> None:
     served.do(lambda: served.daemon.checker.set_weight("www", "primary", "web1", 7, flush=False, by="ann"))
 
-    answer = served.run(WRITTEN.get(command, command), "--json")
+    answer = served.run(WRITTEN.get(command, command).replace("SOCKET", f"unix:{served.socket}"), "--json")
 
     assert answer.status == 0, answer.err
     prints: Any = PRINTS[command]
@@ -373,6 +384,47 @@ def test_a_frontend_of_many_that_are_out_of_service_says_how_many_more(tmp_path:
     assert lines[0].startswith("    b00000 unknown for ")
     assert len(lines) == 21
     assert lines[20] == "    ... and 30 more"
+
+
+def test_servers_with_other_tables_are_named(served: Served, tmp_path: Path) -> None:
+    other = Served(tmp_path / "other")
+    try:
+        line = f"compare unix:{served.socket} unix:{other.socket}"
+        equal = served.run(line)
+        other.daemon.dataplane.table_now = replace(other.daemon.dataplane.table_now, fingerprint="fedcba9876543210")
+        differs, as_json = served.run(line), served.run(line, "--json")
+        other.daemon.dataplane.lose()
+        unknown = served.run(line)
+    finally:
+        other.close()
+    gone = served.run(line)
+
+    assert (equal.status, equal.out) == (0, "2 VIPs on 2 servers: all tables are equal\n")
+    assert differs.status == 1
+    assert differs.out.splitlines()[1].split() == [
+        *("192.0.2.80", "tcp", "80", f"unix:{served.socket}", "www", "0123456789abcdef")
+    ]
+    assert differs.out.splitlines()[2].split()[3:] == [f"unix:{other.socket}", "www", "fedcba9876543210", "differs"]
+    assert as_json.status == 1
+    assert [one["differs"] for one in as_json.json["differences"][0]["tables"]] == [False, True]
+    assert unknown.status == 1
+    assert "not known: VPP is away" in unknown.out
+    assert gone.status == 3
+    assert f"cannot reach unix:{other.socket}" in gone.err
+
+
+def test_a_flow_is_asked_for_as_it_is_written(served: Served) -> None:
+    assert served.run("flow 198.51.100.7:4711 192.0.2.80:80").status == 0
+    assert served.run("flow 2001:db8::7 [2001:db8::80]:53 udp").status == 1
+    assert served.run("flow 198.51.100.7 192.0.2.80 any").status == 0
+    assert served.daemon.dataplane.questions == [
+        FlowQuestion("198.51.100.7", 4711, "192.0.2.80", 80),
+        FlowQuestion("2001:db8::7", None, "2001:db8::80", 53, Protocol.UDP),
+        FlowQuestion("198.51.100.7", None, "192.0.2.80", 0, Protocol.ANY),
+    ]
+    served.daemon.dataplane.lose()
+    away = served.run("flow 198.51.100.7:4711 192.0.2.80:80")
+    assert (away.status, away.err) == (1, "maglevc: VPP is away (/run/vpp/api.sock)\n")
 
 
 def test_colours_when_asked_and_not_in_a_pipe(served: Served) -> None:

@@ -156,6 +156,28 @@ async def test_frontends_show_pools_with_effective_and_programmed_weights(start:
     assert all(not one.pools for one in bare.frontends)
 
 
+async def test_frontends_show_the_table_that_vpp_has(start: Start) -> None:
+    running = await start()
+    stub = running.unix()
+
+    info = await stub.GetFrontend(pb.GetFrontendRequest(name="www"), timeout=DEADLINE)
+    every = pb.ListFrontendsRequest(name_regexp="^www$")
+    (listed,) = (await stub.ListFrontends(every, timeout=DEADLINE)).frontends
+    every.omit_pools = True
+    (short,) = (await stub.ListFrontends(every, timeout=DEADLINE)).frontends
+    running.daemon.dataplane.lose()
+    away = await stub.GetFrontend(pb.GetFrontendRequest(name="www"), timeout=DEADLINE)
+
+    for one in (info, listed, short):
+        assert (one.fingerprint, one.vpp_table_length) == ("0123456789abcdef", 16384)
+    for one in (info, listed):
+        buckets = {member.name: member.buckets for pool in one.pools for member in pool.backends}
+        assert buckets == {"web0": 12288, "web1": 0, "spare": 4096}
+        assert all(member.HasField("buckets") for pool in one.pools for member in pool.backends)
+    assert (away.fingerprint, away.vpp_table_length) == ("", 0)
+    assert not any(member.HasField("buckets") for pool in away.pools for member in pool.backends)
+
+
 async def test_lists_are_filtered_by_state_and_by_regular_expression(start: Start) -> None:
     running = await start()
     running.daemon.checker.move("web0", State.UP, Code.L7OK)
@@ -221,6 +243,7 @@ async def test_unknown_names_are_not_found(start: Start) -> None:
         stub.GetVPPLBState(pb.GetVPPLBStateRequest(frontend="nil")),
         stub.SyncVPPLBState(pb.SyncVPPLBStateRequest(frontend="nil")),
         stub.GetVPPLBCounters(pb.GetVPPLBCountersRequest(frontend="nil")),
+        stub.GetFlow(pb.GetFlowRequest(source="198.51.100.7", address="192.0.2.9", port=80)),
     ):
         await refused(call, Status.NOT_FOUND)
     watch = stub.WatchEvents(pb.WatchEventsRequest(backends=["nil"]))

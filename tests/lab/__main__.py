@@ -61,6 +61,8 @@ class Tour:
 
     def maglevc(self, *words: str) -> str:
         """Run and show a command of maglevc."""
+        if words[:2] == ("show", "frontends") and len(words) == 3:
+            self.lab.wait_table(words[2], VERDICT_SECONDS)
         output = self.lab.maglevc.ask(*words)
         show(f"maglevc {' '.join(words)}", output)
         return output

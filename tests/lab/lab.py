@@ -6,6 +6,7 @@ targets are answered by the kernel, static backends need nobody. Ports are kept 
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -49,6 +50,12 @@ def members(text: str) -> dict[str, Member]:
         flags = tuple(re.findall(r"\[([a-z]+)\]", match["flags"]))
         found[match["name"]] = Member(match["name"], int(match["weight"]), int(match["effective"]), flags)
     return found
+
+
+def table_follows(info: dict[str, Any]) -> bool:
+    """A frontend of ``show frontends NAME`` in JSON: VPP has shown a table for the weights that its members have."""
+    members = [one for pool in info["pools"] for one in pool["backends"]]
+    return bool(info["fingerprint"]) and all((one["buckets"] > 0) == (one["effective_weight"] > 0) for one in members)
 
 
 class Lab:
@@ -220,6 +227,14 @@ class Lab:
     def show(self, frontend: str) -> dict[str, Member]:
         """Pool members of a frontend, as maglevc shows them."""
         return members(self.maglevc.ask("show", "frontends", frontend))
+
+    def wait_table(self, frontend: str, seconds: float) -> None:
+        """Wait until VPP has shown the table of a frontend, which the daemon reads back behind its writes."""
+
+        def follows() -> bool:
+            return table_follows(json.loads(self.maglevc.ask("--json", "show", "frontends", frontend)))
+
+        wait_until(f"the table of {frontend} to follow its weights", follows, seconds)
 
     def wait_weights(self, frontend: str, expected: dict[str, int], seconds: float) -> None:
         """Wait for the effective weights of a frontend. LabError: they are others."""

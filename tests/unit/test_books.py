@@ -101,6 +101,7 @@ def commands() -> list[str]:
 
 # What stands for a value in the guide, and one.
 VALUES = {"NAME": "x", "FRONTEND": "x", "POOL": "p", "STATE": "up", "REGEX": "^x", "N": "3", "L": "info", "0-100": "50"}
+VALUES |= {"SOURCE:PORT": "192.0.2.9:4711", "VIP:PORT": "192.0.2.1:80", "SERVER": "a", "SERVER...": "b"}
 
 
 def test_the_guide_has_every_command_with_every_option() -> None:

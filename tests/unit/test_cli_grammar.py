@@ -57,6 +57,14 @@ from maglev.cli.grammar import ROOT, START, Kind, Node, Position, parse, usage, 
         ("watch events backend web0 num 1", "watch", {"backend": "backend", "backend-name": "web0", "num": "1"}),
         ("config check", "config-check", {}),
         ("conf reload force", "config-reload", {"force": "force"}),
+        ("flow 192.0.2.9:4711 192.0.2.1:80", "flow", {"source": "192.0.2.9:4711", "vip": "192.0.2.1:80"}),
+        (
+            "f 2001:db8::9 [2001:db8::1]:53 u",
+            "flow",
+            {"source": "2001:db8::9", "vip": "[2001:db8::1]:53", "protocol": "udp"},
+        ),
+        ("compare a b:9090", "compare", {"first": "a", "servers": "b:9090"}),
+        ("com a b c /run/d.sock", "compare", {"first": "a", "servers": "b\nc\n/run/d.sock"}),
         ("q", "quit", {}),
         ("exit", "quit", {}),
     ],
@@ -88,6 +96,10 @@ def test_commands(line: str, action: str, values: Mapping[str, str]) -> None:
         ("watch events log level loud", "'loud' is not expected here: expected debug, info"),
         ("sync vpp lb state dry-run force", "'force' is not expected here: expected nothing more"),
         ("show backends state", "expected up, down, unknown, paused or disabled"),
+        ("flow 192.0.2.9", "'flow 192.0.2.9' is incomplete: expected VIP:PORT"),
+        ("flow client 192.0.2.1:80", "'client' is no address: expected one as in 192.0.2.1"),
+        ("flow 192.0.2.9:1 192.0.2.1:80 icmp", "'icmp' is not expected here: expected tcp, udp, any or nothing more"),
+        ("compare a", "'compare a' is incomplete: expected SERVER..."),
         ("", "expected show"),
     ],
 )
@@ -138,6 +150,7 @@ def test_an_empty_word_is_refused() -> None:
 
 def test_every_command_of_the_tree_can_be_parsed_by_its_own_usage() -> None:
     samples = {"NAME": "x", "POOL": "p", "FRONTEND": "x", "0-100": "7"}
+    samples |= {"SOURCE:PORT": "192.0.2.9:4711", "VIP:PORT": "192.0.2.1:80"}
     commands = list(usage())
     for syntax, text in commands:
         words = [samples.get(word, word) for word in syntax.partition(" [")[0].split()]

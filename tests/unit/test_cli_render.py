@@ -355,3 +355,52 @@ def test_a_plan_tells_of_other_flows_only_where_there_can_be_some(before: int, a
     server = pb.AsForecast(address="192.0.2.1", buckets_before=before, buckets_after=after)
     plan = pb.Plan(vips=[pb.VipForecast(vip="192.0.2.80/32 tcp 80", ases=[server])])
     assert any("of the other flows' buckets move" in line for line in render.plan(PLAIN, plan)) is told
+
+
+def test_a_member_shows_its_share_of_the_table_behind_the_flags() -> None:
+    def line(length: int = 1000, **values: object) -> str:
+        info = pb.PoolBackendInfo(name="web0", weight=10, enabled=True, **values)  # type: ignore[arg-type]
+        return render.member(PLAIN, info) + render.share(info, length)
+
+    assert line(effective_weight=10, buckets=333) == "web0 weight 10 effective 10 share 33.3%"
+    # A server that VPP has not been told to leave alone yet, and one whose weight is too small for the table.
+    assert line(drained=True, buckets=1000) == "web0 weight 10 effective 0 [drained] share 100.0%"
+    assert line(effective_weight=10, buckets=0) == "web0 weight 10 effective 10 share 0.0%"
+    assert line(buckets=0) == "web0 weight 10 effective 0"
+    assert line(effective_weight=10) == "web0 weight 10 effective 10"
+    assert line(0, effective_weight=10) == "web0 weight 10 effective 10"
+
+
+def test_a_flow_shows_its_server_now_and_before() -> None:
+    info = pb.FlowInfo(
+        frontend="www",
+        vip="192.0.2.80/32 tcp 80",
+        hash=0xABCDEF,
+        bucket=5,
+        table_length=16384,
+        server=pb.FlowServer(address="10.0.0.1", backend="web0"),
+        server_before=pb.FlowServer(address="10.0.0.9"),
+        changed_at_ns=NOW,
+        read_at_ns=NOW + SECOND,
+    )
+    lines = list(render.flow(PLAIN, info))
+    assert lines == [
+        "frontend www",
+        "  vip            192.0.2.80/32 tcp 80",
+        "  chosen by      addresses and ports",
+        "  hash           0x00abcdef",
+        "  bucket         5 of 16384",
+        "  server         web0 (10.0.0.1)",
+        "  before         10.0.0.9, until 2027-01-15 08:00:00.000",
+        "  read from VPP  2027-01-15 08:00:01.000",
+        "  a flow that is older than the last change stays with the server that it had, unless that was flushed",
+    ]
+    info.ClearField("server")
+    info.ClearField("server_before")
+    info.by_address = True
+    lines = list(render.flow(PLAIN, info))
+    assert "  chosen by      addresses" in lines
+    assert "  server         none: no server has a weight" in lines
+    assert any(line.startswith("  before         none: no server had a weight, until") for line in lines)
+    info.changed_at_ns = 0
+    assert not any("before " in line for line in render.flow(PLAIN, info))

@@ -16,7 +16,18 @@ from maglev.cli import grammar
 from maglev.cli.client import Client, default_server, target
 from maglev.cli.errors import UsageError
 from maglev.cli.main import help_lines, parse_flags
-from maglev.cli.text import Style, Table, duration, escape, escape_json, explained, fields, parse_duration, wrap
+from maglev.cli.text import (
+    Style,
+    Table,
+    duration,
+    escape,
+    escape_json,
+    explained,
+    fields,
+    parse_duration,
+    parse_endpoint,
+    wrap,
+)
 
 SECOND = 10**9
 
@@ -80,6 +91,33 @@ def test_durations_are_read_as_go_writes_them(text: str, ns: int) -> None:
 def test_other_durations_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [
+        ("192.0.2.1", ("192.0.2.1", None)),
+        ("192.0.2.1:80", ("192.0.2.1", 80)),
+        ("192.0.2.1:0", ("192.0.2.1", 0)),
+        ("2001:db8::1", ("2001:db8::1", None)),
+        ("[2001:DB8::1]", ("2001:db8::1", None)),
+        ("[2001:db8::1]:65535", ("2001:db8::1", 65535)),
+    ],
+)
+def test_addresses_are_read_with_and_without_a_port(text: str, endpoint: tuple[str, int | None]) -> None:
+    assert parse_endpoint(text) == endpoint
+
+
+OTHERS = (
+    "|web0|web0:80|192.0.2.1:|192.0.2.1:x|192.0.2.1:65536|192.0.2.1:-1|192.0.2:80|[192.0.2.1|[2001:db8::1"
+    "|[2001:db8::1]80|[2001:db8::1]:|[2001:db8::1]x:80|[]:80|192.0.2.1:\u0661"
+)
+
+
+@pytest.mark.parametrize("text", OTHERS.split("|"))
+def test_other_addresses_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_endpoint(text)
 
 
 def test_tables_align_and_end_no_line_in_blanks() -> None:

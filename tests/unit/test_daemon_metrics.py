@@ -22,7 +22,7 @@ from maglev.metrics.engine import EngineFamilies
 from maglev.metrics.exposition import Exposition
 from maglev.metrics.server import MetricsServer
 from maglev.metrics.text import Family, escape_label, labelled, single
-from maglev.views.dataplane import DataplaneFigures, VipTraffic
+from maglev.views.dataplane import DataplaneFigures, VipFingerprint, VipTraffic
 from tests.helpers.checker import config
 from tests.helpers.rpc import VPP
 from tests.unit.test_checker_verbs import Rig
@@ -194,6 +194,10 @@ class FakeDataplane:
             yield VipTraffic("www", "192.0.2.80/32", "tcp", 80, 1, 2, 3, 4, 5, 6)
             yield VipTraffic("", "192.0.2.81/32", "any", 0, 1, 2, 3, 4, 5, 6)
 
+    def fingerprints(self) -> Iterator[VipFingerprint]:
+        if self.now.vpp is not None:
+            yield VipFingerprint("www", "192.0.2.80/32", "tcp", 80, (1 << 53) - 1)
+
 
 async def test_what_describes_vpp_is_absent_while_it_is_away() -> None:
     dataplane = FakeDataplane()
@@ -213,6 +217,9 @@ async def test_what_describes_vpp_is_absent_while_it_is_away() -> None:
         ("www", "tcp", "80"): 6,
         ("", "any", "0"): 6,
     }
+    assert values(found["maglev_vpp_vip_fingerprint"], "frontend", "prefix", "protocol", "port") == {
+        ("www", "192.0.2.80/32", "tcp", "80"): (1 << 53) - 1
+    }
     assert values(found["maglev_vpp_lbsync_total"], "scope", "kind")["one", "as_weight_updated"] == 0
     assert values(found["maglev_vpp_api_total"], "msg", "direction", "result") == {
         ("lb_as_set_weight", "request", "sent"): 3
@@ -228,6 +235,7 @@ async def test_what_describes_vpp_is_absent_while_it_is_away() -> None:
         "maglev_vpp_lb_supported",
         "maglev_vpp_unlocked",
         "maglev_vpp_uptime_seconds",
+        "maglev_vpp_vip_fingerprint",
         "maglev_vpp_connected_seconds",
         "maglev_vpp_unmanaged_vips",
         "maglev_vpp_cost_factor",

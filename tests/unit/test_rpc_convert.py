@@ -122,6 +122,7 @@ def test_what_changes_something_is_for_operators() -> None:
     assert {call.rpartition("/")[2] for call in calls if viewer.may(call)} == {
         "ListFrontends",
         "GetFrontend",
+        "GetFlow",
         "ListBackends",
         "GetBackend",
         "ListHealthChecks",

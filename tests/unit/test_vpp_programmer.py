@@ -24,6 +24,7 @@ from maglev.vpp.state.ownership import Ownership
 from maglev.vpp.state.pruning import Pruning
 from maglev.vpp.state.recreations import Recreations
 from maglev.vpp.state.store import Kept, MemoryStore
+from maglev.vpp.state.tables import Tables
 from maglev.vpp.sync.counters import Counters
 from maglev.vpp.sync.executor import Executor, Outcome
 from maglev.vpp.sync.programmer import Extent, Programmer
@@ -85,6 +86,7 @@ class Room:
             Announced(self.states, self.clock),
             Agenda(),
             Mirror(Wire()),
+            Tables(self.clock),
             Debts(),
             Adoption(self.clock, 0, None),
             Recreations(),

@@ -43,6 +43,19 @@ def test_vips_of_a_new_file_do_not_make_the_old_ones_few() -> None:
     assert held_back(span(1, 8), span(11, 20), yes, agreed=NOTHING, held=NOTHING) == span(1, 8)
 
 
+def test_vips_that_an_emptied_vpp_has_lost_count_too() -> None:
+    """A VPP that was filled again halfway has two of ten VIPs that a cut-off file lacks: two alone would pass."""
+    assert held_back(span(1, 6), span(1, 4), yes, agreed=NOTHING, held=NOTHING, left=span(5, 14)) == span(5, 6)
+    assert held_back(span(1, 6), span(1, 4), yes, agreed=span(7, 14), held=NOTHING, left=span(5, 14)) == NOTHING
+    assert held_back(span(1, 4), span(1, 4), yes, agreed=NOTHING, held=NOTHING, left=span(5, 14)) == NOTHING
+
+
+def test_vips_that_are_gone_as_agreed_are_named() -> None:
+    pruning = Pruning(MemoryStore())
+    pruning.configure(span(1, 14), span(1, 4))
+    assert pruning.review(span(1, 6), span(1, 4), yes, span(5, 14)).gone == span(7, 14)
+
+
 def test_vips_that_prune_leaves_alone_neither_wait_nor_count() -> None:
     ours = span(1, 5)
     assert held_back(span(1, 50), vips(1), ours.__contains__, agreed=NOTHING, held=NOTHING) == span(2, 5)

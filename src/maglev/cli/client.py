@@ -158,6 +158,7 @@ class Client:
 
     def __init__(self, server: str, tls: Tls | None = None, instead: str = "") -> None:
         self.server = server
+        self.tls = tls
         self._login = Login(target(server))
         self._instead = f" (not asked: {instead})" if instead else ""
         options: list[tuple[str, int | str]] = [

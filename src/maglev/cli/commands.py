@@ -14,12 +14,13 @@ from typing import Any
 import grpc
 
 from maglev.cli import grammar, render
-from maglev.cli.client import CALL_SECONDS, LONG_SECONDS, Client
+from maglev.cli.client import CALL_SECONDS, LONG_SECONDS, Client, Tls
+from maglev.cli.comparison import comparison
 from maglev.cli.context import Context, Quit
 from maglev.cli.errors import DONE, REFUSED, CommandError, Unreachable
 from maglev.cli.grammar import Command, Kind
 from maglev.cli.jsonout import dumps, plain, word
-from maglev.cli.text import Table, escape, explained, parse_duration
+from maglev.cli.text import Table, escape, explained, parse_duration, parse_endpoint
 from maglev.pb import maglev_pb2 as pb
 
 Values = Mapping[str, str]
@@ -117,6 +118,35 @@ def _backends(client: Client, names: Iterable[str]) -> list[pb.BackendInfo]:
         except CommandError:
             continue
     return found
+
+
+def _flow(context: Context, command: Command) -> int:
+    client = context.client
+    source, source_port = parse_endpoint(command.values["source"])
+    address, port = parse_endpoint(command.values["vip"])
+    request = pb.GetFlowRequest(source=source, source_port=source_port, address=address, port=port or 0)
+    if "protocol" in command.values:
+        request.protocol = pb.Protocol.Value(f"PROTOCOL_{command.values['protocol'].upper()}")
+    info = client.call(client.stub.GetFlow, request)
+    return context.show(info, lambda: render.flow(context.style, info))
+
+
+def _compare(context: Context, command: Command) -> int:
+    """Status 1 where any VIP differs, 3 where a server cannot be reached."""
+    servers = list(dict.fromkeys((command.values["first"], *command.values["servers"].split("\n"))))
+    found = comparison(servers, [_frontends(server, context.client.tls) for server in servers])
+    context.show(found, lambda: render.comparison(context.style, found))
+    return DONE if found.equal else REFUSED
+
+
+def _frontends(server: str, tls: Tls | None) -> list[pb.FrontendInfo]:
+    """All frontends of a daemon, without their pools."""
+    client = Client(server, tls)
+    try:
+        request = pb.ListFrontendsRequest(omit_pools=True)
+        return [one for page in client.pages(client.stub.ListFrontends, request) for one in page.frontends]
+    finally:
+        client.close()
 
 
 def _show_backends(context: Context, command: Command) -> int:
@@ -525,6 +555,8 @@ ACTIONS: Mapping[str, Callable[[Context, Command], int]] = {
     "show-version": _show_version,
     "show-frontends": _show_frontends,
     "show-frontend": _show_frontend,
+    "flow": _flow,
+    "compare": _compare,
     "show-backends": _show_backends,
     "show-backend": _show_backend,
     "show-backend-flows": _show_backend_flows,

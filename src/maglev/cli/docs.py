@@ -21,6 +21,8 @@ PRINTS: Mapping[str, type | tuple[type]] = {
     "show version": pb.ServerInfo,
     "show frontends": (pb.FrontendInfo,),
     "show frontends NAME": pb.FrontendInfo,
+    "flow SOURCE:PORT VIP:PORT": pb.FlowInfo,
+    "compare SERVER SERVER...": pb.Comparison,
     "show backends": (pb.BackendInfo,),
     "show backends NAME": pb.BackendInfo,
     "show backends NAME flows": pb.BackendFlows,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from maglev.cli.errors import UsageError
-from maglev.cli.text import escape, parse_duration
+from maglev.cli.text import escape, parse_duration, parse_endpoint
 
 
 class Kind(enum.Enum):
@@ -26,6 +26,8 @@ class Kind(enum.Enum):
     WEIGHT = "weight"
     NUMBER = "number"
     DURATION = "duration"
+    ENDPOINT = "address and port"
+    SERVER = "server"
     TEXT = "text"
 
 
@@ -42,7 +44,7 @@ class Node:
 
     ``name``: the word as it is written, or the slot's name in messages ("NAME"). ``key``: under which the word or the
     value is found in ``Command.values``. ``action``: the command that is complete here. ``ends``: within an option,
-    the option is complete here.
+    the option is complete here. ``repeats``: the slot may be filled again; its values are one, a line each.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Node:
     key: str = ""
     action: str = ""
     ends: bool = False
+    repeats: bool = False
 
     def check(self, text: str) -> None:
         """Whether a value fits the slot. Raises ``UsageError``."""
@@ -64,6 +67,8 @@ class Node:
                 raise UsageError(f"{escape(text)!r} is no number: expected 1 or more")
         elif self.kind is Kind.DURATION:
             parse_duration(text)
+        elif self.kind is Kind.ENDPOINT:
+            parse_endpoint(text)
         elif not text:
             raise UsageError(f"an empty word is no {self.name}")
 
@@ -91,6 +96,8 @@ class Position:
         for child in self.node.children:
             # Within an option its base stays open; elsewhere each node opens its own options.
             yield child, Position(child, self.base, self.used) if inside else Position(child, child)
+        if self.node.repeats:
+            yield self.node, Position(self.node, self.base, self.used)
         if not inside or self.node.ends:
             for at, option in enumerate(self.base.options):
                 if at not in self.used:
@@ -102,7 +109,8 @@ class Position:
 
     def taken(self, node: Node, text: str, before: Mapping[str, str]) -> Position:
         """This place, reached from ``before`` by ``text`` for ``node``."""
-        values = {**before, node.key: text} if node.key else before
+        value = f"{before[node.key]}\n{text}" if node.repeats and node.key in before else text
+        values = {**before, node.key: value} if node.key else before
         return Position(self.node, self.base, self.used, values)
 
 
@@ -449,6 +457,59 @@ _CONFIG = Node(
     ),
 )
 
+_PROTOCOLS = tuple(
+    Node(word, text, key="protocol", action="flow")
+    for word, text in (
+        ("tcp", "a flow of TCP"),
+        ("udp", "a flow of UDP"),
+        ("any", "a flow of another protocol: without ports, to a VIP for any protocol"),
+    )
+)
+_VIP = Node(
+    "VIP:PORT",
+    "the VIP and its port; [address]:port for IPv6",
+    _PROTOCOLS,
+    kind=Kind.ENDPOINT,
+    key="vip",
+    action="flow",
+)
+_FLOW = Node(
+    "flow",
+    "which server VPP chooses for a new flow, and chose before the last change",
+    (
+        Node(
+            "SOURCE:PORT",
+            "the client; without :PORT where the VIP chooses by address alone",
+            (_VIP,),
+            kind=Kind.ENDPOINT,
+            key="source",
+        ),
+    ),
+)
+
+_COMPARE = Node(
+    "compare",
+    "do these daemons' VPPs have the same tables? Status 1: some differ",
+    (
+        Node(
+            "SERVER",
+            "a daemon, as for --server",
+            (
+                Node(
+                    "SERVER...",
+                    "another one",
+                    kind=Kind.SERVER,
+                    key="servers",
+                    action="compare",
+                    repeats=True,
+                ),
+            ),
+            kind=Kind.SERVER,
+            key="first",
+        ),
+    ),
+)
+
 ROOT = Node(
     "",
     "",
@@ -457,6 +518,8 @@ ROOT = Node(
         _SET,
         _SYNC,
         _WATCH,
+        _FLOW,
+        _COMPARE,
         Node("top", "everything on one screen, as it happens", action="top"),
         _CONFIG,
         Node("help", "all commands", action="help"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from maglev.cli.jsonout import word
 from maglev.cli.text import Style, Table, duration, escape, fields, moment, yes
@@ -58,7 +58,8 @@ def frontend(style: Style, info: pb.FrontendInfo) -> Iterator[str]:
             ("on all down", word(pb.OnAllDown, info.on_all_down)),
             ("panic", _panic(info)),
             ("slow start", duration(info.slow_start_ns) if info.slow_start_ns else ""),
-            ("table length", str(info.new_flows_table_length) if info.new_flows_table_length else ""),
+            ("table length", str(info.vpp_table_length or info.new_flows_table_length or "")),
+            ("fingerprint", info.fingerprint),
         ),
     )
     for at, pool in enumerate(info.pools):
@@ -66,7 +67,7 @@ def frontend(style: Style, info: pb.FrontendInfo) -> Iterator[str]:
         healthy = f", {_share(pool)} of the weight healthy" if info.panic_action and pool.whole_weight else ""
         yield f"  pool {escape(pool.name)}{active}{healthy}{_thresholds(style, pool)}"
         for one in pool.backends:
-            yield "    " + member(style, one)
+            yield "    " + member(style, one) + share(one, info.vpp_table_length)
 
 
 def _panic(info: pb.FrontendInfo) -> str:
@@ -112,6 +113,63 @@ def member(style: Style, info: pb.PoolBackendInfo) -> str:
     flags += f" [slow start {info.slow_start_percent}%]" if info.slow_start_percent else ""
     name = style.paint(escape(info.name), word(pb.BackendState, info.state))
     return f"{name} weight {info.weight} effective {info.effective_weight}{flags}"
+
+
+def share(info: pb.PoolBackendInfo, length: int) -> str:
+    """Its part of VPP's new-flow table, behind the weights; nothing for a member without buckets or weight."""
+    if not length or not info.HasField("buckets") or not (info.buckets or info.effective_weight):
+        return ""
+    return f" share {100 * info.buckets / length:.1f}%"
+
+
+def flow(style: Style, info: pb.FlowInfo) -> Iterator[str]:
+    """``flow``: the bucket of a flow, and its server now and before."""
+    yield style.paint(f"frontend {escape(info.frontend)}", "bold")
+    chosen = "addresses" if info.by_address else "addresses and ports"
+    before = f"{_server(info, 'server_before')}, until {moment(info.changed_at_ns)}"
+    yield from fields(
+        style,
+        (
+            ("vip", info.vip),
+            ("chosen by", chosen),
+            ("hash", f"{info.hash:#010x}"),
+            ("bucket", f"{info.bucket} of {info.table_length}"),
+            ("server", _server(info, "server")),
+            ("before", before if info.changed_at_ns else ""),
+            ("read from VPP", moment(info.read_at_ns)),
+        ),
+    )
+    yield "  a flow that is older than the last change stays with the server that it had, unless that was flushed"
+
+
+def _server(info: pb.FlowInfo, which: Literal["server", "server_before"]) -> str:
+    if not info.HasField(which):
+        return "none: no server had a weight" if which == "server_before" else "none: no server has a weight"
+    server: pb.FlowServer = getattr(info, which)
+    return f"{server.backend} ({server.address})" if server.backend else server.address
+
+
+def comparison(style: Style, info: pb.Comparison) -> Iterator[str]:
+    """``compare``: each VIP that differs, with its table on each server."""
+    table = Table(style, ("VIP", "SERVER", "FRONTEND", "FINGERPRINT", ""), paint=("",))
+    rows = [
+        (one.vip, on.server, on.frontend or "-", on.fingerprint or "-", _differs(on))
+        for one in info.differences
+        for on in one.tables
+    ]
+    if rows:
+        yield from table.lines(rows)
+    vips, servers = f"{info.vips} VIP{'s' * (info.vips != 1)}", f"{len(info.servers)} servers"
+    if info.equal:
+        yield f"{vips} on {servers}: all tables are equal"
+    else:
+        yield style.paint(f"{vips} on {servers}: {len(info.differences)} not equal", "error")
+
+
+def _differs(info: pb.ServerTable) -> str:
+    if info.fingerprint:
+        return "differs" if info.differs else ""
+    return "no such VIP" if not info.frontend else "not known: VPP is away, or has not shown it yet"
 
 
 # ------------------------------------------------------------------------------------------------------ backends

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from ipaddress import ip_address
 from itertools import zip_longest
 from typing import IO
 
@@ -52,6 +53,33 @@ def parse_duration(text: str) -> int:
     if not 0 < nanoseconds < 2**62:
         raise UsageError(f"{escape(text)!r} is no duration: as in 90s, 30m, 1h30m")
     return nanoseconds
+
+
+def parse_endpoint(text: str) -> tuple[str, int | None]:
+    """Address and port of ``192.0.2.1:80``, ``[2001:db8::1]:80``, or of an address alone, whose port is None.
+
+    Raises ``UsageError``.
+    """
+    address, port = text, ""
+    if text.startswith("["):
+        address, bracket, rest = text[1:].partition("]")
+        port = rest[1:]
+        if not bracket or (rest and (not rest.startswith(":") or not port)):
+            address = ""
+    elif text.count(":") == 1:
+        address, _, port = text.partition(":")
+        address = address if port else ""
+    try:
+        found = str(ip_address(address))
+    except ValueError:
+        raise UsageError(
+            f"{escape(text)!r} is no address: expected one as in 192.0.2.1, 192.0.2.1:80 or [2001:db8::1]:80"
+        ) from None
+    if not port:
+        return found, None
+    if not (port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65535):
+        raise UsageError(f"{escape(text)!r}: {escape(port)!r} is no port: expected 0-65535")
+    return found, int(port)
 
 
 def duration(ns: int) -> str:

@@ -6,14 +6,15 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from maglev.metrics.text import Family, escape_label, labelled, single
-from maglev.views.dataplane import DataplaneFigures, DataplaneInfo, VipTraffic
+from maglev.views.dataplane import DataplaneFigures, DataplaneInfo, VipFingerprint, VipTraffic
 
 
 class DataplaneFiguresSource(Protocol):
-    """Questions of the metrics to the dataplane (``maglev.vpp.shown.dataplane.Dataplane``). Both answer from memory."""
+    """Questions of the metrics to the dataplane (``maglev.vpp.shown.dataplane.Dataplane``). All answer from memory."""
 
     def figures(self) -> DataplaneFigures: ...
     def traffic(self) -> Iterable[VipTraffic]: ...
+    def fingerprints(self) -> Iterable[VipFingerprint]: ...
 
 
 VIP_KINDS = ("existing_session", "first_session", "untracked", "no_server")
@@ -108,6 +109,12 @@ class VppFamilies:
             ),
             Family("maglev_vpp_vip_route_packets_total", "counter", "Packets of a VIP's route.", self._route_packets),
             Family("maglev_vpp_vip_route_bytes_total", "counter", "Bytes of a VIP's route.", self._route_bytes),
+            Family(
+                "maglev_vpp_vip_fingerprint",
+                "gauge",
+                "The high 53 bits of the fingerprint of a VIP's table in VPP: equal tables have equal numbers.",
+                self._fingerprints,
+            ),
         ]
 
     def _syncs(self) -> list[Family]:
@@ -160,7 +167,7 @@ class VppFamilies:
     def _vips(self) -> Iterator[tuple[str, VipTraffic]]:
         """Labels and counters of every VIP, while VPP is there."""
         for vip in self._dataplane.traffic():
-            yield f'frontend="{vip.frontend}",prefix="{vip.prefix}",protocol="{vip.protocol}",port="{vip.port}"', vip
+            yield _labels(vip), vip
 
     def _vip_packets(self) -> Iterator[str]:
         for labels, vip in self._vips():
@@ -174,6 +181,10 @@ class VppFamilies:
     def _route_bytes(self) -> Iterator[str]:
         for labels, vip in self._vips():
             yield f"maglev_vpp_vip_route_bytes_total{{{labels}}} {vip.route_bytes}\n"
+
+    def _fingerprints(self) -> Iterator[str]:
+        for one in self._dataplane.fingerprints():
+            yield f"maglev_vpp_vip_fingerprint{{{_labels(one)}}} {one.value}\n"
 
     def _vpp(self) -> DataplaneInfo | None:
         return self._dataplane.figures().vpp
@@ -213,3 +224,7 @@ class VppFamilies:
         counts.update(self._dataplane.figures().lbsync)
         for (scope, kind), count in counts.items():
             yield f'maglev_vpp_lbsync_total{{scope="{scope}",kind="{kind}"}} {count}\n'
+
+
+def _labels(vip: VipTraffic | VipFingerprint) -> str:
+    return f'frontend="{vip.frontend}",prefix="{vip.prefix}",protocol="{vip.protocol}",port="{vip.port}"'

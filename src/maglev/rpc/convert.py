@@ -21,7 +21,18 @@ from maglev.kinds.registry import kind_of
 from maglev.pb import maglev_pb2 as pb
 from maglev.schema.problems import Problem
 from maglev.views.backends import BackendStatus, Override, OverrideKind, ValueChange
-from maglev.views.dataplane import BackendFlows, ConfState, ConnectionInfo, DataplaneInfo, VipState, VipTraffic
+from maglev.views.dataplane import (
+    BackendFlows,
+    ConfState,
+    ConnectionInfo,
+    DataplaneInfo,
+    FlowAnswer,
+    FlowQuestion,
+    FlowServer,
+    FrontendTable,
+    VipState,
+    VipTraffic,
+)
 from maglev.views.effects import FrontendEffect
 from maglev.views.plans import PlanReport
 
@@ -54,6 +65,11 @@ PROTOCOLS: Mapping[str, pb.Protocol.ValueType] = {
     "any": pb.PROTOCOL_ANY,
     "tcp": pb.PROTOCOL_TCP,
     "udp": pb.PROTOCOL_UDP,
+}
+_FLOW_PROTOCOLS: Mapping[pb.Protocol.ValueType, model.Protocol] = {
+    pb.PROTOCOL_ANY: model.Protocol.ANY,
+    pb.PROTOCOL_TCP: model.Protocol.TCP,
+    pb.PROTOCOL_UDP: model.Protocol.UDP,
 }
 ON_ALL_DOWN: Mapping[model.OnAllDown, pb.OnAllDown.ValueType] = {
     model.OnAllDown.DRAIN: pb.ON_ALL_DOWN_DRAIN,
@@ -231,8 +247,10 @@ def frontend_effect(view: FrontendEffect) -> pb.FrontendEffect:
     )
 
 
-def fill_member(info: pb.PoolBackendInfo, weight: MemberWeight) -> None:
-    """A pool member with its weights."""
+def fill_member(info: pb.PoolBackendInfo, weight: MemberWeight, buckets: int | None = None) -> None:
+    """A pool member with its weights, and its buckets in VPP where they are known."""
+    if buckets is not None:
+        info.buckets = buckets
     info.name = weight.backend
     info.weight = weight.weight
     info.effective_weight = weight.effective
@@ -257,8 +275,9 @@ def fill_frontend(
     *,
     vpp_away_since_ns: int = 0,
     with_pools: bool = True,
+    table: FrontendTable | None = None,
 ) -> None:
-    """A frontend as it is configured, with the weights that its members have now."""
+    """A frontend as it is configured, with the weights that its members have now; ``table``: as VPP showed it."""
     info.vpp_away_since_ns = vpp_away_since_ns
     info.name = configured.name
     info.address = str(configured.address)
@@ -294,7 +313,11 @@ def fill_frontend(
                 whole_weight=count.whole,
             )
         for one in weights.members:
-            fill_member(info.pools[one.pool_index].backends.add(), one)
+            buckets = None if table is None else table.buckets.get(one.backend, 0)
+            fill_member(info.pools[one.pool_index].backends.add(), one, buckets)
+    if table is not None:
+        info.fingerprint = table.fingerprint
+        info.vpp_table_length = table.length
 
 
 def healthcheck(check: model.HealthCheck, backends: int) -> pb.HealthCheckInfo:
@@ -532,6 +555,38 @@ def backend_flows(view: BackendFlows) -> pb.BackendFlows:
         read_at_ns=view.read_at_ns,
         stall_ns=view.stall_ns,
     )
+
+
+def flow_question(request: pb.GetFlowRequest) -> FlowQuestion:
+    """The flow that a caller asks about."""
+    return FlowQuestion(
+        source=request.source,
+        source_port=request.source_port if request.HasField("source_port") else None,
+        address=request.address,
+        port=request.port,
+        protocol=_FLOW_PROTOCOLS.get(request.protocol),
+    )
+
+
+def flow(view: FlowAnswer) -> pb.FlowInfo:
+    """The server of a flow."""
+    return pb.FlowInfo(
+        frontend=view.frontend,
+        vip=view.vip,
+        by_address=view.by_address,
+        hash=view.hash,
+        bucket=view.bucket,
+        table_length=view.table_length,
+        server=_flow_server(view.server),
+        server_before=_flow_server(view.server_before),
+        changed_at_ns=view.changed_at_ns,
+        read_at_ns=view.read_at_ns,
+        fingerprint=view.fingerprint,
+    )
+
+
+def _flow_server(view: FlowServer | None) -> pb.FlowServer | None:
+    return None if view is None else pb.FlowServer(address=view.address, backend=view.backend)
 
 
 def vip(view: VipState, members: Sequence[MemberWeight]) -> pb.VPPVip:

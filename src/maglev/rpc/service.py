@@ -32,7 +32,7 @@ from maglev.rpc.services import DataplaneApi, Services, Verb
 from maglev.rpc.turns import Changes, Shared, Turnstile, bounded
 from maglev.rpc.watch import Watchers
 from maglev.views.backends import Override
-from maglev.views.dataplane import ConnectionInfo
+from maglev.views.dataplane import ConnectionInfo, FrontendTable
 
 T = TypeVar("T")
 # Generic in the type stubs only, hence the quotes.
@@ -90,7 +90,9 @@ class MaglevService(pb_grpc.MaglevServicer):
                 # A reload took it away while this page was made.
                 continue
             info = answer.frontends.add()
-            convert.fill_frontend(info, *parts, vpp_away_since_ns=away, with_pools=not request.omit_pools)
+            with_pools = not request.omit_pools
+            table = self._table(name, with_buckets=with_pools)
+            convert.fill_frontend(info, *parts, vpp_away_since_ns=away, with_pools=with_pools, table=table)
             left -= 1
             members += 0 if request.omit_pools else info.backends
         return answer
@@ -99,8 +101,19 @@ class MaglevService(pb_grpc.MaglevServicer):
         """One frontend with its pools."""
         info = pb.FrontendInfo()
         away = convert.away_since(self._connection())
-        convert.fill_frontend(info, *self._frontend(request.name), vpp_away_since_ns=away)
+        parts = self._frontend(request.name)
+        table = self._table(request.name, with_buckets=True)
+        convert.fill_frontend(info, *parts, vpp_away_since_ns=away, table=table)
         return info
+
+    def _table(self, frontend: str, *, with_buckets: bool) -> FrontendTable | None:
+        """The frontend's table as VPP showed it last; None: it is not known."""
+        dataplane = self._services.dataplane
+        return dataplane.table(frontend, with_buckets=with_buckets) if dataplane is not None else None
+
+    async def GetFlow(self, request: pb.GetFlowRequest, context: Context) -> pb.FlowInfo:
+        """The server that VPP chooses for a new flow."""
+        return convert.flow(self._dataplane().flow(convert.flow_question(request)))
 
     def _connection(self) -> ConnectionInfo | None:
         """The connection to VPP; None: the daemon runs without it."""

@@ -23,7 +23,17 @@ from maglev.config.model import Config
 from maglev.events.ring import PastEvent
 from maglev.judgement.weights import FrontendWeights
 from maglev.views.backends import BackendStatus, Change, Override, WeightChange
-from maglev.views.dataplane import BackendFlows, ConnectionInfo, DataplaneInfo, LbState, TrafficReport, WarmupInfo
+from maglev.views.dataplane import (
+    BackendFlows,
+    ConnectionInfo,
+    DataplaneInfo,
+    FlowAnswer,
+    FlowQuestion,
+    FrontendTable,
+    LbState,
+    TrafficReport,
+    WarmupInfo,
+)
 from maglev.views.plans import PlanReport, SyncReport
 
 # Name of the log record of a single probe; only watchers that name its backend get it.
@@ -123,7 +133,8 @@ class Tracer(Protocol):
 
 
 class DataplaneApi(Protocol):
-    """VPP. Everything but ``connection``, ``warmup`` and ``waiting_vips`` raises ``Unavailable`` while VPP is away.
+    """VPP. While it is away, everything but ``connection``, ``warmup``, ``waiting_vips`` and ``table`` raises
+    ``Unavailable``.
 
     ``frontend`` None means everything; an unknown one raises ``UnknownName``.
     """
@@ -142,6 +153,14 @@ class DataplaneApi(Protocol):
 
     def info(self) -> DataplaneInfo:
         """The VPP at the other end."""
+        ...
+
+    def table(self, frontend: str, *, with_buckets: bool) -> FrontendTable | None:
+        """The new-flow table of a frontend as VPP showed it last; None while VPP is away, or has not shown it."""
+        ...
+
+    def flow(self, question: FlowQuestion) -> FlowAnswer:
+        """The server of a flow, from memory. Raises ``BadValue`` for addresses or ports that make no flow."""
         ...
 
     async def lb_state(self, frontend: str | None) -> LbState:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from maglev.config.model import Protocol
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectionInfo:
@@ -130,6 +132,17 @@ class VipTraffic:
 
 
 @dataclass(frozen=True, slots=True)
+class VipFingerprint:
+    """The high 53 bits of the fingerprint of a VIP's table, which a float holds exactly; names as in ``VipState``."""
+
+    frontend: str
+    prefix: str
+    protocol: str
+    port: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
 class TrafficReport:
     """Packet counters of some or all VIPs, as last read."""
 
@@ -162,6 +175,63 @@ class BackendFlows:
     frontends: Sequence[FrontendFlows]
     read_at_ns: int
     stall_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class FrontendTable:
+    """The new-flow table of a frontend's VIP as VPP showed it last.
+
+    ``fingerprint``: 16 hexadecimal digits, equal on nodes with equal tables. ``buckets``: of each backend that has
+    any, by name; empty where they were not asked for.
+    """
+
+    length: int
+    fingerprint: str
+    buckets: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowQuestion:
+    """A flow as a caller names it.
+
+    ``source_port`` None: no port. ``protocol`` None: the VIP's own, or TCP on a VIP for any protocol; ``ANY``: one
+    without ports.
+    """
+
+    source: str
+    source_port: int | None
+    address: str
+    port: int
+    protocol: Protocol | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FlowServer:
+    """A server of a VIP; ``backend`` is empty where no backend of the frontend has the address."""
+
+    address: str
+    backend: str
+
+
+@dataclass(frozen=True, slots=True)
+class FlowAnswer:
+    """The bucket and the server of a flow, from the table that VPP showed at ``read_at_ns`` (wall clock).
+
+    ``by_address``: the ports make no difference. ``server`` None: no server has a weight. ``server_before``: before
+    the last change of the table, which was read at ``changed_at_ns``; 0: the daemon has seen none.
+    """
+
+    frontend: str
+    vip: str
+    by_address: bool
+    hash: int
+    bucket: int
+    table_length: int
+    server: FlowServer | None
+    server_before: FlowServer | None
+    changed_at_ns: int
+    read_at_ns: int
+    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True)

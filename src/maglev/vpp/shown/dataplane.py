@@ -20,9 +20,13 @@ from maglev.views.dataplane import (
     ConnectionInfo,
     DataplaneFigures,
     DataplaneInfo,
+    FlowAnswer,
+    FlowQuestion,
     FrontendFlows,
+    FrontendTable,
     LbState,
     TrafficReport,
+    VipFingerprint,
     VipTraffic,
     WarmupInfo,
 )
@@ -35,6 +39,7 @@ from maglev.vpp.shown.comparison import Comparison, conf_state, protocol_name
 from maglev.vpp.shown.forecast import forecast, plan_report
 from maglev.vpp.shown.reconciler_api import ReconcilerApi
 from maglev.vpp.shown.stats import StatsPoller, VipCounters
+from maglev.vpp.shown.tables import TableViews
 from maglev.vpp.shown.whatif import AfterReload
 from maglev.vpp.state.reader import parse_flows
 from maglev.vpp.wire.client import VppClient
@@ -46,8 +51,8 @@ log = logs.get(__name__)
 class Dataplane:
     """VPP, for the API and the metrics.
 
-    While VPP is away ``connection``, ``warmup``, ``waiting_vips``, ``figures`` and ``traffic`` answer; all others raise
-    ``Unavailable``.
+    While VPP is away ``connection``, ``warmup``, ``waiting_vips``, ``figures``, ``traffic``, ``table`` and
+    ``fingerprints`` answer; all others raise ``Unavailable``.
     An unknown frontend raises ``UnknownName``.
     """
 
@@ -64,6 +69,7 @@ class Dataplane:
         self.stats = stats
         self._states = states
         self._clock = clock
+        self._tables = TableViews(reconciler, states)
 
     def connection(self) -> ConnectionInfo:
         """The connection as it is now."""
@@ -215,6 +221,18 @@ class Dataplane:
         """Bring VPP to the desired state; ``prune`` agrees to all deletions. Raises ``NotAllowed`` in the warm-up."""
         result = await self.reconciler.sync(frontend, force=force, by=by, prune=prune)
         return SyncReport(await plan_report(result.plan, ()), tuple(result.failures))
+
+    def table(self, frontend: str, *, with_buckets: bool) -> FrontendTable | None:
+        """The new-flow table of a frontend as VPP showed it last; None while VPP is away, or has not shown it."""
+        return self._tables.table(frontend, with_buckets=with_buckets)
+
+    def fingerprints(self) -> Iterator[VipFingerprint]:
+        """The fingerprint of each frontend whose table is known, one by one."""
+        return self._tables.fingerprints()
+
+    def flow(self, question: FlowQuestion) -> FlowAnswer:
+        """The server of a flow, from memory. Raises ``BadValue`` for addresses or ports that make no flow."""
+        return self._tables.flow(question)
 
     async def flows(self, backend: str) -> BackendFlows:
         """Flows of one backend. Raises ``NotAllowed`` where reading them would stop VPP for too long."""

@@ -19,6 +19,7 @@ from maglev.vpp.planning.model import Actual
 from maglev.vpp.planning.plan import FlushKey, Owed
 from maglev.vpp.planning.policy import Policy
 from maglev.vpp.state.configured import Use
+from maglev.vpp.state.tables import Reading
 from maglev.vpp.state.warmup import WarmUp
 from maglev.vpp.sync.counters import Counters
 from maglev.vpp.sync.executor import Pacer
@@ -123,6 +124,10 @@ class ReconcilerApi(Protocol):
 
     def uses(self, backend: str) -> Sequence[Use]:
         """The frontends of a backend, with its AS in each, in the order of the file."""
+        ...
+
+    def table(self, key: VipKey) -> Reading | None:
+        """The new-flow table of a VIP as VPP showed it last; None while VPP is away, or has no such VIP."""
         ...
 
     async def flows(self) -> FlowText:

@@ -4,7 +4,8 @@ A VIP may be deleted where its removal was *agreed* to: a reload took it out of 
 that pass or was forced. All others that a full sync would delete left the file in another way: the daemon was
 restarted with another file, its state file was lost, or ``prune: all`` met VIPs of another controller. The reload's own
 rule (``maglev.judgement.deletions``) judges them, over the VIPs that VPP has and that are configured or would be
-deleted. VIPs that pass are deleted. The others *wait*, and forward as they are.
+deleted, and those that have left the file in the same way and that VPP has lost: an emptied VPP that is filled again
+must not let a cut-off file pass. VIPs that pass are deleted. The others *wait*, and forward as they are.
 
 Waiting VIPs stay so, whatever is added to or taken from the file later: the rule is not asked about them again, since
 every VIP that is added would make them a smaller share. The wait ends when the VIP is configured again, when VPP has it
@@ -34,10 +35,15 @@ NONE: frozenset[VipKey] = frozenset()
 
 
 class Review(NamedTuple):
-    """The changes of a review. ``held``: VIPs that wait, and are not in the log yet; ``lifted``: VIPs that waited."""
+    """The changes of a review.
+
+    ``held``: VIPs that wait, and are not in the log yet; ``lifted``: VIPs that waited; ``gone``: VIPs whose deletion
+    was agreed to, and that VPP has no longer.
+    """
 
     held: AbstractSet[VipKey]
     lifted: AbstractSet[VipKey]
+    gone: AbstractSet[VipKey] = NONE
 
 
 def held_back(
@@ -47,14 +53,19 @@ def held_back(
     *,
     agreed: AbstractSet[VipKey],
     held: AbstractSet[VipKey],
+    left: AbstractSet[VipKey] = NONE,
 ) -> frozenset[VipKey]:
-    """The VIPs that must not be deleted without an operator's word, of those that VPP has now (``present``)."""
+    """The VIPs that must not be deleted without an operator's word, of those that VPP has now (``present``).
+
+    ``left``: VIPs of this daemon that are not configured, whether VPP has them or not.
+    """
     leaving = [key for key in present if key not in configured]
     if not leaving:
         return NONE  # the case of nearly every full sync
     stay = {key for key in leaving if key in held}
     asked = [key for key in leaving if key not in stay and key not in agreed and prunes(key)]
-    if too_many(len(asked), len(present) - len(leaving) + len(asked), len(configured)):
+    lost = len(asked) + sum(key not in present and key not in agreed for key in left)
+    if asked and too_many(lost, len(present) - len(leaving) + lost, len(configured)):
         stay.update(asked)
     return frozenset(stay)
 
@@ -82,12 +93,19 @@ class Pruning:
         """An operator has agreed that these VIPs, and all that wait, are deleted."""
         self._put((self.agreed | self.held | frozenset(keys)) - configured, NONE)
 
-    def review(self, present: AbstractSet[VipKey], configured: AbstractSet[VipKey], prunes: Prunes) -> Review:
-        """A full sync begins, and VPP has these VIPs. Decides about those that it would delete."""
-        held = held_back(present, configured, prunes, agreed=self.agreed, held=self.held)
+    def review(
+        self,
+        present: AbstractSet[VipKey],
+        configured: AbstractSet[VipKey],
+        prunes: Prunes,
+        left: AbstractSet[VipKey] = NONE,
+    ) -> Review:
+        """A full sync begins, and VPP has these VIPs. Decides about those that it would delete; ``left`` as above."""
+        held = held_back(present, configured, prunes, agreed=self.agreed, held=self.held, left=left)
+        gone = self.agreed - present - configured
         self._put((self.agreed & present) - configured, held)
         self.waiting = frozenset(key for key in held if prunes(key))
-        review = Review(self.waiting - self._told, self._told - self.waiting)
+        review = Review(self.waiting - self._told, self._told - self.waiting, gone)
         self._told = self.waiting
         return review
 

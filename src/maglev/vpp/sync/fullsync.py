@@ -220,7 +220,10 @@ class FullSync:
         prunes = self._programmer.policy(ALL, rooms.announced.current.config).prunes
         if prune:
             rooms.pruning.agree((key for key in present if prunes(key)), configured)
-        held, lifted = rooms.pruning.review(present, configured, prunes)
+        left = rooms.ownership.left_by(configured)
+        held, lifted, gone = rooms.pruning.review(present, configured, prunes, left)
+        for key in gone:
+            rooms.ownership.disown(key)
         if held:
             waiting = sorted(rooms.pruning.waiting, key=lambda key: key.sort_key)
             log.error(

@@ -14,17 +14,21 @@ from maglev.vpp.planning.cost import CostModel
 from maglev.vpp.planning.model import Actual, ActualVip
 from maglev.vpp.state.mirror import Fact, Mirror
 from maglev.vpp.state.reader import StateReader, describe, fill, new_vip
+from maglev.vpp.state.tables import Tables
 from maglev.vpp.sync.executor import Pacer
 from maglev.vpp.wire.client import VppClient
 from maglev.vpp.wire.messages import AsDetails, VipKey
 
 
 class Readback:
-    """Owns no state: the mirror does."""
+    """Owns no state: the mirror and the tables do."""
 
-    def __init__(self, client: VppClient, mirror: Mirror, pacer: Pacer, report: Callable[[Fact], None]) -> None:
+    def __init__(
+        self, client: VppClient, mirror: Mirror, tables: Tables, pacer: Pacer, report: Callable[[Fact], None]
+    ) -> None:
         self._client = client
         self._mirror = mirror
+        self._tables = tables
         self._pacer = pacer
         self._report = report
         self._reader = StateReader(client)
@@ -48,6 +52,7 @@ class Readback:
         actual = Actual(conf, {key: new_vip(details) for key, details in (await self._reader.vips()).items()})
         for vip in actual.vips.values():
             fill(vip, await self._ases_of(vip))
+            self._tables.read(vip)
         if actual.vips:
             describe(actual.vips, await self._reader.verbose())
         return actual
@@ -62,6 +67,7 @@ class Readback:
         self._mirror.demand()
         for fact in self._mirror.put_list(await self._reader.vips()):
             self._report(fact)
+        self._tables.keep(self._mirror.demand().vips)
         if self._mirror.reshuffled:
             await self.verbose()
 
@@ -73,6 +79,7 @@ class Readback:
             vip = actual.vips.get(key)
             if vip is not None:
                 fact = self._mirror.put_ases(vip, await self._ases_of(vip))
+                self._tables.read(vip)
                 self._report(fact)
                 differs = differs or fact.differs
         return differs

@@ -55,6 +55,7 @@ from maglev.vpp.state.ownership import Ownership
 from maglev.vpp.state.pruning import Pruning, held_back
 from maglev.vpp.state.recreations import Recreations
 from maglev.vpp.state.store import FLUSHES, MemoryStore, Store, owed_from_json
+from maglev.vpp.state.tables import Reading, Tables
 from maglev.vpp.state.warmup import WarmUp
 from maglev.vpp.sync.batches import Batches
 from maglev.vpp.sync.counters import Counters
@@ -104,6 +105,7 @@ class Reconciler:
             announced=Announced(states, clock),
             agenda=Agenda(),
             mirror=Mirror(client),
+            tables=Tables(clock),
             debts=Debts(owed_from_json(self._store.get(FLUSHES))),
             adoption=Adoption(clock, now if started_ns is None else started_ns, presumption),
             recreations=Recreations(),
@@ -117,7 +119,7 @@ class Reconciler:
         )
         rooms.kept.restore(rooms.adoption.lost)
         reporter = Reporter(rooms, self._confirmed)
-        self._readback = Readback(client, rooms.mirror, self.pacer, reporter.take)
+        self._readback = Readback(client, rooms.mirror, rooms.tables, self.pacer, reporter.take)
         self._executor = executor(client, self.pacer)
         self._programmer = Programmer(rooms, self._executor, self._readback.cost, clock)
         self._guard = Guard(client, rooms.mirror, self.counters)
@@ -250,7 +252,8 @@ class Reconciler:
         if actual is None:
             return pruning.held
         agreed = pruning.agreed | (self._rooms.announced.current.vips - policy.configured)
-        return held_back(actual.vips, policy.configured, policy.prunes, agreed=agreed, held=pruning.held)
+        left = self._rooms.ownership.left_by(policy.configured)
+        return held_back(actual.vips, policy.configured, policy.prunes, agreed=agreed, held=pruning.held, left=left)
 
     async def pieces(self, names: Iterable[str], config: Config) -> list[list[str]]:
         """Frontends of ``config`` in the pieces of a full sync."""
@@ -452,6 +455,10 @@ class Reconciler:
     def uses(self, backend: str) -> Sequence[Use]:
         """The frontends of a backend, with its AS in each, in the order of the file."""
         return self._rooms.announced.current.uses.get(backend, ())
+
+    def table(self, key: VipKey) -> Reading | None:
+        """The new-flow table of a VIP as VPP showed it last; None while VPP is away, or has no such VIP."""
+        return self._rooms.tables.find(key) if self._rooms.mirror.find(key) is not None else None
 
     async def flows(self) -> FlowText:
         """How many flows each AS has, as VPP prints it. Raises ``Unavailable``, and ``NotAllowed`` if it costs much."""

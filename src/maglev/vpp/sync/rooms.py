@@ -19,6 +19,7 @@ from maglev.vpp.state.mirror import Mirror
 from maglev.vpp.state.ownership import Ownership
 from maglev.vpp.state.pruning import Pruning
 from maglev.vpp.state.recreations import Recreations
+from maglev.vpp.state.tables import Tables
 from maglev.vpp.sync.counters import Counters
 from maglev.vpp.sync.timetable import Timetable
 from maglev.vpp.sync.verification import Verification
@@ -44,6 +45,7 @@ class Rooms:
     announced: Announced
     agenda: Agenda
     mirror: Mirror
+    tables: Tables
     debts: Debts
     adoption: Adoption
     recreations: Recreations
