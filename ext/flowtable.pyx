@@ -1,7 +1,7 @@
 """VPP's new-flow table, bucket for bucket: which application server (AS) each new flow goes to.
 
-VPP fills the table anew with every weight call (``lb_vip_update_new_flow_table`` in its lb plugin). Building the
-same one here tells beforehand how many buckets each AS will have and how many flows of others will move.
+VPP fills the table again with every weight call (``lb_vip_update_new_flow_table`` in its lb plugin). Building the
+same one here predicts how many buckets each AS will have and how many flows of others will move.
 
 An AS is given as ``(key, weight)``: its address as 16 bytes (``address_key``) and its weight 0..255; weight 0 has no
 bucket. Keys within one table are distinct. A table's length is a power of two from 1 to 2**24.

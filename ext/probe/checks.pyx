@@ -48,7 +48,7 @@ def _request(params, port, user_agent, usual_port):
     if params.host is None:
         return start.encode(), (suffix + rest).encode()
     # As written: a server that compares the whole header knows no port that the operator did not write. Only a bare
-    # IPv6 address gets its brackets, without which it is no Host header (RFC 9110, 7.2).
+    # IPv6 address gets its brackets, which a Host header needs (RFC 9110, 7.2).
     host = _clean(params.host, "host")
     if host.count(":") > 1 and not host.startswith("["):
         host = f"[{host}]"

@@ -61,7 +61,7 @@ cdef inline void stamp_message(State* e, msghdr* header, Slot* slot) noexcept no
 
 
 # The slot whose probe in flight a stamp's packet is; NULL: none. Where the IP header begins depends on the interface:
-# what is no header of a packet to the slot's own address, with its cookie behind it, is passed over.
+# anything but a header of a packet to the slot's own address, with its cookie after it, is passed over.
 cdef Slot* stamped_slot(State* e, const uint8_t* data, uint32_t length, bint v6) noexcept nogil:
     cdef uint32_t at = 0
     cdef uint32_t head = 40 if v6 else 20
@@ -86,7 +86,7 @@ cdef Slot* stamped_slot(State* e, const uint8_t* data, uint32_t length, bint v6)
 
 
 # Does an interface's driver say that it gives SND stamps? Asked once, when the interface is first seen: without an
-# answer the first probe that passes tells. The driver's word matters after a start in the middle of trouble, when
+# answer the first probe that passes shows it. The driver's word matters after a start in the middle of trouble, when
 # nothing has passed yet: a queue of ours that drops everything would pass for dead servers. Any user may ask.
 cdef uint8_t stamps_told(const Origin* origin, int number) noexcept nogil:
     cdef ifreq request
@@ -260,7 +260,7 @@ cdef int twin_send(State* e, uint32_t index, const sockaddr_in6* local) noexcept
 
 # Send the packet of an IPv4 probe that has just timed out once more, from the socket of all probes, and have the kernel
 # say if a queue or a driver drops it: IPv4 reports that only with IP_RECVERR (a veth drops a packet that is larger than
-# its far end's MTU, behind the SND stamp). IPv6 has reported it at the first send.
+# its far end's MTU, after the SND stamp). IPv6 has reported it at the first send.
 #
 # The option is on for this one call. With it an ICMP error that came back for any other target would fail this send,
 # and the next receive; so an errno other than ENOBUFS is passed over, and the socket's error is taken at the end.
@@ -299,8 +299,8 @@ cdef const uint8_t* CANARY4 = <const uint8_t*>b"\xe0\x00\x00\xfe"
 cdef const uint8_t* CANARY6 = <const uint8_t*>b"\xff\x02\0\0\0\0\0\0\0\0\0\0\0\0\x01\x14"
 
 
-# Send a stamped packet out of an interface that needs no neighbour: an echo reply, which nobody answers, to a group of
-# nobody. False: it could not be sent.
+# Send a stamped packet out of an interface that needs no neighbour: an echo reply, which has no answer, to a group
+# without members. False: it could not be sent.
 cdef bint canary_send(State* e, Origin* origin, uint8_t place) noexcept nogil:
     cdef uint8_t packet[ICMP_HEAD]
     cdef char control[96]
@@ -354,8 +354,8 @@ cdef bint canary_send(State* e, Origin* origin, uint8_t place) noexcept nogil:
 # sent that needs no neighbour. BLOCK_NONE where that cannot be known.
 #
 # After such a time, or after the carrier was away, the kernel's next attempt at the neighbour may be a second off, and
-# the answers to those before are missing for our own reasons. What happened to an interface before its first look is
-# not known: that look counts as such a time.
+# the answers to those before are missing for our own reasons. An interface may have had such a time
+# just before its first look, so the first look counts as one.
 cdef int egress_kind(State* e, Origin* origin, uint8_t place, int64_t since) noexcept nogil:
     cdef Interface* interface
     if place == 0 or place > origin.interface_count or origin.aside[0] < 0:

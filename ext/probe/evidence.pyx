@@ -1,7 +1,7 @@
 # Is a failure the target's, or did the probe never leave this host? Asked on the engine thread, of probes that are
 # about to fail: a probe that passes costs nothing here.
 #
-# A failed probe is no verdict while one of these holds; the target then keeps its state, and is "not probed: REASON".
+# A failed probe does not count while one of these holds; the target then keeps its state, and is "not probed: REASON".
 #
 #   reason      the proof
 #   firewall    EPERM at the send; an ICMP error other than "host unreachable" from an address of our own
@@ -77,9 +77,9 @@ cdef bint interface_up(State* e, Origin* origin, uint8_t place) noexcept nogil:
 
 
 # May the neighbours on a link, on either end, still be unresolved? A lost carrier empties the neighbour tables of both
-# ends, and what is sent before both see it again is lost, which takes up to a second. A kernel that asked for its
-# neighbour in that time asks again a second later: until then nothing leaves for it. What happened before the first
-# look is not known.
+# ends, and packets are lost until both see it again, which takes up to a second. A kernel that asked for its
+# neighbour in that time asks again a second later: until then nothing leaves for it. The time before the first look
+# is not known.
 cdef inline bint link_fresh(const State* e, const Interface* interface) noexcept nogil:
     cdef int64_t since = max(interface.first_at, interface.changed_at)
     return interface.resolves and e.clock.now - since < RESOLICITING * <int64_t>MS
@@ -173,7 +173,7 @@ cdef int refusal_kind(State* e, uint32_t index, int error) noexcept nogil:
     return route_kind(e, origin, index)
 
 
-# The kernel refused to send. True: a failed probe. False: it was no verdict, and the probe is repeated later. The slot
+# The kernel refused to send. True: a failed probe. False: it does not count, and the probe is repeated later. The slot
 # has landed before, and has no stream.
 cdef bint refusal_stands(State* e, uint32_t index, int error) noexcept nogil:
     cdef int kind
@@ -251,7 +251,7 @@ cdef bint silence_stands(State* e, uint32_t index) noexcept nogil:
     left = slot.evidence & EVIDENCE_LEFT and slot.type <= PROBE_SYN
     if kind == BLOCK_NONE and left and failure_decides(e, index) and dropped_by_driver(e, index):
         kind = BLOCK_BUFFER
-    # Whatever happens to the target next, these stamps are not of its next probe.
+    # These stamps are not of the target's next probe.
     slot.evidence = EVIDENCE_DOUBT
     if kind == BLOCK_NONE:
         return True
@@ -299,7 +299,7 @@ cdef int error_kind(
         return BLOCK_NONE
     if packet.error_type != (1 if origin.v6 else 3) or packet.error_code != (3 if origin.v6 else 1):
         return BLOCK_FIREWALL
-    # The next hop gave no sign of life for three seconds. Without carrier that is no news of it.
+    # The next hop gave no sign of life for three seconds. Without carrier that says nothing about it.
     way_ask(origin, slot.address, &way)
     if not way.asked or way.error:
         return BLOCK_NONE

@@ -75,14 +75,14 @@ cdef void tls_hand_over(State* e, Stream* stream, Slot* slot) noexcept nogil:
         search_plan(e, stream, SEARCH_FIRST)
 
 
-# Ask for what has come of the body; the answer may take its time.
+# Ask for the bytes of the body so far; the answer may come much later.
 cdef void tls_peek(State* e, Tls* tls) noexcept nogil:
     if not tls.peeking and not tls.over:
         tls.peeking = True
         tls_send(e, tls, TLS_PEEK)
 
 
-# What has come of the body.
+# The bytes of the body so far.
 cdef void tls_peeked(State* e, Tls* tls) noexcept nogil:
     cdef Stream* stream = &e.streams.table[tls.stream]
     cdef uint8_t* part = tls.part

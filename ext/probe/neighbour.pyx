@@ -1,4 +1,4 @@
-# What the kernel knows of the way to a target: its route, the next hop's neighbour entry, and the interface. On the
+# The kernel's knowledge of the way to a target: its route, the next hop's neighbour entry, and the interface. On the
 # engine thread, over a netlink socket that the opener made in the origin's namespace.
 #
 # The kernel answers these requests within send(): the answer lies in the receive queue when send() returns, so nothing
@@ -48,7 +48,7 @@ cdef void netlink_put(nlmsghdr* request, int kind, const void* data, uint32_t le
     request.nlmsg_len = netlink_aligned(request.nlmsg_len) + netlink_aligned(attribute.rta_len)
 
 
-# The attribute of an answer behind `head` bytes of its own; NULL: it has none, or a shorter one than `least`.
+# The attribute of an answer after its `head` own bytes; NULL: it has none, or a shorter one than `least`.
 cdef const uint8_t* netlink_get(const nlmsghdr* answer, size_t head, int kind, uint32_t least) noexcept nogil:
     cdef const uint8_t* at = <const uint8_t*>answer + sizeof(nlmsghdr) + netlink_aligned(<uint32_t>head)
     cdef const uint8_t* end = <const uint8_t*>answer + answer.nlmsg_len
@@ -63,7 +63,7 @@ cdef const uint8_t* netlink_get(const nlmsghdr* answer, size_t head, int kind, u
     return NULL
 
 
-# Send a request and read its answer of type `wanted` with at least `least` bytes of its own. 0, or the errno that the
+# Send a request and read its answer of type `wanted` and at least `least` own bytes. 0, or the errno that the
 # kernel answered with; -1: no answer.
 cdef int netlink_ask(Origin* origin, nlmsghdr* request, uint8_t* answer, int wanted, size_t least) noexcept nogil:
     cdef const nlmsghdr* head = <const nlmsghdr*>answer

@@ -62,7 +62,7 @@ cdef int open_raw(Origin* origin, RawSocket* raw, bint tcp, uint32_t* allow) noe
     return 0
 
 
-# Did a socket fail to open for want of descriptors or memory? That passes, and the origin is opened again later. An
+# Did a socket fail to open for lack of descriptors or memory? That passes, and the origin is opened again later. An
 # origin without the sockets that prove things would take our own trouble for dead servers for as long as it lives.
 cdef inline bint short_of_something(int error) noexcept nogil:
     return error in (EMFILE, ENFILE, ENOMEM, ENOBUFS)

@@ -1,6 +1,6 @@
 # A connection has failed, or got no answer: is that the server, or did our packets never leave this host? On the
-# engine thread, of connections that are about to fail, of targets that are not down. What evidence.pyx decides for
-# packets, this file finds out for connections; "not probed" has the same reasons.
+# engine thread, of connections that are about to fail, of targets that are not down. This file finds out for
+# connections what evidence.pyx decides for packets; "not probed" has the same reasons.
 #
 # The connecting socket shows little: a packet that our own packet filter drops, a full connection tracking table and a
 # queue that drops an older packet leave no trace in it at all. So a twin of its SYN follows it by a raw socket
@@ -8,7 +8,7 @@
 #
 #   connect() refused at once      our own routing, or no buffer: evidence.pyx, as for packets. No free port, no such
 #                                  source: a local error.
-#   refused by an answer           a firewall of ours can make both a reset and an ICMP error. The twin tells: refused
+#   refused by an answer           a firewall of ours can make both a reset and an ICMP error. The twin decides: refused
 #                                  (EPERM) it was ours, else the server's or a router's. "Host unreachable" comes from
 #                                  our own address for a dead host on our link: a failed probe, with carrier.
 #   no answer to the SYN           In this order, the first that applies:
@@ -26,7 +26,7 @@
 #
 # For ca_state and wmem_alloc the next hop decides: one that answers no neighbour discovery is a dead host on our link.
 #
-# What nothing here shows: a queue of ours that drops the SYN and lets its twin out, and a packet filter that drops
+# Nothing here shows a queue of ours that drops the SYN and lets its twin out, and a packet filter that drops
 # packets of connections and lets SYNs out.
 
 

@@ -8,7 +8,7 @@
 #     sends a byte at a time has its body searched as rarely as any other, some ten times in ten seconds, and a body
 #     that ends soon is searched at its end alone.
 #   - At the deadline what is there is searched once more. That no match was found by then is a time-out.
-# What decides in an unfinished body must not be undone by what follows, as `ok$` would be: engine.pyx, `_Expression`.
+# A match in an unfinished body must not be undone by later bytes, as `ok$` would be: engine.pyx, `_Expression`.
 #
 # Over TLS the body is with a TLS thread, which copies it when it is asked to (TLS_PEEK).
 

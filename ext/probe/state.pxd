@@ -53,7 +53,7 @@ cdef enum:
     MAX_CHECKS = 65536
     MAX_ORIGINS = 1024
     INTERFACE_UNKNOWN = 255         # of Slot.interface: could not be learned
-    INTERFACES = 32                 # of an origin that are told apart; targets behind further ones have none
+    INTERFACES = 32                 # of an origin that are distinguished; targets behind further ones have none
     ASIDE_BATCH = 32                # packets a sendmmsg with stamps: each gives two messages in the error queue
     ASKS = 64                       # targets a tick whose next hop is asked for: about 5 us each
     SAMPLE = 512                    # passes of a target after which its route is asked for again: a power of two
@@ -100,7 +100,7 @@ cdef enum:
     SLOT_IN_REPORT = 64             # in the list of the unreported
     SLOT_WAITED = 128               # that this probe has to wait is counted
 
-# What is known of a slot's probes (Slot.evidence; the rules are in evidence.pyx).
+# Facts about a slot's probes (Slot.evidence; the rules are in evidence.pyx).
 cdef enum:
     EVIDENCE_DOUBT = 1              # the last probe did not pass: the next ones are stamped until one does
     EVIDENCE_STAMPED = 2            # the one in flight asked for departure stamps
@@ -383,7 +383,7 @@ cdef struct Event:
     int64_t at
     int64_t rtt
 
-# What is searched.
+# The subject of a search.
 cdef enum:
     JUDGE_WHOLE = 0                 # a whole body
     JUDGE_PART = 1                  # an unfinished one; the probe goes on meanwhile
@@ -456,8 +456,8 @@ cdef struct Raw:
     SendBuffers send
     ReceiveBuffers receive
 
-# Who passed last in a vantage: all origins of one namespace, family and source address. Two entries, so that each
-# target finds the last pass of another one.
+# The targets that passed last in a vantage: all origins of one namespace, family and source address. Two entries, so
+# that each target finds the last pass of another one.
 cdef struct Passes:
     uint32_t slot                   # the target that passed last
     uint32_t other                  # the last one before it that is not the same

@@ -281,7 +281,7 @@ cdef void stream_start(State* e, uint32_t index) noexcept nogil:
     slot.phase = PHASE_CONNECTING
     length = fill_name(&name, slot.v6, slot.address, check.port)
     if connect(fd, <sockaddr*>&name, length) < 0 and errno != EINPROGRESS:
-        # What a server has answered cannot be known yet.
+        # A server's answer cannot be known yet.
         proof_of_refusal(e, index, errno)
         return
     e.clock.quiet = 0
@@ -535,7 +535,7 @@ cdef void stream_expired(State* e, uint32_t index) noexcept nogil:
     if slot.phase == PHASE_TLS:
         tls_expired(e, index)
     elif slot.state != HEALTH_DOWN and not may_ask(e):
-        plan(e, index, e.clock.now + TICK)      # a proof costs some ten microseconds, and others have their turn, too
+        plan(e, index, e.clock.now + TICK)      # a proof costs some ten microseconds: one a tick
     elif not search_last(e, index):
         stream_fail(e, index, code, DETAIL_TIMEOUT, limit, 0)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from maglev.base.states import State
-from maglev.config.model import Config, MassChanges, Protocol
+from maglev.config.model import Config, MassChanges, OnAllDown, Protocol
 from maglev.views.dataplane import FlowQuestion, FrontendTable
 from maglev.vpp.planning.flow import TCP, UDP, Flow, hash_of
 from maglev.vpp.planning.model import vip_key
@@ -29,7 +29,7 @@ from maglev.vpp.wire.messages import address_text
 from maglev.vpp.wire.transport import Reply, Request
 from tests.acceptance.rigs import DOWN, UP, buckets, config_of, driven, halves, held, is_change
 from tests.acceptance.traffic import STICKY_BUCKETS, Generator, Traffic, flows_to, generator
-from tests.helpers.vpprig import Rig
+from tests.helpers.vpprig import Rig, eventually
 
 pytestmark = pytest.mark.needs_a_free_vpp
 
@@ -298,6 +298,43 @@ async def test_a_frontend_without_a_usable_server_keeps_its_flows_until_another_
 async def held_weights(rig: Rig) -> list[int]:
     """The weights of all servers in VPP."""
     return list((await held(rig)).values())
+
+
+async def test_a_connection_that_breaks_in_the_middle_of_a_mass_change_loses_no_packet(
+    socket: Path, packets: Generator
+) -> None:
+    config = at_vip(halves(4, MassChanges.AUTO), 4)
+    flows = flows_to(VIPS[4], FLOWS)
+    async with driven(socket, config) as rig:
+        await packets.burst(flows)
+        for state in (DOWN, UP, DOWN):
+            connects = rig.client.connects
+            async with undisturbed(packets, flows, addresses(config), tracked=False):
+                for name in config.backends:
+                    if name[0] == "a":
+                        rig.backend(name, state)
+                await asyncio.sleep(0)
+                rig.client.drop("the test cuts it")
+                await eventually(lambda connects=connects: rig.client.connects > connects)  # type: ignore[misc]
+                await rig.settled()
+        assert set((await packets.burst(flows)).values()) <= addresses(config, lambda name: name[0] == "b")
+        assert not rig.reconciler.owed
+
+
+async def test_a_frontend_that_keeps_its_weights_serves_on_when_all_its_servers_are_down(
+    socket: Path, packets: Generator
+) -> None:
+    config = one_pool(on_all_down=OnAllDown.KEEP)
+    flows, new = flows_to(VIPS[4], FLOWS), flows_to(VIPS[4], FLOWS, first=FLOWS)
+    async with driven(socket, config) as rig:
+        first = await packets.burst(flows)
+        async with undisturbed(packets, flows, addresses(config)) as traffic:
+            for name in config.backends:
+                rig.backend(name, DOWN)
+            await rig.settled()
+        assert not moved(first, traffic.last())
+        # The last servers keep their weights, so new flows are served too.
+        assert (await packets.burst(new)).keys() == set(new)
 
 
 @pytest.mark.parametrize("family", [4, 6])

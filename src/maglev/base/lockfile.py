@@ -18,7 +18,7 @@ import stat
 
 
 class Held(Exception):
-    """Another process holds the lock. ``pid`` is what it wrote into the file, ``"unknown"`` where that is no number."""
+    """Another process holds the lock. ``pid``: the number that it wrote into the file, else ``"unknown"``."""
 
     def __init__(self, path: str, pid: str) -> None:
         super().__init__(f"pid {pid} holds {path}")
@@ -32,9 +32,9 @@ class NoPlace(Exception):
 def lock(path: str, *, make: bool, group: int = -1) -> int:
     """Lock the file and write our pid into it; returns its descriptor, which holds the lock until it is closed.
 
-    ``make``: create the file where there is none. ``group``: members of this group are no strangers; the file is made
+    ``make``: create a missing file. ``group``: its members are trusted; the file is made
     readable for them, so that daemons of different users see each other. Raises ``Held``, ``NoPlace``, and
-    ``FileNotFoundError`` if there is no such file and ``make`` is False.
+    ``FileNotFoundError`` if the file is missing and ``make`` is False.
     """
     directory, name = os.path.split(os.path.abspath(path))
     trusted = {0, os.getegid(), group}

@@ -1,12 +1,12 @@
 """Standard input, output and error: there at the start, and what could not be written is said at the end.
 
-A process can be started with descriptors 0 to 2 closed. The next files and sockets would take those numbers, and what
-is printed would go into a socket. ``complete`` opens /dev/null on them first. It opens them for reading only, as
+A process can be started with descriptors 0 to 2 closed. The next files and sockets would take those numbers, and
+printed text would go into a socket. ``complete`` opens /dev/null on them first. It opens them for reading only, as
 gnulib's ``stdopen`` does: writing fails as it does on a closed descriptor, so lost output stays an error.
 
 A full disk behind standard output (ENOSPC, and /dev/full in tests) shows itself at any write, or only when the buffer
 is flushed at the end. ``guarded`` turns it into one line on standard error and a status of its own. A reader that has
-had enough (``| head``) is no error. What cannot be written to standard error is lost, and changes no status.
+had enough (``| head``) is no error. Text that standard error does not take is lost, and changes no status.
 """
 
 from __future__ import annotations

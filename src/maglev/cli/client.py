@@ -17,7 +17,7 @@ from maglev.pb.maglev_pb2_grpc import MaglevStub
 DEFAULT_SOCKET = "/run/vpp-maglev/maglevd.sock"
 DEFAULT_TCP = "localhost:9090"
 DEFAULT_PORT = 9090
-# What answers from memory, and what reads the configuration file or drives VPP (the daemon gives up after 120 s).
+# Calls that the daemon answers from memory, and calls that read the configuration file or drive VPP (120 s at most).
 CALL_SECONDS = 5.0
 LONG_SECONDS = 130.0
 PAGE = 1_000
@@ -69,7 +69,7 @@ def default_server(path: str = DEFAULT_SOCKET) -> tuple[str, str]:
 def target(server: str) -> str:
     """gRPC's form of a server: ``/path`` and ``unix:/path``, ``host``, ``host:port``, ``[v6]:port``.
 
-    Raises ``UsageError`` for what is none of them.
+    Raises ``UsageError`` for any other text.
     """
     if server.startswith("/"):
         return f"unix:{server}"
@@ -195,13 +195,13 @@ class Client:
             request.page_token = page.next_page_token
 
     def failure(self, error: grpc.RpcError) -> CommandError:
-        """What went wrong, with its exit status."""
+        """A failed call in words, with its exit status."""
         code: grpc.StatusCode = error.code()
         words: str = error.details() or code.name
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return Unreachable(f"{self.server} does not answer in time")
         if code is grpc.StatusCode.UNAVAILABLE and not _answered(error):
-            # gRPC tells the whole way to the system's error, with the address three times.
+            # gRPC prints the whole chain down to the system's error, with the address three times.
             told = _REASON.search(words)
             why = told[1] if told is not None else words
             return Unreachable(f"cannot reach {self.server}: {why}{self._instead}")

@@ -1,4 +1,4 @@
-"""What a command works with: the daemon, and where its answer goes and how it looks there."""
+"""The environment of a command: the daemon, and the place and style of its output."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Quit(Exception):
 
 @dataclass
 class Context:
-    """What a command works with. ``err`` takes messages, ``out`` takes what was asked for."""
+    """The environment of a command. Messages go to ``err``, results to ``out``."""
 
     client: Client
     style: Style

@@ -1,4 +1,4 @@
-"""What is written about ``--json`` and made from the API's definition: what each command prints, and the keys of that.
+"""The generated text about ``--json``: the message that each command prints, and its keys, from the API's definition.
 
 ``python -m maglev.cli.docs FILE`` rewrites what stands between the marks in the user guide. A test holds the guide to
 it: a key that goes, or gets another name, goes from the book too, and a command is run to see that it prints what is
@@ -82,7 +82,7 @@ def _keys(descriptor: Any) -> Iterator[str]:
 
 
 def guide(text: str) -> str:
-    """The guide with what is between its marks made anew."""
+    """The guide, with the text between its marks generated again."""
     return _MARK.sub(lambda match: f"{match[1]}{tables()}{match[2]}", text)
 
 

@@ -16,7 +16,7 @@ class CommandError(Exception):
 
 
 class UsageError(CommandError):
-    """The words make no command: the text names the word and what was expected."""
+    """The words are not a command: the text names the word and the expected ones."""
 
     status = USAGE
 

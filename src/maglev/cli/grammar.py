@@ -1,7 +1,7 @@
 """The commands of ``maglevc`` as one tree: parsing, completion and ``?`` all read it, so that they cannot disagree.
 
-A node is a word or a slot for a value. Behind a node come its children, of which one follows, and its options, which
-may follow in any order, each once. What a word may be abbreviated to follows from the words beside it.
+A node is a word or a slot for a value. A node is followed by its children, of which one follows, and its options, which
+may follow in any order, each once. The words beside a word decide how far it may be abbreviated.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from maglev.cli.text import escape, parse_duration, parse_endpoint
 
 
 class Kind(enum.Enum):
-    """What a slot takes."""
+    """The kind of value that a slot takes."""
 
     FRONTEND = "frontend"
     BACKEND = "backend"
@@ -40,7 +40,7 @@ LIVE = frozenset((Kind.FRONTEND, Kind.BACKEND, Kind.HEALTHCHECK, Kind.POOL, Kind
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """A word (``kind`` None) or a slot, and what may follow.
+    """A word (``kind`` None) or a slot, and its successors.
 
     ``name``: the word as it is written, or the slot's name in messages ("NAME"). ``key``: under which the word or the
     value is found in ``Command.values``. ``action``: the command that is complete here. ``ends``: within an option,
@@ -91,7 +91,7 @@ class Position:
     values: Mapping[str, str] = field(default_factory=dict)
 
     def following(self) -> Iterator[tuple[Node, Position]]:
-        """What can come next, each with the place that it leads to."""
+        """The possible next nodes, each with the place that it leads to."""
         inside = self.node is not self.base
         for child in self.node.children:
             # Within an option its base stays open; elsewhere each node opens its own options.
@@ -124,7 +124,7 @@ def never(kind: Kind, name: str, values: Mapping[str, str]) -> bool:
 
 
 def step(position: Position, text: str, exists: Exists = never) -> Position:
-    """One word further. Raises ``UsageError``, which names the word and what was expected.
+    """One word further. Raises ``UsageError``, which names the word and the expected ones.
 
     An exact word wins. Where both a name and an abbreviated word could be meant, it is the name if there is such an
     object (``exists``). Otherwise any unique prefix of a word will do.

@@ -1,7 +1,7 @@
 """Messages as JSON with stable keys: the names of ``maglev.proto``, all of them, always.
 
 Enums are short lower-case words ("up", "tcp"; check codes as HAProxy writes them, "L7OK"), "" for unspecified and the
-number for one that this version does not know. Times and counts are numbers. What is absent is null.
+number for one that this version does not know. Times and counts are numbers. Absent values are null.
 
 Numbers are exact in the text, but a reader that holds them as doubles (JavaScript, jq before 1.7) keeps 53 bits.
 Nanoseconds since 1970 have 61, so each point in time also stands beside its number as a string of RFC 3339, under the
@@ -24,7 +24,7 @@ from maglev.cli.text import escape_json
 from maglev.pb import maglev_pb2 as pb
 
 TEXT = "_text"
-"""Behind the key of a counter: the same as a string."""
+"""The suffix of the key that repeats a counter as a string."""
 
 # The times of the API are called like that; the conventions stand at the beginning of maglev.proto.
 _POINT_IN_TIME = re.compile(r"(?:_at|^at|since|until)_ns$")

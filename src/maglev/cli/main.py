@@ -96,7 +96,7 @@ def parse_flags(arguments: Sequence[str], environment: Mapping[str, str]) -> Fla
 
 
 def help_lines(columns: int) -> Iterator[str]:
-    """What ``--help`` prints on a terminal of ``columns`` (0: there is none)."""
+    """The text of ``--help`` on a terminal of ``columns`` (0: not a terminal)."""
     columns = min(columns or HELP_COLUMNS, HELP_COLUMNS)
     yield from wrap("usage: maglevc [flags] [command]", columns)
     yield ""

@@ -1,7 +1,7 @@
 """The interactive shell: completion of words and live names, ``?``, history, and a prompt that shows the server.
 
 Nothing that a key does waits for the network: names are fetched in the background and remembered for a while, and a
-thread of its own asks the daemon how it is.
+separate thread asks the daemon for its state.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FETCH_SECONDS = 1.0
 NAMES = 200
 # Of these, ? shows so many.
 SHOWN = 40
-# What the prompt may take of a line for the server; in a narrower terminal it has the state alone.
+# The most columns for the server's name in the prompt; a narrower terminal shows the state alone.
 SERVER_COLUMNS = 24
 WIDE = 60
 # How often the prompt asks the daemon how it is.
@@ -136,7 +136,7 @@ class Names:
 
 
 def place(text: str) -> tuple[Position, str]:
-    """Where the cursor stands: the place behind the finished words, and the word that is being written.
+    """Where the cursor stands: the place after the finished words, and the word that is being typed.
 
     Raises ``UsageError`` when the words before make no sense.
     """
@@ -209,14 +209,14 @@ def _fits(node: Node, begun: str) -> bool:
 
 
 class Pulse:
-    """Asks the daemon every ``POLL_SECONDS`` how it is, on a thread of its own, for the prompt."""
+    """Asks the daemon for its state every ``POLL_SECONDS``, on a separate thread, for the prompt."""
 
     def __init__(self, stub: Any, changed: Callable[[], None]) -> None:
         self._stub = stub
         self._changed = changed
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
-        # What the prompt shows, with its colour: "up", "away", "up, 3 down", "up, vpp away".
+        # The text of the prompt, with its colour: "up", "away", "up, 3 down", "up, vpp away".
         self.state: tuple[str, str] = ("...", "")
 
     def start(self) -> None:
@@ -270,7 +270,7 @@ def history() -> History:
 
 
 def shown(server: str) -> str:
-    """What the prompt says of a server, with a blank behind it: nothing of the usual one, the end of a long address."""
+    """The server's name for the prompt, with a blank: empty for the default one, shortened to the end of a long one."""
     if server == f"unix:{DEFAULT_SOCKET}":
         return ""
     short = server if len(server) <= SERVER_COLUMNS else "..." + server[3 - SERVER_COLUMNS :]
@@ -278,7 +278,7 @@ def shown(server: str) -> str:
 
 
 def interactive(context: Context) -> int:
-    """The shell. Returns 0: what commands came to was told when they ended."""
+    """The shell. Returns 0: the result of each command was printed when it ended."""
     names = Names(context.client.stub)
     session: PromptSession[str] = PromptSession(
         history=history(),

@@ -90,7 +90,7 @@ def duration(ns: int) -> str:
         return f"{ns}ns"
     for unit, name, limit in ((10**3, "us", 1000), (10**6, "ms", 1000), (_SECOND, "s", 60)):
         value = ns / unit
-        # What rounds up to the limit belongs to the next unit.
+        # A value that rounds up to the limit belongs to the next unit.
         if value < limit - 0.5:
             return f"{value:.1f}".removesuffix(".0") + name if value < 9.95 else f"{value:.0f}{name}"
     seconds = round(ns / _SECOND)
@@ -145,9 +145,9 @@ class Style:
 
 # Help is laid out for so many columns; for fewer where the terminal has fewer.
 HELP_COLUMNS = 80
-# What a term means stands beside it where there is room for so much of it.
+# Terms of up to this length have their meaning beside them.
 _BESIDE = 24
-# A character of a line with the colours before and behind it.
+# A character of a line with the colours around it.
 _CELL = re.compile(r"(?:\x1b\[\d+m)*[^\x1b](?:\x1b\[\d+m)*")
 _COLOUR = re.compile(r"\x1b\[\d+m")
 
@@ -193,7 +193,7 @@ def wrap(line: str, columns: int, hang: int = 2) -> Iterator[str]:
     begin = len(text) - len(text.lstrip())
     indent, below = min(begin, columns // 2), min(begin + hang, columns // 2)
     pieces = [(begin + start, begin + end) for start, end in _pieces(text[begin:], columns - below, columns - indent)]
-    # What is left out is blanks; the colours between them are not.
+    # Only blanks are left out; the colours between them stay.
     cells = _CELL.findall(line)
     margin = " " * indent + "".join(cells[:begin]).replace(" ", "")
     for (start, end), (after, _) in zip(pieces, [*pieces[1:], (len(cells), 0)], strict=True):
@@ -227,7 +227,7 @@ def cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-# What is left of a column that is shortened, at least.
+# The least width of a shortened column.
 LEAST_COLUMNS = 8
 
 
@@ -235,7 +235,7 @@ class Table:
     """Rows in aligned columns, printed while they come.
 
     A column is as wide as its widest cell so far; no line ends in blanks. Cells are escaped. On a terminal no line is
-    wider than that: where there is no room for all columns beside each other, the rest of a row stands below its
+    wider than that: where the columns do not fit side by side, the rest of a row stands below its
     beginning, and so do the headings. The headings come again when that changes between pages. In a pipe a row is a
     line.
 
@@ -267,7 +267,7 @@ class Table:
         self._layout: list[list[tuple[int, int, int]]] = []
 
     def lines(self, rows: Iterable[Sequence[str]]) -> Iterator[str]:
-        """The lines for some rows, behind the headings the first time."""
+        """The lines for some rows, after the headings the first time."""
         cells = [[escape(cell) for cell in row] for row in rows]
         for row in cells:
             for at, cell in enumerate(row):

@@ -1,7 +1,8 @@
 """``maglevc top``: the whole daemon on one screen, kept up to date by its events.
 
-The board is fed by two threads: one follows ``WatchEvents``, the other asks for what no event tells, for rates once a
-second and for weights after news. Keys never wait for either. When the daemon goes away the screen says so and stays.
+The board is fed by two threads: one follows ``WatchEvents``, the other asks for values that no event
+carries: for rates once a second and for weights after news. Keys never wait for either. When the daemon goes away the
+screen says so and stays.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _MOVES = {"up": -1, "k": -1, "down": 1, "j": 1}
 
 
 class Board:
-    """What the screen shows. ``lines`` draws it; the rest feeds it. One lock, held for microseconds."""
+    """The contents of the screen. ``lines`` draws them, all else updates them. One lock, held for microseconds."""
 
     def __init__(self, server: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._server = server
@@ -74,7 +75,7 @@ class Board:
     # --------------------------------------------------------------------------------------------------- feeding
 
     def begin(self) -> None:
-        """A new stream begins: with its first batch, what the one before told is void."""
+        """A new stream begins: its first batch replaces the contents of the one before."""
         with self._lock:
             self._void = True
 
@@ -234,7 +235,7 @@ class Board:
         yield "  ".join(facts)
 
     def _row(self, one: pb.FrontendInfo, longest: int, room: int) -> tuple[str, ...]:
-        # What was asked last about the pools; a new state shows before the weights do.
+        # The pools as of the last request; a new state shows before its weights do.
         detail = self._details.get(one.name)
         weights = ""
         if detail is not None and detail.active_pool_index < len(detail.pools):
@@ -391,7 +392,7 @@ class _Feeder:
 
 
 def run(context: Context) -> int:
-    """Show the screen until a key ends it. Raises ``CommandError`` where there is no terminal."""
+    """Show the screen until a key ends it. Raises ``CommandError`` without a terminal."""
     if not context.out.isatty():
         raise CommandError("top needs a terminal: use show or watch events")
     board = Board(context.client.server)
@@ -408,7 +409,7 @@ def run(context: Context) -> int:
         key_bindings=keys,
         full_screen=True,
         min_redraw_interval=0.1,
-        # The age of what is shown goes on when nothing happens.
+        # Ages go on while nothing happens.
         refresh_interval=1.0,
     )
     feeder = _Feeder(context.client, board, application.invalidate)

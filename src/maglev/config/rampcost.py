@@ -27,8 +27,7 @@ class RampCost(NamedTuple):
 def ramp_cost(frontend: Frontend, backends: Sequence[Backend], length: int) -> RampCost | None:
     """The cost where the heaviest backend of the first pool comes back while all others of the pool serve.
 
-    ``backends``: those of the first pool, in its order; ``length``: of the table. None where no other backend has a
-    weight.
+    ``backends``: of the first pool, in its order; ``length``: of the table. None where no other backend has a weight.
     """
     members = frontend.pools[0].members
     unit = weight_unit(frontend)

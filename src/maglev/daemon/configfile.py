@@ -99,7 +99,7 @@ class ConfigFile:
         """Read the file and put it into effect if it has no error.
 
         Errors are logged, counted and returned, and nothing is changed. Raises ``NotAllowed`` where it takes ``force``,
-        and ``HostTrouble`` where the file could not be read for want of descriptors, memory or time.
+        and ``HostTrouble`` where a lack of descriptors, memory or time kept the file from being read.
         """
         async with self._busy:
             first = self._loaded_ns == 0

@@ -115,7 +115,7 @@ class Listener:
             await self._place.close()
         await self._clock.sleep(self._shed_pause)
         self._shed_pause = min(2 * self._shed_pause, SHED_MOST_SECONDS)
-        # What was asked for while it was closed is over.
+        # A request to close that came while it was closed is void.
         self._shed.clear()
         self._told = self._problem
 

@@ -5,8 +5,8 @@ unread answer keeps what was asked. Measured: 400 connections that acknowledge n
 headers refer 4,000 times to one entry of the HPACK table, take 500 MB a second. No option of gRPC's bounds that, so
 the daemon watches its own resident memory. When it has grown by ``BUDGET`` above its quiet level, or has stayed a
 quarter of that above it for an interval, the TCP listener is closed with all its connections, the memory goes back to
-the kernel, and the listener opens again after a pause that doubles (``listening``). What is in use before that is the
-new quiet level. Operators on the Unix socket, verdicts and VPP notice nothing.
+the kernel, and the listener opens again after a pause that doubles (``listening``). The memory in use then is the new
+quiet level. Operators on the Unix socket, verdicts and VPP notice nothing.
 
 The growth need not be the callers': a reload may need as much. Then TCP clients connect again, and that is all.
 """
@@ -74,7 +74,7 @@ class MemoryGuard:
                 await self._return_memory()
 
     def look(self) -> bool:
-        """Measure once; True where the listener is to be closed, which it has been told."""
+        """Measure once; True where the listener is to be closed, and was asked to."""
         now, used = self._clock.monotonic_ns(), self._read()
         self._least = min(self._least, used)
         grown = used - self._quiet
@@ -90,7 +90,7 @@ class MemoryGuard:
         return True
 
     async def _return_memory(self) -> None:
-        """Return what gRPC frees as it takes its connections down. What is in use then is the new quiet level."""
+        """Return what gRPC frees as it takes its connections down. The memory in use then is the new quiet level."""
         for _ in range(RETURNS):
             await self._clock.sleep(RETURN_SECONDS)
             await background.start("give-back", give_back)

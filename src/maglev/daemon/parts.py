@@ -90,7 +90,7 @@ def make_parts(
         # No dataplane will say which backends VPP already sends traffic to: none is presumed good.
         checker.settle(())
     config_file = ConfigFile(options.config, checker, notifier, clock, before=require_capabilities)
-    # Behind the dataplane: remembering an event can wait until VPP's share of it is queued.
+    # After the dataplane: an event is remembered once its work for VPP is queued.
     bus.listen(ring.take)
     return Parts(notifier, bus, state_file, wall_clock, engine, checker, config_file, vpp, ring)
 

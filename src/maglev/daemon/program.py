@@ -1,4 +1,4 @@
-"""What ``maglevd`` does: flags, ``--check`` and ``--version``, and the daemon.
+"""The program ``maglevd``: flags, ``--check`` and ``--version``, and the daemon.
 
 Modules that only the daemon needs are imported only to run it: scripts and editors call ``--check`` before a reload,
 and it must answer at once.

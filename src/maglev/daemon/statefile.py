@@ -49,7 +49,7 @@ MOST_ASIDE = 5
 """How many copies of files that were not understood are kept of each kind, ``.bad`` or of a newer version."""
 
 CLAIM_SECONDS = 3.0
-"""How long a start waits for the lock: a daemon that was told to end has ended by then."""
+"""How long a start waits for the lock: a daemon that is ending has ended by then."""
 
 TAKEN_SECONDS = 300.0
 """How often a daemon that may not write its state file says so again."""
@@ -101,7 +101,7 @@ def decode(data: bytes) -> dict[str, object]:
     try:
         body = orjson.dumps(state, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError as error:
-        # What can be read can still be nested too deeply to be written.
+        # A document that can be read can still be nested too deeply to be written.
         raise BadStateFile(f"not ours: {error}") from error
     if document.get("sha256") != hashlib.sha256(body).hexdigest():
         raise BadStateFile("its digest is not that of its content")
@@ -197,7 +197,7 @@ class StateFile:
             )
 
     def distrust(self) -> None:
-        """Something in the file makes no sense: keep a copy as ``<path>.bad`` when it is written for the first time."""
+        """Some entry of the file is invalid: keep a copy as ``<path>.bad`` when it is written for the first time."""
         self._suspect = True
 
     def get(self, section: str) -> object:
@@ -240,7 +240,7 @@ class StateFile:
         try:
             await asyncio.shield(self._writing)
         except Exception as error:
-            # Whatever it was, the change is in force: no caller may take it for one that failed.
+            # The change is in force in any case: the caller must not take it for a failed one.
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise NotSaved(f"state file {path}: {why}") from error
 
@@ -284,7 +284,7 @@ def _claim(path: Path) -> int:
 
 
 def _read(path: Path) -> bytes:
-    """What is in a regular file. Raises ``BadStateFile`` for anything else, and never waits for a writer."""
+    """The contents of a regular file. Raises ``BadStateFile`` for anything else, and never waits for a writer."""
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise BadStateFile("not a regular file")
@@ -337,7 +337,7 @@ def _refuse_special(path: Path) -> None:
 
 
 def _good_or_kept(path: Path) -> tuple[bytes | None, Path | None]:
-    """What is in the file; or, if it is no state file, the name under which it is kept. An empty one is not kept."""
+    """The contents; for a file of another kind, the name under which it is kept. An empty one is not kept."""
     try:
         data = _read(path)
         decode(data)

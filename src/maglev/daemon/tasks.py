@@ -42,7 +42,7 @@ async def reload_on_signal(requested: asyncio.Event, config_file: ConfigFile, ap
 
 
 async def watch_certificates(api: RpcServer, clock: Clock) -> None:
-    """Read renewed certificates also while there is no handshake: the metric of their expiry has to be true."""
+    """Read renewed certificates also between handshakes: the metric of their expiry has to be true."""
     while True:
         await clock.sleep(CERTIFICATE_SECONDS)
         await api.reread_certificates(force=False)

@@ -211,7 +211,7 @@ class Dataplane:
         return await plan_report(plan, await forecast(plan, actual, backends))
 
     def _warmup_notes(self, names: Sequence[str]) -> Iterator[str]:
-        """What the warm-up keeps a sync from programming."""
+        """The frontends that the warm-up keeps a sync from programming."""
         held = [name for name in names if not self.reconciler.released(name)]
         if held:
             seconds = self.reconciler.warmup_state.remaining_ns / 1e9

@@ -1,7 +1,7 @@
 """Packet counters of the VIPs, read from VPP's stats segment every few seconds, on a thread of its own.
 
-The segment is shared memory that VPP hands out over a socket; vpp_papi reads it. No socket, another format or a VPP
-that died while writing mean that there are no counters, and nothing else: vpp_papi alone would wait for such a VPP, or
+The segment is shared memory that VPP offers over a socket; vpp_papi reads it. A missing socket, another format or a VPP
+that died while writing costs the counters, and nothing else: vpp_papi alone would wait for such a VPP, or
 try again what cannot succeed, without end and without a pause.
 """
 
@@ -60,7 +60,7 @@ class _Lock(StatsLock):  # type: ignore[misc]
 
     def __exit__(self, kind: object = None, error: object = None, trace: object = None) -> None:
         if kind is not None:
-            # What failed is tried again at once, as if the segment had changed under it.
+            # A failed read is repeated at once, as if the segment had changed meanwhile.
             self.stats.in_time("it makes no sense")
             time.sleep(0.001)
         super().__exit__()
@@ -104,7 +104,7 @@ class Segment:
         self._generation = -1
 
     def read(self, generation: int, vips: Mapping[VipKey, int], routes: Mapping[VipKey, int]) -> list[VipCounters]:
-        """Counters of these VIPs, by their index in VPP. Blocks. Raises OSError when there is no segment to read.
+        """Counters of these VIPs, by their index in VPP. Blocks. Raises OSError without a segment to read.
 
         ``generation`` changes with every new connection to VPP: a VPP that was restarted has a new segment, while the
         old one stays readable for ever and never moves.
@@ -159,7 +159,7 @@ class Segment:
 class StatsPoller:
     """Reads the counters every ``INTERVAL`` seconds.
 
-    ``problem``: why there are no counters. ``read_at_ns``: wall clock of the last reading, 0: none.
+    ``problem``: why counters are missing. ``read_at_ns``: wall clock of the last reading, 0: none.
     """
 
     def __init__(self, path: str, client: VppClient, reconciler: Reconciler, clock: Clock) -> None:
@@ -180,7 +180,7 @@ class StatsPoller:
 
     @property
     def vips(self) -> Sequence[VipCounters]:
-        """What was read last of the VIPs that VPP has; empty while VPP is away."""
+        """The last reading, of the VIPs that VPP has; empty while VPP is away."""
         actual = self._reconciler.actual
         return () if actual is None else [counters for counters in self._read if counters.key in actual.vips]
 
@@ -191,7 +191,7 @@ class StatsPoller:
                 await self.read()
                 await self._clock.sleep(INTERVAL)
         finally:
-            # The thread may be in the middle of a reading: it closes the segment behind that, and nobody waits for it.
+            # The thread may be in the middle of a reading: it closes the segment after that, and no task waits for it.
             thread, self._thread = self._thread, None
             if thread is not None:
                 thread.submit(self._segment.close)
@@ -199,7 +199,7 @@ class StatsPoller:
             self._segment = Segment(self._path)
 
     async def read(self) -> None:
-        """One reading. Failures are told once, and kept in ``problem``."""
+        """One reading. Each failure is logged once, and kept in ``problem``."""
         actual = self._reconciler.actual
         if not self._client.usable or actual is None:
             # Asked for while VPP is away, it is the connection that says so; this is what is said right behind.

@@ -46,7 +46,7 @@ class AfterReload(StateSource):
         return self._now.weight_override(frontend, pool, backend)
 
     def memory(self, frontend: Frontend) -> Memory:
-        """What is remembered of a frontend, which survives a reload as well."""
+        """The memory of a frontend, which survives a reload as well."""
         return self._now.memory(frontend)
 
     def new(self) -> frozenset[str]:

@@ -1,6 +1,6 @@
 """The client of VPP's API: connects for ever, checks what it finds, keeps the connection alive, says goodbye.
 
-A VPP that lacks the weight messages is told about (``VppInfo.problem``) and left alone: the connection stays, so that
+A VPP that lacks the weight messages is reported (``VppInfo.problem``) and left alone: the connection stays, so that
 an operator sees what is there, and ``usable`` is False. One daemon drives one VPP: a lock beside the socket sees to it.
 """
 
@@ -133,7 +133,7 @@ class VppClient:
         """Whether calls can be made on a VPP that has all we need."""
         if self._info is None or self._info.problem:
             return False
-        # Who waited for a reply hears of the end of a connection before ``run`` does.
+        # Callers that wait for a reply learn of the end of a connection before ``run`` does.
         return self._connection is not None and not self._connection.lost.done()
 
     @property
@@ -217,7 +217,7 @@ class VppClient:
             self._lock.release()
 
     async def close(self) -> None:
-        """End orderly: VPP is told goodbye. ``run`` returns."""
+        """Close the connection in order (``sockclnt_delete``). ``run`` returns."""
         self._closing.set()
         connection = self._connection
         if connection is None:
@@ -249,7 +249,7 @@ class VppClient:
                 listener(why)
 
     async def _once(self) -> str:
-        """One connection from its beginning to its end; returns why it ended. ``_info`` tells whether it ever stood."""
+        """One connection, to its end; returns why it ended. ``_info`` None: it was never established."""
         refused = self._refusal()
         if refused:
             return refused
@@ -297,7 +297,7 @@ class VppClient:
                 log.exception("vpp-ping-failed", f"the keep-alive ended: {failed}", failed)
 
     def _refusal(self) -> str:
-        """Why there is no use in connecting. The lock is for a socket that exists: its place is beside it."""
+        """Why connecting would be useless. The lock file lies beside the socket, so the socket must exist."""
         try:
             os.stat(self.socket)
         except OSError as error:
@@ -339,7 +339,7 @@ class VppClient:
         )
 
     async def _uptime(self, connection: Connection) -> int:
-        """Nanoseconds since VPP started, which no API message tells; 0 where the CLI does not say.
+        """Nanoseconds since VPP started. No API message has it; 0 where the CLI does not print it.
 
         Raises ProtocolError for a time that no VPP can have run.
         """

@@ -1,8 +1,8 @@
 """VPP's binary API as bytes: framing, the messages this project uses, and nothing that touches a socket.
 
 Three layers, each usable without the next: frames (``frame``, ``Decoder``), messages (``MESSAGES``: one table of fields
-that packs and unpacks every message by name), and typed shortcuts for what is sent and read in bulk. The client and the
-stand-in (``maglev.vppsim``) use the same table, each from its own side.
+that packs and unpacks every message by name), and typed shortcuts for messages that are sent and read in
+bulk. The client and the stand-in (``maglev.vppsim``) use the same table, each from its own side.
 
 On the wire a *body* is the message id, then its *envelope* (client index and context), then its *payload*. Ids differ
 between builds of VPP and are agreed on at connect; a payload is what a ``name_crc`` stands for and never changes.
@@ -33,7 +33,7 @@ KEEP: Final = 0xFFFFFFFF
 
 
 class ProtocolError(Exception):
-    """The peer sent bytes that are no message, or a value has no place in a message."""
+    """The peer sent bytes that are not a message, or a value does not fit into a message."""
 
 
 class Encap(enum.IntEnum):
@@ -60,7 +60,7 @@ RETVALS: Final[Mapping[int, str]] = {
     -81: "value exists",
     -97: "invalid address family",
 }
-"""What VPP means by the return values seen (its ``vnet/api_errno.h``)."""
+"""The meaning of VPP's return values (its ``vnet/api_errno.h``), as far as they were seen."""
 
 
 def retval_text(retval: int) -> str:
@@ -168,7 +168,7 @@ _PROTOCOL_NAMES: Final = {6: "tcp", 17: "udp", ANY_PROTOCOL: "any"}
 
 
 class VipKey(NamedTuple):
-    """What names a VIP: prefix, protocol, port. ``protocol`` 255 and ``port`` 0 mean any.
+    """The name of a VIP: prefix, protocol, port. ``protocol`` 255 and ``port`` 0 mean any.
 
     A named tuple, since it is hashed and compared some twenty times for each weight that changes.
     """
@@ -256,7 +256,7 @@ class ShowVersion:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What is read of ``ip_route_lookup_reply``: where the route's counters are. Its paths are left undecoded."""
+    """The part of ``ip_route_lookup_reply`` that says where the route's counters are. Its paths stay undecoded."""
 
     table_id: int
     stats_index: int
@@ -362,7 +362,7 @@ def _pack_text(value: Any) -> bytes:
 
 
 def text(data: bytes) -> str:
-    """A C string of at most ``len(data)`` bytes. What is not UTF-8 is shown as escapes, never refused."""
+    """A C string of at most ``len(data)`` bytes. Bytes that are not UTF-8 become escapes and are never refused."""
     return data.partition(b"\0")[0].decode(errors="backslashreplace")
 
 
@@ -481,7 +481,7 @@ class Field(NamedTuple):
 
 
 class Envelope(enum.Enum):
-    """What stands between message id and payload."""
+    """The fields between message id and payload."""
 
     REQUEST = enum.auto()  # client index, context
     REPLY = enum.auto()  # context; sockclnt_create too, since its sender has no client index yet
@@ -538,7 +538,7 @@ class Message:
         return self._tail is not None
 
     def pack(self, **values: Any) -> bytes:
-        """The payload of these values. What is not given has its default, or zero.
+        """The payload of these values. Fields without a value have their default, or zero.
 
         Raises ProtocolError for a field that the message does not have and for a value that does not fit.
         """
@@ -564,7 +564,7 @@ class Message:
         return payload
 
     def words(self, payload: bytes) -> str:
-        """A payload in words, field by field, as an operator would write them; what is no such message, in hex."""
+        """A payload in words, field by field, as an operator would write them; in hex if it is not such a message."""
         try:
             values = self.unpack(payload)
         except ProtocolError:
@@ -573,7 +573,7 @@ class Message:
         return " ".join(f"{name} {_word(kinds[name], value)}" for name, value in values.items())
 
     def unpack(self, payload: bytes) -> dict[str, Any]:
-        """The values of a payload by field name. Raises ProtocolError when the bytes are no such message."""
+        """The values of a payload by field name. Raises ProtocolError when the bytes are not such a message."""
         size = self._struct.size
         if len(payload) < size or (self._tail is None and len(payload) != size):
             raise ProtocolError(f"{self.name} has {size} bytes, not {len(payload)}")
@@ -774,7 +774,7 @@ MESSAGES: Final[Mapping[str, Message]] = {message.name: message for message in _
 """Every message this project sends or reads, by name."""
 
 WEIGHT_MESSAGES: Final = ("lb_add_del_as_v2", "lb_as_set_weight", "lb_as_v2_dump", "lb_as_v2_details", "lb_conf_get")
-"""What a VPP must have to be driven: without them its lb plugin knows no weights (all releases up to 26.06)."""
+"""Messages that this daemon needs. Without them the lb plugin has no weights (all releases up to 26.06)."""
 
 
 # --- bodies ---------------------------------------------------------------------------------------------------------
@@ -786,7 +786,7 @@ def request(message_id: int, client_index: int, context: int, payload: bytes = b
 
 
 def reply(message_id: int, context: int, payload: bytes = b"") -> bytes:
-    """A framed reply, and what has its shape: ``sockclnt_create``."""
+    """A framed reply, or ``sockclnt_create``, which has the same layout."""
     return frame(_REPLY_HEAD.pack(message_id, context) + payload)
 
 
@@ -824,7 +824,7 @@ def number_of(digits: str, most: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """What ``sockclnt_create_reply`` settles for one connection."""
+    """The terms of one connection, from ``sockclnt_create_reply``."""
 
     response: int
     client_index: int  # to be put into every request
@@ -837,7 +837,7 @@ class Handshake:
 
 
 def pack_handshake(name: str, context: int) -> bytes:
-    """The first frame of a connection. The name is what ``show api clients`` tells; at most 63 bytes count."""
+    """The first frame of a connection. ``show api clients`` prints the name; VPP uses at most 63 bytes of it."""
     payload = MESSAGES["sockclnt_create"].pack(name=name.encode()[:63])
     return reply(SOCKCLNT_CREATE_ID, context, payload)
 

@@ -47,7 +47,7 @@ class SocketLock:
         """Take or keep the lock; returns why VPP must not be driven, or an empty string. Never waits."""
         if self._held and all(self._is_there(path, fd) for path, fd in self._held.items()):
             return ""
-        # The directory was made anew (VPP's /run/vpp is, at its start): our lock is on a file nobody sees.
+        # The directory was created again (VPP does that with /run/vpp when it starts): our lock is on an unlinked file.
         self.release()
         group = self._group()
         refusals: list[str] = []

@@ -1,8 +1,8 @@
 """One connection to VPP's API socket: frames out in one write a batch, replies matched in the order of the requests.
 
 VPP answers strictly in order, so the oldest request is the only one that can be answered next. That makes a wrong
-context an error at once instead of a reply for somebody else, and makes one deadline enough: *some* answer must come
-while one is owed. Whatever ends the connection fails every pending call at once.
+context an error at once instead of the reply of another call, and makes one deadline enough: *some* answer must come
+while one is owed. The end of the connection fails every pending call at once.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ConnectionLost(Unavailable):
 
 
 class Request(NamedTuple):
-    """One message to send. ``weight`` is set instead of ``payload`` for what is packed from a template."""
+    """One message to send. A message that is packed from a template has ``weight`` instead of ``payload``."""
 
     name: str
     payload: bytes = b""
@@ -89,7 +89,7 @@ class _Batch:
 
 @dataclass(slots=True, eq=False)
 class _Pending:
-    """A request without its answer. A dump has ``details`` (whole bodies) and is ended by the ping behind it."""
+    """A request without its answer. A dump has ``details`` (whole bodies); a ping sent after it ends it."""
 
     context: int
     name: str
@@ -186,7 +186,7 @@ class Connection(asyncio.Protocol):
         return await batch.future
 
     async def dump(self, name: str, payload: bytes) -> list[bytes]:
-        """Send a dump and a ping behind it; return the bodies of the details. Raises ConnectionLost."""
+        """Send a dump and then a ping; return the bodies of the details. Raises ConnectionLost."""
         self._check()
         self._watch()
         message = MESSAGES[name]
@@ -285,7 +285,7 @@ class Connection(asyncio.Protocol):
         pending = self._pending
         head = pending[0] if pending else None
         if head is not None and head.dump is not None and context != head.context:
-            # Nothing more of the dump: this must be the ping behind it.
+            # The dump is complete: this must be the reply to the ping that was sent after it.
             head = pending[1]
             if context == head.context and message_id == head.reply_id:
                 self._finish_dump(pending.popleft())
@@ -363,7 +363,7 @@ class Connection(asyncio.Protocol):
     def _watch(self) -> None:
         """Something is about to be owed. Arm the one deadline: while anything is, some answer must come."""
         if not self._pending:
-            # The timer may still run for what was answered long ago: that is no time that this call has had.
+            # The timer may still run for an older call, and that time must not count against this one.
             self._progress = self._answered = self._loop.time()
         if self._timer is None:
             self._timer = self._loop.call_later(self._deadline, self._expired)
@@ -376,7 +376,7 @@ class Connection(asyncio.Protocol):
         if not owed or self.lost.done():
             return
         now = self._loop.time()
-        # Bytes are a sign of life, but no answer: what only trickles, or says things nobody asked for, ends too.
+        # Bytes are a sign of life, but not an answer: a peer that trickles, or sends other messages, is dropped too.
         whole = self._deadline * PATIENCE
         left = min(self._progress + self._deadline, self._answered + whole) - now
         if left > 0:
@@ -406,5 +406,5 @@ class Connection(asyncio.Protocol):
         for future in futures:
             if not future.done():
                 future.set_exception(error)
-                # Whoever waits sees it; one that was cancelled meanwhile must not make the loop complain.
+                # The waiting caller sees it. Without a caller, because of a cancellation, the loop must not complain.
                 future.exception()
