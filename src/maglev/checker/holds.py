@@ -5,9 +5,10 @@ weights, history, events and every display go by. A hold is their difference, an
 What decides is pure (``maglev.judgement.brake``); this room asks it at each verdict, keeps the held backends, and ends
 holds by the clock.
 
-Nothing depends on a transition that is seen once. When a hold ends, the engine gets a command and reports the target once
-more if it has failed ``fall`` times in a row since the hold began; that verdict is judged as any other. A target that
-has not failed as often is probed on, with its failures counted. Until then the engine probes it at fast-interval.
+Nothing depends on a transition that is seen once. When a hold ends, the engine gets a command and reports the target
+once more if it has failed ``fall`` times in a row since the hold began; that verdict is judged as any other. A target
+that has not failed as often is probed on, with its failures counted. Until then the engine probes it at fast-
+interval.
 
 A hold ends early when the target passes, when it gives a wrong answer, when an operator takes it out, or when its check
 or address changes. Commands that the engine does not take are given again a little later.

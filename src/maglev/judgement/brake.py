@@ -1,8 +1,8 @@
 """The brake: when very many targets stop to answer at once, their failures are not believed for a moment. Pure.
 
-An *origin* is where probes leave from: a network namespace, an address family and a source address. All that lies between
-an origin and the servers is common to all of them, so a failure of most servers at one moment is more often a failure
-of the way. Weights that fall then move all flows twice, and a way that flaps does so again and again.
+An *origin* is where probes leave from: a network namespace, an address family and a source address. All that lies
+between an origin and the servers is common to all of them, so a failure of most servers at one moment is more often a
+failure of the way. Weights that fall then move all flows twice, and a way that flaps does so again and again.
 
 - The brake of an origin **begins** at a verdict "down" by silence while more than ``share``, and more than
   ``at_least``, of the targets that were up fail by silence. Silence is a time-out of any kind, or an ICMP error of a
