@@ -1,7 +1,7 @@
 """``make bench``: run every benchmark, or the ones named, print a table and leave ``build/bench/<name>.json``.
 
 ``python -m bench [NAME ...]``. Exit status 0 once everything has been measured, whatever the figures are: they are
-read, not asserted. 2: there is no such benchmark.
+read, not asserted. 2: the benchmark does not exist.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def names() -> list[str]:
 
 
 def machine() -> dict[str, str | int]:
-    """What the figures were taken on."""
+    """The machine that the figures were taken on."""
     return {"machine": platform.machine(), "kernel": platform.release(), "cpus": os.cpu_count() or 0}
 
 

@@ -20,7 +20,7 @@ from tests.helpers.daemon import DaemonProcess
 BACKENDS = 50_000
 FRONTENDS = 1_000
 FLIPPERS = 200
-"""Backends that come and go; each is in a frontend of its own, with others that stay."""
+"""Backends that come and go; each is in a separate frontend, with others that stay."""
 PORT, FLIP_PORT = 8080, 8081
 PATIENCE = 300.0
 
@@ -93,7 +93,7 @@ class Daemon(DaemonProcess):
         kept.rename(spare)
 
     def records(self, event: str, start: int = 0) -> list[dict[str, Any]]:
-        """What was logged under this name, from a line on."""
+        """The log records of this name, from a line on."""
         mark = f'"event":"{event}"'
         return [json.loads(line) for line in self.log[start:] if mark in line]
 
@@ -123,7 +123,7 @@ def moment(record: dict[str, Any]) -> float:
 
 @contextlib.contextmanager
 def servers(one: Rig) -> Iterator[subprocess.Popen[str]]:
-    """What the backends are: a process that is told on its standard input which of them come and go."""
+    """The backends: a process that learns on its standard input which of them come and go."""
     words = ["-m", "bench._flipper", str(FLIPPERS), str(PORT), str(FLIP_PORT)]
     process = one.popen([sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
@@ -137,7 +137,7 @@ def servers(one: Rig) -> Iterator[subprocess.Popen[str]]:
 
 @asynccontextmanager
 async def daemon(directory: Path, namespace: str, vpp: Path) -> AsyncIterator[Daemon]:
-    """A daemon of which every backend has had its first verdict, and VPP was told."""
+    """A daemon whose backends all have had their first verdict, with VPP programmed."""
     one = Daemon(directory, namespace, vpp)
     try:
         await one.start()

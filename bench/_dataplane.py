@@ -1,6 +1,6 @@
-"""What the benchmarks of the dataplane share: checker, reconciler and client in this process, a stand-in in another.
+"""Parts of all dataplane benchmarks: checker, reconciler and client in this process, a stand-in in another.
 
-The probe engine is a fake one, so that a benchmark decides which verdict comes when; everything behind it is real.
+The probe engine is a fake one, so that a benchmark decides which verdict comes when; everything after it is real.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ PATIENCE = 120.0
 
 
 class Verdicts(FakeEngine):
-    """An engine whose verdicts a benchmark makes, told through a descriptor as the native engine does."""
+    """An engine whose verdicts a benchmark makes, announced through a descriptor as by the native engine."""
 
     def __init__(self) -> None:
         super().__init__(FakeClock())
@@ -59,7 +59,7 @@ class Verdicts(FakeEngine):
 
     @property
     def waiting(self) -> bool:
-        """Whether there are verdicts that nobody has read."""
+        """Whether unread verdicts wait."""
         return bool(self._transitions)
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ class Rig:
     reconciler: Reconciler
 
     async def become(self, state: State) -> int:
-        """Every backend changes to ``state``, and VPP is told; returns when the last verdict was there (monotonic)."""
+        """Every backend changes to ``state``, and VPP is programmed; returns the time of the last verdict."""
         self.engine.all_become(state)
         last_verdict_ns = time.monotonic_ns()
         while self.engine.waiting:  # noqa: ASYNC110 - what it waits for is many events
@@ -151,7 +151,7 @@ def config_of(
 
 @asynccontextmanager
 async def stand_in(directory: Path, told: Path | None = None) -> AsyncIterator[Path]:
-    """A stand-in in a process of its own, which tells of weight calls in the file ``told``."""
+    """A stand-in in a separate process, which reports weight calls in the file ``told``."""
     path = directory / "api.sock"
     words = [str(path), *([str(told)] if told is not None else [])]
     process = await asyncio.create_subprocess_exec(
@@ -184,7 +184,7 @@ def _logged() -> Iterator[None]:
 async def rig(config: Config, socket: str = "") -> AsyncIterator[Rig]:
     """Checker, reconciler and client on a stand-in, or on the VPP at ``socket``; every backend is up and programmed.
 
-    The log is written as by the daemon, to where nobody reads it.
+    The log is written as by the daemon, and thrown away.
     """
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_logged())
@@ -218,7 +218,7 @@ async def rig(config: Config, socket: str = "") -> AsyncIterator[Rig]:
 
 
 def plan_of_failure(config: Config, failed: Iterable[str]) -> Plan:
-    """What is sent when these backends go down in a VPP where all are up, with its costs by the formula."""
+    """The calls when these backends go down in a VPP where all are up, with their costs by the formula."""
     states, actual = FakeStates(config), Actual(None, {})
     policy = Policy(full=True, prune_rest=False, commands=True)
     for step in diff(desired_vips(config.frontends, states), actual, {}, policy, lost=NOTHING_LOST).steps:

@@ -3,7 +3,7 @@
 On PORT every address answers, always. On FLIP_PORT the COUNT addresses from 127.2.0.1 on listen or refuse, each on its
 own. Told ``RATE SECONDS`` on its standard input it changes one after the other, RATE a second, and then writes a line
 of JSON: for each change the moment (wall clock, ns) in which the first reply that shows it came out of the kernel,
-which server it was, and whether it is up. What was changed but not probed in time is not in it.
+which server it was, and whether it is up. Changes that were not probed in time are not in it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def address(index: int) -> str:
 
 
 def listener(host: str, port: int, backlog: int) -> socket.socket:
-    """A socket that listens; nobody accepts, since half-open checks end before that."""
+    """A listening socket without an accepting process, since half-open checks end before that."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind((host, port))
@@ -57,7 +57,7 @@ def capture() -> socket.socket:
 
 
 class Flipper:
-    """The servers, and what was seen of their answers."""
+    """The servers, and the observed answers."""
 
     def __init__(self, count: int, port: int) -> None:
         self._port = port

@@ -26,7 +26,7 @@ _CONTEXT = slice(6, 10)
 
 
 class Instant(StandIn):
-    """The short way for ``lb_as_set_weight``, and for ``lb_as_v2_dump`` of one VIP with the ping behind it."""
+    """The short way for ``lb_as_set_weight``, and for ``lb_as_v2_dump`` of one VIP with the ping after it."""
 
     def __init__(self, path: str, told: IO[str] | None = None) -> None:
         super().__init__(path)

@@ -1,4 +1,4 @@
-"""An engine in a process of its own: ``python -m bench._prober KIND TARGETS INTERVAL_MS PORT``.
+"""An engine in a separate process: ``python -m bench._prober KIND TARGETS INTERVAL_MS PORT``.
 
 Every line on its standard input is answered by one line of JSON: the engine's counters, the lateness of its sends, and
 its memory. Before that ``hold SECONDS`` keeps the interpreter's lock for so long, ``renew`` removes every target and
@@ -46,7 +46,7 @@ def rss() -> int:
 
 
 def main(kind: str, targets: int, interval_ms: int, port: int) -> None:
-    """Probe 127.1.0.0 and the ``targets - 1`` addresses behind it."""
+    """Probe 127.1.0.0 and the next ``targets - 1`` addresses."""
     before = rss()
     engine = Engine(capacity=targets + TLS_TARGETS)
     interval = interval_ms * MS

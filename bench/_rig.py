@@ -1,6 +1,6 @@
-"""What the engine's benchmarks share: a network namespace, the programs that are compared in it, and their CPU time.
+"""Parts of all engine benchmarks: a network namespace, the programs that are compared in it, and their CPU time.
 
-All contenders run one after the other in one namespace, at the same pace, each in a process of its own, several rounds.
+All contenders run one after the other in one namespace, at the same pace, each in a separate process, several rounds.
 CPU is user and system time of the whole process by its own clock (nanoseconds), per probe that it has sent meanwhile.
 The kernel answers on loopback within the sender's system call, and this kernel charges that to the sender; what it
 would have put off to its own threads (ksoftirqd) is measured beside it.
@@ -59,7 +59,7 @@ def run_and_wait_ns(thread: int) -> tuple[int, int]:
 
 
 def machine_ns() -> tuple[int, int]:
-    """What the whole machine was busy, and what its ksoftirqd threads ran."""
+    """The busy time of the whole machine, and that of its ksoftirqd threads."""
     with open("/proc/stat", encoding="ascii") as text:
         fields = [int(word) for word in text.readline().split()[1:]]
     busy = sum(fields[:8]) - fields[3] - fields[4]
@@ -192,7 +192,7 @@ class Ours(Contender):
         self.process = self.rig.popen([sys.executable, "-m", "bench._prober", *words], **pipes)
 
     def ask(self, question: str = "stats") -> dict[str, Any]:
-        """What the engine counts."""
+        """The engine's counters."""
         assert self.process.stdin
         assert self.process.stdout
         self.process.stdin.write(question + "\n")
@@ -352,7 +352,7 @@ def compare(contenders: Mapping[str, Callable[[], Contender]], rounds: int = ROU
 
 
 def table(costs: Mapping[str, Cost], targets: int, limits: Mapping[str, float]) -> list[Figure]:
-    """What each costs, and the ratio of ours to each of the others; ``limits`` are the most that those may be."""
+    """The cost of each, and the ratio of ours to each of the others; ``limits``: the highest ratios allowed."""
     figures = []
     for name, cost in costs.items():
         figures.append(Figure(f"{targets} targets: {name}", cost.cpu_us, "us CPU"))

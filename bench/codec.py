@@ -1,4 +1,4 @@
-"""What it costs to write and read VPP's binary API, beside vpp_papi's codec doing the same."""
+"""The cost of writing and reading VPP's binary API, beside vpp_papi's codec doing the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What it costs to load and check a large configuration, and for how long the event loop is held meanwhile."""
+"""The cost of loading and checking a large configuration, and for how long that holds the event loop."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def longest_hold(path: Path) -> float:
 
 
 def compose(text: str) -> object:
-    """What PyYAML's C parser takes alone: nodes with their tags resolved, which the loader does not need."""
+    """The time of PyYAML's C parser alone: nodes with their tags resolved, which the loader does not need."""
     loader = yaml.CSafeLoader(text)
     try:
         return loader.get_single_node()

@@ -1,4 +1,4 @@
-"""What a TCP connect check costs, beside HAProxy's."""
+"""The cost of a TCP connect check, beside HAProxy's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a failover of 1,000 ASes to another 1,000 costs VPP's main thread, against raw weights written one by one.
+"""The cost of a failover of 1,000 ASes to another 1,000 for VPP's main thread, against raw weights written one by one.
 
 By single calls, and by commands of VPP's CLI, which rebuild the table once for a whole list.
 By the cost formula; and with VPP_SOCKET, the API socket of a VPP without VIPs and without workers, by the CPU time of
@@ -54,7 +54,7 @@ class Scheme:
         self._commands = commands
 
     def steps(self, *, first_pool_up: bool) -> Sequence[Step]:
-        """What is sent now; it is taken for done."""
+        """The calls of this moment, which then count as done."""
         for member in self.config.frontends["f0"].pools[0].members:
             self._states.backends[member.backend].state = State.UP if first_pool_up else State.DOWN
         (wanted,) = desired_vips(["f0"], self._states)
@@ -68,7 +68,7 @@ class Scheme:
         return steps
 
     def removal(self) -> Sequence[Step]:
-        """What takes the VIP away again."""
+        """The calls that remove the VIP again."""
         return diff([], self.actual, {}, Policy(owned=frozenset({self.key})), lost=NOTHING_LOST).steps
 
     def _in_numeric_order(self, wanted: DesiredVip) -> Sequence[Step]:
@@ -98,7 +98,7 @@ def run() -> list[Figure]:
     names = ("naive", *WAYS)
     formula = dict(zip(names, (_by_formula(scheme) for scheme in _schemes()), strict=True))
     figures = _figures("by the formula", formula)
-    # What no order of the calls could beat: drops first, as the naive way has it, at the unit of ``auto``.
+    # A bound that no order of the calls could beat: drops first, as the naive way has it, at the unit of ``auto``.
     emptied, _ = _by_formula(Scheme(len(names), None, naive=True))
     figures.append(Figure("by the formula, away: unit auto, drops first / naive", emptied / formula["naive"][0], "x"))
     if SOCKET:

@@ -1,4 +1,4 @@
-"""What it costs to build a VIP's new-flow table as VPP builds it."""
+"""The cost of building a VIP's new-flow table as VPP builds it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every benchmark uses: a question, its figures, and how they are taken.
+"""The common parts of all benchmarks: a question, its figures, and how they are taken.
 
 A question is a module of this directory with ``QUESTION`` (one line) and ``run() -> list[Figure]``. Figures are
 medians; what is compared is measured alternately in one run, so that a slow minute of the machine hits both.
@@ -21,7 +21,7 @@ ROUNDS = 7
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured value. ``target``: what it should be at most, None where nobody has set one."""
+    """One measured value. ``target``: the most it should be, None without a target."""
 
     what: str
     value: float

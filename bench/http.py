@@ -1,4 +1,4 @@
-"""What an HTTP check costs, beside HAProxy's."""
+"""The cost of an HTTP check, beside HAProxy's."""
 
 from __future__ import annotations
 

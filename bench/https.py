@@ -1,4 +1,4 @@
-"""What an HTTPS check costs, with the verification of the certificate: ours, HAProxy's, and one on asyncio's ssl.
+"""The cost of an HTTPS check, with the verification of the certificate: ours, HAProxy's, and one on asyncio's ssl.
 
 The server is nginx with a certificate by an authority of its own (ECDSA P-256), over TLS 1.3; on one port it gives out
 no sessions, so that every handshake is a full one, on the other it does. asyncio resumes none.
@@ -142,7 +142,7 @@ class Haproxy(Contender):
 def _certificate(
     subject: str, issuer: tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None
 ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """A certificate and its key; an authority where there is no issuer."""
+    """A certificate and its key; an authority without an issuer."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
     now = datetime.datetime.now(datetime.UTC)

@@ -1,4 +1,4 @@
-"""What an ICMP probe costs, beside fping and a bare loop at the same pace."""
+"""The cost of an ICMP probe, beside fping and a bare loop at the same pace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""10,000 backends of 1,000 frontends fail together: how long until VPP has been told?"""
+"""10,000 backends of 1,000 frontends fail together: how long until VPP is programmed?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FRONTENDS = 1000
 MEMBERS = 10
 LENGTH = 16384
 CALM = 5.0
-"""Seconds before each failure, in which the log of what was before is written."""
+"""Seconds before each failure, in which older log records are written."""
 LB = LbConfig(startup_min_delay=0, startup_max_delay=0, sync_interval=3600 * 10**9)
 
 

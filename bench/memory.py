@@ -1,4 +1,4 @@
-"""What a target costs in memory."""
+"""The memory of a target."""
 
 from __future__ import annotations
 

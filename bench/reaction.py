@@ -1,7 +1,7 @@
 """From the packet that decides to the call on VPP's socket, with the installed daemon and 50,000 backends.
 
 The moment of the reply is the kernel's, from a packet socket; that of the call is when the stand-in, a process of its
-own, reads it: what the machine needs to wake that process is in it. A bare timer tells what the machine itself does.
+own, reads it: what the machine needs to wake that process is in it. A bare timer shows the share of the machine itself.
 For how long the loop could have run and had no CPU is printed beside it: the servers, the stand-in and the child that
 loads run on the same ones.
 """
@@ -129,7 +129,7 @@ def _share(ordered: list[float], share: float) -> float:
 
 
 def _matched(replies: list[tuple[int, int, bool]], told: str) -> tuple[list[float], int]:
-    """Milliseconds from each reply to the first call behind it that says the same, ascending; and how many had none."""
+    """Milliseconds from each reply to the first later call that says the same, ascending; and how many had none."""
     calls: dict[tuple[str, bool], list[int]] = defaultdict(list)
     for line in told.splitlines():
         written, address, weight = line.split()

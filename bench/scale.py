@@ -36,7 +36,7 @@ SECONDS = 15.0
 PATIENCE = 900.0
 WEIGHT_CALLS = ("lb_add_del_as_v2", "lb_as_set_weight")
 UNITS = 10
-"""What VPP is given for the configured weight of 100."""
+"""The weight in VPP for the configured weight of 100."""
 
 NETWORK = "10.64.0.0/14"
 FIRST = int(ip_address("10.64.1.0"))
@@ -64,7 +64,7 @@ def tree(servers: int) -> dict[str, object]:
 
 
 class World:
-    """Servers that answer all or not at all, the stand-in, and what it was told."""
+    """Servers that answer all or not at all, the stand-in, and the calls that it got."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

@@ -61,7 +61,7 @@ PAUSES = 2
 SUBSCRIBERS = 100
 BURST = 10_000
 PAGE = 5_000
-# What the engine tells in one go.
+# Events that the engine reports in one go.
 AT_ONCE = 256
 # A backend fails so often beside a burst, to see how long that takes to reach VPP.
 REACTION_SECONDS = 0.02
@@ -133,7 +133,7 @@ def _pages(stub: Any, *, whole: bool) -> int:
 
 
 def _answer(pipe: Connection, what: str) -> None:
-    """In a process of its own: do ``what`` whenever told to; answer with the seconds, and its own CPU seconds.
+    """In a separate process: do ``what`` on request; answer with the seconds, and its own CPU seconds.
 
     ``what``: ``list SOCKET``, ``list-whole SOCKET``, ``check SOCKET`` or ``scrape URL``.
     """
@@ -159,7 +159,7 @@ def _answer(pipe: Connection, what: str) -> None:
 
 
 def _late(pipe: Connection, _: str) -> None:
-    """In a process of its own: a timer that is due each millisecond; answers how late it was since the last answer."""
+    """In a separate process: a timer that is due each millisecond; answers how late it was since the last answer."""
     worst = 0.0
     while True:
         due = time.perf_counter() + 0.001
@@ -172,7 +172,7 @@ def _late(pipe: Connection, _: str) -> None:
 
 
 def _watch(pipe: Connection, socket: str) -> None:
-    """In a process of its own: ``SUBSCRIBERS`` watches; say when all stand, and when each has the burst.
+    """In a separate process: ``SUBSCRIBERS`` watches; say when all stand, and when each has the burst.
 
     Only events of one kind are asked for, those that the burst is made of and that nothing else makes.
     """
@@ -202,7 +202,7 @@ def _watch(pipe: Connection, socket: str) -> None:
 
 
 def _stare(pipe: Connection, socket: str) -> None:
-    """In a process of its own: ``SUBSCRIBERS`` watches of which nothing is read once they stand."""
+    """In a separate process: ``SUBSCRIBERS`` watches of which nothing is read once they stand."""
     with grpc.insecure_channel(f"unix:{socket}", [("grpc.http2.bdp_probe", 0)]) as channel:
         stub: Any = MaglevStub(channel)
         watches = [stub.WatchEvents(pb.WatchEventsRequest(omit_state=True)) for _ in range(SUBSCRIBERS)]
@@ -223,7 +223,7 @@ class Client:
         theirs.close()
 
     async def answer(self, *, ask: bool = True) -> Any:
-        """What it says next."""
+        """Its next line."""
         if ask:
             self._pipe.send(True)
         loop = asyncio.get_running_loop()
@@ -348,7 +348,7 @@ async def _quiet(made: Rig) -> None:
 
 async def _bursts(made: Rig, writes: Writes, socket: str, timer: Client) -> list[Figure]:
     rounds, losses = [], 0
-    # Verdicts while the watchers are served, and those that came behind the burst's own.
+    # Verdicts while the watchers are served, and those that came after the burst's own.
     reactions: list[float] = []
     queued: list[float] = []
     standby = _standby(made)

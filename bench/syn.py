@@ -1,4 +1,4 @@
-"""What a SYN probe costs, beside HAProxy's TCP check and a bare loop at the same pace."""
+"""The cost of a SYN probe, beside HAProxy's TCP check and a bare loop at the same pace."""
 
 from __future__ import annotations
 

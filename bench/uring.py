@@ -1,4 +1,4 @@
-"""What io_uring would save of checks over TCP: bare loops with it and without, at the same pace, and the engine."""
+"""The saving of io_uring for checks over TCP: bare loops with it and without, at the same pace, and the engine."""
 
 from __future__ import annotations
 

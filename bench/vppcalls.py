@@ -1,4 +1,4 @@
-"""What calls cost a real VPP's main thread: the tables from which the cost formula comes."""
+"""The cost of calls for a real VPP's main thread: the tables from which the cost formula comes."""
 
 from __future__ import annotations
 

@@ -988,15 +988,19 @@ cdef class WeightTable:
         self.rows[<Py_ssize_t> self.frontend_index[name]].rule.held = pool
 
     def set_shares(self, str name, shares):
-        """The parts of their weights, in percent, of the backends of a frontend that start slowly; others have all.
+        """Set the parts of their weights, in percent, that these backends of a frontend have. 100: all of it.
 
         Raises KeyError.
         """
         cdef FrontendRow* row = &self.rows[<Py_ssize_t> self.frontend_index[name]]
         cdef Py_ssize_t i
-        cdef dict parts = {self.backend_index[one]: part for one, part in shares.items() if one in self.backend_index}
+        cdef int part
+        cdef dict parts = {self.backend_index[one]: each for one, each in shares.items() if one in self.backend_index}
         for i in range(row.first, row.first + row.count):
-            self.members[i].share = parts.get(self.members[i].backend, 0) if parts else 0
+            share = parts.get(self.members[i].backend)
+            if share is not None:
+                part = share
+                self.members[i].share = <uint8_t> (0 if part >= 100 else part)
 
     def serves_without(self, str name, backends):
         """Whether a backend of a frontend other than these has a weight. Raises KeyError."""

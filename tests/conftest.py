@@ -1,4 +1,4 @@
-"""What all tests share: a busy machine is no failure."""
+"""Settings of all tests: a busy machine is not a failure."""
 
 from __future__ import annotations
 

@@ -219,7 +219,7 @@ class MaglevLab:
 
     @keyword
     def member_should_be_flagged(self, frontend: str, backend: str, flag: str) -> None:
-        """`maglevc show frontends` prints ``[flag]`` behind the member."""
+        """`maglevc show frontends` prints ``[flag]`` after the member."""
         member = self._member(frontend, backend)
         check(flag in member.flags, f"{backend} is flagged {member.flags}, not {flag!r}")
 
@@ -260,7 +260,7 @@ class MaglevLab:
 
     @keyword
     def history_should_have_grown_by(self, name: str, *expected: str) -> None:
-        """What was remembered is still there, and exactly the ``expected`` transitions (``up -> down``) followed."""
+        """The history is still there, and exactly the ``expected`` transitions (``up -> down``) followed."""
         before, now = self._histories[name], self._history(name)
         check(now[: len(before)] == before, f"the history of {name} was {before} and is {now}")
         grown = [f"{change.before} -> {change.after}" for change in now[len(before) :]]
@@ -351,7 +351,7 @@ class MaglevLab:
 
     @keyword
     def start_to_watch_events(self) -> None:
-        """Start `maglevc watch events`; it tells the present state first."""
+        """Start `maglevc watch events`; it prints the present state first."""
         self._end_watch()
         self._watch = Watch(self.lab.maglevc)
         self._mark = 0
@@ -385,7 +385,7 @@ class MaglevLab:
 
     @keyword
     def watched_transitions_should_include(self, name: str, *expected: str) -> None:
-        """The watch has told ``expected`` of the backend, in this order."""
+        """The watch has printed ``expected`` for the backend, in this order."""
         watched = self._watched(name)
         rest = iter(watched)
         for transition in expected:
@@ -393,7 +393,7 @@ class MaglevLab:
 
     @keyword
     def watched_transitions_should_not_include(self, name: str, transition: str) -> None:
-        """The watch has not told ``transition`` of the backend."""
+        """The watch has not printed ``transition`` for the backend."""
         watched = self._watched(name)
         check(transition not in watched, f"{name} went {transition}: {watched}")
 
@@ -408,13 +408,13 @@ class MaglevLab:
 
     @keyword
     def watched_events_should_tell_the_drain_of(self, name: str) -> None:
-        """The watch has told that the backend was drained, and that this was taken back."""
+        """The watch has printed that the backend was drained, and undrained."""
         drains = [bool(drain.get("drained")) for drain in self._told("drain") if drain["name"] == name]
         check(drains == [True, False], f"drains of {name} in what was watched: {drains}")
 
     @keyword
     def watched_events_should_tell_the_weight_of(self, name: str, weight: int) -> None:
-        """The watch has told that the weight was set, and that it went back to the file's."""
+        """The watch has printed that the weight was set, and that it went back to the file's."""
         weights = [change for change in self._told("weight") if change["backend"] == name]
         news = [int(change.get("new_weight", 0)) for change in weights]
         check(len(news) == 2 and news[0] == weight, f"weights of {name} in what was watched: {weights}")

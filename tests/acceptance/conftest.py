@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Ends the run with status 2 for a VPP that cannot be reached, or that has VIPs and nobody said that is fine."""
+    """Ends the run with status 2 for a VPP that cannot be reached, or that has VIPs without leave to touch them."""
     socket = os.environ.get("VPP_SOCKET", "")
     if not socket:
         pytest.exit("VPP_SOCKET names no API socket: make test-vpp VPP_SOCKET=/run/vpp/api.sock", 2)
@@ -65,5 +65,5 @@ def socket() -> Path:
 
 @pytest.fixture
 def start_command() -> str:
-    """What starts the VPP under test again."""
+    """The command that starts the VPP under test again."""
     return os.environ["VPP_START"]

@@ -263,7 +263,7 @@ def pid_of(rig: Rig) -> int:
 
 @contextmanager
 def struck(rig: Rig, number: int, signal_number: int) -> Iterator[None]:
-    """VPP gets a signal right behind the n-th write of a batch."""
+    """VPP gets a signal right after the n-th write of a batch."""
     pid = pid_of(rig)
     real = rig.client.send
     left = number

@@ -128,7 +128,7 @@ class Book:
         self._operators.unsure = True
 
     def _guarded(self, plan: Plan, force: bool) -> bool:
-        return not force and (not plan.vips or guarded(self.plan.vips if self.plan else (), plan.vips))
+        return not force and guarded(self.plan.vips if self.plan else (), plan.vips)
 
     def _accept(self, force: Force) -> None:
         now = time.monotonic()

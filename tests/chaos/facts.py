@@ -1,4 +1,4 @@
-"""What was true when: the only source from which the oracle explains a write. Pure; times are monotonic seconds.
+"""Facts and their times: the only source from which the oracle explains a write. Pure; times are monotonic seconds.
 
 The run notes a fact on both sides of each action, because an action takes time: a server *may* fail from the moment
 before it is told to until the moment after it was told to serve again, and *surely* fails between the two answers.

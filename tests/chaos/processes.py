@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Ended(Exception):
-    """A process ended, and nobody had ended it."""
+    """A process ended by itself."""
 
 
 class StandInProcess:

@@ -79,7 +79,7 @@ class Ledger(Journal):
             print(json.dumps({"t": time.monotonic(), "client": entry.client, "call": entry.message}), file=self._file)
 
     def _commands(self, entry: Entry, text: str) -> Iterator[dict[str, Any]]:
-        """What the ``lb as`` lines of a text do to each AS, as calls of the API would say it.
+        """The effect of the ``lb as`` lines of a text on each AS, as calls of the API.
 
         An AS that one line deletes and a later line of the same text adds has its weight set: nothing runs in between.
         """

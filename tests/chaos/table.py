@@ -109,7 +109,7 @@ async def kill_starting(stage: Stage) -> bool:
 
 
 async def terminate(stage: Stage) -> bool:
-    """Told to end, and started again."""
+    """Ended by SIGTERM, and started again."""
     async with stage.alone():
         await stage.kill(signal.SIGTERM)
         return True
@@ -231,7 +231,7 @@ async def _drift(stage: Stage, kind: str) -> bool:
     vip = parse_vip_key(key)
     values = {"pfx": Prefix(vip.address, vip.prefix_length), "protocol": vip.protocol, "port": vip.port}
     address, weight = stage.chance.choice(sorted(held[key].ases.items()))
-    # The new weight is no multiple of the old one: a VIP whose weights are all one multiple keeps them until a sync.
+    # The new weight is not a multiple of the old one: a VIP whose weights are all one multiple keeps them until a sync.
     other = stage.chance.choice([0, weight + 1] if weight > 1 else [weight + 1])
 
     def change() -> int:

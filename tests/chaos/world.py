@@ -1,6 +1,6 @@
 """Namespaces, links and servers: what the daemon probes, and how it is broken, on either side.
 
-``routed``: servers behind a router, in a namespace of their own, which a veth pair joins to that of their probes.
+``routed``: servers behind a router, in a separate namespace, which a veth pair joins to that of their probes.
 ``onlink``: servers on the link itself. ``loop``: servers on the daemon's own loopback. ``fail`` and ``mend`` concern
 servers, and are facts for the oracle. ``break_host`` and ``mend_host`` concern the prober's side: no weight may fall.
 """
@@ -307,7 +307,7 @@ class World:
 
 
 def troubles(group: str) -> tuple[str, ...]:
-    """What can break the prober's side for a group: only probes to the routed servers have a source of their own."""
+    """The troubles of the prober's side for a group: only probes to the routed servers have a configured source."""
     return () if group == LOOP else HOST_TROUBLES if group == ROUTED else HOST_TROUBLES[:-1]
 
 

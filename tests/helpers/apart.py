@@ -1,4 +1,4 @@
-"""An engine in a process of its own, which a test can stop, starve of CPU and give another clock.
+"""An engine in a separate process, which a test can stop, starve of CPU and give another clock.
 
 ``python -m tests.helpers.apart TARGETS LIMIT OPTIONS`` is that process: it probes what the JSON list TARGETS names
 (fields of ``Target``), with LIMIT file descriptors where that is not 0 and an engine made with the JSON object OPTIONS,
@@ -42,7 +42,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Report:
-    """What the engine knows. ``failures``, ``probes`` and ``blocked`` have one item a target, in their order.
+    """The engine's counters. ``failures``, ``probes`` and ``blocked`` have one item a target, in their order.
 
     ``failures``: how often it failed, by code. ``moves``: the transitions so far, as target, code and detail.
     ``late``: probes that were sent more than five seconds late.
@@ -65,7 +65,7 @@ class Apart:
         self.process = process
 
     def ask(self) -> Report:
-        """What its engine knows now."""
+        """The present counters of its engine."""
         assert self.process.stdin
         assert self.process.stdout
         self.process.stdin.write("\n")

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 BOOKS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
-# What is another every time: times, durations, counts since the start, process ids, versions.
+# Parts that change each time: times, durations, counts since the start, process ids, versions.
 _CHANGING = (
     r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d\.\d+",
     r"\d\d:\d\d:\d\d\.\d+",
@@ -45,7 +45,7 @@ def blocks(book: Path) -> Iterator[Block]:
 
 
 def transcript(block: Block) -> Iterator[tuple[str, str]]:
-    """The commands of a block, each with what it is said to print (nothing in a block of commands alone)."""
+    """The commands of a block, each with its expected output (nothing in a block of commands alone)."""
     text = block.text.replace("\\\n", " ")
     if block.language != "console":
         for line in text.splitlines():
@@ -58,7 +58,7 @@ def transcript(block: Block) -> Iterator[tuple[str, str]]:
 
 
 def masked(output: str, *, pattern: bool = True) -> str:
-    """What a command printed without what changes and without the widths of columns; as a regular expression of it."""
+    """An output without its changing parts and without the widths of columns; or a regular expression for it."""
     for changing in _CHANGING:
         output = re.sub(changing, "#", output)
     lines = [" ".join(line.split()) for line in output.splitlines() if line.strip()]

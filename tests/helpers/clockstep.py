@@ -31,7 +31,7 @@ class ClockStep:
         self._write()
 
     def synchronised(self, yes: bool | None) -> None:
-        """What the kernel says of its clock; None: what it says in truth."""
+        """The kernel's word about its clock; None: the true one."""
         self._synchronised = 0 if yes is None else 1 if yes else 2
         self._write()
 

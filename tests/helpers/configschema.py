@@ -13,5 +13,5 @@ _VALIDATOR = Draft202012Validator(docs.json_schema(), format_checker=FormatCheck
 
 
 def errors(tree: Any) -> list[str]:
-    """What the schema has against a configuration, each as ``path: message``."""
+    """The schema's objections to a configuration, each as ``path: message``."""
     return [f"{error.json_path}: {error.message}" for error in _VALIDATOR.iter_errors(tree)]

@@ -167,7 +167,7 @@ class DaemonProcess:
                 await self._logged.wait()
 
     async def notice(self, line: str) -> None:
-        """Wait until the daemon has told the service manager this line, and forget all that came before it."""
+        """Wait until the daemon has sent the service manager this line, and forget all that came before it."""
         assert self.process is not None
         ended = asyncio.create_task(self.process.wait())
         try:

@@ -1,4 +1,4 @@
-"""What engine tests share: short checks, an engine that is always stopped, and waiting for what it reports."""
+"""The common parts of engine tests: short checks, an engine that is always stopped, and waiting for what it reports."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def packed(address: str) -> bytes:
 
 
 class Probing:
-    """A running engine and what it has reported so far."""
+    """A running engine and its reports so far."""
 
     def __init__(self, **options: Any) -> None:
         self.engine = Engine(**{"capacity": 1024, **options})
@@ -56,7 +56,7 @@ class Probing:
         self.engine.start()
 
     def add(self, a_check: HealthCheck, address: str, **options: Any) -> int:
-        """A check of its own and one target for it."""
+        """A separate check and one target for it."""
         return self.engine.add_target(self.engine.add_check(a_check), packed(address), **options)
 
     def collect(self, seconds: float) -> None:

@@ -36,7 +36,7 @@ cd "$PWD/home"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a command ended, and what it printed on both streams."""
+    """The status of a command, and its output on both streams."""
 
     status: int
     output: str
@@ -106,13 +106,13 @@ class Machine:
         return Answer(int(end[1]), said[: end.start()].decode())
 
     def start(self, command: str) -> int:
-        """Start a command that goes on; its process id. What it prints goes to ``log``."""
+        """Start a command that goes on; its process id. Its output goes to ``log``."""
         self._started += 1
         log = self._directory / f"{self._started}.log"
         return int(self.run(f"{command} >{log} 2>&1 & echo $!").output)
 
     def log(self) -> str:
-        """What was printed by the command that was started last."""
+        """The output of the command that was started last."""
         return (self._directory / f"{self._started}.log").read_text()
 
     def start_daemon(self, command: str) -> None:

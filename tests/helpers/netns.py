@@ -1,4 +1,4 @@
-"""Network namespaces for tests: two that are joined by a veth pair, and a stranger who sends any packet he likes."""
+"""Network namespaces for tests: two that are joined by a veth pair, and a stranger that sends arbitrary packets."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def summed(source: bytes, target: bytes, proto: int, message: bytes, at: int) ->
 
 
 def icmp_packet(source: bytes, target: bytes, kind: int, code: int, rest: bytes) -> bytes:
-    """An ICMP or ICMPv6 message in its packet; ``rest`` starts behind the checksum."""
+    """An ICMP or ICMPv6 message in its packet; ``rest`` starts after the checksum."""
     message = struct.pack(">BBH", kind, code, 0) + rest
     if len(source) == 4:
         message = message[:2] + struct.pack(">H", checksum(message)) + rest
@@ -235,7 +235,7 @@ def icmp_packet(source: bytes, target: bytes, kind: int, code: int, rest: bytes)
 
 
 def flipped(packet: bytes, at: int) -> bytes:
-    """The same with one bit of byte ``at`` turned over, counted from behind the IP header."""
+    """The same with one bit of byte ``at`` turned over, counted from the end of the IP header."""
     at += head(packet)
     return packet[:at] + bytes([packet[at] ^ 1]) + packet[at + 1 :]
 
@@ -248,7 +248,7 @@ def echo_reply(request: bytes, *, source: str | None = None, payload: int | None
 
 
 def icmp_error(probe: bytes, *, quoted: int = 8) -> bytes:
-    """A router's word that the host cannot be reached; quotes the probe's IP header and ``quoted`` bytes behind it."""
+    """A router's word that the host cannot be reached; quotes the probe's IP header and ``quoted`` bytes after it."""
     target, at = ends(probe)[0], head(probe)
     kind, code, router = (3, 1, SERVER) if at == 20 else (1, 3, SERVER6)
     return icmp_packet(packed(router), target, kind, code, bytes(4) + probe[: at + quoted])

@@ -48,7 +48,7 @@ def calls(scenario: str) -> Iterator[Call]:
 
 
 def definitions() -> dict[str, dict[str, Any]]:
-    """Name -> its ``name_crc`` and fields, as that VPP told them."""
+    """Name -> its ``name_crc`` and fields, as that VPP listed them."""
     loaded: dict[str, dict[str, Any]] = json.loads((DIRECTORY / "messages.json").read_text())
     return loaded
 

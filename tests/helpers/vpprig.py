@@ -32,7 +32,7 @@ WWW = VipKey.parse("192.0.2.1/32", 6, 80)
 AT_ONCE = LbConfig(startup_min_delay=0, startup_max_delay=0)
 """No warm-up delays."""
 SINGLY = replace(AT_ONCE, mass_changes=MassChanges.OFF)
-"""The same, and each AS changes by a call of its own."""
+"""The same, and each AS changes by a separate call."""
 HASTY = Timing(deadline=1.0, ping=0.5, backoff=0.01, backoff_most=0.02)
 
 
@@ -55,7 +55,7 @@ class PacedClock(FakeClock):
 
 
 class Presumed:
-    """Remembers which backends were said to serve already; None: nobody has said anything."""
+    """Remembers which backends were said to serve already; None: nothing was said."""
 
     def __init__(self) -> None:
         self.names: set[str] | None = None
@@ -190,7 +190,7 @@ def vip_of(server: StandIn, key: VipKey = WWW) -> Vip | None:
 
 
 def weights(server: StandIn, key: VipKey = WWW) -> dict[str, int]:
-    """What the stand-in holds: address -> weight of the live ASes of a VIP; nothing if there is no such VIP."""
+    """The contents of the stand-in: address -> weight of the live ASes of a VIP; nothing if there is no such VIP."""
     vip = vip_of(server, key)
     if vip is None:
         return {}
@@ -208,7 +208,7 @@ def all_weights(server: StandIn) -> dict[str, int]:
 
 
 def drift(server: StandIn, address: str, weight: int, key: VipKey = WWW) -> None:
-    """Somebody else sets a weight in VPP."""
+    """Another client sets a weight in VPP."""
     vip = vip_of(server, key)
     assert vip is not None
     assert server.model.set_weight(vip, embed(ip_address(address).packed), weight, flush=False) == 0

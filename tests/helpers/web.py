@@ -1,4 +1,4 @@
-"""A web server on a thread of its own, with or without TLS."""
+"""A web server on a separate thread, with or without TLS."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Web:
         writer.close()
 
     def close(self) -> None:
-        """Serve nobody any more."""
+        """Stop serving."""
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
         self._loop.close()

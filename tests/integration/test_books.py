@@ -1,4 +1,4 @@
-"""Every example of the books, done as it is written: on a machine of its own, with the daemon and VPP's stand-in."""
+"""Every example of the books, executed as written: on a separate machine, with the daemon and VPP's stand-in."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ PROGRAMS = ROOT / "build" / architecture()
 
 
 class Reader:
-    """Somebody who does what a book says."""
+    """A reader who carries out a book."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.maglevc = Maglevc(f"unix:{machine.root}/run/vpp-maglev/maglevd.sock")
 
     def prepare(self) -> None:
-        """What a book takes for granted: the programs, web servers, VPP, and a configured site."""
+        """The setting that a book assumes: the programs, web servers, VPP, and a configured site."""
         machine = self.machine
         (machine.home / "build").symlink_to(ROOT / "build")
         (machine.root / "etc/vpp-maglev").mkdir(exist_ok=True)
@@ -72,7 +72,7 @@ class Reader:
         )
 
     def follows(self, frontend: str) -> bool:
-        """Whether VPP has shown a table for the weights of a frontend; it is read back behind the writes."""
+        """Whether VPP has shown a table for the weights of a frontend; it is read back after the writes."""
         answer = self.maglevc.run("--json", "show", "frontends", frontend)
         return answer.status == 0 and table_follows(json.loads(answer.stdout))
 

@@ -1,4 +1,4 @@
-"""``maglevc`` as operators run it: a process of its own, against a real server whose states the test sets by hand."""
+"""``maglevc`` as operators run it: a separate process, against a real server whose states the test sets by hand."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Answer:
 
 
 class Served:
-    """A server on a loop in a thread of its own; the test stays free to wait for processes."""
+    """A server on a loop in a separate thread; the test stays free to wait for processes."""
 
     def __init__(self, directory: Path, make: Callable[[], FakeDaemon] = fake_daemon) -> None:
         self.socket = directory / "run" / "maglevd.sock"
@@ -509,7 +509,7 @@ def test_an_abbreviation_that_is_a_live_name_is_the_name(served: Served) -> None
     answer = served.run("sync vpp lb state d")
 
     assert answer.status == 0
-    # "d" is no frontend, so it is dry-run; nothing was synced.
+    # "d" is not a frontend, so it is dry-run; nothing was synced.
     assert served.daemon.dataplane.syncs == []
 
 
@@ -640,7 +640,7 @@ class Terminal:
         try:
             data = os.read(self._master, 65536)
         except OSError:
-            # EIO: nobody has the terminal open any more.
+            # EIO: the terminal is closed.
             return False
         self.written += data
         self._stream.feed(data)
@@ -660,7 +660,7 @@ class Terminal:
 
     @property
     def shown(self) -> list[str]:
-        """What stands on the screen."""
+        """The text on the screen."""
         return [line.rstrip() for line in self._screen.display]
 
     def press(self, keys: str) -> None:

@@ -35,7 +35,7 @@ OUTAGE = re.compile(r"event=(backend-transition|frontend-transition|frontend-wit
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS = bytes.fromhex("000000040000000000")
-# Memory that a process keeps for the next time is no leak, and the first of each kind of thing makes some.
+# Memory that a process keeps for the next time is not a leak, and the first of each kind of thing makes some.
 MEMORY = 64 << 20
 
 
@@ -155,7 +155,7 @@ class Secured(Attacked):
         return context
 
     def hello(self) -> bytes:
-        """What a client says first."""
+        """The first bytes of a client."""
         said = ssl.MemoryBIO()
         with pytest.raises(ssl.SSLWantReadError):
             self.context().wrap_bio(ssl.MemoryBIO(), said, server_hostname="localhost").do_handshake()
@@ -352,7 +352,7 @@ async def test_handshakes_that_come_to_nothing_leave_nothing_behind(secured: Sec
         before, memory = secured.descriptors(), secured.resident()
 
         def refused(context: ssl.SSLContext) -> None:
-            """TLS 1.3 tells a client last whether his certificate will do."""
+            """With TLS 1.3 a client learns last whether its certificate is accepted."""
             if (session := secured.session(context)) is not None:
                 with session, contextlib.suppress(ssl.SSLError, ConnectionError):
                     session.sendall(PREFACE + SETTINGS)

@@ -62,7 +62,7 @@ async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
 
 
 async def up(daemon: DaemonProcess) -> dict[str, pb.ListenerInfo]:
-    """The listeners by name, as the API on the Unix socket tells."""
+    """The listeners by name, by the API on the Unix socket."""
     async with daemon.api() as stub:
         info = await stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=DEADLINE)
     return {one.name: one for one in info.listeners}

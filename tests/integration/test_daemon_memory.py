@@ -22,7 +22,7 @@ BOUND = 640 << 20
 """docs/operations.md states it, for a daemon that needs 64 MiB by itself."""
 
 FALLEN = 96 << 20
-"""What may stay in use after the attack, above what was before: gRPC keeps some memory of 400 connections."""
+"""Memory that may stay in use after the attack, above the level before: gRPC keeps some memory of 400 connections."""
 
 
 def literal(name: bytes, value: bytes, *, indexed: bool = False) -> bytes:

@@ -23,7 +23,7 @@ CONFIG = "maglev: {backends: {one: {address: 127.0.31.1}}}"
 DAEMON = [sys.executable, "-m", "maglev.daemon.main"]
 CLIENT = [sys.executable, "-m", "maglev.cli.main"]
 
-# A command that is told when the daemon's first module runs: by an entry of its table of modules.
+# A command that learns when the daemon's first module runs: by an entry of its table of modules.
 TOLD = """
 import os, sys, runpy
 class Tell:
@@ -241,7 +241,7 @@ WORDS = (
 async def test_a_full_disk_behind_the_output_of_the_command_line(daemon: DaemonProcess) -> None:
     async with daemon:
         commands = [[*CLIENT, f"--server=unix:{daemon.socket}", *words.split()] for words in WORDS]
-        # A script of commands, and a shell of its own for each.
+        # A script of commands, and a separate shell for each.
         for many in (commands[:6], commands[6:]):
             for status, said in await asyncio.gather(*(finished(one, ">/dev/full") for one in many)):
                 assert (status, said) == (74, b"maglevc: cannot write to standard output: No space left on device\n")
@@ -250,7 +250,7 @@ async def test_a_full_disk_behind_the_output_of_the_command_line(daemon: DaemonP
         assert await finished([*CLIENT, "--nonsense"], "2>/dev/full") == (2, b"")
         assert await finished(commands[4], ">/dev/full 2>/dev/full") == (74, b"")
         assert await finished(commands[4], ">/dev/full 2>&-") == (74, b"")
-        # A reader that has had enough is no error.
+        # A reader that has had enough is not an error.
         assert await finished(commands[0], "> >(exec true)") == (0, b"")
         assert await daemon.stop() == 0
 

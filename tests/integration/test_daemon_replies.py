@@ -44,7 +44,7 @@ def config(port: int) -> str:
 
 
 async def maglevc(daemon: DaemonProcess, *words: str) -> str:
-    """What it prints; it has to succeed."""
+    """Its output; it has to succeed."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

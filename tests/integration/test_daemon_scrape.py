@@ -1,4 +1,4 @@
-"""What a daemon that is used in every way shows at /metrics: the user guide's tables, no more and no less."""
+"""The /metrics of a daemon that is used in every way: the user guide's tables, no more and no less."""
 
 from __future__ import annotations
 

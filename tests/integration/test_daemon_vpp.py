@@ -90,7 +90,7 @@ class Lab:
         return await asyncio.to_thread(read_by_papi, self.vpp.path)
 
     async def restart_daemon(self) -> None:
-        """Start the daemon again with a log that tells everything, from its very beginning."""
+        """Start the daemon again with a log of everything, from its very beginning."""
         self.daemon.log.clear()
         self.daemon.flags += ("--log-level=debug",)
         await self.daemon.start()
@@ -307,7 +307,7 @@ async def test_metrics_about_vpp(lab: Lab) -> None:
 
 async def test_a_daemon_that_is_killed_while_it_creates_a_vip_again_gives_its_weights_back(lab: Lab) -> None:
     """All checks fail, and ``on-all-down: keep`` is all that keeps the frontend served."""
-    # With a small stall each call is a write of its own; else VPP would have all of them before the end.
+    # With a small stall each call is a separate write; else VPP would have all of them before the end.
     keeping = config(lab.port).replace("new-flows-table-length: 1024", "on-all-down: keep")
     keeping = keeping.replace("sync-interval: 1h", "sync-interval: 1h\n      max-stall: 100us")
     lab.daemon.config.write_text(keeping)

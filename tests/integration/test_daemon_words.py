@@ -1,4 +1,4 @@
-"""What maglevd tells operators of an outage: levels, priorities, causes, who did it, and what it remembers."""
+"""The words of maglevd about an outage: levels, priorities, causes, requesters, and the history."""
 
 from __future__ import annotations
 

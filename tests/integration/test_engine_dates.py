@@ -1,4 +1,4 @@
-"""A wrong clock is no verdict on a certificate, and a certificate that has expired in truth is one."""
+"""A wrong clock says nothing about a certificate, and a certificate that has expired in truth is one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A probe that did not leave this host is no verdict; a server that is dead behind the same trouble goes down."""
+"""A probe that did not leave this host does not count; a server that is dead at the same time goes down."""
 
 from __future__ import annotations
 

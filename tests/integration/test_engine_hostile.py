@@ -1,4 +1,4 @@
-"""Packets that nobody should believe, and the errors that everybody should, in network namespaces of their own."""
+"""Packets that must not be believed, and errors that must, in separate network namespaces."""
 
 from __future__ import annotations
 

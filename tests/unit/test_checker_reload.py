@@ -12,7 +12,7 @@ from maglev.base.errors import NotAllowed, UnknownName
 from maglev.base.events import BackendEvent, ConfigEvent, DrainEvent, FrontendEvent
 from maglev.base.states import Code, FrontendState, State
 from maglev.checker.overrides import from_json, to_json
-from maglev.config.model import SECOND, Backend, Config
+from maglev.config.model import SECOND, Backend, Config, Panic, Threshold
 from tests.helpers.checker import check, config
 from tests.unit.test_checker_verbs import Rig
 
@@ -387,3 +387,66 @@ async def test_a_verb_in_the_middle_of_a_reload_finds_the_new_configuration(monk
     assert override.address == C
     assert rig.checker.backend_state("a").drained
     assert rig.engine.is_probed(C)
+
+
+def with_frontend(made: Config, **changes: object) -> Config:
+    """The same with other settings of the frontend ``www``."""
+    www = dataclasses.replace(made.frontends["www"], **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(made, frontends={"www": www})
+
+
+def slow(made: Config) -> Config:
+    return with_frontend(made, slow_start=60 * SECOND)
+
+
+def shares(rig: Rig) -> dict[str, int]:
+    return {member.backend: member.share for member in rig.checker.frontend_weights("www").members}
+
+
+async def test_what_a_reload_or_an_operator_brings_starts_slowly_and_what_served_before_does_not() -> None:
+    rig = await started(slow(config({"a": A, "b": B}, {"www": [{"a": 100, "b": 100}]})))
+    rig.result(A, True)
+    rig.result(B, True)
+    assert shares(rig) == {"a": 100, "b": 100}
+    three = config({"a": A, "renamed": B, "c": C}, {"www": [{"a": 100, "renamed": 100, "c": 100}]})
+    await rig.checker.apply(slow(three), by="signal")
+    rig.result(B, True)
+    rig.result(C, True)
+    assert shares(rig) == {"a": 100, "renamed": 100, "c": 25}
+    rig.checker.disable("a", by="x")
+    rig.checker.enable("a", by="x")
+    rig.result(A, True)
+    rig.checker.drain("renamed", by="x")
+    rig.checker.undrain("renamed", by="x")
+    assert shares(rig) == {"a": 25, "renamed": 100, "c": 25}
+    # A reload keeps what has begun, for as long as the file has slow start.
+    await rig.checker.apply(slow(dataclasses.replace(three, transition_history=4)), by="signal")
+    assert shares(rig) == {"a": 25, "renamed": 100, "c": 25}
+    await rig.checker.apply(three, by="signal")
+    assert shares(rig) == {"a": 100, "renamed": 100, "c": 100}
+
+
+async def test_a_reload_keeps_panic_and_the_pool_that_serves() -> None:
+    made = config({"a": A, "b": B, "c": C}, {"www": [{"a": 100, "b": 100}, {"c": 100}]})
+    first, second = made.frontends["www"].pools
+    pools = (dataclasses.replace(first, resume_up=Threshold(2)), second)
+    rig = await started(with_frontend(made, pools=pools))
+    for address in (C, B):
+        rig.result(address, True)
+    rig.result(A, False)
+    assert rig.checker.frontend_weights("www").active_pool == 0
+    rig.result(B, False, times=3)
+    rig.result(B, True, times=2)
+    assert rig.checker.frontend_weights("www").active_pool == 1
+    again = with_frontend(made, pools=(dataclasses.replace(pools[0], name="first"), second), panic=Panic(1.0))
+    await rig.checker.apply(again, by="signal")
+    assert rig.checker.frontend_weights("www").active_pool == 1
+    await rig.checker.apply(with_frontend(again, panic=Panic(0.9)), by="signal")
+    rig.result(C, False, times=3)
+    assert rig.checker.frontend_state("www") is FrontendState.PANIC
+    await rig.checker.apply(with_frontend(again, panic=Panic(0.8)), by="signal")
+    assert rig.checker.frontend_state("www") is FrontendState.PANIC
+    rig.result(A, True, times=2)
+    assert rig.checker.frontend_state("www") is FrontendState.PANIC
+    await rig.checker.apply(with_frontend(again, panic=None), by="signal")
+    assert rig.checker.frontend_state("www") is FrontendState.UP

@@ -57,6 +57,8 @@ class ActivePools:
     def __init__(self) -> None:
         self._past: dict[str, _Past] = {}
         self._frontends: dict[str, Frontend] = {}
+        # Frontends of which a pool waits to take over: few, while all others need not be looked at.
+        self._waiting: dict[str, None] = {}
         self._begun = False
 
     def __contains__(self, frontend: str) -> bool:
@@ -77,6 +79,7 @@ class ActivePools:
             # Indexes of pools may mean others now, so the times start again.
             past[name] = _Past(before.pool if known else "")
         self._past = past
+        self._waiting = {}
 
     def begin(self, serving: Mapping[str, str]) -> None:
         """VPP was read: the name of the pool that it serves, by frontend. Nothing is remembered before. Called once."""
@@ -110,6 +113,9 @@ class ActivePools:
         frontend = self._frontends[name]
         chosen, undecided, ready = table.look(name)
         past.ready_ns = {pool: past.ready_ns.get(pool, now_ns) for pool in ready}
+        self._waiting.pop(name, None)
+        if ready:
+            self._waiting[name] = None
         for pool, since_ns in past.ready_ns.items():
             if pool < chosen and now_ns - since_ns >= frontend.pools[pool].resume_after:
                 chosen = pool
@@ -123,8 +129,9 @@ class ActivePools:
 
     def due(self) -> dict[str, int]:
         """When frontends are to be looked at again because time has passed, whatever their states do."""
-        return {
-            name: min(since + self._frontends[name].pools[pool].resume_after for pool, since in past.ready_ns.items())
-            for name, past in self._past.items()
-            if past.ready_ns
-        }
+        due: dict[str, int] = {}
+        for name in self._waiting:
+            pools, ready = self._frontends[name].pools, self._past[name].ready_ns
+            if ready:
+                due[name] = min(since + pools[pool].resume_after for pool, since in ready.items())
+        return due

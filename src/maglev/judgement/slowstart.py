@@ -48,6 +48,8 @@ class Ramps:
         self._durations: dict[str, int] = {}
         # By frontend and backend: the monotonic times of the steps that are to come, the next one first.
         self._steps: dict[str, dict[str, tuple[int, ...]]] = {}
+        # By frontend: when its next step is due.
+        self._next_ns: dict[str, int] = {}
 
     def __contains__(self, frontend: str) -> bool:
         """Whether a frontend has slow start."""
@@ -57,6 +59,7 @@ class Ramps:
         """Another configuration is in force. ``durations``: of the frontends that have slow start."""
         self._durations = dict(durations)
         self._steps = {name: steps for name, steps in self._steps.items() if name in self._durations}
+        self._next_ns = {name: at for name, at in self._next_ns.items() if name in self._steps}
 
     def shares(self, frontend: str) -> Mapping[str, int]:
         """The shares of the weight, in percent, of the backends of a frontend that start slowly."""
@@ -77,21 +80,24 @@ class Ramps:
         of_frontend = self._steps.setdefault(frontend, {})
         for name in joining:
             of_frontend[name] = steps
-        table.set_shares(frontend, self.shares(frontend))
+        self._next_ns[frontend] = min(steps[0], self._next_ns.get(frontend, steps[0]))
+        table.set_shares(frontend, dict.fromkeys(joining, RAMP[0]))
         return joining
 
     def follow(self, frontend: str, table: WeightTable, now_ns: int) -> bool:
         """Take the steps that are due; returns whether there were any."""
-        steps = self._steps.get(frontend)
-        if not steps or all(left[0] > now_ns for left in steps.values()):
+        if self._next_ns.get(frontend, now_ns + 1) > now_ns:
             return False
-        left = {name: tuple(at for at in times if at > now_ns) for name, times in steps.items()}
-        self._steps[frontend] = {name: times for name, times in left.items() if times}
-        table.set_shares(frontend, self.shares(frontend))
-        if not self._steps[frontend]:
-            del self._steps[frontend]
+        left = {name: tuple(at for at in times if at > now_ns) for name, times in self._steps[frontend].items()}
+        table.set_shares(frontend, {name: RAMP[STEPS - len(times)] for name, times in left.items()})
+        going_on = {name: times for name, times in left.items() if times}
+        if going_on:
+            self._steps[frontend] = going_on
+            self._next_ns[frontend] = min(times[0] for times in going_on.values())
+        else:
+            del self._steps[frontend], self._next_ns[frontend]
         return True
 
     def due(self) -> dict[str, int]:
         """When the next step of each frontend is due."""
-        return {name: min(left[0] for left in steps.values()) for name, steps in self._steps.items()}
+        return dict(self._next_ns)
