@@ -294,6 +294,8 @@ class Run:
         stage, now = self.stage, time.monotonic()
         assert stage.book.plan is not None
         for vip in stage.book.plan.vips.values():
+            if vip.least_of(0) > 1:
+                continue  # too few others in the pool could explain a weight of 0
             held = stage.oracle.vips[vip.key].ases
             for member in vip.pools[0]:
                 quiet = not (

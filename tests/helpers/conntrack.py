@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.helpers.alone import alone
 from tests.helpers.netns import SERVER, Pair, inside
 from tests.helpers.trouble import firewall
 
-_LOCK = Path(tempfile.gettempdir()) / "maglev-tests-conntrack.lock"
 _MAX = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 _HELD = 300
 
@@ -25,8 +23,7 @@ def full_conntrack(nets: Pair, port: int) -> Iterator[None]:
     makes room by dropping connections that were never answered, so these are established.
     """
     held: list[socket.socket] = []
-    with _LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone("conntrack"):
         before = _MAX.read_text()
         try:
             with firewall(nets.client, "ct state invalid,new,established accept"):

@@ -7,7 +7,7 @@ import ipaddress
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from maglev._probe import Engine, Result, Transition
@@ -88,8 +88,15 @@ class Probing:
 
     def wait_probes(self, target: int, more: int = 3) -> None:
         """Wait for ``more`` further results."""
-        start = self.probes(target)
-        self.wait(lambda: self.probes(target) >= start + more, f"{more} results of {target}")
+        self.wait_probes_of_all([target], more)
+
+    def wait_probes_of_all(self, targets: Sequence[int], more: int = 3) -> None:
+        """Wait for ``more`` further results of each target, of all at the same time."""
+        ends = [self.probes(target) + more for target in targets]
+        self.wait(
+            lambda: all(self.probes(target) >= end for target, end in zip(targets, ends, strict=True)),
+            f"{more} results of {targets}",
+        )
 
     def blocked(self, target: int) -> str:
         """Wait until the target cannot be probed; returns why."""

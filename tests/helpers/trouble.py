@@ -7,20 +7,18 @@ or the firewall is to be the only trouble, ``permanent`` comes first.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import socket
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
+from tests.helpers.alone import alone
 from tests.helpers.netns import CLIENT, CLIENT6, SERVER, SERVER6, Pair, inside, ip
 
 GC_THRESH3 = 1024
 """Neighbours that the kernel keeps at most by default: for each family, on the whole machine."""
 
-_LOCK = Path(tempfile.gettempdir()) / "maglev-tests-neighbours.lock"
+_TABLE = "neighbours"
 
 
 def run(*words: str, text: str | None = None) -> str:
@@ -122,16 +120,14 @@ def firewall(namespace: str, rule: str, hook: str = "output", policy: str = "acc
 @contextlib.contextmanager
 def neighbour_table_alone() -> Iterator[None]:
     """The kernel's neighbour tables are those of the whole machine: one test at a time may fill them."""
-    with _LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(_TABLE):
         yield
 
 
 @contextlib.contextmanager
 def neighbour_table_left_alone() -> Iterator[None]:
     """No test fills the kernel's neighbour tables meanwhile; other tests that only want that may run."""
-    with _LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
+    with alone(_TABLE, shared=True):
         yield
 
 

@@ -61,7 +61,7 @@ class Watched:
         self.targets = [p.add(quick(kind, nets, port), one) for kind in ("icmp", "syn") for one in addresses]
         for target in self.targets:
             p.becomes(target, State.UP)
-            p.wait_probes(target, 3)
+        p.wait_probes_of_all(self.targets)
         self.before = [len(p.of(target)) for target in self.targets]
 
     def reasons(self, tries: int = 4) -> list[str]:
@@ -306,8 +306,7 @@ def test_a_packet_that_fits_no_link_stops_no_other_probe(
         ip("-n", nets.server, "link", "set", "veth0", "mtu", "1300")
         for target in small:
             assert p.blocked(target) == "not probed: no buffer: ENOBUFS"
-        for target in good:
-            p.wait_probes(target, 10)
+        p.wait_probes_of_all(good, 10)
         # One of the others dies.
         with firewall(nets.server, f'iifname "veth1" {PROBES}', "input"):
             for target in good:

@@ -148,7 +148,14 @@ def written_flags(cell: str) -> list[str]:
 
 def test_the_guide_has_every_exit_status() -> None:
     daemon = [int(cells[0]) for cells in rows(GUIDE, "### Exit status of maglevd")]
-    assert daemon == [exits.EXIT_OK, exits.EXIT_FAILED, exits.EXIT_SEMANTIC, EX_USAGE, stdio.EX_IOERR]
+    assert daemon == [
+        exits.EXIT_OK,
+        exits.EXIT_FAILED,
+        exits.EXIT_SEMANTIC,
+        EX_USAGE,
+        stdio.EX_IOERR,
+        exits.EXIT_NOT_READ,
+    ]
     client = [int(cells[0]) for cells in rows(GUIDE, "### Exit status of maglevc")]
     known = [errors.DONE, errors.REFUSED, errors.USAGE, errors.UNREACHABLE, stdio.EX_IOERR, errors.INTERRUPTED]
     assert client == known

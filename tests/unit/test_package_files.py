@@ -171,7 +171,7 @@ def test_the_man_pages_have_every_flag_command_key_and_exit_status() -> None:
     for section in docs.sections().values():
         assert {key.name for key in section.keys} <= set(bold["maglev.yaml.5"])
     for page, statuses in (
-        ("maglevd.8", ["0", "1", "2", "64", "74"]),
+        ("maglevd.8", ["0", "1", "2", "64", "74", "75"]),
         ("maglevc.1", ["0", "1", "2", "3", "74", "130"]),
     ):
         told = pages[page].partition(".SH EXIT STATUS\n")[2].partition(".SH ")[0]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path as FilePath
 from typing import IO
 
 from maglev.base.errors import HostTrouble
+from maglev.base.lacks import remedy
 from maglev.config.load import CheckResult, LoadResult, load_file
 from maglev.config.model import Config
 from maglev.config.rows import pack, unpack
@@ -40,6 +40,9 @@ END_SECONDS = 5.0
 
 LAST_SECONDS = 1.0
 """How long a child that has closed its output may take to end by itself, so that its own status is known."""
+
+NOT_READ = os.EX_TEMPFAIL
+"""Exit status of a child that lacked something; the last line of its standard error says what."""
 
 STDERR_KEPT = 2000
 """Bytes from the end of the child's standard error that its failure is reported with."""
@@ -78,7 +81,7 @@ async def _load(
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment,
             )  # fmt: skip
     except OSError as error:
-        raise HostTrouble(f"cannot start the process that loads the configuration: {_remedy(error)}") from error
+        raise HostTrouble(f"cannot start the process that loads the configuration: {remedy(error)}") from error
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(_end, process)
         answer = await _reader(process.stdout, stack)
@@ -97,20 +100,6 @@ async def _load(
             raise HostTrouble(f"loading took longer than {deadline:g} s, and was given up") from None
 
 
-_REMEDIES = {
-    errno.EMFILE: "raise LimitNOFILE of the service",
-    errno.ENFILE: "raise fs.file-max",
-    errno.EAGAIN: "raise TasksMax of the service or kernel.pid_max",
-    errno.ENOMEM: "make room, or raise MemoryMax of the service",
-}
-
-
-def _remedy(error: OSError) -> str:
-    words = (error.strerror or str(error)).lower()
-    remedy = _REMEDIES.get(error.errno or 0)
-    return f"{words} ({remedy})" if remedy else words
-
-
 def _why_failed(error: str, status: int | None, last_words: str) -> str:
     """What a failed load is reported with. ``status`` None: it was killed here, since its answer made no sense."""
     if status == -signal.SIGKILL:
@@ -119,6 +108,8 @@ def _why_failed(error: str, status: int | None, last_words: str) -> str:
             "short: make room, or raise the limit of the service (MemoryMax) or of the container, and reload"
         )
     said = last_words.strip().rpartition("\n")[2]
+    if status == NOT_READ and said:
+        return said
     words = [error, *([f"status {status}"] if status is not None else ()), *([said] if said else ())]
     return f"the process that loads the configuration failed ({'; '.join(words)})"
 
@@ -208,6 +199,9 @@ def main() -> int:
         # The parent has given up, and nothing can be sent. The interpreter would flush again at its end, and fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (HostTrouble, MemoryError) as trouble:
+        print(remedy(trouble) if isinstance(trouble, MemoryError) else trouble, file=sys.stderr)
+        return NOT_READ
     return 0
 
 

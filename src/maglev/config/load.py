@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
+from maglev.base.errors import HostTrouble
+from maglev.base.lacks import is_lack, remedy
 from maglev.config import source
 from maglev.config.check import check
 from maglev.config.keys import ROOT
@@ -92,11 +94,14 @@ def parse_failure(message: str) -> LoadResult:
 def load_file(path: str | FilePath) -> LoadResult:
     """Load and check a file: JSON if its name ends in ``.json``, else YAML.
 
-    A file that cannot be read is a parse error.
+    A file that cannot be read is a parse error. Raises ``HostTrouble`` where this host has no descriptor or memory for
+    the file, or for one that it names: that says nothing about the file.
     """
     try:
         content = _read_file(path)
     except (OSError, ValueError) as error:
+        if is_lack(error):
+            raise HostTrouble(remedy(error)) from error
         return parse_failure(f"cannot read {os.fspath(path)!r}: {getattr(error, 'strerror', None) or error}")
     return load_text(content, json=os.fspath(path).endswith(".json"))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 from maglev.config.load import LoadResult
 
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_PARSE = 1
 EXIT_SEMANTIC = 2
+EXIT_NOT_READ = os.EX_TEMPFAIL  # 75: this host lacked what reading the file takes; the file may be valid
 
 
 class CannotStart(Exception):

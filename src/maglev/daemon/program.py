@@ -12,18 +12,26 @@ import sys
 from collections.abc import Sequence
 
 from maglev.base import stdio
+from maglev.base.errors import HostTrouble
+from maglev.base.lacks import remedy
 from maglev.base.logs import LogControl, counted, escape
 from maglev.base.version import version
 from maglev.config.load import LoadResult, Problem, load_file
-from maglev.daemon.exits import EXIT_OK, exit_status
+from maglev.daemon.exits import EXIT_NOT_READ, EXIT_OK, exit_status
 from maglev.daemon.options import Options, parse
 from maglev.daemon.signals import Signals
 
 
 def check(options: Options) -> int:
     """``--check``: print everything that is wrong with the file; returns the exit status."""
-    result = load_file(options.config)
     name = str(options.config)
+    try:
+        result = load_file(options.config)
+    except (HostTrouble, MemoryError) as trouble:
+        # Standard output stays empty, also with --json: there is no result, and a caller must not take one for it.
+        why = remedy(trouble) if isinstance(trouble, MemoryError) else trouble
+        stdio.tell(escape(f"{name}: not read, so nothing is known about it: {why}"))
+        return EXIT_NOT_READ
     status = exit_status(result)
     if options.json:
         import orjson

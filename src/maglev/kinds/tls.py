@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from maglev.base.errors import HostTrouble
+from maglev.base.lacks import is_lack, remedy
 from maglev.kinds.params import Params, Site, param, plain_words
 from maglev.schema.problems import quote
 from maglev.schema.types import Boolean, Text
@@ -47,7 +49,10 @@ class TlsParams(Params):
 
 
 def unusable_authorities(name: str) -> str | None:
-    """Why the file ``name`` cannot serve as certificate authorities; None if it can."""
+    """Why the file ``name`` cannot serve as certificate authorities; None if it can.
+
+    Raises ``HostTrouble`` where this host has no descriptor or memory to find out.
+    """
     # ssl takes 10 ms to import: a configuration without a CA file and the command line go without.
     import ssl
 
@@ -61,5 +66,7 @@ def unusable_authorities(name: str) -> str | None:
     except ssl.SSLError:
         return "no certificates in PEM form in it"
     except (OSError, ValueError) as error:
+        if is_lack(error):
+            raise HostTrouble(f"{quote(name)}: {remedy(error)}") from error
         return getattr(error, "strerror", None) or str(error)
     return None
