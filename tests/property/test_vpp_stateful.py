@@ -706,5 +706,20 @@ class Dataplane(RuleBasedStateMachine):
             }
 
 
+def test_a_flush_that_a_reading_makes_due_is_not_forgotten() -> None:
+    """Commands add ASes that still have flows of failed servers; the reading that confirms them makes the flush due."""
+    life = Dataplane()
+    try:
+        life.a_drain(drained=True, name="d")
+        life.all_at_once(up=False)
+        life.nothing_is_wrong()
+        life.drift_of_an_as(key=WWW, number=2)
+        life.drift_of_an_as(key=WWW, number=1)
+        life.a_cut(direction="cut_received", offset=133)
+        life.a_quiet_point()
+    finally:
+        life.teardown()
+
+
 TestDataplane = Dataplane.TestCase
 TestDataplane.settings = settings(max_examples=50, stateful_step_count=30, suppress_health_check=list(HealthCheck))

@@ -67,6 +67,9 @@ class Batches:
                     whole = await self._guard.whole(self._verify())
                 if not whole:
                     break
+                if self.choice().names:
+                    # The reading has confirmed commands, and a flush that they owe is due now.
+                    signals.wake.set()
             signals.progress.set()
 
     # -------------------------------------------------------------------------------------------------- what comes next
