@@ -10,7 +10,7 @@ from maglev.base.errors import Unavailable
 from maglev.vpp.planning.model import Actual, ActualAs, ActualVip
 from maglev.vpp.planning.plan import Op, Step
 from maglev.vpp.state.drift import Drift
-from maglev.vpp.state.mirror import Comparison, Mirror
+from maglev.vpp.state.mirror import Accepted, Comparison, Mirror
 from maglev.vpp.state.reader import VerboseVip
 from maglev.vpp.wire.messages import AsDetails, Encap, LbConf, VipDetails, VipKey
 
@@ -97,6 +97,15 @@ def test_a_list_without_a_vip_says_that_it_is_lost_and_with_a_new_one_that_it_ha
     api = mirror.find(API)
     assert api is not None
     assert mirror.put_ases(api, [an_as(A, 1, key=API)]).drift == (), "its ASes came with it"
+
+
+def test_a_vip_that_is_gone_is_not_unconfirmed() -> None:
+    """No reading of it would ever come, and it could never be planned."""
+    mirror = mirror_of(vip(a=1))
+    mirror.defer(WWW, [Accepted("one", Step(Op.SET_WEIGHT, WWW, address=A, weight=0))])
+    assert mirror.unconfirmed(WWW)
+    mirror.put_list({})
+    assert not mirror.unconfirmed(WWW)
 
 
 def test_a_vip_with_another_length_in_the_list_is_another_vip() -> None:

@@ -231,6 +231,8 @@ class Mirror:
         facts: list[Fact] = []
         for key in [key for key in actual.vips if key not in listed]:
             facts.append(Fact(key, [Drift("vip_missing", "it is gone")], actual.vips.pop(key)))
+            # No reading of it will come: it would stay unconfirmed, and could never be planned.
+            self._unconfirmed.pop(key, None)
             self.reshuffled = True
             self._moved.add(key)
         for key, details in listed.items():

@@ -6,6 +6,7 @@ One batch: choose and take frontends (``agenda``), read VIPs again that are in d
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 from maglev.base import logs
@@ -62,6 +63,8 @@ class Batches:
                     whole = await self._guard.whole(self._batch())
                 if not whole:
                     break
+                # A batch without calls does not wait for anything: the loop must have a turn all the same.
+                await asyncio.sleep(0)
             while verification.due and not self.choice().names:
                 async with signals.lock:
                     whole = await self._guard.whole(self._verify())
