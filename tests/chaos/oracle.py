@@ -191,6 +191,7 @@ class Oracle:
         if new and not any(
             new in (values := self._values(vip, member, since, write.t))
             or self._on_found_scale(held, vip, member, old, new, values)
+            or _on_the_way(old, new, values)
             for vip, _, member in found
         ):
             return "no configuration and no operator has set this weight"
@@ -233,8 +234,9 @@ class Oracle:
         if any(self._may_serve(vip, other, since, t) for number, other in vip.members() if number < pool):
             return True
         # Its pool may have too few servers, while a later one serves.
+        # A pool that one server makes usable has this one.
         later = any(self._may_serve(vip, other, since, t) for number, other in vip.members() if number > pool)
-        return later and not self._enough(vip, pool, since, t)
+        return later and vip.least_of(pool) > 1 and not self._enough(vip, pool, since, t)
 
     def _enough(self, vip: Vip, pool: int, since: float, t: float) -> bool:
         """Whether a pool must have as many good servers as make it usable."""
@@ -423,6 +425,11 @@ class Oracle:
 
     def _violation(self, t: float, text: str) -> None:
         self.violations.append(Violation(t, text))
+
+
+def _on_the_way(old: int, new: int, values: set[int]) -> bool:
+    """Whether a weight is a pass on the way to another scale: towards a right value, by a factor of two at most."""
+    return any(min(old, value) < new < max(old, value) and max(old, new) <= 2 * min(old, new) for value in values)
 
 
 def _weight(weight: int | None) -> str:

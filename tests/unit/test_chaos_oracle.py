@@ -248,3 +248,11 @@ def test_a_weight_may_be_on_the_scale_that_a_started_daemon_found() -> None:
         trial.write(address=A, weight=a, client=DRIFT)
         trial.write(address=B, weight=b)
         assert len(trial.found()) == wrong, (a, b)
+
+
+def test_a_scale_may_change_in_passes_of_a_factor_of_two() -> None:
+    for found, new, wrong in ((20, 15, 0), (20, 8, 1), (40, 15, 1), (5, 9, 0), (5, 11, 1), (3, 9, 1)):
+        trial = Trial()
+        trial.write(address=A, weight=found, client=DRIFT)
+        trial.write(address=A, weight=new)
+        assert len(trial.found()) == wrong, (found, new)
