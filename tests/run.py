@@ -30,6 +30,9 @@ ROBOT_OUT = REPORTS / "robot"
 DEBUG_XML = REPORTS / "debug.xml"
 PACKAGE_XML = REPORTS / "package.xml"
 
+CHAOS_SEED = "954970374"
+"""The gate draws the same disturbances each time, so a failure is about the change; ``make chaos`` draws others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -134,7 +137,9 @@ STEPS = (
         pytest(PACKAGE_XML, "--durations=8", "tests/package"),
         lambda: count_pytest(PACKAGE_XML),
     ),
-    Step("chaos", ("chaos",), (sys.executable, "-m", "tests.chaos", "--seconds", "60", "--brief")),
+    Step(
+        "chaos", ("chaos",), (sys.executable, "-m", "tests.chaos", "--seconds", "60", "--brief", "--seed", CHAOS_SEED)
+    ),
     Step("short soak", ("soak",), (sys.executable, "-m", "tests.soak", "--seconds", "120")),
 )
 
