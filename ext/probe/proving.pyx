@@ -69,27 +69,31 @@ cdef void proof_timeout(State* e, uint32_t index, int code) noexcept nogil:
 # The wheel gave out a slot whose proof is due.
 cdef void proof_visit(State* e, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
+    cdef Origin* origin = e.origins.table[slot.origin]
+    cdef bint left, again
     if not may_ask(e):
         plan(e, index, e.clock.now + TICK)
         return
     slot.phase = PHASE_IDLE
-    if slot.losses != e.origins.table[slot.origin].losses:
+    if slot.losses != origin.losses:
         repeat(e, index, soon(e))
-    elif failure_stands(e, index) and silence_stands(e, index):
-        if slot.own_port == CODE_L4TOUT and not slot.evidence & EVIDENCE_AGAIN and proof_too_young(e, slot):
-            slot.evidence |= EVIDENCE_AGAIN
-            repeat(e, index, soon(e))
-            return
-        slot.evidence &= ~EVIDENCE_AGAIN
+        return
+    # Before `silence_stands`, which forgets both.
+    departures_read(e, origin, 1)
+    left = slot.evidence & EVIDENCE_LEFT
+    again = slot.evidence & EVIDENCE_AGAIN
+    if not failure_stands(e, index) or not silence_stands(e, index):
+        return
+    if slot.own_port == CODE_L4TOUT and left and not again and proof_too_young(e, origin, slot):
+        slot.evidence |= EVIDENCE_AGAIN
+        repeat(e, index, soon(e))
+    else:
         proof_timeout(e, index, slot.own_port)
 
 
 # Was the next hop's neighbour entry made or changed after the connection's SYN?
-cdef bint proof_too_young(State* e, const Slot* slot) noexcept nogil:
-    cdef Origin* origin = e.origins.table[slot.origin]
+cdef bint proof_too_young(State* e, Origin* origin, const Slot* slot) noexcept nogil:
     cdef Way way
-    if not slot.evidence & EVIDENCE_LEFT:
-        return False
     way_ask(origin, slot.address, &way)
     if not way.asked or way.error or hop_ask(origin, &way) != HOP_SOUND or way.hop_age < 0:
         return False

@@ -56,7 +56,7 @@ cdef enum:
     INTERFACES = 32                 # of an origin that are distinguished; targets behind further ones have none
     ASIDE_BATCH = 32                # packets a sendmmsg with stamps: each gives two messages in the error queue
     ASKS = 64                       # targets a tick whose next hop is asked for: about 5 us each
-    SAMPLE = 512                    # passes of a target after which its route is asked for again: a power of two
+    SAMPLE = 64                     # passes of a target after which its route is asked for again: a power of two
     RESOLICITING = 2500             # ms: a kernel notices a carrier, and tries a neighbour again, up to a second late
     SOLICITING = 4000               # ms: the kernel's three attempts at a neighbour, a second apart, and some
     TWIN_LEARNING = 60              # seconds between two twins that tell whether a driver gives stamps

@@ -17,7 +17,7 @@ from maglev.base.states import State
 from maglev.config.model import HealthCheck, IcmpParams
 from tests.helpers.apart import Target, apart, compiled
 from tests.helpers.engine import MS, Probing, check, listener, port_of, probing
-from tests.helpers.netns import SERVER, SERVER6, Pair, inside, ip, pair
+from tests.helpers.netns import CLIENT, CLIENT6, SERVER, SERVER6, Pair, inside, ip, pair
 from tests.helpers.trouble import (
     firewall,
     full_neighbour_table,
@@ -32,6 +32,8 @@ from tests.helpers.trouble import (
 QUICK: dict[str, Any] = {
     **dict.fromkeys(("interval", "fast_interval", "down_interval"), 100 * MS), "timeout": 60 * MS, "fall": 2,
 }  # fmt: skip
+ROUTE_AGAIN = 64
+"""Passes of a target after which the engine asks for its route again."""
 PROBES = "meta l4proto { icmp, ipv6-icmp, tcp } drop"
 
 Trouble = Callable[[Pair], AbstractContextManager[None]]
@@ -56,9 +58,11 @@ def port(nets: Pair) -> Iterator[int]:
 class Watched:
     """One target of every raw kind and family, all up."""
 
-    def __init__(self, p: Probing, nets: Pair, port: int, addresses: tuple[str, ...] = (SERVER, SERVER6)) -> None:
+    def __init__(
+        self, p: Probing, nets: Pair, port: int, addresses: tuple[str, ...] = (SERVER, SERVER6), **changes: Any
+    ) -> None:
         self.p = p
-        self.targets = [p.add(quick(kind, nets, port), one) for kind in ("icmp", "syn") for one in addresses]
+        self.targets = [p.add(quick(kind, nets, port, **changes), one) for kind in ("icmp", "syn") for one in addresses]
         for target in self.targets:
             p.becomes(target, State.UP)
         p.wait_probes_of_all(self.targets)
@@ -166,6 +170,23 @@ ROUTES: dict[str, tuple[Callable[[Pair], None], set[str]]] = {
     "interface down, default route": (another_way, {"link down"}),
     "route lost, default route": (another_route, {"no route"}),
 }
+
+
+def test_behind_a_bridge_dead_servers_go_down(nets: Pair, port: int) -> None:
+    """Each interface on a packet's way gives stamps: the probe left by the one that its route names."""
+    name = nets.client
+    ip("-n", name, "link", "add", "br0", "type", "bridge")
+    ip("-n", name, "addr", "flush", "dev", "veth0")
+    ip("-n", name, "link", "set", "veth0", "master", "br0")
+    for address in (f"{CLIENT}/24", f"{CLIENT6}/64"):
+        ip("-n", name, "addr", "add", address, "dev", "br0", *(["nodad"] if ":" in address else []))
+    ip("-n", name, "link", "set", "br0", "up")
+    with probing() as p:
+        watched = Watched(p, nets, port, interval=20 * MS)
+        # The route is asked for anew, and names the bridge.
+        p.wait(lambda: all(p.probes(one) > 2 * ROUTE_AGAIN for one in watched.targets), "many passes")
+        with firewall(nets.server, PROBES, "input"):
+            watched.go_down()
 
 
 @pytest.fixture

@@ -220,6 +220,31 @@ def test_a_target_without_a_verdict_gets_none_from_our_trouble(nets: Pair, port:
 
 
 @FAMILIES
+def test_a_connection_is_repeated_once_where_its_neighbour_entry_is_younger(
+    nets: Pair, port: int, address: str
+) -> None:
+    """Its SYN may have met no entry where its twin met one: each failure is tried twice, and then counts."""
+    fall = 3
+
+    def forget() -> None:
+        with contextlib.suppress(RuntimeError):
+            ip("-n", nets.client, "neigh", "del", address, "dev", "veth0")
+
+    with probing() as p:
+        target = p.add(quick("connect", nets, port, fall=fall), address)
+        p.wait_probes(target, 20)   # in the time after the first look at an interface, silence counts nowhere
+        with firewall(nets.server, f"tcp dport {port} drop", "input"):
+            before = p.engine.stats()["repeated"]
+
+            def down() -> bool:
+                forget()
+                return p.of(target)[-1].to_state == State.DOWN
+
+            p.wait(down, "the server to be down")
+            assert 0 < p.engine.stats()["repeated"] - before <= fall
+
+
+@FAMILIES
 @pytest.mark.parametrize("kind", ["connect", "http"])
 def test_a_server_that_dies_while_our_firewall_drops_another_goes_down(
     nets: Pair, port: int, kind: str, address: str
