@@ -17,7 +17,7 @@ from maglev.cli import grammar, render
 from maglev.cli.client import CALL_SECONDS, LONG_SECONDS, Client, Tls
 from maglev.cli.comparison import comparison
 from maglev.cli.context import Context, Quit
-from maglev.cli.errors import DONE, REFUSED, CommandError, Unreachable
+from maglev.cli.errors import DONE, REFUSED, CommandError, Unreachable, UsageError
 from maglev.cli.grammar import Command, Kind
 from maglev.cli.jsonout import dumps, plain, word
 from maglev.cli.text import Table, escape, explained, parse_duration, parse_endpoint
@@ -133,7 +133,10 @@ def _flow(context: Context, command: Command) -> int:
 
 def _compare(context: Context, command: Command) -> int:
     """Status 1 where any VIP differs, 3 where a server cannot be reached."""
-    servers = list(dict.fromkeys((command.values["first"], *command.values["servers"].split("\n"))))
+    servers = (command.values["first"], *command.values["servers"].split("\n"))
+    twice = next((one for at, one in enumerate(servers) if one in servers[:at]), None)
+    if twice is not None:
+        raise UsageError(f"compare: {twice} is named twice")
     found = comparison(servers, [_frontends(server, context.client.tls) for server in servers])
     context.show(found, lambda: render.comparison(context.style, found))
     return DONE if found.equal else REFUSED
