@@ -176,7 +176,7 @@ cdef void departure_note(State* e, Origin* origin, mmsghdr* message) noexcept no
             origin.interfaces[slot.left_by - 1].left_at = e.clock.now
     elif error.ee_info == SCM_TSTAMP_SCHED:
         slot.evidence |= EVIDENCE_QUEUED
-        # A bridge, VLAN or tunnel hands the packet to another interface, which stamps it, too. The first is the route's.
+        # A bridge, VLAN or tunnel hands the packet to another interface, which stamps it too. The first is the route's.
         if slot.left_by == 0:
             slot.left_by = interface_place(origin, interface)
 
