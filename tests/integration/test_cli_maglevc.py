@@ -326,6 +326,8 @@ WRITTEN = {
     "show healthchecks NAME": "show healthchecks web",
     "show vpp lb state [NAME]": "show vpp lb state",
     "show vpp lb counters [NAME]": "show vpp lb counters",
+    "why backend NAME": "why backend web0",
+    "why frontend NAME": "why frontend www",
     "set backend NAME ...": "set backend web0 drain",
     "set frontend NAME ...": "set frontend www pool primary backend web0 weight 40",
 }

@@ -180,9 +180,9 @@ class Frontends:
 
     def _follow(self) -> None:
         """Bring the memory of judgement up to the present states. The dataplane is told of what changed by that."""
-        for name in self._mechanisms.follow(self._table):
+        for name, mechanism in self._mechanisms.follow(self._table).items():
             self._dirty.setdefault(name, TIME)
-            self._bus.publish_judgement(name)
+            self._bus.publish_judgement(name, mechanism)
 
     def publish(self) -> None:
         """Publish what changed, for about a millisecond; the rest follows at the loop's next turns."""
