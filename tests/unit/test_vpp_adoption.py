@@ -9,7 +9,8 @@ from maglev.base.pace import at_once
 from maglev.base.states import State
 from maglev.config.model import SECOND, LbConfig
 from maglev.vpp.planning.model import ActualAs, ActualVip
-from maglev.vpp.state.adoption import LEAST_PATIENCE_NS, Adoption, Found, look_at
+from maglev.vpp.state.adoption import Adoption, Found, look_at
+from maglev.vpp.state.warmup import LEAST_PATIENCE_NS
 from maglev.vpp.sync.verification import WINDOW_NS, Verification
 from maglev.vpp.wire.messages import Encap, VipKey
 from tests.helpers.checker import FakeClock

@@ -27,9 +27,6 @@ from maglev.vpp.planning.scale import common_multiple, scaled
 from maglev.vpp.state.warmup import Phase, WarmUp
 from maglev.vpp.wire.messages import VipKey
 
-LEAST_PATIENCE_NS = 5 * 1_000_000_000
-"""The least time that a VPP is given to be read for the first time."""
-
 
 class ServingListener(Protocol):
     """Learns which backends VPP already sends traffic to; the checker is one."""
@@ -179,15 +176,16 @@ class Adoption:
 
     @property
     def patience_ns(self) -> int:
-        """How much longer to wait for a VPP to say what it holds. Delays of 0 end the delays, not the adoption."""
-        since_start = self._clock.monotonic_ns() - self.started_ns
-        return max(self.warmup.remaining_ns, LEAST_PATIENCE_NS - since_start, 0)
+        """How much longer to wait for a VPP to say what it holds."""
+        return self.warmup.patience_ns
 
     def due_in(self) -> int | None:
-        """Until something changes by itself: a phase of the warm-up, or the end of the patience; None: nothing will."""
+        """Until something changes by itself: a phase of the warm-up, or the end of a wait; None: nothing will."""
         due = [] if self.done else [self.warmup.next_change_ns]
         if not self.settled:
             due.append(self.patience_ns)
+        if (awaits := self.warmup.awaits_ns) is not None:
+            due.append(awaits)
         return min(due, default=None)
 
     def settle(self, names: Iterable[str], pools: Mapping[str, str] = MappingProxyType({})) -> None:
