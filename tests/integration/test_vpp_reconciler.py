@@ -21,7 +21,7 @@ from maglev.config.model import SECOND, Config, LbConfig, OnAllDown, Panic, Pani
 from maglev.rpc.services import DataplaneApi
 from maglev.vpp.planning.cost import CostModel
 from maglev.vpp.planning.lost import LostWeights
-from maglev.vpp.planning.model import Actual
+from maglev.vpp.planning.model import Actual, vip_key
 from maglev.vpp.shown.dataplane import Dataplane
 from maglev.vpp.state.drift import vip_drift
 from maglev.vpp.state.store import MemoryStore
@@ -92,6 +92,23 @@ async def test_failover_and_back_read_from_vpp(path: Path) -> None:
             "weight 10.0.0.3 0",
         ]
         assert not rig.reconciler.owed
+
+
+async def test_a_frontend_that_waits_for_verdicts_is_programmed_when_they_are_there(path: Path) -> None:
+    """Neither a batch nor a full sync takes a weight meanwhile. Other frontends do not wait."""
+    other = replace(failover().frontends["www"], name="other", port=443)
+    async with programmed(path, failover(frontends=[other])) as (server, rig):
+        rig.states.waiting.add("www")
+        rig.backend("a", DOWN)
+        await rig.settled()
+        await rig.reconciler.sync_all()
+        assert weights(server) == {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}
+        assert weights(server, vip_key(other)) == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 0}
+        rig.states.waiting.clear()
+        rig.bus.publish_judgement("www")
+        await rig.settled()
+        assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 0}
+        assert writes(server).count("weight 10.0.0.1 0 flush") == 2
 
 
 async def test_disable_flushes_once_even_when_already_drained(path: Path) -> None:

@@ -49,6 +49,17 @@ def test_a_vip_whose_weights_are_one_multiple_is_found_in_its_scale() -> None:
     assert look({WWW: vip({A: 10, B: 5, C: 0})}).scales == {}
 
 
+def test_the_weight_of_a_server_that_starts_slowly_is_no_scale() -> None:
+    for slow_start, weight, scales in (
+        (0, 3, {WWW: Fraction(3, 10)}),
+        (60 * SECOND, 3, {}),
+        (60 * SECOND, 30, {WWW: 3}),
+    ):
+        config = make_config({"p": {"a": 10, "b": 10}}, weight_unit=1, slow_start=slow_start)
+        found = at_once(look_at({WWW: vip({A: weight, B: 0})}, FakeStates(config)))
+        assert found.scales == scales
+
+
 def test_a_configured_vip_that_vpp_does_not_have_is_missing() -> None:
     assert look({API: vip({A: 0}, API)}) == Found(set(), {}, [WWW])
 

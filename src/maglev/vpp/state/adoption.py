@@ -5,6 +5,9 @@ sends traffic to at the start are *presumed* good, and need ``fall`` failures. A
 this daemon's keeps that *scale* until an operator asks for a sync. Weights that VPP had and *lost*, because
 it was restarted or the VIP was deleted, come back where nothing better is known.
 
+With slow start, smaller weights than this daemon's are no scale: a server that was starting slowly, and served alone
+when the daemon ended, has a part of its weight. A restart ends a slow start, so the server gets all of it.
+
 Owned by the event loop. The scales are an immutable mapping, replaced on change: a plan may keep it.
 """
 
@@ -75,7 +78,8 @@ def look_at(
             if found is None:
                 missing.append(wanted.key)
                 continue
-            if (multiple := common_multiple(wanted, found)) != 1:
+            multiple = common_multiple(wanted, found)
+            if multiple != 1 and not (multiple < 1 and config.frontends[name].slow_start):
                 scales[wanted.key] = multiple
     # A VIP that the file lacks may be back with the next reload. Its servers have to fail as often as any other that
     # serves before they lose it: a file that was cut off and one lost probe are no reason.
