@@ -38,6 +38,11 @@ cdef dict PANIC_ACTIONS = {"all": PANIC_ALL, "keep": PANIC_KEEP, "drain": PANIC_
 cdef enum:
     PARTS = 100_000  # a share is an integer of so many parts: 50 % is 50,000
 
+# Members without a verdict, in presumed_weights.
+cdef enum:
+    AWAITED = 1
+    NOT_AWAITED = 2
+
 cdef enum:
     NO_POOL = -1
     WEIGHT_MAX = 100  # the highest weight an operator can write; VPP itself would take a whole byte
@@ -229,9 +234,10 @@ cdef bint panics(const Rule* rule, int pool) noexcept nogil:
     return True
 
 
-cdef bint may_panic(const Rule* rule, const Member* members, Py_ssize_t count) noexcept nogil:
-    # Whether there could be a reason for panic if all members without a verdict turned out to be down. Any pool may
-    # serve then, so the last one decides: it can help all others, and none can help it.
+cdef bint may_panic(const Rule* rule, const Member* members, const uint8_t* without, Py_ssize_t count) noexcept nogil:
+    # Whether there could be a reason for panic if all members whose verdict is awaited turned out to be down. Any pool
+    # may serve then, so the last one decides: it can help all others, and none can help it. Members without a verdict
+    # that is awaited are healthy, as ever.
     cdef int pool
     cdef Py_ssize_t i
     cdef int64_t proven = 0
@@ -243,7 +249,9 @@ cdef bint may_panic(const Rule* rule, const Member* members, Py_ssize_t count) n
     else:
         return False
     for i in range(count):
-        if members[i].pool == pool and eligible(members[i].state, members[i].drained, members[i].weight):
+        if members[i].pool == pool and (
+            eligible(members[i].state, members[i].drained, members[i].weight) or without[i] == NOT_AWAITED
+        ):
             proven += members[i].weight
     return proven * PARTS < rule.below * rule.pools[pool].whole
 
@@ -675,7 +683,7 @@ def frontend_weights(frontend, source):
     return make_frontend(outcome, known.rule.unit, tuple(result))
 
 
-def presumed_weights(frontend, memory, FrontendWeights health, unresolved, serving):
+def presumed_weights(frontend, memory, FrontendWeights health, unresolved, serving, awaited):
     """The weights for VPP: those by ``health``, changed by the presumption about backends without a verdict.
 
     ``maglev.judgement.snapshot`` has the rule in words. Returns ``health`` itself where nothing is presumed.
@@ -683,6 +691,7 @@ def presumed_weights(frontend, memory, FrontendWeights health, unresolved, servi
     cdef Py_ssize_t count = len(health.members)
     cdef Py_ssize_t i
     cdef bint ignorant = False
+    cdef bint waits = False
     cdef Outcome outcome
     cdef MemberWeight member
     cdef list result = []
@@ -704,7 +713,8 @@ def presumed_weights(frontend, memory, FrontendWeights health, unresolved, servi
                 members[i].state == UNKNOWN and not member.drained and member.weight > 0
                 and member.backend in unresolved
             ):
-                without[i] = True
+                without[i] = AWAITED if member.backend in awaited else NOT_AWAITED
+                waits = waits or without[i] == AWAITED
                 ignorant = True
                 if member.backend in serving and (health.usable or not known.rule.keep_on_all_down):
                     members[i].state = UP
@@ -716,7 +726,7 @@ def presumed_weights(frontend, memory, FrontendWeights health, unresolved, servi
             if without[i]:
                 members[i].state = UNKNOWN
                 members[i].keep = True
-        if may_panic(&known.rule, members, count):
+        if waits and may_panic(&known.rule, members, without, count):
             for i in range(count):
                 in_panic(&members[i], PANIC_KEEP, False)
         for i in range(count):

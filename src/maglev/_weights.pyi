@@ -23,6 +23,7 @@ def presumed_weights(
     health: FrontendWeights,
     unresolved: Container[str],
     serving: Container[str],
+    awaited: Container[str],
 ) -> FrontendWeights: ...
 def pool_counts(frontend: Frontend, weights: FrontendWeights) -> list[tuple[int, int, int, int, int]]: ...
 

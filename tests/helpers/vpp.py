@@ -32,6 +32,7 @@ class FakeStates(StateSource):
     _config: Config
     backends: dict[str, FakeBackend] = field(default_factory=dict)
     overrides: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    waiting: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for name in self._config.backends:
@@ -55,6 +56,9 @@ class FakeStates(StateSource):
 
     def weight_override(self, frontend: str, pool: str, backend: str) -> int | None:
         return self.overrides.get((frontend, pool, backend))
+
+    def unsettled(self, frontend: str) -> bool:
+        return frontend in self.waiting
 
     def set(self, **states: State) -> None:
         for name, state in states.items():

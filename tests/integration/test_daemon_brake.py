@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from maglev.pb import maglev_pb2 as pb
 from maglev.pb import maglev_pb2_grpc as pb_grpc
 from maglev.vppsim.model import extract
 from maglev.vppsim.server import StandIn
-from tests.helpers.daemon import DEADLINE, DaemonProcess, Watcher, reserved_port
+from tests.helpers.crowd import Crowd
+from tests.helpers.daemon import DEADLINE, DaemonProcess, Watcher
 
 SERVERS = {f"s{number:02}": f"127.0.48.{number}" for number in range(1, 21)}
 MOST = [f"s{number:02}" for number in range(1, 13)]
@@ -21,49 +22,23 @@ MOST = [f"s{number:02}" for number in range(1, 13)]
 
 
 class Lab:
-    """Twenty web servers, which answer, or take connections and say nothing, or refuse; a stand-in; a daemon."""
+    """Twenty web servers, a stand-in, and a daemon between them."""
 
     def __init__(self, directory: Path) -> None:
-        self.port = reserved_port()
+        self.crowd = Crowd(SERVERS)
+        self.mute = self.crowd.mute
+        self.refuse = self.crowd.refuse
+        self.port = self.crowd.port
         self.vpp = StandIn(directory / "api.sock")
         self.directory = directory
-        self.mute: set[str] = set()
-        self.servers: dict[str, asyncio.Server] = {}
-        self.writers: set[asyncio.StreamWriter] = set()
 
     async def start(self) -> None:
         await self.vpp.start()
-        for name, address in SERVERS.items():
-            self.servers[name] = await asyncio.start_server(self._serve(name), address, self.port)
+        await self.crowd.start()
 
     async def stop(self) -> None:
-        await self.refuse(SERVERS)
-        for writer in list(self.writers):
-            writer.close()
+        await self.crowd.stop()
         await self.vpp.stop()
-
-    def _serve(self, name: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            self.writers.add(writer)
-            try:
-                await reader.readuntil(b"\r\n\r\n")
-                if name not in self.mute:
-                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-                    await writer.drain()
-                else:
-                    await reader.read()  # until the prober has given up
-            except (ConnectionError, asyncio.IncompleteReadError):
-                pass  # the prober is done with it
-            finally:
-                self.writers.discard(writer)
-                writer.close()
-
-        return serve
-
-    async def refuse(self, names: Iterable[str]) -> None:
-        for name in names:
-            if (server := self.servers.pop(name, None)) is not None:
-                server.close()
 
     def daemon(self, brake: str, *, frontends: dict[str, list[str]] | None = None, warmup: str = "0s") -> DaemonProcess:
         text = f"""\

@@ -17,11 +17,11 @@ import pytest
 from maglev.base.errors import NotAllowed, Unavailable, UnknownName
 from maglev.base.pace import Pace
 from maglev.base.states import State
-from maglev.config.model import SECOND, Config, LbConfig, OnAllDown, Prune
+from maglev.config.model import SECOND, Config, LbConfig, OnAllDown, Panic, PanicAction, Prune
 from maglev.rpc.services import DataplaneApi
 from maglev.vpp.planning.cost import CostModel
 from maglev.vpp.planning.lost import LostWeights
-from maglev.vpp.planning.model import Actual
+from maglev.vpp.planning.model import Actual, vip_key
 from maglev.vpp.shown.dataplane import Dataplane
 from maglev.vpp.state.drift import vip_drift
 from maglev.vpp.state.store import MemoryStore
@@ -92,6 +92,23 @@ async def test_failover_and_back_read_from_vpp(path: Path) -> None:
             "weight 10.0.0.3 0",
         ]
         assert not rig.reconciler.owed
+
+
+async def test_a_frontend_that_waits_for_verdicts_is_programmed_when_they_are_there(path: Path) -> None:
+    """Neither a batch nor a full sync takes a weight meanwhile. Other frontends do not wait."""
+    other = replace(failover().frontends["www"], name="other", port=443)
+    async with programmed(path, failover(frontends=[other])) as (server, rig):
+        rig.states.waiting.add("www")
+        rig.backend("a", DOWN)
+        await rig.settled()
+        await rig.reconciler.sync_all()
+        assert weights(server) == {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}
+        assert weights(server, vip_key(other)) == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 0}
+        rig.states.waiting.clear()
+        rig.bus.publish_judgement("www", "panic")
+        await rig.settled()
+        assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 0}
+        assert writes(server).count("weight 10.0.0.1 0 flush") == 2
 
 
 async def test_disable_flushes_once_even_when_already_drained(path: Path) -> None:
@@ -668,6 +685,65 @@ async def test_at_the_end_of_the_warm_up_an_unknown_backend_keeps_the_weight_it_
             await rig.settled()
             assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 0}
             assert writes(server) == ["weight 10.0.0.1 0 flush"]
+
+
+@pytest.mark.parametrize(("seconds", "held"), [(0, 5), (30, 30)])
+async def test_panic_awaits_first_verdicts_until_the_warm_up_ends_and_five_seconds_at_least(
+    path: Path, seconds: int, held: int
+) -> None:
+    """Two of four servers can never be probed. They count as healthy in the end, so there is no panic."""
+    config = make_config({"p": dict.fromkeys("abcd", 10)}, lb=AT_ONCE, panic=Panic(0.6, PanicAction.ALL))
+    clock = PacedClock()
+    async with stand_in(path) as server:
+        first = Rig(path, config)
+        first.load()
+        async with first.running():
+            await first.settled()
+        server.journal.clear()
+        lb = replace(AT_ONCE, startup_max_delay=seconds * SECOND, sync_interval=3600 * SECOND)
+        rig = Rig(path, replace(config, lb=lb), clock=clock, state=State.UNKNOWN)
+        rig.load()
+        async with rig.running():
+            await rig.settled()
+            rig.backend("a", DOWN)
+            rig.backend("b", UP)
+            await rig.settled()
+            clock.advance(held - 1)
+            await rig.settled()
+            assert not writes(server)
+            clock.advance(1)
+            await eventually(lambda: bool(writes(server)))
+            await rig.settled()
+            assert writes(server) == ["weight 10.0.0.1 0 flush"]
+            assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 1, "10.0.0.4": 1}
+            # A verdict that comes later is the first one all the same.
+            rig.backend("c", DOWN)
+            await rig.settled()
+            assert writes(server)[1:] == ["weight 10.0.0.1 1"]
+            assert rig.reconciler.warmup_state.unresolved == {"d"}
+
+
+async def test_panic_awaits_first_verdicts_of_renamed_servers_for_a_limited_time_too(path: Path) -> None:
+    clock = PacedClock()
+    lb = replace(AT_ONCE, sync_interval=3600 * SECOND)
+    panic = Panic(0.6, PanicAction.KEEP)
+    addresses = {name: f"10.0.0.{number}" for number, name in enumerate("abcd", 1)}
+    config = make_config({"p": dict.fromkeys("abcd", 10)}, backends=addresses, lb=lb, panic=panic)
+    renamed = {"abxy"[number]: address for number, address in enumerate(addresses.values())}
+    async with programmed(path, config, clock=clock) as (server, rig):
+        clock.advance(60)
+        await rig.settled()
+        rig.load(make_config({"p": dict.fromkeys("abxy", 10)}, backends=renamed, lb=lb, panic=panic))
+        await rig.settled()
+        rig.backend("a", DOWN)
+        await rig.settled()
+        clock.advance(4)
+        await rig.settled()
+        assert not writes(server)
+        clock.advance(1)
+        await eventually(lambda: bool(writes(server)))
+        assert writes(server) == ["weight 10.0.0.1 0 flush"]
+        assert rig.reconciler.warmup_state.unresolved == {"x", "y"}
 
 
 async def test_without_a_vpp_the_presumption_ends_with_the_warm_up(path: Path) -> None:

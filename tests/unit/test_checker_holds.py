@@ -24,7 +24,8 @@ class Rig:
     def __init__(self) -> None:
         self.clock = FakeClock()
         self.engine = FakeEngine(self.clock)
-        self.checker = Checker(self.engine, Bus(), self.clock)
+        self.bus = Bus()
+        self.checker = Checker(self.engine, self.bus, self.clock)
 
     async def apply(self, config: Config) -> None:
         await self.checker.apply(config, by="test")
@@ -139,3 +140,40 @@ async def test_a_hold_that_the_engine_refuses_is_none(rig: Rig, monkeypatch: pyt
     monkeypatch.setattr(rig.engine, "hold", refuse)
     rig.silence(NAMES[:6], times=3)
     assert {rig.state(name) for name in NAMES[:6]} == {State.DOWN}
+
+
+async def test_a_frontend_is_programmed_when_the_last_of_the_held_verdicts_is_read(rig: Rig) -> None:
+    """The checker reads verdicts in slices; between two of them nothing is known of the others."""
+    settled: list[str] = []
+    rig.bus.listen_judgements(lambda name, mechanism: settled.append(name))
+    for _ in range(2):
+        rig.silence(NAMES[:6], times=3)
+    assert not rig.checker.unsettled("www")
+    rig.clock.advance(15)
+    rig.checker.end_holds()
+    assert rig.checker.unsettled("www")
+    waiting, rig.engine._transitions = rig.engine._transitions, []
+    assert len(waiting) == 6
+    for transition in waiting:
+        assert rig.checker.unsettled("www")
+        assert settled == []
+        rig.engine._transitions = [transition]
+        rig.checker.read_engine()
+    assert {rig.state(name) for name in NAMES[:6]} == {State.DOWN}
+    assert not rig.checker.unsettled("www")
+    assert settled == ["www"]
+
+
+async def test_held_verdicts_that_never_come_are_awaited_for_a_tenth_of_a_second(rig: Rig) -> None:
+    settled: list[str] = []
+    rig.bus.listen_judgements(lambda name, mechanism: settled.append(name))
+    rig.silence(NAMES[:6], times=3)
+    rig.silence(NAMES[:5], times=3)
+    rig.clock.advance(15)
+    rig.follow()
+    assert [rig.state(name) for name in NAMES[4:6]] == [State.DOWN, State.UP]
+    assert rig.checker.unsettled("www")
+    rig.clock.advance(0.1)
+    rig.follow()
+    assert not rig.checker.unsettled("www")
+    assert settled == ["www"]

@@ -164,6 +164,7 @@ def test_a_mechanism_is_named_with_its_frontends(noted: Noted) -> None:
     noted.causes.judged("www", "slow start")
     noted.causes.judged("api", "slow start")
     noted.causes.judged("api", "panic")
+    noted.causes.judged("www", "")
     assert str(noted.cause(1)) == "slow start: 2 frontends (www, api)"
     assert str(noted.cause(2)) == "panic: frontend api"
     noted.causes.notice(LogEvent("warning", "brake-begun", "60 of 100 backends are silent at once", 1))

@@ -9,7 +9,8 @@ from maglev.base.pace import at_once
 from maglev.base.states import State
 from maglev.config.model import SECOND, LbConfig
 from maglev.vpp.planning.model import ActualAs, ActualVip
-from maglev.vpp.state.adoption import LEAST_PATIENCE_NS, Adoption, Found, look_at
+from maglev.vpp.state.adoption import Adoption, Found, look_at
+from maglev.vpp.state.warmup import LEAST_PATIENCE_NS
 from maglev.vpp.sync.verification import WINDOW_NS, Verification
 from maglev.vpp.wire.messages import Encap, VipKey
 from tests.helpers.checker import FakeClock
@@ -46,6 +47,17 @@ def test_backends_that_vpp_sends_traffic_to_are_found_serving() -> None:
 def test_a_vip_whose_weights_are_one_multiple_is_found_in_its_scale() -> None:
     assert look({WWW: vip({A: 10, B: 10, C: 0})}).scales == {WWW: 10}
     assert look({WWW: vip({A: 10, B: 5, C: 0})}).scales == {}
+
+
+def test_the_weight_of_a_server_that_starts_slowly_is_no_scale() -> None:
+    for slow_start, weight, scales in (
+        (0, 3, {WWW: Fraction(3, 10)}),
+        (60 * SECOND, 3, {}),
+        (60 * SECOND, 30, {WWW: 3}),
+    ):
+        config = make_config({"p": {"a": 10, "b": 10}}, weight_unit=1, slow_start=slow_start)
+        found = at_once(look_at({WWW: vip({A: weight, B: 0})}, FakeStates(config)))
+        assert found.scales == scales
 
 
 def test_a_configured_vip_that_vpp_does_not_have_is_missing() -> None:

@@ -236,7 +236,7 @@ class Bus:
     def publish_judgement(self, frontend: str, mechanism: str) -> None:
         """The weights of a frontend may have changed, although no backend and no operator changed anything just now.
 
-        ``mechanism``: whose decision it was, in words.
+        ``mechanism``: whose decision it was, in words; empty where nothing was decided.
         For the dataplane alone: an operator sees the ``FrontendEvent`` or ``PoolEvent`` that follows, if any.
         """
         for listener in tuple(self._judgement_listeners):

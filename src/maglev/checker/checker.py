@@ -98,6 +98,8 @@ class Checker:
         """The operator's run-time weight of a pool member; None where the file's counts."""
         self.memory: Callable[[Frontend], Memory] = self._frontends.memory
         """What the judgement remembers of a frontend."""
+        self.unsettled: Callable[[str], bool] = self._holds.unsettled
+        """Whether a frontend is not to be programmed yet: it waits for the verdicts of holds that have just ended."""
 
     # ------------------------------------------------------------------------------------------------ what is known
 
@@ -196,6 +198,7 @@ class Checker:
                     log.exception("verdict-failed", f"a verdict could not be handed on: {error}", error)
             if len(transitions) < AT_ONCE or time.monotonic_ns() >= end:
                 break
+        self._holds.settle()
         for result in self._engine.results(MOST_RESULTS):
             if (event := self._prober.traced(result)) is not None:
                 self._bus.publish(event)

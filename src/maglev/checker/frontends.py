@@ -172,6 +172,12 @@ class Frontends:
         if self._mechanisms.begin(serving, pools, self._table):
             self.publish()
 
+    def settled(self, names: Iterable[str]) -> None:
+        """The dataplane may program these frontends, which were unsettled (``maglev.judgement.together``)."""
+        for name in names:
+            if name in self._states:
+                self._bus.publish_judgement(name, "")
+
     async def judge(self) -> None:
         """Look at frontends again whenever time alone changes their judgement, for ever."""
         while True:

@@ -10,6 +10,9 @@ once more if it has failed ``fall`` times in a row since the hold began; that ve
 that has not failed as often is probed on, with its failures counted. Until then the engine probes it at fast-
 interval.
 
+The verdicts that follow the end of a brake take effect together (``maglev.judgement.together``): the frontends
+concerned are ``unsettled`` until they are read.
+
 A hold ends early when the target passes, when it gives a wrong answer, when an operator takes it out, or when its check
 or address changes. Commands that the engine does not take are given again a little later.
 """
@@ -27,6 +30,7 @@ from maglev.checker.engine import ProbeEngine
 from maglev.checker.frontends import Frontends
 from maglev.config.model import Brake, Frontend
 from maglev.judgement.brake import Begun, Brakes, PoolHealth, Rule, spared
+from maglev.judgement.together import Together
 from maglev.judgement.weights import pool_counts
 from maglev.schema.durations import format_duration
 
@@ -61,6 +65,7 @@ class Holds:
         self._brakes = Brakes()
         self._held: dict[str, tuple[LiveBackend, int]] = {}
         self._ending: dict[str, LiveBackend] = {}
+        self._together = Together()
         self._looks: dict[str, tuple[int, list[PoolHealth]]] = {}
         self._sooner = asyncio.Event()
         self.begun = 0
@@ -72,6 +77,10 @@ class Holds:
     def brakes(self) -> list[Begun]:
         """The brakes that are active."""
         return self._brakes.active()
+
+    def unsettled(self, frontend: str) -> bool:
+        """Whether a frontend waits for verdicts of its servers whose holds have just ended."""
+        return frontend in self._together
 
     def configure(self, brake: Brake | None) -> None:
         """Another configuration is in force."""
@@ -114,6 +123,8 @@ class Holds:
             live.held = ""
             self._held.pop(live.name, None)
         self._ending.pop(live.name, None)
+        if self._together.awaits(live.name):
+            self._together.came(live.name, self._clock.monotonic_ns())
 
     def _needed(self, name: str, backend: str, now: int) -> bool:
         """Whether a frontend would lose too much with this backend."""
@@ -160,13 +171,18 @@ class Holds:
         """End what is over by now."""
         self._end(self._brakes.end(self._clock.monotonic_ns()), "its time is over")
         self._give_back()
+        self.settle()
+
+    def settle(self) -> None:
+        """Hand frontends on of which all verdicts are read by now that the end of a brake has brought."""
+        self._frontends.settled(self._together.settle(self._clock.monotonic_ns()))
 
     async def wait(self) -> None:
         """Wait until something is due, or may be due sooner than it was."""
         self._sooner.clear()
         now = self._clock.monotonic_ns()
-        due = self._brakes.due()
-        left = None if due is None else max(0, due - now)
+        due = [at for at in (self._brakes.due(), self._together.due()) if at is not None]
+        left = max(0, min(due) - now) if due else None
         if self._ending:
             left = AGAIN_NS if left is None else min(left, AGAIN_NS)
         waits: list[asyncio.Future[object]] = [asyncio.ensure_future(self._sooner.wait())]
@@ -196,9 +212,11 @@ class Holds:
             held = [live for live, its in self._held.values() if its == origin]
             words = f"the brake ends, {logs.counted(len(held), 'held backend')}: {why}"
             log.warning("brake-ended", words, held=len(held))
+            now = self._clock.monotonic_ns()
             for live in held:
                 self.drop(live)
                 self._ending[live.name] = live
+                self._together.begin(live.name, self._frontends.users_of(live.name), now)
         if origins:
             self._give_back()
             self._sooner.set()

@@ -309,6 +309,8 @@ class Causes:
 
     def judged(self, frontend: str, mechanism: str) -> None:
         """A mechanism of judgement has changed the weights of a frontend by itself, as time has passed."""
+        if not mechanism:
+            return
         cause = self._join((CauseKind.MECHANISM, mechanism), CauseKind.MECHANISM, mechanism, self._clock.time_ns())
         self._concern(cause, (frontend,))
 

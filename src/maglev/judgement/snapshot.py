@@ -12,8 +12,8 @@ so they cannot drift apart:
   1. each of them keeps the weight that its AS has in VPP (``MemberWeight.keep``);
   2. those that are ``serving`` count as up, so no other pool is started in the place of theirs. Their ``state`` is
      still unknown;
-  3. in a frontend that could be in panic if all of them failed, members that are down keep their weight in VPP too
-     (``maglev.judgement.panic``).
+  3. in a frontend that could be in panic if those of them whose verdict is ``awaited`` failed, members that are down
+     keep their weight in VPP too (``maglev.judgement.panic``). A verdict is awaited for a limited time.
 
   With ``on-all-down: keep`` and nothing usable by health, 2 does not hold: a server that is only presumed to serve must
   not cost another one its weight. It may have been down, and kept, for as long as that other.
@@ -33,11 +33,13 @@ class Presumption(NamedTuple):
     """The dataplane's knowledge of backends without a verdict.
 
     ``unresolved``: backends that have had no verdict since the daemon started, or since a reload brought them.
-    ``serving``: those of them to which VPP sends traffic, or did so before it was emptied.
+    ``serving``: those of them to which VPP sends traffic, or did so before it was emptied. ``awaited``: those of them
+    whose first verdict is still awaited.
     """
 
     unresolved: Container[str] = frozenset()
     serving: Container[str] = frozenset()
+    awaited: Container[str] = frozenset()
 
 
 NOTHING_PRESUMED = Presumption()

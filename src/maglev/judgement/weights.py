@@ -111,6 +111,10 @@ class StateSource(Protocol):
         """The past of a frontend. It may be of another configuration: pools are the same by their names."""
         return NO_MEMORY
 
+    def unsettled(self, frontend: str) -> bool:
+        """Whether a frontend is not to be programmed yet (``maglev.judgement.together``). An event says when it is."""
+        return False
+
     def weights(self, frontend: Frontend) -> FrontendWeights:
         """The weights of a frontend's members by the rule and the present states."""
         return frontend_weights(frontend, self)

@@ -66,21 +66,23 @@ def desired_vip(
     source: StateSource,
     *,
     unresolved: Container[str] = frozenset(),
+    awaited: Container[str] = frozenset(),
     found: ActualVip | None = None,
     lost: LostWeights = NOTHING_LOST,
     held: Iterable[bytes] = (),
 ) -> DesiredVip:
     """The VIP of one frontend as it should be now.
 
-    ``unresolved``: backends without a verdict. What is presumed of them follows from ``found``, the VIP as VPP has it,
-    and from the weights that were ``lost``; ``maglev.judgement.snapshot`` has the rule.
+    ``unresolved``: backends without a verdict; ``awaited``: those of them whose verdict is awaited. What is presumed of
+    them follows from ``found``, the VIP as VPP has it, and from the weights that were ``lost``;
+    ``maglev.judgement.snapshot`` has the rule.
 
     ``held``: old addresses of backends that got new ones. They stay only while nothing else of the frontend is usable.
     """
     config = source.config()
     presumption = NOTHING_PRESUMED
     if unresolved:
-        presumption = Presumption(unresolved, _serving(frontend, config, unresolved, found, lost))
+        presumption = Presumption(unresolved, _serving(frontend, config, unresolved, found, lost), awaited)
     answer = judge(frontend, source, presumption).programmed
     unit, backends = answer.unit, config.backends
     ases: dict[bytes, DesiredAs] = {}
@@ -143,6 +145,7 @@ def desired_vips(
     source: StateSource,
     *,
     unresolved: Container[str] = frozenset(),
+    awaited: Container[str] = frozenset(),
     found: Mapping[VipKey, ActualVip] | None = None,
     lost: LostWeights = NOTHING_LOST,
     held: Callable[[str], Iterable[bytes]] = lambda _: (),
@@ -154,5 +157,15 @@ def desired_vips(
         frontend = configured.get(name)
         if frontend is not None:
             present = found.get(vip_key(frontend)) if found is not None and unresolved else None
-            vips.append(desired_vip(frontend, source, unresolved=unresolved, found=present, lost=lost, held=held(name)))
+            vips.append(
+                desired_vip(
+                    frontend,
+                    source,
+                    unresolved=unresolved,
+                    awaited=awaited,
+                    found=present,
+                    lost=lost,
+                    held=held(name),
+                )
+            )
     return vips

@@ -5,6 +5,9 @@ sends traffic to at the start are *presumed* good, and need ``fall`` failures. A
 this daemon's keeps that *scale* until an operator asks for a sync. Weights that VPP had and *lost*, because
 it was restarted or the VIP was deleted, come back where nothing better is known.
 
+With slow start, smaller weights than this daemon's are no scale: a server that was starting slowly, and served alone
+when the daemon ended, has a part of its weight. A restart ends a slow start, so the server gets all of it.
+
 Owned by the event loop. The scales are an immutable mapping, replaced on change: a plan may keep it.
 """
 
@@ -26,9 +29,6 @@ from maglev.vpp.planning.model import ActualVip
 from maglev.vpp.planning.scale import common_multiple, scaled
 from maglev.vpp.state.warmup import Phase, WarmUp
 from maglev.vpp.wire.messages import VipKey
-
-LEAST_PATIENCE_NS = 5 * 1_000_000_000
-"""The least time that a VPP is given to be read for the first time."""
 
 
 class ServingListener(Protocol):
@@ -78,7 +78,8 @@ def look_at(
             if found is None:
                 missing.append(wanted.key)
                 continue
-            if (multiple := common_multiple(wanted, found)) != 1:
+            multiple = common_multiple(wanted, found)
+            if multiple != 1 and not (multiple < 1 and config.frontends[name].slow_start):
                 scales[wanted.key] = multiple
     # A VIP that the file lacks may be back with the next reload. Its servers have to fail as often as any other that
     # serves before they lose it: a file that was cut off and one lost probe are no reason.
@@ -179,15 +180,16 @@ class Adoption:
 
     @property
     def patience_ns(self) -> int:
-        """How much longer to wait for a VPP to say what it holds. Delays of 0 end the delays, not the adoption."""
-        since_start = self._clock.monotonic_ns() - self.started_ns
-        return max(self.warmup.remaining_ns, LEAST_PATIENCE_NS - since_start, 0)
+        """How much longer to wait for a VPP to say what it holds."""
+        return self.warmup.patience_ns
 
     def due_in(self) -> int | None:
-        """Until something changes by itself: a phase of the warm-up, or the end of the patience; None: nothing will."""
+        """Until something changes by itself: a phase of the warm-up, or the end of a wait; None: nothing will."""
         due = [] if self.done else [self.warmup.next_change_ns]
         if not self.settled:
             due.append(self.patience_ns)
+        if (awaits := self.warmup.awaits_ns) is not None:
+            due.append(awaits)
         return min(due, default=None)
 
     def settle(self, names: Iterable[str], pools: Mapping[str, str] = MappingProxyType({})) -> None:

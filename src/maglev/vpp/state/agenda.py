@@ -38,7 +38,7 @@ class Admission(enum.Enum):
     """Whether a frontend may be programmed now."""
 
     ADMITTED = "admitted"
-    LATER = "later"  # a reload is under way that changes its backends: it stays dirty
+    LATER = "later"  # a reload is under way that changes its backends, or verdicts are to come: it stays dirty
     HELD = "held"  # the warm-up holds it: it is to be parked
 
 

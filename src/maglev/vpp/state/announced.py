@@ -61,6 +61,10 @@ class Before(StateSource):
         """What is remembered of a frontend of the old configuration."""
         return self._now.memory(frontend)
 
+    def unsettled(self, frontend: str) -> bool:
+        """Whether a frontend waits for verdicts now."""
+        return self._now.unsettled(frontend)
+
     def weights(self, frontend: Frontend) -> FrontendWeights:
         """The weights of a frontend of the old configuration, by the rule and the present states."""
         return self._now.weights(frontend)

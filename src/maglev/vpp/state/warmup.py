@@ -3,6 +3,11 @@
 From start to ``startup-min-delay`` nothing is written. Then a frontend is released as soon as none of its backends is
 unknown, and at ``startup-max-delay`` the rest is; a backend that had no verdict by then keeps the weight that VPP has.
 The delays count from the start of the process: a reload or a new connection does not begin them again.
+
+**First verdicts are awaited** for as long as the warm-up lasts, and for five seconds at least. Panic goes by that
+(``maglev.judgement.panic``): while the first verdict of a server is awaited, that server could turn out to be down. A
+server whose probes never leave this host has no verdict for days, and nothing may wait for it that long. It keeps the
+weight that VPP has all the same. A server that a reload brought is awaited for the same time from then on.
 """
 
 from __future__ import annotations
@@ -14,6 +19,9 @@ from collections.abc import Set as AbstractSet
 from maglev.base.clock import Clock
 from maglev.base.states import State
 from maglev.config.model import Frontend
+
+LEAST_PATIENCE_NS = 5 * 1_000_000_000
+"""The least time that a VPP is given to be read for the first time, and a server to have its first verdict."""
 
 
 class Phase(enum.Enum):
@@ -38,6 +46,8 @@ class WarmUp:
         self._released: set[str] = set()
         self._unresolved: set[str] = set()
         self._inherited: set[str] = set()  # those of them that a reload brought
+        # Those of them whose first verdict is awaited, and until when; the earliest end first.
+        self._awaited: dict[str, int] = {}
 
     @property
     def phase(self) -> Phase:
@@ -61,26 +71,57 @@ class WarmUp:
         return max(0, self._max - elapsed)
 
     @property
+    def patience_ns(self) -> int:
+        """How much longer to wait for what a start has to learn. Delays of 0 end the delays, not the adoption."""
+        return max(0, self._start + max(self._max, LEAST_PATIENCE_NS) - self._clock.monotonic_ns())
+
+    @property
     def unresolved(self) -> AbstractSet[str]:
         """Backends without a verdict since the start, or since a reload gave an old server a new name."""
         return self._unresolved
 
+    @property
+    def awaited(self) -> AbstractSet[str]:
+        """Those of them whose first verdict is still awaited."""
+        return self._awaited.keys()
+
     def begin(self, names: Iterable[str], state_of: Callable[[str], State]) -> None:
         """The first configuration is in force: no verdict yet, but for backends that have one already."""
         self._unresolved.update(name for name in names if state_of(name) is State.UNKNOWN)
+        self._await(self._unresolved, self._start)
 
     def inherit(self, names: Iterable[str], state_of: Callable[[str], State]) -> None:
         """A reload put these backends where VPP sends traffic to already: until their first verdict that stays."""
-        for name in names:
-            if name not in self._unresolved and state_of(name) is State.UNKNOWN:
-                self._unresolved.add(name)
-                self._inherited.add(name)
+        new = [name for name in names if name not in self._unresolved and state_of(name) is State.UNKNOWN]
+        self._unresolved.update(new)
+        self._inherited.update(new)
+        self._await(new, self._clock.monotonic_ns())
+
+    def _await(self, names: Iterable[str], since_ns: int) -> None:
+        """Await the first verdicts of these backends from now on. Later calls have later ends."""
+        self._awaited.update(dict.fromkeys(names, since_ns + max(self._max, LEAST_PATIENCE_NS)))
+
+    @property
+    def awaits_ns(self) -> int | None:
+        """Until a first verdict is awaited no longer; None: none is awaited."""
+        until = next(iter(self._awaited.values()), None)
+        return None if until is None else max(0, until - self._clock.monotonic_ns())
+
+    def give_up(self, most: int) -> Iterable[str]:
+        """Await the first verdict of up to ``most`` backends no longer, those whose time is over; returns them."""
+        given_up: list[str] = []
+        while len(given_up) < most and self.awaits_ns == 0:
+            name = next(iter(self._awaited))
+            del self._awaited[name]
+            given_up.append(name)
+        return given_up
 
     def resolved(self, name: str) -> bool:
         """A backend left ``unknown``. True if that was the first thing known of it since the start."""
         if name not in self._unresolved:
             return False
         self._unresolved.discard(name)
+        self._awaited.pop(name, None)
         if name in self._inherited:
             self._inherited.discard(name)
             return False
@@ -90,6 +131,8 @@ class WarmUp:
         """Forget backends that a reload has taken away."""
         gone = [name for name in self._unresolved if name not in configured]
         self._unresolved.difference_update(gone)
+        for name in gone:
+            self._awaited.pop(name, None)
         self._inherited.difference_update(gone)
 
     def released(self, frontend: Frontend, state_for: Callable[[str, str], State]) -> bool:

@@ -89,6 +89,8 @@ class Batches:
         def admission(name: str) -> Admission:
             if before is not None and (name not in frontends or before.waits(frontends[name])):
                 return Admission.LATER
+            if source.unsettled(name):
+                return Admission.LATER
             return Admission.ADMITTED if self.released(name) else Admission.HELD
 
         def members(name: str) -> int:

@@ -291,8 +291,10 @@ class FullSync:
             await self._let_batches_go_first()
             async with self._rooms.signals.lock:
                 rooms.mirror.demand()
-                # A reload may have taken frontends away since the pieces were made.
-                live = [name for name in names if name in rooms.announced.in_force.frontends]
+                # A reload may have taken frontends away since the pieces were made. A frontend that waits for verdicts
+                # is marked for a batch when they are there.
+                announced = rooms.announced
+                live = [n for n in names if n in announced.in_force.frontends and not announced.states.unsettled(n)]
                 await self._readback.doubtful(self._keys_to_read(live, extent))
                 plan, outcome = await self._programmer.apply(live, extent, first=rooms.agenda.cut)
             if outcome.done:

@@ -84,11 +84,12 @@ class Programmer:
     ) -> list[DesiredVip]:
         """The wanted VIPs of these frontends, as of now. ``new``: backends that ``source`` would bring or move."""
         rooms = self._rooms
-        unresolved, now = rooms.adoption.warmup.unresolved, self._clock.monotonic_ns()
+        warmup, now = rooms.adoption.warmup, self._clock.monotonic_ns()
         return desired_vips(
             names,
             source,
-            unresolved=unresolved | new if new else unresolved,
+            unresolved=warmup.unresolved | new if new else warmup.unresolved,
+            awaited=warmup.awaited | new if new else warmup.awaited,
             found=rooms.mirror.actual.vips if rooms.mirror.actual is not None else None,
             lost=rooms.adoption.lost,
             held=lambda name: rooms.ownership.held(name, now),

@@ -76,6 +76,9 @@ from maglev.vpp.wire.messages import VipKey
 
 log = logs.get(__name__)
 
+MOST_GIVEN_UP = 1000
+"""Backends whose first verdict is awaited no longer, in one turn of the event loop; the rest follows at its next."""
+
 
 class Reconciler:
     """Brings VPP to the desired state and keeps it there. Create it before the first event, then ``run``.
@@ -365,6 +368,7 @@ class Reconciler:
             changed, phase = rooms.adoption.warmup.phase is not phase, rooms.adoption.warmup.phase
             now = self._clock.monotonic_ns()
             rooms.agenda.again(rooms.ownership.expire(now))
+            rooms.agenda.again(self._given_up())
             if changed:
                 rooms.agenda.unpark()
             self._reloads.heed()
@@ -376,6 +380,13 @@ class Reconciler:
             self._syncing = False
             rooms.signals.wake.set()
             rooms.signals.progress.set()
+
+    def _given_up(self) -> set[str]:
+        """Frontends whose panic has waited for a first verdict until now (``maglev.judgement.panic``)."""
+        announced = self._rooms.announced
+        frontends, uses = announced.current.config.frontends, announced.current.uses
+        given_up = self._rooms.adoption.warmup.give_up(MOST_GIVEN_UP)
+        return {use.frontend for name in given_up for use in uses.get(name, ()) if frontends[use.frontend].panic}
 
     async def _keep_weights(self) -> None:
         rooms = self._rooms
