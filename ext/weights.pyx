@@ -169,12 +169,23 @@ cdef inline int needed(int value, bint percent, int base) noexcept nogil:
     return number if number > 0 else 1
 
 
-cdef inline bint reaches_min(const Pool* pool) noexcept nogil:
-    return pool.up >= needed(pool.min_up, pool.min_percent, pool.base)
+cdef inline int to_serve(const Pool* pool, bint serves) noexcept nogil:
+    # What a pool needs to be usable. Of a share, members without a verdict count unless the pool serves: the first one
+    # that is up after a start of the daemon is not all of a pool, and members that a reload adds end no turn.
+    return needed(pool.min_up, pool.min_percent, pool.base if serves else pool.base + pool.open)
+
+
+cdef inline bint reaches_min(const Pool* pool, bint serves) noexcept nogil:
+    return pool.up >= to_serve(pool, serves)
+
+
+cdef inline int to_resume(const Pool* pool) noexcept nogil:
+    # What a pool that does not serve needs to take over again.
+    return max(to_serve(pool, False), needed(pool.resume_up, pool.resume_percent, pool.base + pool.open))
 
 
 cdef inline bint reaches_resume(const Pool* pool) noexcept nogil:
-    return reaches_min(pool) and pool.up >= needed(pool.resume_up, pool.resume_percent, pool.base)
+    return pool.up >= to_resume(pool)
 
 
 cdef void count_pools(const Member* members, Py_ssize_t count, Pool* pools, int pool_count) noexcept nogil:
@@ -205,9 +216,9 @@ cdef void count_pools(const Member* members, Py_ssize_t count, Pool* pools, int 
 cdef int choose_pool(const Pool* pools, int pool_count, int held) noexcept nogil:
     # The rule of the active pool (maglev.judgement.pools has it in words); -1 where no pool has an eligible member.
     cdef int pool
-    cdef bint goes_on = 0 <= held < pool_count and reaches_min(&pools[held])
+    cdef bint goes_on = 0 <= held < pool_count and reaches_min(&pools[held], True)
     for pool in range(pool_count):
-        if not reaches_min(&pools[pool]):
+        if not reaches_min(&pools[pool], held < 0 or pool == held):
             continue
         if goes_on and pool < held and (pools[pool].waits or not reaches_resume(&pools[pool])):
             continue
@@ -726,6 +737,8 @@ def presumed_weights(frontend, memory, FrontendWeights health, unresolved, servi
             if without[i]:
                 members[i].state = UNKNOWN
                 members[i].keep = True
+            elif (<MemberWeight> health.members[i]).effective and not members[i].effective:
+                members[i].keep = True
         if waits and may_panic(&known.rule, members, without, count):
             for i in range(count):
                 in_panic(&members[i], PANIC_KEEP, False)
@@ -760,10 +773,8 @@ def pool_counts(frontend, FrontendWeights weights):
         pool = &known.pools[i]
         result.append((
             pool.up,
-            needed(pool.min_up, pool.min_percent, pool.base),
-            max(
-                needed(pool.resume_up, pool.resume_percent, pool.base), needed(pool.min_up, pool.min_percent, pool.base)
-            ),
+            to_serve(pool, i == weights.active_pool),
+            to_resume(pool),
             pool.healthy,
             pool.whole,
         ))
@@ -1057,9 +1068,10 @@ cdef class WeightTable:
         for pool in range(line.rule.pool_count):
             pools[pool].up += pools[pool].presumed
             pools[pool].base += pools[pool].presumed
+            pools[pool].open -= pools[pool].presumed
         chosen = choose_pool(pools, line.rule.pool_count, line.rule.held)
         for pool in range(line.rule.pool_count):
-            if pool < chosen and pools[pool].open > pools[pool].presumed:
+            if pool < chosen and pools[pool].open:
                 open_before = True
             if pool < line.rule.held and reaches_resume(&pools[pool]):
                 ready.append(pool)

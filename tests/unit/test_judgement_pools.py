@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 from maglev.base.states import State
@@ -192,3 +193,17 @@ def test_the_counts_say_what_a_share_takes_now() -> None:
     ]
     states.backends["a4"].drained = True
     assert pool_counts(conf, frontend_weights(conf, states))[0] == PoolCounts(3, 2, 4, 300, 400)
+
+
+def test_the_first_server_with_a_verdict_is_not_taken_for_all_of_its_pool() -> None:
+    """After a start, while the pool that VPP serves goes on. Half of four is two."""
+    conf = frontend()
+    half = Threshold(50, percent=True)
+    rig = Rig(replace(conf, pools=(replace(conf.pools[0], min_up=half, resume_up=half), conf.pools[1])), "spare")
+    assert rig.up("b") == 1
+    assert rig.up("a0") == 1
+    assert rig.down("a1") == 1
+    assert rig.up("a2") == 0
+    # Servers that a reload adds end no turn.
+    rig.set(State.UNKNOWN, "a1", "a3")
+    assert rig.set(State.UNKNOWN, "a2") == 0

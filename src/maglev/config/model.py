@@ -190,7 +190,9 @@ class Frontend:
     @property
     def follows_pools(self) -> bool:
         """Whether the active pool depends on the one before, and not on the states of the backends alone."""
-        return any(pool.returns_late for pool in self.pools[:-1])
+        # A share depends on which pool serves while servers have no verdict (maglev.judgement.pools).
+        late = any(pool.returns_late for pool in self.pools[:-1])
+        return late or (len(self.pools) > 1 and any(pool.min_up.percent for pool in self.pools))
 
 
 @dataclass(frozen=True, slots=True)

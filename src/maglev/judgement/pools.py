@@ -2,7 +2,8 @@
 
 A pool is *usable* while at least ``min-up`` of its members are up, not drained, and have a weight above 0. A share is
 taken of the members with a weight that no operator took out (drained, disabled, paused) and that have a verdict, and is
-rounded up. Servers without a verdict are left out of it, so a reload that adds servers never takes a pool out.
+rounded up. In the pool that serves, servers without a verdict are left out of it, so a reload that adds servers never
+takes a pool out. In the others they count: the first server that is up after a start is not all of its pool.
 
 1. While the pool that served last is usable, a pool of higher priority takes over only if ``resume-up`` of its members
    are up, and have been for ``resume-after``.
@@ -12,8 +13,8 @@ rounded up. Servers without a verdict are left out of it, so a reload that adds 
 So a pool that was left stays left until it reaches ``resume-up``, while another one is usable. A server that goes up
 and down between the two thresholds moves traffic once.
 
-Rules 2 and 3 depend on the states alone. Rule 1 needs the pool that served last. This room owns it, for frontends that
-have such a threshold. It is learned
+Rules 2 and 3 depend on the states alone, but for shares. Rule 1 and shares need the pool that served last. This room
+owns it, for frontends that have such a threshold. It is learned
 
 - at the start from VPP: the pool to whose servers it sends most traffic;
 - else from the rule, but not before every server of the earlier pools has a verdict: which server answers first says

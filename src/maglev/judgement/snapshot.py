@@ -15,6 +15,10 @@ so they cannot drift apart:
   3. in a frontend that could be in panic if those of them whose verdict is ``awaited`` failed, members that are down
      keep their weight in VPP too (``maglev.judgement.panic``). A verdict is awaited for a limited time.
 
+  4. members that would have a weight by health, and have none because of 2, keep what VPP has. A server that is up
+     and serves loses nothing to servers of an earlier pool that are only presumed to serve. VPP has weights in two
+     pools where a failover was cut off in the middle, or panic kept them.
+
   With ``on-all-down: keep`` and nothing usable by health, 2 does not hold: a server that is only presumed to serve must
   not cost another one its weight. It may have been down, and kept, for as long as that other.
 """
