@@ -103,20 +103,39 @@ cdef uint8_t stamps_told(const Origin* origin, int number) noexcept nogil:
     return STAMPS_WORK
 
 
+# A place in the origin's table for one more interface; INTERFACES: there is none. A full table gives away the place of an
+# interface that is gone: tunnels and VLANs are made anew, with a new number, for as long as the daemon runs. A target
+# that last passed by the one that is gone then counts as one of the new interface.
+cdef uint32_t interface_room(Origin* origin) noexcept nogil:
+    cdef uint32_t i
+    cdef ifreq request
+    if origin.interface_count < INTERFACES:
+        origin.interface_count += 1
+        return origin.interface_count - 1
+    for i in range(INTERFACES):
+        memset(&request, 0, sizeof(request))
+        request.ifr_ifindex = origin.interfaces[i].number
+        if ioctl(origin.resolver, SIOCGIFNAME, &request) < 0 and errno == ENODEV:
+            return i
+    return INTERFACES
+
+
 # The place + 1 of an interface in the origin's table; 0: the table is full.
 cdef uint8_t interface_place(Origin* origin, int number) noexcept nogil:
     cdef uint32_t i
+    cdef Interface* interface
     for i in range(origin.interface_count):
         if origin.interfaces[i].number == number:
             return <uint8_t>(i + 1)
-    if number <= 0 or origin.interface_count == INTERFACES:
+    i = interface_room(origin) if number > 0 else INTERFACES
+    if i == INTERFACES:
         return 0
-    memset(&origin.interfaces[origin.interface_count], 0, sizeof(Interface))
-    origin.interfaces[origin.interface_count].number = number
-    origin.interfaces[origin.interface_count].up = True
-    origin.interfaces[origin.interface_count].stamps = stamps_told(origin, number)
-    origin.interface_count += 1
-    return <uint8_t>origin.interface_count
+    interface = &origin.interfaces[i]
+    memset(interface, 0, sizeof(Interface))
+    interface.number = number
+    interface.up = True
+    interface.stamps = stamps_told(origin, number)
+    return <uint8_t>(i + 1)
 
 
 # The interface whose canary a stamp's packet is; NULL: none.

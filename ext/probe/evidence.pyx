@@ -9,6 +9,8 @@
 #   route       our own routing refuses, or leads by another interface than when the target passed, and no other target
 #               of this namespace, family and source passes meanwhile. As soon as one does, the refusal is a failed
 #               probe: where routes to hosts are announced, a dead server is one without a route.
+#               The way at the last pass is the one to compare with: passes ask for it, and it is asked by protocol. A
+#               probe that leaves by another interface proves no change while the kernel names the same way as before
 #   link        the interface that the target's probes left by is down, without carrier or gone; or it was, while the
 #               probe was out. For 2.5 s after that, and after the first look at an interface, silence means nothing;
 #               for 4 s after a change of carrier, nor does a next hop that does not answer
@@ -88,21 +90,34 @@ cdef inline bint link_fresh(const State* e, const Interface* interface) noexcept
 
 # Note by which interface a target's probes leave, now that one has passed. Where the interface's stamps are not known
 # to work, the target's next probe asks for some.
-cdef void interface_learn(State* e, Origin* origin, uint32_t index) noexcept nogil:
+#
+# The probe that has passed may have left before the route moved, and its answer come after that. So another interface
+# than before is taken over only when the next probe has passed, too: `confirmed`. Until then a silence is no verdict.
+cdef void interface_learn(State* e, Origin* origin, uint32_t index, bint confirmed) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
+    cdef uint8_t place
     cdef Interface* interface
     cdef Way way
     if not may_ask(e):
         return
     e.evidence.asks += 1
-    way_ask(origin, slot.address, &way)
+    origin.learned_at = e.clock.now
+    slot_way(origin, slot, &way)
     if not way.asked or way.error:
+        # With an error the route is lost since the probe left: its interface is still the one to compare with.
+        if slot.interface == 0:
+            slot.interface = INTERFACE_UNKNOWN
+        return
+    place = interface_place(origin, way.interface)
+    if place == 0:
         slot.interface = INTERFACE_UNKNOWN
         return
-    slot.interface = interface_place(origin, way.interface)
-    if slot.interface == 0:
-        slot.interface = INTERFACE_UNKNOWN
-        return
+    if 0 < slot.interface <= origin.interface_count and place != slot.interface:
+        origin.moved_at = e.clock.now
+        if not confirmed:
+            slot.evidence |= EVIDENCE_MOVED
+            return
+    slot.interface = place
     interface = &origin.interfaces[slot.interface - 1]
     if interface.looked_at == 0:
         interface_up(e, origin, slot.interface)
@@ -117,21 +132,28 @@ cdef void stamps_learn(State* e, Origin* origin, Slot* slot) noexcept nogil:
         departures_read(e, origin, 0 if slot.type == PROBE_ICMP else 1)
     if slot.left_by and slot.evidence & EVIDENCE_QUEUED:
         origin.interfaces[slot.left_by - 1].stamps = STAMPS_WORK if slot.evidence & EVIDENCE_LEFT else STAMPS_MISSING
-        slot.interface = slot.left_by
 
 
 # A target has passed: what that says of its way.
 cdef inline void evidence_passed(State* e, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     cdef Origin* origin = e.origins.table[slot.origin]
+    cdef bint moved = slot.evidence & EVIDENCE_MOVED != 0
     pass_note(e, origin, slot, index)
     slot.refused = 0
     if slot.evidence & EVIDENCE_STAMPED:
         stamps_learn(e, origin, slot)
     slot.evidence = 0
-    # The route may have moved since the last look.
-    if slot.interface == 0 or ((slot.serial + index) & (SAMPLE - 1)) == 0:
-        interface_learn(e, origin, index)
+    # The route may have moved since the last look. If it moves unseen and all targets of the vantage die, each of them
+    # would stay up. So a few passes ask all the time, and after a move each one does.
+    if (
+        slot.interface == 0
+        or moved
+        or e.clock.now - origin.learned_at >= LEARNING
+        or origin.moved_at and e.clock.now - origin.moved_at < MOVING * <int64_t>SECOND
+        or ((slot.serial + index) & (SAMPLE - 1)) == 0
+    ):
+        interface_learn(e, origin, index, moved)
 
 
 # Our own routing refuses a target, or sends its probes another way than when it passed. BLOCK_NONE: a failed probe.
@@ -161,7 +183,7 @@ cdef int refusal_kind(State* e, uint32_t index, int error) noexcept nogil:
         return BLOCK_BUFFER if interface_up(e, origin, slot.interface) else BLOCK_LINK
     if error not in (ENETUNREACH, EHOSTUNREACH, EHOSTDOWN, ENETDOWN, EACCES, EINVAL):
         return BLOCK_SEND
-    way_ask(origin, slot.address, &way)
+    slot_way(origin, slot, &way)
     if way.asked and not way.error:
         # It is not the route: or no more. EINVAL is what a full neighbour table says (IPv6; IPv4 before Linux 6.6).
         if error == EINVAL:
@@ -191,6 +213,15 @@ cdef enum:
     TOO_EARLY = -1                  # too little time has passed for silence to mean anything
 
 
+# A probe has left by another interface than the one that was the target's route when it passed. Is that a change of our
+# routing? Not while the kernel still names that one: rules by port, and several next hops, lead packets of one target
+# by several interfaces.
+cdef bint route_moved(Origin* origin, const Slot* slot, Way* way) noexcept nogil:
+    if not way.asked:
+        slot_way(origin, slot, way)
+    return not way.asked or way.error or interface_place(origin, way.interface) != slot.interface
+
+
 # Why a stamped packet got no answer; BLOCK_NONE: a failed probe.
 cdef int silence_kind(State* e, Origin* origin, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
@@ -202,7 +233,7 @@ cdef int silence_kind(State* e, Origin* origin, uint32_t index) noexcept nogil:
     memset(&way, 0, sizeof(way))
     place = slot.left_by
     if not left or place == 0:
-        way_ask(origin, slot.address, &way)
+        slot_way(origin, slot, &way)
         if way.asked and way.error:
             return route_kind(e, origin, index)
         if way.asked:
@@ -211,7 +242,12 @@ cdef int silence_kind(State* e, Origin* origin, uint32_t index) noexcept nogil:
         return BLOCK_LINK
     if place and place <= origin.interface_count and origin.interfaces[place - 1].changed_at > slot.sent:
         return BLOCK_LINK
-    if place and 0 < slot.interface <= origin.interface_count and place != slot.interface:
+    if (
+        place
+        and 0 < slot.interface <= origin.interface_count
+        and place != slot.interface
+        and route_moved(origin, slot, &way)
+    ):
         return route_kind(e, origin, index)
     if place and place <= origin.interface_count and link_fresh(e, &origin.interfaces[place - 1]):
         return TOO_EARLY
@@ -295,13 +331,13 @@ cdef int error_kind(
     cdef uint8_t place
     if slot.state == HEALTH_DOWN or memcmp(offender, slot.address, width) == 0:
         return BLOCK_NONE
-    way_ask(origin, offender, &way)
+    way_ask(origin, offender, 0, &way)
     if not way.asked or way.error or not way.local:
         return BLOCK_NONE
     if packet.error_type != (1 if origin.v6 else 3) or packet.error_code != (3 if origin.v6 else 1):
         return BLOCK_FIREWALL
     # The next hop gave no sign of life for three seconds. Without carrier that says nothing about it.
-    way_ask(origin, slot.address, &way)
+    slot_way(origin, slot, &way)
     if not way.asked or way.error:
         return BLOCK_NONE
     place = interface_place(origin, way.interface)

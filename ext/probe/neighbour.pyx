@@ -89,8 +89,9 @@ cdef int netlink_ask(Origin* origin, nlmsghdr* request, uint8_t* answer, int wan
     return -1
 
 
-# The route to an address, as a probe of this origin would take it.
-cdef void way_ask(Origin* origin, const uint8_t* address, Way* way) noexcept nogil:
+# The route to an address, as a packet of this origin and protocol would take it; protocol 0: any. Rules (`ip rule ...
+# ipproto`) and several next hops may give each protocol a route of its own.
+cdef void way_ask(Origin* origin, const uint8_t* address, uint8_t protocol, Way* way) noexcept nogil:
     cdef uint8_t request[128]
     cdef uint8_t answer[NETLINK_SPACE]
     cdef nlmsghdr* head = <nlmsghdr*>request
@@ -108,6 +109,8 @@ cdef void way_ask(Origin* origin, const uint8_t* address, Way* way) noexcept nog
     if origin.has_source:
         route.rtm_src_len = <uint8_t>(8 * width)
         netlink_put(head, RTA_SRC, origin.source, width)
+    if protocol:
+        netlink_put(head, RTA_IP_PROTO, &protocol, 1)
     error = netlink_ask(origin, head, answer, RTM_NEWROUTE, sizeof(rtmsg))
     if error < 0:
         return
@@ -131,6 +134,17 @@ cdef void way_ask(Origin* origin, const uint8_t* address, Way* way) noexcept nog
     if found is not NULL:
         way.v6 = True
         memcpy(way.hop, found + 2, 16)
+
+
+# The route of a target's probes. A raw IPv4 SYN, whose header is ours, is of no protocol that the kernel can be asked
+# for.
+cdef void slot_way(Origin* origin, const Slot* slot, Way* way) noexcept nogil:
+    cdef uint8_t protocol = IPPROTO_TCP
+    if slot.type == PROBE_ICMP:
+        protocol = IPPROTO_ICMPV6 if origin.v6 else IPPROTO_ICMP
+    elif slot.type == PROBE_SYN and not origin.v6:
+        protocol = 0
+    way_ask(origin, slot.address, protocol, way)
 
 
 # The interface with this number; False: it could not be asked, `gone` where there is none.

@@ -94,7 +94,7 @@ cdef void proof_visit(State* e, uint32_t index) noexcept nogil:
 # Was the next hop's neighbour entry made or changed after the connection's SYN?
 cdef bint proof_too_young(State* e, Origin* origin, const Slot* slot) noexcept nogil:
     cdef Way way
-    way_ask(origin, slot.address, &way)
+    slot_way(origin, slot, &way)
     if not way.asked or way.error or hop_ask(origin, &way) != HOP_SOUND or way.hop_age < 0:
         return False
     return way.hop_age <= e.clock.now - slot.sent + 10 * MS
@@ -106,7 +106,7 @@ cdef int proof_dead_host(State* e, Origin* origin, const Slot* slot) noexcept no
     cdef Way way
     cdef uint8_t place
     e.evidence.asks += 1
-    way_ask(origin, slot.address, &way)
+    slot_way(origin, slot, &way)
     if not way.asked or way.error:
         return -1
     place = interface_place(origin, way.interface)

@@ -57,6 +57,8 @@ cdef enum:
     ASIDE_BATCH = 32                # packets a sendmmsg with stamps: each gives two messages in the error queue
     ASKS = 64                       # targets a tick whose next hop is asked for: about 5 us each
     SAMPLE = 64                     # passes of a target after which its route is asked for again: a power of two
+    LEARNING = 4 * MS               # between two passes of an origin that ask for their route, while no route moves
+    MOVING = 10                     # seconds after a route has moved, in which each pass asks for its own
     RESOLICITING = 2500             # ms: a kernel notices a carrier, and tries a neighbour again, up to a second late
     SOLICITING = 4000               # ms: the kernel's three attempts at a neighbour, a second apart, and some
     TWIN_LEARNING = 60              # seconds between two twins that tell whether a driver gives stamps
@@ -107,6 +109,7 @@ cdef enum:
     EVIDENCE_QUEUED = 4             # ... and passed routing, packet filter and neighbour table (SCHED)
     EVIDENCE_LEFT = 8               # ... and was given to the driver (SND)
     EVIDENCE_AGAIN = 16             # a connection was repeated, since its SYN may have met no neighbour entry
+    EVIDENCE_MOVED = 32             # the last pass found its route by another interface: the next one confirms that
     EVIDENCE_OF_PROBE = 2 | 4 | 8
 
 cdef enum:
@@ -335,6 +338,8 @@ cdef struct Origin:
     uint32_t vantage                # its place in Evidence.passes
     uint32_t interface_count
     Interface interfaces[INTERFACES]
+    int64_t learned_at              # when a target that passed last asked for its route
+    int64_t moved_at                # when a target's route was last seen to lead by another interface
     int resolver                    # UDP, to ask the kernel for source addresses; also holds on to the namespace
     uint32_t losses                 # how often answers were lost: with a full receive queue, or with the sockets
     uint32_t flying                 # raw probes out

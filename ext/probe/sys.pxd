@@ -376,6 +376,7 @@ cdef extern from "linux/rtnetlink.h" nogil:
         RTM_NEWROUTE
         RTA_DST
         RTA_GATEWAY
+        RTA_IP_PROTO
         RTA_OIF
         RTA_SRC
         RTA_VIA
