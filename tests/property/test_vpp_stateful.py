@@ -556,12 +556,14 @@ class Dataplane(RuleBasedStateMachine):
             backend.state = before.state if before.state in BY_AN_OPERATOR else State.UNKNOWN
             if before.state in (State.UP, State.DOWN):
                 verdicts[name] = before.state
+        # Panic awaits first verdicts for a limited time, and takes the missing ones for healthy from then on.
+        limited = any(frontend.panic is not None for frontend in config.frontends.values())
         self.drift = 0
         await self._start(rig)
         await rig.settled()
-        for name in order:
+        for name in [*order, *(name for name in verdicts if name not in order)] if limited else order:
             if name in verdicts:
-                await self._pass(6)
+                await self._pass(0.9 if limited else 6)
                 rig.backend(name, verdicts[name])
                 await rig.settled()
         if whole:
@@ -657,6 +659,7 @@ class Dataplane(RuleBasedStateMachine):
                 a: w for a, w in wanted.items() if w is not None
             }
             kept = self.kept.get(key := vip_key(frontend), {})
+            kept = {address: weight for address, weight in kept.items() if wanted.get(address, 0) is None}
             # An adopted scale ends with its VIP: then all of them are smaller by the same factor.
             assert {a for a in kept if held[a]} == {a for a in kept if kept[a]}, f"{key} has not kept its weights"
             assert len({Fraction(held[a], weight) for a, weight in kept.items() if weight}) <= 1, (
