@@ -121,6 +121,9 @@ class FakeChecker:
     def memory(self, frontend: Frontend) -> Memory:
         return NO_MEMORY
 
+    def unsettled(self, frontend: str) -> bool:
+        return False
+
     def weights(self, frontend: Frontend) -> FrontendWeights:
         return frontend_weights(frontend, self)
 

@@ -100,7 +100,11 @@ maglev:
             elif entry.message == "cli_inband":
                 # lb as VIP A B C ... del flush, and then the same servers once more with their weight
                 words = entry.values["cmd"].split()
-                touched = [ip_address(word).packed for word in words[3:] if word[0].isdigit() and "." in word and "/" not in word]
+                touched = [
+                    ip_address(word).packed
+                    for word in words[3:]
+                    if word[0].isdigit() and "." in word and "/" not in word
+                ]
                 flushed = " flush" in entry.values["cmd"]
             else:
                 touched, flushed = [], False

@@ -21,6 +21,7 @@ from maglev.base.pace import at_once
 from maglev.base.states import Code, State
 from maglev.checker import Checker
 from maglev.config.model import (
+    ONE_MEMBER,
     SECOND,
     Brake,
     Config,
@@ -58,8 +59,8 @@ class Mechanisms:
     brake: bool = False
     panic: Panic | None = None
     slow_start: int = 0
-    least: Threshold = Threshold(1)
-    again: Threshold = Threshold(1)
+    least: Threshold = ONE_MEMBER
+    again: Threshold = ONE_MEMBER
     after: int = 0
     keep: bool = False
 
@@ -235,7 +236,7 @@ class Life:
             case "reload", how:
                 assert isinstance(how, Mechanisms)
                 await self.reload(how)
-            case "restart",:
+            case ("restart",):
                 await self.restart()
         self.daemon.follow()
         self.daemon.program()
@@ -296,7 +297,9 @@ def weight_where_something_is_usable(life: Life) -> None:
 
 @settings(max_examples=150)
 @given(mechanisms(), HISTORIES)
-def test_what_is_out_has_no_weight_and_what_is_usable_serves(how: Mechanisms, history: list[tuple[object, ...]]) -> None:
+def test_what_is_out_has_no_weight_and_what_is_usable_serves(
+    how: Mechanisms, history: list[tuple[object, ...]]
+) -> None:
     async def live() -> None:
         life = Life(how)
         await life.serve()
@@ -417,4 +420,4 @@ def test_a_restart_under_the_same_health_takes_no_weight_from_a_server_that_is_u
 
 
 def test_the_test_waits_longer_than_every_hold() -> None:
-    assert QUIET / 3 * SECOND > max(MOST_NS, LEAST_PATIENCE_NS, HOLD)
+    assert max(MOST_NS, LEAST_PATIENCE_NS, HOLD) < QUIET / 3 * SECOND
