@@ -144,7 +144,10 @@ debug: build ## a build with bounds checks, assertions and no optimisation in bu
 
 test-debug: deps debug ## the cores' and the engine's tests against the debug build
 	PYTHONPATH="$(CURDIR)/build/debug" $(PY) -m pytest -q --junitxml=build/reports/debug.xml \
+	    --numprocesses 3 --dist loadfile -m "not machine" \
 	    tests/unit tests/property $(wildcard tests/integration/test_engine_*.py)
+	PYTHONPATH="$(CURDIR)/build/debug" $(PY) -m pytest -q --junitxml=build/reports/debug-machine.xml -m machine \
+	    $(wildcard tests/integration/test_engine_*.py)
 
 # libFuzzer's main program and one object made of the engine's own parsers. Nothing calls Python, so nothing links it.
 build/fuzz/parsers: tests/fuzz/parsers.pyx $(EXT_SOURCES) $(VENV)/requirements.stamp

@@ -42,6 +42,7 @@ from maglev.config.model import LbConfig
 from maglev.daemon.configfile import ConfigFile
 from maglev.daemon.process import settle_collector
 from maglev.daemon.sdnotify import Notifier
+from maglev.events.causes import Causes
 from maglev.events.ring import EventRing
 from maglev.metrics.checker import CheckerFamilies
 from maglev.metrics.engine import EngineFamilies
@@ -77,6 +78,7 @@ CALM_LB = LbConfig(startup_min_delay=0, startup_max_delay=0, max_duty=1.0, sync_
 def api_of(directory: Path, checker: Checker, bus: Bus, file: Path) -> RpcServer:
     """The API of a checker, on ``maglevd.sock`` in ``directory``."""
     clock = SystemClock()
+    causes = Causes(clock, checker.frontends_of, lambda: checker.config().frontends)
     services = Services(
         identity=Identity("bench", clock.time_ns(), clock.monotonic_ns()),
         clock=clock,
@@ -85,7 +87,8 @@ def api_of(directory: Path, checker: Checker, bus: Bus, file: Path) -> RpcServer
         tracer=checker,
         loader=ConfigFile(file, checker, Notifier(), clock),
         logs=LogControl(),
-        events=EventRing(clock),
+        events=EventRing(clock, causes),
+        causes=causes,
     )
     return RpcServer(services, ServerOptions(unix_socket=directory / "maglevd.sock"))
 

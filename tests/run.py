@@ -26,8 +26,9 @@ BIN = Path(sys.executable).parent
 
 UNIT_XML = REPORTS / "unit.xml"
 INTEGRATION_XML = REPORTS / "integration.xml"
+MACHINE_XML = REPORTS / "integration-machine.xml"
 ROBOT_OUT = REPORTS / "robot"
-DEBUG_XML = REPORTS / "debug.xml"
+DEBUG_XML = (REPORTS / "debug.xml", REPORTS / "debug-machine.xml")
 PACKAGE_XML = REPORTS / "package.xml"
 
 CHAOS_SEED = "954970374"
@@ -66,10 +67,10 @@ class Outcome:
     counts: Counts
 
 
-def count_pytest(report: Path) -> Counts:
-    """Read a JUnit report of pytest. A skipped test did not pass: it counts as failed."""
+def count_pytest(*reports: Path) -> Counts:
+    """Read JUnit reports of pytest. A skipped test did not pass: it counts as failed."""
     passed = failed = 0
-    for suite in ET.parse(report).getroot().iter("testsuite"):
+    for suite in (suite for report in reports for suite in ET.parse(report).getroot().iter("testsuite")):
         bad = sum(int(suite.get(key, "0")) for key in ("failures", "errors", "skipped"))
         failed += bad
         passed += int(suite.get("tests", "0")) - bad
@@ -98,9 +99,13 @@ LINT = ("lint", "check")
 """Groups of a step that judges the source without running it."""
 
 # Unit and property tests own their clocks, sockets and temporary directories, so they may run in parallel. A file stays
-# on one worker, which builds its fixtures once. The integration tests run one at a time: they measure real time, and
-# share the network namespaces and the ports of the machine.
+# on one worker, which builds its fixtures once.
 PARALLEL = ("--numprocesses", "auto", "--maxprocesses", "4", "--dist", "loadfile")
+
+# Integration tests have namespaces, sockets and ports of their own, and wait for real time most of theirs: more of them
+# than processors may run. Those that fill a table of the whole machine come after them, one at a time.
+WAITING = ("--numprocesses", "3", "--dist", "loadfile", "-m", "not machine")
+MACHINE = ("-m", "machine")
 
 STEPS = (
     Step("ruff check", LINT, (str(BIN / "ruff"), "check", ".")),
@@ -120,10 +125,16 @@ STEPS = (
     Step(
         "integration",
         ("pytest",),
-        pytest(INTEGRATION_XML, "tests/integration"),
+        pytest(INTEGRATION_XML, *WAITING, "tests/integration"),
         lambda: count_pytest(INTEGRATION_XML),
     ),
-    Step("debug build", ("debug",), make("test-debug"), lambda: count_pytest(DEBUG_XML)),
+    Step(
+        "integration, alone",
+        ("pytest",),
+        pytest(MACHINE_XML, *MACHINE, "tests/integration"),
+        lambda: count_pytest(MACHINE_XML),
+    ),
+    Step("debug build", ("debug",), make("test-debug"), lambda: count_pytest(*DEBUG_XML)),
     Step(
         "robot",
         ("robot",),

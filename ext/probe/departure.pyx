@@ -176,7 +176,7 @@ cdef void departure_note(State* e, Origin* origin, mmsghdr* message) noexcept no
             origin.interfaces[slot.left_by - 1].left_at = e.clock.now
     elif error.ee_info == SCM_TSTAMP_SCHED:
         slot.evidence |= EVIDENCE_QUEUED
-        # A bridge, VLAN or tunnel hands the packet to another interface, which stamps it, too. The first is the route's.
+        # A bridge, VLAN or tunnel hands the packet to another interface, which stamps it too. The first is the route's.
         if slot.left_by == 0:
             slot.left_by = interface_place(origin, interface)
 
@@ -354,9 +354,9 @@ cdef bint canary_send(State* e, Origin* origin, uint8_t place) noexcept nogil:
 # queue of ours that drops everything drops ARP requests, too (BLOCK_QUEUE). Where nothing of ours left, a packet is
 # sent that needs no neighbour. BLOCK_NONE where that cannot be known.
 #
-# After such a time, or after the carrier was away, the kernel's next attempt at the neighbour may be a second off, and
-# the answers to those before are missing for our own reasons. An interface may have had such a time
-# just before its first look, so the first look counts as one.
+# After a time in which our queue dropped everything, or without carrier, the kernel's next attempt at the neighbour may
+# be a second off, and the answers to the attempts before are missing for our own reasons. Such a time may have ended
+# just before the first look at an interface, so the first look counts as one.
 cdef int egress_kind(State* e, Origin* origin, uint8_t place, int64_t since) noexcept nogil:
     cdef Interface* interface
     if place == 0 or place > origin.interface_count or origin.aside[0] < 0:

@@ -10,7 +10,8 @@
 #               of this namespace, family and source passes meanwhile. As soon as one does, the refusal is a failed
 #               probe: where routes to hosts are announced, a dead server is one without a route.
 #   link        the interface that the target's probes left by is down, without carrier or gone; or it was, while the
-#               probe was out. For 2.5 s after that, and after the first look at an interface, silence means nothing
+#               probe was out. For 2.5 s after that, and after the first look at an interface, silence means nothing;
+#               for 4 s after a change of carrier, nor does a next hop that does not answer
 #   neighbours  no SND stamp, and the next hop has no neighbour entry; or EINVAL with a good route
 #   queue       no SND stamp although the next hop answers: a queue of ours dropped the packet, or still holds it
 #

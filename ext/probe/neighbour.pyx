@@ -17,7 +17,6 @@ cdef enum:
     HOP_SOUND = 1                   # resolved, or not known to be in trouble
     HOP_SILENT = 2                  # does not answer neighbour discovery
     HOP_MISSING = 3                 # has no entry
-    HOP_NONE = 4                    # the interface resolves nothing: loopback, point-to-point
 
 # The way to a target.
 cdef struct Way:

@@ -26,8 +26,8 @@
 #
 # For ca_state and wmem_alloc the next hop decides: one that answers no neighbour discovery is a dead host on our link.
 #
-# Nothing here shows a queue of ours that drops the SYN and lets its twin out, and a packet filter that drops
-# packets of connections and lets SYNs out.
+# Two things stay hidden: a queue of ours that drops the SYN but lets its twin out, and a packet filter that drops a
+# connection's later packets but lets SYNs out.
 
 
 # The connection's stream ends, and its twin is sent. 0: it is out; ENOTSUP: it could not be tried; else the errno that

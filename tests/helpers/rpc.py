@@ -25,6 +25,7 @@ from maglev.config.model import (
     Protocol,
     TcpParams,
 )
+from maglev.events.causes import Causes
 from maglev.events.ring import EventRing
 from maglev.judgement.brake import Begun
 from maglev.judgement.weights import NO_MEMORY, FrontendWeights, Memory, frontend_weights
@@ -544,7 +545,8 @@ def fake_daemon(
     logs = FakeLogs()
     dataplane = FakeDataplane(vips=[vip_state(frontend, config.backends) for frontend in config.frontends.values()])
     clock = clock if clock is not None else SystemClock()
-    ring = EventRing(clock)
+    causes = Causes(clock, checker.frontends_of, lambda: checker.config().frontends)
+    ring = EventRing(clock, causes)
     bus.listen(ring.take)
     services = Services(
         identity=Identity("1.2.3", NOW, clock.monotonic_ns()),
@@ -555,6 +557,7 @@ def fake_daemon(
         loader=loader,
         logs=logs,
         events=ring,
+        causes=causes,
         dataplane=dataplane if vpp else None,
         keep=keep,
     )

@@ -320,12 +320,14 @@ def test_a_dangerous_reload_needs_force(served: Served) -> None:
 WRITTEN = {
     "show frontends NAME": "show frontends www",
     "flow SOURCE:PORT VIP:PORT": "flow 198.51.100.7:4711 192.0.2.80:80",
-    "compare SERVER SERVER...": "compare SOCKET SOCKET",
+    "compare SERVER SERVER...": "compare SOCKET unix:SOCKET",
     "show backends NAME": "show backends web0",
     "show backends NAME flows": "show backends web0 flows",
     "show healthchecks NAME": "show healthchecks web",
     "show vpp lb state [NAME]": "show vpp lb state",
     "show vpp lb counters [NAME]": "show vpp lb counters",
+    "why backend NAME": "why backend web0",
+    "why frontend NAME": "why frontend www",
     "set backend NAME ...": "set backend web0 drain",
     "set frontend NAME ...": "set frontend www pool primary backend web0 weight 40",
 }
@@ -335,7 +337,7 @@ WRITTEN = {
 def test_every_command_prints_the_json_that_the_book_tells(served: Served, command: str) -> None:
     served.do(lambda: served.daemon.checker.set_weight("www", "primary", "web1", 7, flush=False, by="ann"))
 
-    answer = served.run(WRITTEN.get(command, command).replace("SOCKET", f"unix:{served.socket}"), "--json")
+    answer = served.run(WRITTEN.get(command, command).replace("SOCKET", str(served.socket)), "--json")
 
     assert answer.status == 0, answer.err
     prints: Any = PRINTS[command]
@@ -397,7 +399,7 @@ def test_servers_with_other_tables_are_named(served: Served, tmp_path: Path) -> 
         unknown = served.run(line)
     finally:
         other.close()
-    gone = served.run(line)
+    gone, twice = served.run(line), served.run("compare a:1 b:1 a:1")
 
     assert (equal.status, equal.out) == (0, "2 VIPs on 2 servers: all tables are equal\n")
     assert differs.status == 1
@@ -411,6 +413,7 @@ def test_servers_with_other_tables_are_named(served: Served, tmp_path: Path) -> 
     assert "not known: VPP is away" in unknown.out
     assert gone.status == 3
     assert f"cannot reach unix:{other.socket}" in gone.err
+    assert (twice.status, "a:1 is named twice" in twice.err) == (2, True)
 
 
 def test_a_flow_is_asked_for_as_it_is_written(served: Served) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import pytest
+
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb import maglev_pb2_grpc as pb_grpc
 from maglev.vppsim.journal import Entry
@@ -109,6 +111,7 @@ async def probed_again(stub: pb_grpc.MaglevAsyncStub) -> None:
                 await asyncio.sleep(0.02)  # the API has no event for this
 
 
+@pytest.mark.machine
 async def test_trouble_of_this_host_takes_no_weight_away(tmp_path: Path) -> None:
     with pair() as nets, inside(nets.server, lambda: listener("::", backlog=1024)) as sock, web(sock):
         acquainted(nets)

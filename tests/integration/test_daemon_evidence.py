@@ -176,6 +176,7 @@ async def test_a_route_that_is_withdrawn_takes_its_server_out_while_others_pass(
         await one.serving(**dict.fromkeys(ROUTED, 0))
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("v6", [False, True])
 async def test_a_full_neighbour_table_changes_nothing_in_vpp(nets: Pair, port: int, tmp_path: Path, v6: bool) -> None:
     address = SERVER6 if v6 else SERVER
@@ -220,6 +221,7 @@ async def test_a_packet_that_fits_no_link_hides_no_other_server_that_dies(
         await one.serving()
 
 
+@pytest.mark.machine
 async def test_four_hundred_dead_servers_on_our_link_take_no_live_one_out(
     nets: Pair, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -223,6 +223,7 @@ def test_our_own_routing_that_refuses_fails_a_server_while_another_passes(
         assert [p.of(one)[-1].to_state for one in others] == [State.UP, State.UP]
 
 
+@pytest.mark.machine
 def test_a_neighbour_table_that_is_full_is_no_verdict(nets: Pair, port: int) -> None:
     for v6, address in ((False, SERVER), (True, SERVER6)):
         with probing() as p:
@@ -335,6 +336,7 @@ def test_a_packet_that_fits_no_link_stops_no_other_probe(
         assert [p.of(target)[-1].to_state for target in small] == [State.UP, State.UP]
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("kind", ["icmp", "syn"])
 def test_dead_servers_on_our_link_keep_no_probe_of_live_ones_back(
     nets: Pair, port: int, kind: str, tmp_path: Path

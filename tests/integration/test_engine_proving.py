@@ -232,7 +232,7 @@ def test_a_connection_is_repeated_once_where_its_neighbour_entry_is_younger(
 
     with probing() as p:
         target = p.add(quick("connect", nets, port, fall=fall), address)
-        p.wait_probes(target, 20)   # in the time after the first look at an interface, silence counts nowhere
+        p.wait_probes(target, 20)  # in the time after the first look at an interface, silence counts nowhere
         with firewall(nets.server, f"tcp dport {port} drop", "input"):
             before = p.engine.stats()["repeated"]
 
@@ -262,6 +262,7 @@ def test_a_server_that_dies_while_our_firewall_drops_another_goes_down(
                 assert [one.to_state for one in p.of(target)] == [State.UP]
 
 
+@pytest.mark.machine
 def test_a_refusal_and_a_dead_host_on_our_link_are_verdicts(nets: Pair) -> None:
     patience = {**dict.fromkeys(("interval", "fast_interval", "timeout"), 5000 * MS)}
     expected: dict[int, set[tuple[Code, str]]] = {}
@@ -354,6 +355,7 @@ def test_without_a_free_port_no_target_is_judged(nets: Pair, port: int) -> None:
         assert [one.to_state for one in p.of(target)] == [State.UP]
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("address", ["192.0.2.3", "2001:db8::3"])
 def test_a_full_neighbour_table_is_no_verdict(nets: Pair, port: int, address: str) -> None:
     v6 = ":" in address

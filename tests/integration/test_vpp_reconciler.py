@@ -105,7 +105,7 @@ async def test_a_frontend_that_waits_for_verdicts_is_programmed_when_they_are_th
         assert weights(server) == {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}
         assert weights(server, vip_key(other)) == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 0}
         rig.states.waiting.clear()
-        rig.bus.publish_judgement("www")
+        rig.bus.publish_judgement("www", "panic")
         await rig.settled()
         assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 0}
         assert writes(server).count("weight 10.0.0.1 0 flush") == 2

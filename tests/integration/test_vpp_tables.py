@@ -149,6 +149,8 @@ async def test_a_flow_is_found_by_protocol_and_port_or_on_a_vip_for_any_protocol
         assert ask(rig, **whole).frontend == "all"
         assert not ask(rig, **whole, protocol=Protocol.UDP).by_address
         assert ask(rig, None, **whole, protocol=Protocol.ANY).by_address
+        assert not ask(rig, **whole).by_address
+        assert ask(rig, None, address="192.0.2.2", port=0).by_address
         nowhere = ({"port": 8080}, {"protocol": Protocol.ANY}, {"protocol": Protocol.UDP}, {"address": "192.0.2.3"})
         for options in nowhere:
             with pytest.raises(UnknownName, match="no VIP named"):

@@ -76,6 +76,7 @@ class Lab:
         self.daemon: Program | None = None
         self.config_file = self.directory / "maglev.yaml"
         self.api_socket = vpp or self.directory / "api.sock"
+        self.stats_socket = self.directory / "stats.sock"
         self.call_log = self.directory / "calls.jsonl"
         self.grpc_socket = self.directory / "maglevd.sock"
         self.state_file = self.directory / "state.json"
@@ -146,6 +147,7 @@ class Lab:
             [
                 sys.executable, "-m", "maglev.vppsim",
                 "--socket", self.api_socket,
+                "--stats-socket", self.stats_socket,
                 "--log-calls", self.call_log,
             ],
             self.logs / "vppsim.log",
@@ -196,7 +198,7 @@ class Lab:
             "--grpc-addr", "",
             "--metrics-addr", f"127.0.0.1:{self.metrics_port}",
             "--vpp-api-addr", str(self.api_socket) if dataplane else "",
-            "--vpp-stats-addr", "",
+            "--vpp-stats-addr", str(self.stats_socket) if dataplane and not self.real_vpp else "",
             "--state-file", str(self.state_file),
             "--log-level", "info",
         ]  # fmt: skip

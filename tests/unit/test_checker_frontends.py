@@ -276,7 +276,7 @@ async def test_time_alone_ends_panic_and_tells_the_dataplane() -> None:
     www = replace(made.frontends["www"], panic=Panic(0.6))
     await rig.load(replace(made, frontends={"www": www}))
     judged: list[str] = []
-    rig.bus.listen_judgements(judged.append)
+    rig.bus.listen_judgements(lambda name, mechanism: judged.append(name))
     task = asyncio.create_task(rig.frontends.judge())
     rig.set("a", State.UP)
     rig.set("b", State.DOWN)
@@ -303,7 +303,7 @@ async def test_a_backend_that_comes_back_gets_its_weight_in_steps_by_time_alone(
     www = replace(made.frontends["www"], slow_start=3 * SECOND)
     await rig.load(replace(made, frontends={"www": www}))
     judged: list[str] = []
-    rig.bus.listen_judgements(judged.append)
+    rig.bus.listen_judgements(lambda name, mechanism: judged.append(name))
     rig.set("a", State.UP)
     rig.set("b", State.UP)
     rig.frontends.publish()

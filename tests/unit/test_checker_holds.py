@@ -145,7 +145,7 @@ async def test_a_hold_that_the_engine_refuses_is_none(rig: Rig, monkeypatch: pyt
 async def test_a_frontend_is_programmed_when_the_last_of_the_held_verdicts_is_read(rig: Rig) -> None:
     """The checker reads verdicts in slices; between two of them nothing is known of the others."""
     settled: list[str] = []
-    rig.bus.listen_judgements(settled.append)
+    rig.bus.listen_judgements(lambda name, mechanism: settled.append(name))
     for _ in range(2):
         rig.silence(NAMES[:6], times=3)
     assert not rig.checker.unsettled("www")
@@ -166,7 +166,7 @@ async def test_a_frontend_is_programmed_when_the_last_of_the_held_verdicts_is_re
 
 async def test_held_verdicts_that_never_come_are_awaited_for_a_tenth_of_a_second(rig: Rig) -> None:
     settled: list[str] = []
-    rig.bus.listen_judgements(settled.append)
+    rig.bus.listen_judgements(lambda name, mechanism: settled.append(name))
     rig.silence(NAMES[:6], times=3)
     rig.silence(NAMES[:5], times=3)
     rig.clock.advance(15)

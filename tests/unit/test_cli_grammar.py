@@ -50,7 +50,7 @@ from maglev.cli.grammar import ROOT, START, Kind, Node, Position, parse, usage, 
         ("sync vpp lb state prune dry-run", "sync", {"how": "prune", "dry": "dry-run"}),
         ("watch events", "watch", {}),
         (
-            "w e backend log level debug num 3",
+            "wa e backend log level debug num 3",
             "watch",
             {"backend": "backend", "log": "log", "level": "debug", "num": "3"},
         ),

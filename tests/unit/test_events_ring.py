@@ -8,6 +8,7 @@ from maglev.base.errors import BadValue, UnknownName
 from maglev.base.events import BackendEvent, ConfigEvent, Event, FrontendEvent, LogEvent, PoolEvent
 from maglev.base.states import Code, FrontendState, State
 from maglev.config.model import Config
+from maglev.events.causes import Causes
 from maglev.events.notices import is_notice
 from maglev.events.ring import EventRing
 from maglev.pb import maglev_pb2 as pb
@@ -20,6 +21,10 @@ def down(name: str, detail: str = "") -> BackendEvent:
     return BackendEvent(name, "192.0.2.1", State.UP, State.DOWN, Code.L4CON, detail, 1)
 
 
+def ring_of(clock: FakeClock, **bounds: int) -> EventRing:
+    return EventRing(clock, Causes(clock, lambda backend: (), tuple), **bounds)
+
+
 async def asked(ring: EventRing, config: Config | None = None, **request: object) -> tuple[list[int], str]:
     """The numbers of a page's events, and the token of the next page."""
     answer = await page(ring, config or small_config(), pb.ListEventsRequest(**request))  # type: ignore[arg-type]
@@ -27,7 +32,7 @@ async def asked(ring: EventRing, config: Config | None = None, **request: object
 
 
 def test_the_oldest_are_forgotten_first() -> None:
-    ring = EventRing(FakeClock(), most=3)
+    ring = ring_of(FakeClock(), most=3)
     events: list[Event] = [down(f"web{at}") for at in range(5)]
     for event in events:
         ring.take(event)
@@ -37,7 +42,7 @@ def test_the_oldest_are_forgotten_first() -> None:
 
 
 def test_long_texts_do_not_take_more_memory_than_there_is() -> None:
-    ring = EventRing(FakeClock(), most=1000, most_bytes=100_000)
+    ring = ring_of(FakeClock(), most=1000, most_bytes=100_000)
     for at in range(1000):
         ring.take(down(f"web{at}", "x" * 1000))
         assert ring.size <= 100_000
@@ -48,7 +53,7 @@ def test_long_texts_do_not_take_more_memory_than_there_is() -> None:
 
 def test_the_age_of_an_event_does_not_follow_the_wall_clock() -> None:
     clock = FakeClock()
-    ring = EventRing(clock)
+    ring = ring_of(clock)
     ring.take(down("web0"))
     clock.epoch += 10**18
     clock.advance(90)
@@ -58,7 +63,7 @@ def test_the_age_of_an_event_does_not_follow_the_wall_clock() -> None:
 
 
 def test_records_of_the_bus_are_remembered_only_as_notices() -> None:
-    ring = EventRing(FakeClock())
+    ring = ring_of(FakeClock())
     record = LogEvent("warning", "vpp-disconnected", "VPP is away", 1)
     ring.take(record)
     assert len(ring) == 0
@@ -70,7 +75,7 @@ def test_records_of_the_bus_are_remembered_only_as_notices() -> None:
 
 
 async def test_pages_are_newest_first_and_go_on_whatever_comes_meanwhile() -> None:
-    ring = EventRing(FakeClock())
+    ring = ring_of(FakeClock())
     for at in range(5):
         ring.take(down(f"web{at % 2}"))
     assert await asked(ring, page_size=2) == ([5, 4], "4")
@@ -81,7 +86,7 @@ async def test_pages_are_newest_first_and_go_on_whatever_comes_meanwhile() -> No
 
 async def test_events_are_picked_by_name_and_age() -> None:
     clock = FakeClock()
-    ring = EventRing(clock)
+    ring = ring_of(clock)
     config = small_config()
     frontend = next(iter(config.frontends))
     member = config.frontends[frontend].pools[0].members[0].backend
@@ -104,4 +109,4 @@ async def test_events_are_picked_by_name_and_age() -> None:
 @pytest.mark.parametrize("token", ["x", "-1", "1" * 19, "é"])
 async def test_strange_tokens_are_refused(token: str) -> None:
     with pytest.raises(BadValue):
-        await asked(EventRing(FakeClock()), page_token=token)
+        await asked(ring_of(FakeClock()), page_token=token)

@@ -129,6 +129,8 @@ def test_what_changes_something_is_for_operators() -> None:
         "GetHealthCheck",
         "ListOverrides",
         "ListEvents",
+        "ListCauses",
+        "Explain",
         "WatchEvents",
         "CheckConfig",
         "DiffConfig",

@@ -11,6 +11,7 @@ import pytest
 from maglev.base.errors import Unavailable
 from maglev.base.states import State
 from maglev.config.model import Config
+from maglev.events.causes import NO_TRAIL
 from maglev.vpp.planning.cost import CostModel
 from maglev.vpp.planning.model import Actual
 from maglev.vpp.planning.plan import NO_REFUSALS, Cause, FlushKey, Op, Refusals, Step, refusal_key
@@ -96,6 +97,7 @@ class Room:
             Verification(),
             Timetable(0),
             Counters(),
+            NO_TRAIL,
             Signals(),
         )
         self.executor = Scripted()

@@ -200,8 +200,8 @@ class EventSource(Protocol):
         """Call ``listener`` with every event from now on; the returned function ends that."""
         ...
 
-    def listen_judgements(self, listener: Callable[[str], None]) -> Callable[[], None]:
-        """Call ``listener`` with the name of every frontend that was judged again without an event."""
+    def listen_judgements(self, listener: Callable[[str, str], None]) -> Callable[[], None]:
+        """Call ``listener`` with every frontend that was judged again without an event, and the mechanism's name."""
         ...
 
 
@@ -210,7 +210,7 @@ class Bus:
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
-        self._judgement_listeners: list[Callable[[str], None]] = []
+        self._judgement_listeners: list[Callable[[str, str], None]] = []
         self._subscriptions: list[Subscription] = []
         # Events that no subscription has got yet, oldest first.
         self._waiting: deque[Event] = deque()
@@ -225,21 +225,22 @@ class Bus:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def listen_judgements(self, listener: Callable[[str], None]) -> Callable[[], None]:
-        """Call ``listener`` with the name of every frontend that was judged again without an event.
+    def listen_judgements(self, listener: Callable[[str, str], None]) -> Callable[[], None]:
+        """Call ``listener`` with every frontend that was judged again without an event, and the mechanism's name.
 
         The returned function ends that. See ``publish_judgement``.
         """
         self._judgement_listeners.append(listener)
         return lambda: self._judgement_listeners.remove(listener)
 
-    def publish_judgement(self, frontend: str) -> None:
+    def publish_judgement(self, frontend: str, mechanism: str) -> None:
         """The weights of a frontend may have changed, although no backend and no operator changed anything just now.
 
+        ``mechanism``: whose decision it was, in words; empty where nothing was decided.
         For the dataplane alone: an operator sees the ``FrontendEvent`` or ``PoolEvent`` that follows, if any.
         """
         for listener in tuple(self._judgement_listeners):
-            listener(frontend)
+            listener(frontend, mechanism)
 
     def subscribe(self, limit: int, wants: Wants) -> Subscription:
         """A bounded queue of the events that ``wants`` picks."""

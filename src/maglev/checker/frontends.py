@@ -176,7 +176,7 @@ class Frontends:
         """The dataplane may program these frontends, which were unsettled (``maglev.judgement.together``)."""
         for name in names:
             if name in self._states:
-                self._bus.publish_judgement(name)
+                self._bus.publish_judgement(name, "")
 
     async def judge(self) -> None:
         """Look at frontends again whenever time alone changes their judgement, for ever."""
@@ -186,9 +186,9 @@ class Frontends:
 
     def _follow(self) -> None:
         """Bring the memory of judgement up to the present states. The dataplane is told of what changed by that."""
-        for name in self._mechanisms.follow(self._table):
+        for name, mechanism in self._mechanisms.follow(self._table).items():
             self._dirty.setdefault(name, TIME)
-            self._bus.publish_judgement(name)
+            self._bus.publish_judgement(name, mechanism)
 
     def publish(self) -> None:
         """Publish what changed, for about a millisecond; the rest follows at the loop's next turns."""

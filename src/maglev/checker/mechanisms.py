@@ -106,27 +106,30 @@ class Mechanisms:
             if name in self._ramps:
                 self._joined.setdefault(name, []).append(backend)
 
-    def follow(self, table: WeightTable) -> list[str]:
-        """Look at what has changed or is due; returns the frontends whose weights may be others now."""
+    def follow(self, table: WeightTable) -> dict[str, str]:
+        """Look at what has changed or is due; returns the frontends whose weights may be others now.
+
+        With each the mechanism that has decided something, in words.
+        """
         now = self._clock.monotonic_ns()
         stale, self._stale = self._stale, {}
         joined, self._joined = self._joined, {}
         names = [*stale, *(name for name, due in self._due() if due <= now and name not in stale)]
         # The pool comes first: panic is about the pool that serves.
-        changed: dict[str, None] = {}
+        changed: dict[str, str] = {}
         for name in names:
             if self._pools.follow(name, table, now):
-                changed[name] = None
+                changed[name] = "choice of pool"
             if self._panics.follow(name, table, now):
-                changed[name] = None
+                changed[name] = "panic" if self._panics.panicking(name) else "end of panic"
             if self._ramps.follow(name, table, now):
-                changed[name] = None
+                changed[name] = "slow start"
         for name, backends in joined.items():
             if self._start_slowly(name, backends, table, now):
-                changed[name] = None
+                changed[name] = "slow start"
         if names or joined:
             self._sooner.set()
-        return list(changed)
+        return changed
 
     def _start_slowly(self, name: str, backends: list[str], table: WeightTable, now: int) -> bool:
         """Backends of a frontend have come up; returns whether they start slowly."""

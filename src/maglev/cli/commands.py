@@ -17,7 +17,7 @@ from maglev.cli import grammar, render
 from maglev.cli.client import CALL_SECONDS, LONG_SECONDS, Client, Tls
 from maglev.cli.comparison import comparison
 from maglev.cli.context import Context, Quit
-from maglev.cli.errors import DONE, REFUSED, CommandError, Unreachable
+from maglev.cli.errors import DONE, REFUSED, CommandError, Unreachable, UsageError
 from maglev.cli.grammar import Command, Kind
 from maglev.cli.jsonout import dumps, plain, word
 from maglev.cli.text import Table, escape, explained, parse_duration, parse_endpoint
@@ -133,7 +133,10 @@ def _flow(context: Context, command: Command) -> int:
 
 def _compare(context: Context, command: Command) -> int:
     """Status 1 where any VIP differs, 3 where a server cannot be reached."""
-    servers = list(dict.fromkeys((command.values["first"], *command.values["servers"].split("\n"))))
+    servers = (command.values["first"], *command.values["servers"].split("\n"))
+    twice = next((one for at, one in enumerate(servers) if one in servers[:at]), None)
+    if twice is not None:
+        raise UsageError(f"compare: {twice} is named twice")
     found = comparison(servers, [_frontends(server, context.client.tls) for server in servers])
     context.show(found, lambda: render.comparison(context.style, found))
     return DONE if found.equal else REFUSED
@@ -218,6 +221,46 @@ def _show_overrides(context: Context, command: Command) -> int:
 
 
 def _show_events(context: Context, command: Command) -> int:
+    return _every_event(context, command) if "all" in command.values else _causes(context, command)
+
+
+def _causes(context: Context, command: Command) -> int:
+    """``show events``: the causes, with their effects counted."""
+    client, values = context.client, command.values
+    request = pb.ListCausesRequest(last_ns=parse_duration(values["last"]) if "last" in values else 0)
+    if "backend-name" in values:
+        request.backends.append(values["backend-name"])
+    if "frontend-name" in values:
+        request.frontends.append(values["frontend-name"])
+    most = int(values["num"]) if "num" in values else None if "last" in values else MOST_EVENTS
+    found: list[pb.Cause] = []
+    total = forgotten = 0
+    for page in client.pages(client.stub.ListCauses, request):
+        total, forgotten = page.total, page.forgotten
+        found.extend(page.causes)
+        if most is not None and len(found) >= most:
+            break
+    shown = found[:most][::-1]
+    if context.json:
+        return context.list([shown], Table(context.style, ()), list)
+    context.print(line for one in shown for line in render.cause(context.style, one))
+    if not shown:
+        context.print([render.no_events(total, forgotten)])
+    return DONE
+
+
+def _why(context: Context, command: Command) -> int:
+    client, values = context.client, command.values
+    request = pb.ExplainRequest()
+    if "backend" in values:
+        request.backend = values["backend"]
+    else:
+        request.frontend = values["frontend"]
+    info = client.call(client.stub.Explain, request)
+    return context.show(info, lambda: render.explanation(context.style, info))
+
+
+def _every_event(context: Context, command: Command) -> int:
     client = context.client
     values = command.values
     request = pb.ListEventsRequest(last_ns=parse_duration(values["last"]) if "last" in values else 0)
@@ -571,6 +614,7 @@ ACTIONS: Mapping[str, Callable[[Context, Command], int]] = {
     "show-healthcheck": _show_healthcheck,
     "show-overrides": _show_overrides,
     "show-events": _show_events,
+    "why": _why,
     "show-vpp-info": _show_vpp_info,
     "show-vpp-lb-state": _show_vpp_lb_state,
     "show-vpp-lb-counters": _show_vpp_lb_counters,

@@ -293,8 +293,9 @@ _SHOW = Node(
         Node("overrides", "what operators have set and not taken back", action="show-overrides"),
         Node(
             "events",
-            "what happened lately, and why",
+            "what happened lately, and why: like causes are one line",
             options=(
+                Node("all", "each event in a line of its own", key="all", ends=True),
                 Node("last", "only of the last time", _value("DURATION", "as in 10m, 1h30m", Kind.DURATION, "last")),
                 Node("num", "only the last ones", _value("N", "how many", Kind.NUMBER, "num")),
                 Node("backend", "of one backend", _value("NAME", "which backend", Kind.BACKEND, "backend-name")),
@@ -463,6 +464,15 @@ _CONFIG = Node(
     ),
 )
 
+_WHY = Node(
+    "why",
+    "why a backend or a frontend is as it is",
+    (
+        Node("backend", "one backend", (_name(Kind.BACKEND, "which one", action="why"),)),
+        Node("frontend", "one frontend", (_name(Kind.FRONTEND, "which one", action="why"),)),
+    ),
+)
+
 _PROTOCOLS = tuple(
     Node(word, text, key="protocol", action="flow")
     for word, text in (
@@ -525,6 +535,7 @@ ROOT = Node(
         _SYNC,
         _BRAKE,
         _WATCH,
+        _WHY,
         _FLOW,
         _COMPARE,
         Node("top", "everything on one screen, as it happens", action="top"),

@@ -159,7 +159,7 @@ def comparison(style: Style, info: pb.Comparison) -> Iterator[str]:
     ]
     if rows:
         yield from table.lines(rows)
-    vips, servers = f"{info.vips} VIP{'s' * (info.vips != 1)}", f"{len(info.servers)} servers"
+    vips, servers = _counted(info.vips, "VIP"), _counted(len(info.servers), "server")
     if info.equal:
         yield f"{vips} on {servers}: all tables are equal"
     else:
@@ -476,6 +476,43 @@ def event(style: Style, told: pb.Event, when: Callable[[int], str] = _clock) -> 
 def past_event(style: Style, told: pb.PastEvent) -> str:
     """One line of ``show events``: with the day, as the events may be of several."""
     return event(style, told.event, lambda at_ns: moment(at_ns) or "-")
+
+
+def cause(style: Style, info: pb.Cause) -> Iterator[str]:
+    """A cause of ``show events`` and ``why``: what happened, and below it how far its effects have come."""
+    yield f"{moment(info.at_ns) or '-'}  {escape(info.text)}"
+    lasted = info.last_ns - info.at_ns
+    parts = [f"within {duration(lasted)}"] if lasted > 0 else []
+    if info.frontends:
+        parts.append(f"{_counted(info.frontends, 'frontend')} ({_listed(info.frontend_names, info.frontends)})")
+    if info.frontends_down:
+        parts.append(style.paint(f"{info.frontends_down} without a server", "down"))
+    if info.pools_left:
+        parts.append(f"{info.pools_left} served by another pool")
+    if info.changes:
+        words = f"{_counted(info.changes, 'change')} in VPP after {duration(max(info.accepted_ns - info.at_ns, 0))}"
+        if info.confirmed_ns >= info.accepted_ns:
+            words += f", read back after {duration(max(info.confirmed_ns - info.at_ns, 0))}"
+        parts.append(words)
+    if parts:
+        yield "    " + "; ".join(parts)
+
+
+def _counted(many: int, what: str) -> str:
+    return f"{many} {what}{'s' * (many != 1)}"
+
+
+def _listed(names: Sequence[str], many: int) -> str:
+    return ", ".join(map(escape, names)) + (f" and {many - len(names)} more" if many > len(names) else "")
+
+
+def explanation(style: Style, info: pb.Explanation) -> Iterator[str]:
+    """``why``: sentences, and the causes."""
+    yield escape(info.subject)
+    yield from (f"  {escape(sentence)}" for sentence in info.sentences)
+    for one in info.causes:
+        yield ""
+        yield from cause(style, one)
 
 
 def no_events(total: int, forgotten: int) -> str:

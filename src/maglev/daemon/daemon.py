@@ -233,6 +233,7 @@ class Daemon:
             loader=parts.config_file,
             logs=self._logs,
             events=parts.events,
+            causes=parts.causes,
             dataplane=parts.vpp.dataplane if parts.vpp is not None else None,
             keep=parts.state_file.saved,
             listeners=lambda: [one.view() for one in self._listeners],

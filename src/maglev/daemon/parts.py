@@ -22,6 +22,7 @@ from maglev.daemon.options import Options
 from maglev.daemon.sdnotify import Notifier
 from maglev.daemon.statefile import StateFile
 from maglev.daemon.wallclock import WallClock
+from maglev.events.causes import Causes
 from maglev.events.notices import is_notice
 from maglev.events.ring import EventRing
 from maglev.views.backends import Override
@@ -56,6 +57,7 @@ class Parts:
     config_file: ConfigFile
     vpp: VppParts | None
     events: EventRing
+    causes: Causes
 
 
 def make_parts(
@@ -74,7 +76,8 @@ def make_parts(
     bus = Bus()
     loop = asyncio.get_running_loop()
     control.tap(bus, loop)
-    ring = EventRing(clock)
+    causes = Causes(clock, lambda name: checker.frontends_of(name), lambda: checker.config().frontends)
+    ring = EventRing(clock, causes)
     control.keep(is_notice, ring.notice, loop)
     state_file.load()
     wall_clock = WallClock(state_file, clock)
@@ -85,23 +88,32 @@ def make_parts(
 
     checker = Checker(engine, bus, clock, on_overrides=keep_overrides)
     checker.restore(_kept_overrides(state_file), wall_clock.moved_ns)
-    vpp = _vpp_parts(options, bus, checker, state_file, clock, started_ns)
+    vpp = _vpp_parts(options, bus, checker, causes, state_file, clock, started_ns)
     if vpp is None:
         # No dataplane will say which backends VPP already sends traffic to: none is presumed good.
         checker.settle(())
     config_file = ConfigFile(options.config, checker, notifier, clock, before=require_capabilities)
     # After the dataplane: an event is remembered once its work for VPP is queued.
     bus.listen(ring.take)
-    return Parts(notifier, bus, state_file, wall_clock, engine, checker, config_file, vpp, ring)
+    bus.listen_judgements(causes.judged)
+    return Parts(notifier, bus, state_file, wall_clock, engine, checker, config_file, vpp, ring, causes)
 
 
 def _vpp_parts(
-    options: Options, bus: Bus, checker: Checker, state_file: StateFile, clock: Clock, started_ns: int
+    options: Options,
+    bus: Bus,
+    checker: Checker,
+    causes: Causes,
+    state_file: StateFile,
+    clock: Clock,
+    started_ns: int,
 ) -> VppParts | None:
     if not options.vpp_api_addr:
         return None
     client = VppClient(options.vpp_api_addr, clock)
-    reconciler = Reconciler(client, bus, checker, clock, presumption=checker, store=state_file, started_ns=started_ns)
+    reconciler = Reconciler(
+        client, bus, checker, clock, presumption=checker, trail=causes, store=state_file, started_ns=started_ns
+    )
     stats = StatsPoller(options.vpp_stats_addr, client, reconciler, clock) if options.vpp_stats_addr else None
     return VppParts(client, reconciler, Dataplane(client, reconciler, checker, clock, stats), stats)
 

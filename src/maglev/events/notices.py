@@ -7,6 +7,8 @@ from __future__ import annotations
 
 NOTICES = frozenset(
     (
+        "brake-begun",
+        "brake-ended",
         "config-not-read",
         "config-refused",
         "override-ended",

@@ -13,7 +13,7 @@ Everything here runs on the event loop.
 from __future__ import annotations
 
 from array import array
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from maglev.base.clock import Clock
 from maglev.base.events import BackendEvent, Event, LogEvent
@@ -32,23 +32,41 @@ _WIDE = 4
 
 
 class PastEvent(NamedTuple):
-    """An event that is remembered: its number, how long ago it was, and the event."""
+    """An event that is remembered: its number, how long ago it was, the event, and the number of its cause.
+
+    ``cause`` 0: it has none, as of the events about the machine's clock (``maglev.events.causes``).
+    """
 
     number: int
     age_ns: int
     event: Event
+    cause: int = 0
+
+
+class CauseSource(Protocol):
+    """Who knows the cause of an event (``maglev.events.causes.Causes``). Asked once for each event, in order."""
+
+    def take(self, event: Event) -> int:
+        """The number of the event's cause, 0 if it has none."""
+        ...
+
+    def notice(self, record: LogEvent) -> int:
+        """The same of a log record that is remembered as an event."""
+        ...
 
 
 class EventRing:
     """The last events. ``take`` is a listener of the bus; the oldest events are forgotten first."""
 
-    def __init__(self, clock: Clock, *, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, clock: Clock, causes: CauseSource, *, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
         self._clock = clock
+        self._cause_of = causes
         self._most = most
         self._most_bytes = most_bytes
         # The event with number n, and the monotonic time at which it came, are at n modulo the size of the ring.
         self._events: list[Event | None] = [None] * most
         self._times = array("q", bytes(8 * most))
+        self._causes = array("q", bytes(8 * most))
         self._oldest = 1
         self._next = 1
         self._bytes = 0
@@ -75,11 +93,11 @@ class EventRing:
     def take(self, event: Event) -> None:
         """Remember an event. Log records of the bus exist only while they are watched, so they come by ``notice``."""
         if type(event) is not LogEvent:
-            self._put(event)
+            self._put(event, self._cause_of.take(event))
 
     def notice(self, record: LogEvent) -> None:
         """Remember a log record."""
-        self._put(record)
+        self._put(record, self._cause_of.notice(record))
 
     def get(self, number: int) -> PastEvent | None:
         """The event of that number; None for one that was forgotten or has not happened."""
@@ -88,14 +106,15 @@ class EventRing:
         at = number % self._most
         event = self._events[at]
         assert event is not None
-        return PastEvent(number, self._clock.monotonic_ns() - self._times[at], event)
+        return PastEvent(number, self._clock.monotonic_ns() - self._times[at], event, self._causes[at])
 
-    def _put(self, event: Event) -> None:
+    def _put(self, event: Event, cause: int) -> None:
         if self._next - self._oldest == self._most:
             self._forget()
         at = self._next % self._most
         self._events[at] = event
         self._times[at] = self._clock.monotonic_ns()
+        self._causes[at] = cause
         self._next += 1
         self._bytes += _size(event)
         while self._bytes > self._most_bytes and self._next - self._oldest > 1:

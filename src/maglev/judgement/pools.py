@@ -105,8 +105,8 @@ class ActivePools:
     def follow(self, name: str, table: WeightTable, now_ns: int) -> bool:
         """Take note of the present states of a frontend; returns whether another pool is remembered now.
 
-        ``table`` has the states, and gets the memory. Called after every change of the states, and when it is
-        ``due_ns``. A second call with the same states and time changes nothing.
+        ``table`` has the states, and gets the memory. Called after every change of the states, and when one of them is
+        ``due``. A second call with the same states and time changes nothing.
         """
         past = self._past.get(name)
         if past is None or not self._begun:

@@ -15,6 +15,7 @@ from maglev.base.states import CheckType, Code, FrontendState, State
 from maglev.config import model
 from maglev.config.diff import ChangeKind, ConfigChange
 from maglev.config.load import CheckResult, LoadResult
+from maglev.events.causes import Cause, CauseKind
 from maglev.judgement.weights import FrontendWeights, MemberWeight, pool_counts
 from maglev.kinds import wire
 from maglev.kinds.registry import kind_of
@@ -693,3 +694,31 @@ async def plan(view: PlanReport) -> pb.Plan:
         )
         left -= len(forecast.ases)
     return message
+
+
+# -------------------------------------------------------------------------------------------------------- causes
+
+_CAUSE_KINDS = {kind: pb.CauseKind.Value(f"CAUSE_KIND_{kind.name}") for kind in CauseKind}
+
+
+def cause(found: Cause) -> pb.Cause:
+    """A decision record."""
+    return pb.Cause(
+        id=found.number,
+        kind=_CAUSE_KINDS[found.kind],
+        text=str(found),
+        at_ns=found.at_ns,
+        last_ns=found.last_ns,
+        backends=found.backends,
+        backend_names=found.backend_names,
+        frontends=found.frontends,
+        frontend_names=found.frontend_names,
+        frontends_down=found.frontends_down,
+        pools_left=found.pools_left,
+        changes=found.changes,
+        planned_ns=found.planned_ns,
+        accepted_ns=found.accepted_ns,
+        confirmed_ns=found.confirmed_ns,
+        by=found.by,
+        reason=found.reason,
+    )

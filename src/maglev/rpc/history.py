@@ -16,7 +16,7 @@ from maglev.config.model import Config
 from maglev.pb import maglev_pb2 as pb
 from maglev.rpc import convert, paging
 from maglev.rpc.filters import MAX_NAMES, require_names
-from maglev.rpc.services import EventsApi
+from maglev.rpc.services import CausesApi, EventsApi
 
 _DIGITS = 18
 
@@ -34,12 +34,53 @@ async def page(ring: EventsApi, config: Config, request: pb.ListEventsRequest) -
             if left == 0:
                 answer.next_page_token = str(number + 1)
                 break
-            answer.events.append(pb.PastEvent(id=number, age_ns=past.age_ns, event=convert.event(past.event)))
+            event = convert.event(past.event)
+            answer.events.append(pb.PastEvent(id=number, age_ns=past.age_ns, event=event, cause=past.cause))
             left -= 1
         number -= 1
         if pace.due():
             await pace.rest()
     return answer
+
+
+async def causes_page(
+    ring: EventsApi, causes: CausesApi, config: Config, request: pb.ListCausesRequest
+) -> pb.ListCausesResponse:
+    """One page of causes. Lets the loop run between slices. Raises ``BadValue`` and ``UnknownName``."""
+    last_ns = check_duration(request.last_ns)
+    among = await _causes_of(ring, config, request)
+    answer = pb.ListCausesResponse(total=len(causes), forgotten=causes.forgotten)
+    left = paging.page_size(request.page_size)
+    number = _before(request.page_token) if request.page_token else causes.newest
+    pace = Pace()
+    # A cause that others joined lately may be older than its neighbours, so age ends nothing here.
+    while (found := causes.get(number)) is not None:
+        if (among is None or number in among) and not (last_ns and causes.age_ns(found) > last_ns):
+            if left == 0:
+                answer.next_page_token = str(number + 1)
+                break
+            answer.causes.append(convert.cause(found))
+            left -= 1
+        number -= 1
+        if pace.due():
+            await pace.rest()
+    return answer
+
+
+async def _causes_of(ring: EventsApi, config: Config, request: pb.ListCausesRequest) -> frozenset[int] | None:
+    """The causes of the events about the requested names; None: of all."""
+    if not (request.backends or request.frontends):
+        return None
+    wants = _filter(config, request.backends, request.frontends)
+    found: set[int] = set()
+    number, pace = ring.newest, Pace()
+    while (past := ring.get(number)) is not None:
+        if past.cause and wants(past.event):
+            found.add(past.cause)
+        number -= 1
+        if pace.due():
+            await pace.rest()
+    return frozenset(found)
 
 
 def _before(token: str) -> int:

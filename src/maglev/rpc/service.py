@@ -22,7 +22,7 @@ from maglev.config.model import Config, Frontend
 from maglev.judgement.weights import FrontendWeights, MemberWeight, applied_weight
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb import maglev_pb2_grpc as pb_grpc
-from maglev.rpc import convert, history, paging
+from maglev.rpc import convert, explain, history, paging
 from maglev.rpc.access import Caller, Role, is_local
 from maglev.rpc.callers import Callers
 from maglev.rpc.filters import name_matcher
@@ -340,6 +340,31 @@ class MaglevService(pb_grpc.MaglevServicer):
     async def ListEvents(self, request: pb.ListEventsRequest, context: Context) -> pb.ListEventsResponse:
         """What happened lately, newest first, page by page."""
         return await history.page(self._services.events, self._checker.config(), request)
+
+    async def ListCauses(self, request: pb.ListCausesRequest, context: Context) -> pb.ListCausesResponse:
+        """The causes of that, newest first, page by page."""
+        services = self._services
+        return await history.causes_page(services.events, services.causes, self._checker.config(), request)
+
+    async def Explain(self, request: pb.ExplainRequest, context: Context) -> pb.Explanation:
+        """Why a backend or a frontend is as it is now."""
+        checker, causes, clock = self._checker, self._services.causes, self._services.clock
+        config = checker.config()
+        match request.WhichOneof("subject"):
+            case "backend":
+                name = _named("backend", config.backends, request.backend).name
+                subject, sentences = f"backend {name}", explain.of_backend(checker, clock, name)
+                found = explain.causes_of_backend(causes, name)
+            case "frontend":
+                name = _named("frontend", config.frontends, request.frontend).name
+                subject, sentences = f"frontend {name}", explain.of_frontend(checker, clock, name)
+                found = explain.causes_of_frontend(checker, causes, name)
+            case _:
+                raise errors.BadValue("name a backend or a frontend")
+        answer = pb.Explanation(subject=subject, sentences=sentences, causes=map(convert.cause, found))
+        if convert.away_since(self._connection()):
+            answer.sentences.append("VPP is away or left alone: it does not have these weights yet.")
+        return answer
 
     # --------------------------------------------------------------------------------------------- configuration
 

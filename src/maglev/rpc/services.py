@@ -20,6 +20,7 @@ from maglev.base.states import FrontendState, State
 from maglev.config.diff import ConfigChange
 from maglev.config.load import CheckResult, LoadResult
 from maglev.config.model import Config
+from maglev.events.causes import Cause
 from maglev.events.ring import PastEvent
 from maglev.judgement.brake import Begun
 from maglev.judgement.weights import FrontendWeights
@@ -272,6 +273,38 @@ class EventsApi(Protocol):
         ...
 
 
+class CausesApi(Protocol):
+    """The causes that the daemon remembers (``maglev.events.causes.Causes``)."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def newest(self) -> int:
+        """The number of the newest cause; 0 before the first."""
+        ...
+
+    @property
+    def forgotten(self) -> int:
+        """Causes since the start that are remembered no longer."""
+        ...
+
+    def get(self, number: int) -> Cause | None:
+        """The cause of that number; None for one that was forgotten or has not happened."""
+        ...
+
+    def age_ns(self, cause: Cause) -> int:
+        """How long ago the last of it was."""
+        ...
+
+    def of_backend(self, name: str) -> Cause | None:
+        """The newest cause of a backend; None: there was none, or it is forgotten."""
+        ...
+
+    def of_frontend(self, name: str) -> Cause | None:
+        """The newest cause of a frontend; None as above."""
+        ...
+
+
 class LogControlApi(Protocol):
     """The daemon's logging, as far as watchers touch it (``maglev.base.logs.LogControl``)."""
 
@@ -320,6 +353,7 @@ class Services:
     loader: LoaderApi
     logs: LogControlApi
     events: EventsApi
+    causes: CausesApi
     dataplane: DataplaneApi | None = None
     keep: Callable[[], Awaitable[None]] | None = None
     listeners: Callable[[], Sequence[ListenerView]] = no_listeners

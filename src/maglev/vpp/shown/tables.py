@@ -104,7 +104,11 @@ def _resolve(question: FlowQuestion, frontends: Mapping[str, Frontend]) -> tuple
         if not 0 <= port <= MOST_PORT:
             raise BadValue(f"a port is 0 to {MOST_PORT}, not {port}")
     there = {(one.protocol, one.port): one for one in frontends.values() if one.address == address}
-    wanted = (Protocol.TCP, Protocol.UDP) if question.protocol is None else (question.protocol,)
+    wanted: tuple[Protocol, ...] = (Protocol.TCP, Protocol.UDP)
+    if question.protocol is not None:
+        wanted = (question.protocol,)
+    elif question.source_port is None and not question.port:
+        wanted = (Protocol.ANY,)
     for protocol in wanted:
         frontend = there.get((protocol, question.port)) if protocol is not Protocol.ANY else None
         frontend = frontend or there.get((Protocol.ANY, 0))

@@ -88,6 +88,10 @@ class Agenda:
         """Whether any frontend is dirty, even if none of them can be programmed now."""
         return bool(self._dirty)
 
+    def waits(self, name: str) -> bool:
+        """Whether this frontend is dirty."""
+        return name in self._dirty
+
     @property
     def cut(self) -> Sequence[str]:
         """Frontends that budgets have cut off, in the order in which they come."""

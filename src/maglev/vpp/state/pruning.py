@@ -3,9 +3,9 @@
 A VIP may be deleted where its removal was *agreed* to: a reload took it out of the file, and the reload's guard let
 that pass or was forced. All others that a full sync would delete left the file in another way: the daemon was
 restarted with another file, its state file was lost, or ``prune: all`` met VIPs of another controller. The reload's own
-rule (``maglev.judgement.deletions``) judges them, over the VIPs that VPP has and that are configured or would be
-deleted, and those that have left the file in the same way and that VPP has lost: an emptied VPP that is filled again
-must not let a cut-off file pass. VIPs that pass are deleted. The others *wait*, and forward as they are.
+rule (``maglev.judgement.deletions``) judges them. It counts the VIPs in VPP that are configured or would be deleted. It
+also counts those that left the file in the same way and that VPP has lost: an emptied VPP that is filled again must not
+let a cut-off file pass. VIPs that pass are deleted. The others *wait*, and forward as they are.
 
 Waiting VIPs stay so, whatever is added to or taken from the file later: the rule is not asked about them again, since
 every VIP that is added would make them a smaller share. The wait ends when the VIP is configured again, when VPP has it
@@ -73,8 +73,8 @@ def held_back(
 class Pruning:
     """The agreements, and the VIPs that wait.
 
-    ``held``: VIPs that are not deleted. ``waiting``: those of them that ``prune`` would delete now; with
-    ``prune: none`` there is nothing to wait for.
+    ``held``: VIPs that are not deleted. ``waiting``: those of them that ``prune`` would delete at the last review; with
+    ``prune: none`` there is nothing to wait for. Before the first review after a start, all of them.
     """
 
     def __init__(self, store: Store) -> None:

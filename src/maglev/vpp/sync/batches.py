@@ -172,10 +172,12 @@ class Batches:
         found = rooms.mirror.find(key)
         if found is None:
             return
+        name = rooms.announced.current.names.get(key)
         if not differs:
+            if name is not None and not rooms.agenda.waits(name):
+                rooms.trail.confirmed(name)
             self._check_buckets(found)
             return
-        name = rooms.announced.current.names.get(key)
         if name is not None and rooms.verification.contest(key, self._clock.monotonic_ns()):
             rooms.agenda.mark(name, key)
             rooms.signals.wake.set()

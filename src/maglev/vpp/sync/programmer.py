@@ -179,6 +179,7 @@ class Programmer:
         if not rooms.kept.inherited.isdisjoint(plan.halfway):
             # A daemon before this one was killed in the middle, and the first full sync came before the verdicts.
             rooms.request_full_sync("recreation")
+        rooms.trail.planned(dict.fromkeys(step.frontend for step in plan.steps))
         for note in plan.notes:
             log.debug("vpp-plan-note", note)
         return wanted, plan
@@ -214,7 +215,10 @@ class Programmer:
 
     def _accepted(self, scope: str, step: Step) -> None:
         """VPP has accepted a step. It counts at once, but for commands, and for what follows them in their VIP."""
-        mirror = self._rooms.mirror
+        mirror, trail = self._rooms.mirror, self._rooms.trail
+        for one in step.members if step.op is Op.COMMANDS else (step,):
+            if one.op in COUNTED:
+                trail.accepted(one.frontend, one.backend)
         if step.op is Op.COMMANDS:
             assert step.vip is not None
             mirror.defer(step.vip, [Accepted(scope, member) for member in step.members])

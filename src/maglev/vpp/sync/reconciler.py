@@ -36,6 +36,7 @@ from maglev.base.events import BackendEvent, ConfigEvent, DrainEvent, Event, Eve
 from maglev.base.pace import Pace, at_once
 from maglev.base.states import State
 from maglev.config.model import Config, Frontend
+from maglev.events.causes import NO_TRAIL, Trail
 from maglev.judgement.weights import StateSource, flush_owed
 from maglev.vpp.planning.cost import CostModel
 from maglev.vpp.planning.desired import DesiredVip
@@ -82,6 +83,7 @@ MOST_GIVEN_UP = 1000
 class Reconciler:
     """Brings VPP to the desired state and keeps it there. Create it before the first event, then ``run``.
 
+    ``trail`` learns how far changes have come.
     ``started_ns``: the clock's monotonic time at the start of the process, from which the warm-up counts. ``executor``
     makes what carries plans out.
     """
@@ -94,6 +96,7 @@ class Reconciler:
         clock: Clock,
         *,
         presumption: ServingListener | None = None,
+        trail: Trail = NO_TRAIL,
         store: Store | None = None,
         started_ns: int | None = None,
         executor: Callable[[VppClient, Pacer], Executor] = Executor,
@@ -118,6 +121,7 @@ class Reconciler:
             verification=Verification(),
             timetable=Timetable(now),
             counters=self.counters,
+            trail=trail,
             signals=Signals(),
         )
         rooms.kept.restore(rooms.adoption.lost)
@@ -291,7 +295,7 @@ class Reconciler:
             return
         self._rooms.signals.wake.set()
 
-    def _on_judgement(self, frontend: str) -> None:
+    def _on_judgement(self, frontend: str, mechanism: str) -> None:
         """Called at once for a frontend that was judged again without an event: time has passed. It owes no flush."""
         self._rooms.agenda.mark(frontend, self._rooms.announced.current.keys.get(frontend))
         self._rooms.signals.wake.set()

@@ -55,6 +55,8 @@ class Reporter:
         if len(found) > MOST_TOLD:
             words += f"; and {len(found) - MOST_TOLD} more"
         where = f"VIP {key}: " if key is not None else ""
+        name = self._rooms.announced.current.names.get(key, "") if key is not None else ""
+        self._rooms.trail.drifted(name, where + words)
         log.warning(
             "vpp-drift",
             f"somebody else has changed VPP: {where}{words}",

@@ -10,6 +10,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from maglev.base.clock import Clock
+from maglev.events.causes import Trail
 from maglev.vpp.state.adoption import Adoption
 from maglev.vpp.state.agenda import Agenda
 from maglev.vpp.state.announced import Announced
@@ -55,6 +56,7 @@ class Rooms:
     verification: Verification
     timetable: Timetable
     counters: Counters
+    trail: Trail
     signals: Signals
 
     def request_full_sync(self, reason: str) -> None:
