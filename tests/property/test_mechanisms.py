@@ -150,7 +150,7 @@ class Daemon:
                     self.checker.set_weight(frontend, f"pool{number}", name, weight, by="x")
 
     def follow(self) -> None:
-        """Verdicts are read, and what is due is done."""
+        """Read verdicts, and end what is due."""
         self.checker.end_holds()
         self.checker.read_engine()
         while self.engine._transitions:
@@ -159,7 +159,7 @@ class Daemon:
         self.warmup.give_up(len(NAMES))
 
     def program(self) -> None:
-        """What VPP is given now."""
+        """Program every frontend that is settled."""
         for name, frontend in self.checker.config().frontends.items():
             if self.checker.unsettled(name):
                 continue
