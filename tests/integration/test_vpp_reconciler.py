@@ -746,6 +746,23 @@ async def test_panic_awaits_first_verdicts_of_renamed_servers_for_a_limited_time
         assert rig.reconciler.warmup_state.unresolved == {"x", "y"}
 
 
+async def test_a_drain_takes_the_old_address_of_a_server_out_too(path: Path) -> None:
+    """A reload gives the only server another address, and VPP keeps the old one until the new one has a verdict."""
+    lb = replace(AT_ONCE, startup_max_delay=30 * SECOND)
+    clock = PacedClock()
+    async with stand_in(path) as server:
+        rig = Rig(path, make_config({"p": {"a": 10}}, lb=lb), clock=clock)
+        rig.load()
+        async with rig.running():
+            await rig.settled()
+            rig.load(make_config({"p": {"a": 10}}, backends={"a": "10.0.0.9"}, lb=lb))
+            await rig.settled()
+            assert weights(server) == {"10.0.0.1": 1, "10.0.0.9": 0}
+            rig.drain("a")
+            await rig.settled()
+            assert weights(server) == {"10.0.0.9": 0}
+
+
 async def test_without_a_vpp_the_presumption_ends_with_the_warm_up(path: Path) -> None:
     lb = LbConfig(startup_min_delay=5 * 1_000_000_000, startup_max_delay=30 * 1_000_000_000)
     clock = PacedClock()
