@@ -53,10 +53,8 @@ class Lab:
         thresholds: str = "",
         brake: str = "off",
         warmup: str = "1s",
-        unreachable: Iterable[str] = (),
     ) -> DaemonProcess:
-        """``keys``: of the frontend; ``thresholds``: of its first pool. ``unreachable``: their probes never leave."""
-        lost = set(unreachable)
+        """``keys``: of the frontend; ``thresholds``: of its first pool."""
         used = [name for members in pools.values() for name in members]
         text = f"""\
 maglev:
@@ -64,11 +62,10 @@ maglev:
   vpp: {{lb: {{ipv4-src-address: 192.0.2.1, startup-min-delay: 0s, startup-max-delay: {warmup}, sync-interval: 1h}}}}
   healthchecks:
     web: {{type: http, port: {self.crowd.port}, interval: 150ms, timeout: 150ms, rise: 1, fall: 3}}
-    lost: {{type: http, port: {self.crowd.port}, interval: 150ms, netns: mgl-not-there}}
   backends:
 """
         for name in used:
-            text += f"    {name}: {{address: {SERVERS[name]}, healthcheck: {'lost' if name in lost else 'web'}}}\n"
+            text += f"    {name}: {{address: {SERVERS[name]}, healthcheck: web}}\n"
         text += f"  frontends:\n    www:\n      address: 192.0.2.80\n{keys}      pools:\n"
         for number, (pool, members) in enumerate(pools.items()):
             listed = ", ".join(f"{member}: " for member in members)
@@ -313,17 +310,3 @@ async def test_restarts_in_the_middle_of_a_failover_stay_with_the_pool_that_serv
         assert lab.disturbed() == set()
         lab.speak()
         await lab.weigh(ten(MAIN))
-
-
-async def test_panic_waits_five_seconds_for_servers_that_can_never_be_probed(lab: Lab) -> None:
-    names = MAIN[:4]
-    pools = {"main": names}
-    async with lab.daemon(pools, PANIC.replace("50", "60")):
-        await lab.weigh(ten(names))
-    async with lab.daemon(pools, PANIC.replace("50", "60"), unreachable=names[2:]) as daemon:
-        await judged(daemon, s002="up")
-        lab.silence(names[:1])
-        async with daemon.api() as stub:
-            await Watcher(stub).states(s001="down")
-        # Half of the weight has no verdict, which is no reason for panic.
-        await lab.weigh(ten(names[1:]))

@@ -37,7 +37,7 @@ from maglev.judgement.weights import FrontendWeights
 from maglev.vpp.planning.desired import desired_vip
 from maglev.vpp.planning.model import ActualAs, ActualVip, vip_key
 from maglev.vpp.state.adoption import look_at
-from maglev.vpp.state.warmup import LEAST_PATIENCE_NS, WarmUp
+from maglev.vpp.state.warmup import LEAST_VERDICT_NS, WarmUp
 from tests.helpers.checker import FakeClock, FakeEngine, config
 
 NAMES = "abcdefgh"
@@ -420,4 +420,4 @@ def test_a_restart_under_the_same_health_takes_no_weight_from_a_server_that_is_u
 
 
 def test_the_test_waits_longer_than_every_hold() -> None:
-    assert max(MOST_NS, LEAST_PATIENCE_NS, HOLD) < QUIET / 3 * SECOND
+    assert max(MOST_NS, LEAST_VERDICT_NS, HOLD) < QUIET / 3 * SECOND

@@ -100,7 +100,7 @@ def desired_vip(
         present = ases.get(address)
         if present is None or _rank(wanted) > _rank(present):
             ases[address] = wanted
-    # Where operators took every server out, the address that one of them had until a moment ago serves no longer either.
+    # Where operators took every server out, the address that one of them had a moment ago serves no longer either.
     holds = not answer.usable and any(
         member.weight > 0 and not member.drained and member.state not in (State.DISABLED, State.PAUSED)
         for member in answer.members
