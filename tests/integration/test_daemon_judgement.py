@@ -1,7 +1,6 @@
 """All mechanisms of judgement together, from a hundred servers on real sockets to the weights in the stand-in for VPP.
 
-The servers fail by saying nothing, so that the brake looks at them. Each test has two halves: what the rules say while
-the daemon runs, and what is left of it when the daemon is restarted in the middle.
+The servers fail by silence, which the brake looks at. Most tests restart the daemon in the middle of a mechanism.
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ maglev:
         }
 
     def disturbed(self) -> set[str]:
-        """What has been written, without flushes of servers that failed and had no weight any more."""
+        """The servers that were written to, without flushes of those that failed and had no weight any more."""
         names = {ip_address(address).packed: name for name, address in SERVERS.items()}
         written: set[str] = set()
         for entry in self.vpp.journal.writes():
@@ -112,7 +111,7 @@ maglev:
         return written
 
     async def weigh(self, wanted: Mapping[str, int]) -> None:
-        """Wait until VPP has these weights, and no others. What is written from then on may disturb it."""
+        """Wait until VPP has these weights, and no others. ``disturbed`` counts from then on."""
         try:
             async with asyncio.timeout(DEADLINE):
                 while self.weights() != wanted:

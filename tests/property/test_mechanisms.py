@@ -54,7 +54,7 @@ QUIET = 1_300
 
 @dataclass(frozen=True)
 class Mechanisms:
-    """What the configuration turns on."""
+    """The mechanisms that a configuration turns on."""
 
     brake: bool = False
     panic: Panic | None = None

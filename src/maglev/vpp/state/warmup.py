@@ -7,8 +7,8 @@ The delays count from the start of the process: a reload or a new connection doe
 **First verdicts are awaited** for as long as the warm-up lasts, for a minute at least, and for twice the time that the
 slowest check of the file takes. Panic goes by that (``maglev.judgement.panic``): while the first verdict of a server is
 awaited, that server could turn out to be down. A server whose probes never leave this host has no verdict for days, and
-nothing may wait for it that long. It keeps the weight that VPP has all the same. A server that a reload brought is
-awaited for the same time from then on.
+nothing may wait for it that long. It keeps the weight that VPP has, however long that takes. A server that a reload
+brought is awaited for the same time from then on.
 """
 
 from __future__ import annotations
