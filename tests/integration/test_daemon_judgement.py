@@ -290,7 +290,7 @@ async def test_a_restart_takes_the_weight_of_a_server_that_starts_slowly_and_alo
 
 
 async def test_restarts_in_the_middle_of_a_failover_stay_with_the_pool_that_serves(lab: Lab) -> None:
-    """The brake begins, and holds nobody: another pool can serve."""
+    """The brake begins, and holds no backend, as another pool can serve."""
     pools = {"main": MAIN, "spare": SPARE}
     thresholds = "min-up: 50%, resume-up: 80%"
     async with lab.daemon(pools, PANIC, thresholds=thresholds, brake="{hold: 5m}") as daemon:
