@@ -32,6 +32,7 @@ from maglev.vppsim.faults import Refusal
 from maglev.vppsim.journal import Entry
 from maglev.vppsim.model import embed, extract
 from maglev.vppsim.server import StandIn
+from tests.helpers.checker import check
 from tests.helpers.vpp import make_config
 from tests.helpers.vpprig import (
     AT_ONCE,
@@ -687,12 +688,13 @@ async def test_at_the_end_of_the_warm_up_an_unknown_backend_keeps_the_weight_it_
             assert writes(server) == ["weight 10.0.0.1 0 flush"]
 
 
-@pytest.mark.parametrize(("seconds", "held"), [(0, 5), (30, 30)])
-async def test_panic_awaits_first_verdicts_until_the_warm_up_ends_and_five_seconds_at_least(
-    path: Path, seconds: int, held: int
+@pytest.mark.parametrize(("seconds", "interval", "held"), [(0, 1, 60), (90, 1, 90), (0, 10, 80)])
+async def test_panic_awaits_first_verdicts_until_the_warm_up_ends_and_a_minute_at_least(
+    path: Path, seconds: int, interval: int, held: int
 ) -> None:
     """Two of four servers can never be probed. They count as healthy in the end, so there is no panic."""
     config = make_config({"p": dict.fromkeys("abcd", 10)}, lb=AT_ONCE, panic=Panic(0.6, PanicAction.ALL))
+    config = replace(config, healthchecks={"ping": check(fast_interval=interval * SECOND)})
     clock = PacedClock()
     async with stand_in(path) as server:
         first = Rig(path, config)
@@ -737,13 +739,30 @@ async def test_panic_awaits_first_verdicts_of_renamed_servers_for_a_limited_time
         await rig.settled()
         rig.backend("a", DOWN)
         await rig.settled()
-        clock.advance(4)
+        clock.advance(59)
         await rig.settled()
         assert not writes(server)
         clock.advance(1)
         await eventually(lambda: bool(writes(server)))
         assert writes(server) == ["weight 10.0.0.1 0 flush"]
         assert rig.reconciler.warmup_state.unresolved == {"x", "y"}
+
+
+async def test_a_drain_takes_the_old_address_of_a_server_out_too(path: Path) -> None:
+    """A reload gives the only server another address, and VPP keeps the old one until the new one has a verdict."""
+    lb = replace(AT_ONCE, startup_max_delay=30 * SECOND)
+    clock = PacedClock()
+    async with stand_in(path) as server:
+        rig = Rig(path, make_config({"p": {"a": 10}}, lb=lb), clock=clock)
+        rig.load()
+        async with rig.running():
+            await rig.settled()
+            rig.load(make_config({"p": {"a": 10}}, backends={"a": "10.0.0.9"}, lb=lb))
+            await rig.settled()
+            assert weights(server) == {"10.0.0.1": 1, "10.0.0.9": 0}
+            rig.drain("a")
+            await rig.settled()
+            assert weights(server) == {"10.0.0.9": 0}
 
 
 async def test_without_a_vpp_the_presumption_ends_with_the_warm_up(path: Path) -> None:

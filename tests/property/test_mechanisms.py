@@ -21,6 +21,7 @@ from maglev.base.pace import at_once
 from maglev.base.states import Code, State
 from maglev.checker import Checker
 from maglev.config.model import (
+    ONE_MEMBER,
     SECOND,
     Brake,
     Config,
@@ -36,7 +37,7 @@ from maglev.judgement.weights import FrontendWeights
 from maglev.vpp.planning.desired import desired_vip
 from maglev.vpp.planning.model import ActualAs, ActualVip, vip_key
 from maglev.vpp.state.adoption import look_at
-from maglev.vpp.state.warmup import LEAST_PATIENCE_NS, WarmUp
+from maglev.vpp.state.warmup import LEAST_VERDICT_NS, WarmUp
 from tests.helpers.checker import FakeClock, FakeEngine, config
 
 NAMES = "abcdefgh"
@@ -53,13 +54,13 @@ QUIET = 1_300
 
 @dataclass(frozen=True)
 class Mechanisms:
-    """What the configuration turns on."""
+    """The mechanisms that a configuration turns on."""
 
     brake: bool = False
     panic: Panic | None = None
     slow_start: int = 0
-    least: Threshold = Threshold(1)
-    again: Threshold = Threshold(1)
+    least: Threshold = ONE_MEMBER
+    again: Threshold = ONE_MEMBER
     after: int = 0
     keep: bool = False
 
@@ -149,7 +150,7 @@ class Daemon:
                     self.checker.set_weight(frontend, f"pool{number}", name, weight, by="x")
 
     def follow(self) -> None:
-        """Verdicts are read, and what is due is done."""
+        """Read verdicts, and end what is due."""
         self.checker.end_holds()
         self.checker.read_engine()
         while self.engine._transitions:
@@ -158,7 +159,7 @@ class Daemon:
         self.warmup.give_up(len(NAMES))
 
     def program(self) -> None:
-        """What VPP is given now."""
+        """Program every frontend that is settled."""
         for name, frontend in self.checker.config().frontends.items():
             if self.checker.unsettled(name):
                 continue
@@ -235,7 +236,7 @@ class Life:
             case "reload", how:
                 assert isinstance(how, Mechanisms)
                 await self.reload(how)
-            case "restart",:
+            case ("restart",):
                 await self.restart()
         self.daemon.follow()
         self.daemon.program()
@@ -296,7 +297,9 @@ def weight_where_something_is_usable(life: Life) -> None:
 
 @settings(max_examples=150)
 @given(mechanisms(), HISTORIES)
-def test_what_is_out_has_no_weight_and_what_is_usable_serves(how: Mechanisms, history: list[tuple[object, ...]]) -> None:
+def test_what_is_out_has_no_weight_and_what_is_usable_serves(
+    how: Mechanisms, history: list[tuple[object, ...]]
+) -> None:
     async def live() -> None:
         life = Life(how)
         await life.serve()
@@ -417,4 +420,4 @@ def test_a_restart_under_the_same_health_takes_no_weight_from_a_server_that_is_u
 
 
 def test_the_test_waits_longer_than_every_hold() -> None:
-    assert QUIET / 3 * SECOND > max(MOST_NS, LEAST_PATIENCE_NS, HOLD)
+    assert max(MOST_NS, LEAST_VERDICT_NS, HOLD) < QUIET / 3 * SECOND

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 from collections import Counter
@@ -18,6 +19,7 @@ from maglev.cli.grammar import usage
 from maglev.cli.main import EXIT_STATUS, parse_flags
 from maglev.cli.main import FLAGS as CLIENT_FLAGS
 from maglev.config.load import load_text
+from maglev.config.model import PanicAction, Pool
 from maglev.daemon import exits
 from maglev.daemon.options import EX_USAGE, FLAGS, SWITCHES
 from maglev.daemon.options import parse as parse_daemon
@@ -211,3 +213,11 @@ def test_no_link_between_books_is_broken(book: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
         if "://" not in target:
             assert (book.parent / target).exists(), target
+
+
+def test_the_page_on_judgement_has_every_mechanism() -> None:
+    """Every key of the file that lets something else than a single verdict decide about a weight."""
+    page = (ROOT / "docs" / "judgement.md").read_text(encoding="utf-8")
+    told = set(code(page.replace("healthchecker.brake", "brake")))
+    pool = {field.name.replace("_", "-") for field in dataclasses.fields(Pool)} - {"name", "members"}
+    assert told >= {"brake", "panic", "slow-start", "on-all-down", *pool, *(action.value for action in PanicAction)}

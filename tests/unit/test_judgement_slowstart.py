@@ -105,6 +105,17 @@ def test_what_comes_back_twice_begins_again_and_what_is_down_gets_nothing() -> N
     assert rig.effective("a") == 0
 
 
+def test_it_does_not_outlive_an_outage_of_all() -> None:
+    """Servers that come back together, with nobody else serving, share the load by their weights."""
+    rig = Rig(frontend())
+    rig.back("a")
+    for name in "abc":
+        rig.table.set_backend(name, State.DOWN)
+    assert rig.back("a", "b", "c") == []
+    assert [rig.effective(name) for name in "abc"] == [100, 100, 100]
+    assert rig.ramps.due() == {}
+
+
 def test_panic_ignores_it() -> None:
     rig = Rig(replace(frontend(), panic=Panic(0.5)))
     rig.back("a")

@@ -26,8 +26,8 @@ panic, and since when their reason has been gone. A reload keeps it by the name 
 After a restart of the daemon, panic follows from the states again. The verdicts come one by one, so the frontend could
 lose a weight before the last of them shows that it is in panic. With ``all`` and ``keep``, no weight falls while first
 verdicts are *awaited*, and the frontend would be in panic if all of those turned out to be failures. They are awaited
-until the end of the warm-up, and for five seconds at least (``maglev.vpp.state.warmup``). A server that cannot be
-probed has no verdict for days: from then on it counts as healthy here too, and servers that are down lose their weight.
+until the end of the warm-up, and for a minute at least (``maglev.vpp.state.warmup``). A server that cannot be probed
+has no verdict for days: from then on it counts as healthy here too, and servers that are down lose their weight.
 
 Sources: Envoy's panic threshold (``healthy_panic_threshold``, 50 % by default, all hosts get traffic), AWS's target
 group health (``unhealthy_state_routing``), GCP's failover ratio, PyBal's depool threshold (``keep``).

@@ -72,9 +72,15 @@ class Ramps:
             table.set_shares(name, self.shares(name))
 
     def begin(self, frontend: str, backends: Iterable[str], table: WeightTable, wall_ns: int, now_ns: int) -> list[str]:
-        """These backends have come up; returns those that start slowly: none unless another one serves."""
+        """These backends have come up; returns those that start slowly: none unless another one serves.
+
+        A slow start of theirs from before they went down is over in any case.
+        """
         joining = list(backends)
-        if frontend not in self._durations or not table.serves_without(frontend, joining):
+        if frontend not in self._durations:
+            return []
+        if not table.serves_without(frontend, joining):
+            self._end(frontend, joining, table)
             return []
         steps = steps_of(self._durations[frontend], wall_ns, now_ns)
         of_frontend = self._steps.setdefault(frontend, {})
@@ -83,6 +89,16 @@ class Ramps:
         self._next_ns[frontend] = min(steps[0], self._next_ns.get(frontend, steps[0]))
         table.set_shares(frontend, dict.fromkeys(joining, RAMP[0]))
         return joining
+
+    def _end(self, frontend: str, backends: Iterable[str], table: WeightTable) -> None:
+        """These backends have all of their weight from now on."""
+        under_way = self._steps.get(frontend, {})
+        ended = [name for name in backends if under_way.pop(name, None) is not None]
+        table.set_shares(frontend, dict.fromkeys(ended, 100))
+        if under_way:
+            self._next_ns[frontend] = min(times[0] for times in under_way.values())
+        elif ended:
+            del self._steps[frontend], self._next_ns[frontend]
 
     def follow(self, frontend: str, table: WeightTable, now_ns: int) -> bool:
         """Take the steps that are due; returns whether there were any."""

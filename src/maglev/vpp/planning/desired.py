@@ -77,7 +77,8 @@ def desired_vip(
     them follows from ``found``, the VIP as VPP has it, and from the weights that were ``lost``;
     ``maglev.judgement.snapshot`` has the rule.
 
-    ``held``: old addresses of backends that got new ones. They stay only while nothing else of the frontend is usable.
+    ``held``: old addresses of backends that got new ones. They stay only while nothing else of the frontend is usable,
+    and not where operators took all of its servers out.
     """
     config = source.config()
     presumption = NOTHING_PRESUMED
@@ -99,6 +100,11 @@ def desired_vip(
         present = ases.get(address)
         if present is None or _rank(wanted) > _rank(present):
             ases[address] = wanted
+    # Where operators took every server out, the address that one of them had a moment ago serves no longer either.
+    holds = not answer.usable and any(
+        member.weight > 0 and not member.drained and member.state not in (State.DISABLED, State.PAUSED)
+        for member in answer.members
+    )
     return DesiredVip(
         key=vip_key(frontend),
         frontend=frontend.name,
@@ -109,7 +115,7 @@ def desired_vip(
         usable=answer.usable,
         flush_on_down=frontend.flush_on_down,
         ases=tuple(ases[address] for address in sorted(ases, key=address_order)),
-        held=frozenset() if answer.usable else frozenset(address for address in held if address not in ases),
+        held=frozenset(address for address in held if address not in ases) if holds else frozenset(),
     )
 
 

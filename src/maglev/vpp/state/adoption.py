@@ -27,7 +27,7 @@ from maglev.vpp.planning.desired import desired_vips
 from maglev.vpp.planning.lost import NOTHING_LOST, LostWeights
 from maglev.vpp.planning.model import ActualVip
 from maglev.vpp.planning.scale import common_multiple, scaled
-from maglev.vpp.state.warmup import Phase, WarmUp
+from maglev.vpp.state.warmup import Phase, WarmUp, verdict_ns
 from maglev.vpp.wire.messages import VipKey
 
 
@@ -150,6 +150,7 @@ class Adoption:
             self._clock,
             min_delay_ns=lb.startup_min_delay,
             max_delay_ns=lb.startup_max_delay,
+            verdict_ns=verdict_ns(config.healthchecks.values()),
             started_ns=self.started_ns,
         )
         self.warmup.begin(config.backends, state_of)

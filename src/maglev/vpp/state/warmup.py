@@ -4,10 +4,11 @@ From start to ``startup-min-delay`` nothing is written. Then a frontend is relea
 unknown, and at ``startup-max-delay`` the rest is; a backend that had no verdict by then keeps the weight that VPP has.
 The delays count from the start of the process: a reload or a new connection does not begin them again.
 
-**First verdicts are awaited** for as long as the warm-up lasts, and for five seconds at least. Panic goes by that
-(``maglev.judgement.panic``): while the first verdict of a server is awaited, that server could turn out to be down. A
-server whose probes never leave this host has no verdict for days, and nothing may wait for it that long. It keeps the
-weight that VPP has all the same. A server that a reload brought is awaited for the same time from then on.
+**First verdicts are awaited** for as long as the warm-up lasts, for a minute at least, and for twice the time that the
+slowest check of the file takes. Panic goes by that (``maglev.judgement.panic``): while the first verdict of a server is
+awaited, that server could turn out to be down. A server whose probes never leave this host has no verdict for days, and
+nothing may wait for it that long. It keeps the weight that VPP has, however long that takes. A server that a reload
+brought is awaited for the same time from then on.
 """
 
 from __future__ import annotations
@@ -18,10 +19,21 @@ from collections.abc import Set as AbstractSet
 
 from maglev.base.clock import Clock
 from maglev.base.states import State
-from maglev.config.model import Frontend
+from maglev.config.model import Frontend, HealthCheck
 
 LEAST_PATIENCE_NS = 5 * 1_000_000_000
-"""The least time that a VPP is given to be read for the first time, and a server to have its first verdict."""
+"""The least time that a VPP is given to be read for the first time."""
+
+LEAST_VERDICT_NS = 60 * 1_000_000_000
+"""The least time that a server is given to have its first verdict."""
+
+
+def verdict_ns(checks: Iterable[HealthCheck]) -> int:
+    """Twice the time that the slowest of these checks takes to find a server down that is presumed good.
+
+    The first probe is spread over an interval, and ``fall`` failures follow at fast-interval.
+    """
+    return max((2 * (check.fall + 1) * check.fast_interval for check in checks), default=0)
 
 
 class Phase(enum.Enum):
@@ -35,14 +47,24 @@ class Phase(enum.Enum):
 class WarmUp:
     """Which frontends may be written to, and which backends still have had no verdict.
 
-    ``started_ns`` is the clock's monotonic time at the start of the process.
+    ``started_ns`` is the clock's monotonic time at the start of the process. ``verdict_ns``: how long a first verdict
+    is awaited at least.
     """
 
-    def __init__(self, clock: Clock, *, min_delay_ns: int, max_delay_ns: int, started_ns: int | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        min_delay_ns: int,
+        max_delay_ns: int,
+        verdict_ns: int = 0,
+        started_ns: int | None = None,
+    ) -> None:
         self._clock = clock
         self._start = clock.monotonic_ns() if started_ns is None else started_ns
         self._min = min_delay_ns
         self._max = max(min_delay_ns, max_delay_ns)
+        self._verdict = max(self._max, verdict_ns, LEAST_VERDICT_NS)
         self._released: set[str] = set()
         self._unresolved: set[str] = set()
         self._inherited: set[str] = set()  # those of them that a reload brought
@@ -99,7 +121,7 @@ class WarmUp:
 
     def _await(self, names: Iterable[str], since_ns: int) -> None:
         """Await the first verdicts of these backends from now on. Later calls have later ends."""
-        self._awaited.update(dict.fromkeys(names, since_ns + max(self._max, LEAST_PATIENCE_NS)))
+        self._awaited.update(dict.fromkeys(names, since_ns + self._verdict))
 
     @property
     def awaits_ns(self) -> int | None:
