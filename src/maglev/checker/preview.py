@@ -13,7 +13,7 @@ of that moment: verdicts that come later are not part of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from maglev.base import logs
@@ -21,7 +21,7 @@ from maglev.base.errors import Unavailable
 from maglev.base.events import Bus, Event
 from maglev.base.pace import Pace
 from maglev.checker.checker import Checker
-from maglev.judgement.weights import FrontendWeights, WeightTable
+from maglev.judgement.weights import MemberWeight, WeightTable
 from maglev.views.previews import FrontendForecast, MemberForecast
 
 T = TypeVar("T")
@@ -54,8 +54,8 @@ class Trial:
     def release_brake(self) -> tuple[int, int]:
         """Try the end of all brakes: how many backends are held, and how many of them fail at this moment.
 
-        Those that fail go down, as if each had failed ``fall`` times since its hold began. Only the probe engine knows
-        whether it has, and it tells when the hold ends.
+        Those that fail go down, as if each had failed ``fall`` times since its hold began. Only the probe engine counts
+        these failures, and it reports them when the hold ends.
         """
         failing = [name for name in self.backends if self.checker.failing(name)]
         self.run(lambda checker: checker.fail(failing))
@@ -66,38 +66,32 @@ class Trial:
         pace = Pace()
         found: list[FrontendForecast] = []
         for name in self.frontends:
-            forecast = self._forecast(name)
-            if forecast is not None:
-                found.append(forecast)
-            await pace.breathe()
+            before, after = self._before.frontend(name), self.checker.frontend_weights(name)
+            members: list[MemberForecast] = []
+            for old, new in zip(before.members, after.members, strict=True):
+                if (old.effective, old.programmed, old.keep) != (new.effective, new.programmed, new.keep):
+                    members.append(_member(old, new))
+                if pace.due():
+                    await pace.rest()
+            pools = [pool.name for pool in self.checker.frontend(name).pools]
+            pool_before = pools[before.active_pool] if before.usable else ""
+            pool_after = pools[after.active_pool] if after.usable else ""
+            # Where only the state of a standby differs, nothing follows from it.
+            if members or (before.state, pool_before) != (after.state, pool_after):
+                found.append(FrontendForecast(name, before.state, after.state, pool_before, pool_after, members))
         return found
 
-    def _forecast(self, name: str) -> FrontendForecast | None:
-        before, after = self._before.frontend(name), self.checker.frontend_weights(name)
-        if before == after:
-            return None
-        members = tuple(_members(before, after))
-        pools = [pool.name for pool in self.checker.frontend(name).pools]
-        pool_before = pools[before.active_pool] if before.usable else ""
-        pool_after = pools[after.active_pool] if after.usable else ""
-        if not members and (before.state, pool_before) == (after.state, pool_after):
-            # A standby has another state, and nobody is served otherwise.
-            return None
-        return FrontendForecast(name, before.state, after.state, pool_before, pool_after, members)
 
-
-def _members(before: FrontendWeights, after: FrontendWeights) -> Iterator[MemberForecast]:
-    for old, new in zip(before.members, after.members, strict=True):
-        if (old.effective, old.programmed, old.keep) != (new.effective, new.programmed, new.keep):
-            yield MemberForecast(
-                pool=new.pool,
-                backend=new.backend,
-                effective_before=old.effective,
-                effective_after=new.effective,
-                programmed_before=old.programmed,
-                programmed_after=new.programmed,
-                keeps=new.keep,
-            )
+def _member(old: MemberWeight, new: MemberWeight) -> MemberForecast:
+    return MemberForecast(
+        pool=new.pool,
+        backend=new.backend,
+        effective_before=old.effective,
+        effective_after=new.effective,
+        programmed_before=old.programmed,
+        programmed_after=new.programmed,
+        keeps=new.keep,
+    )
 
 
 class Previews:

@@ -371,7 +371,7 @@ def preview(style: Style, info: pb.Preview) -> Iterator[str]:
     if info.frontends_omitted:
         yield f"  ... and {info.frontends_omitted} more frontends"
     if not info.frontends:
-        yield "  no frontend is served otherwise"
+        yield "  no weight changes in any frontend"
     if info.HasField("plan"):
         yield "in VPP:"
         yield from plan(style, info.plan)

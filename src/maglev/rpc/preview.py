@@ -20,7 +20,7 @@ MAX_MEMBERS = 10_000
 
 
 async def preview(services: Services, trial: TrialApi) -> pb.Preview:
-    """What the change that was made to ``trial`` would do."""
+    """The forecasts and the plan of the change that was made to ``trial``."""
     answer, pace = pb.Preview(), Pace()
     found = await trial.forecasts()
     left = MAX_MEMBERS
