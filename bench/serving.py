@@ -38,6 +38,7 @@ from maglev.base.events import Bus
 from maglev.base.logs import LogControl
 from maglev.base.states import State
 from maglev.checker import Checker
+from maglev.checker.preview import Previews
 from maglev.config.model import LbConfig
 from maglev.daemon.configfile import ConfigFile
 from maglev.daemon.process import settle_collector
@@ -84,6 +85,7 @@ def api_of(directory: Path, checker: Checker, bus: Bus, file: Path) -> RpcServer
         clock=clock,
         bus=bus,
         checker=checker,
+        previews=Previews(checker),
         tracer=checker,
         loader=ConfigFile(file, checker, Notifier(), clock),
         logs=LogControl(),

@@ -985,6 +985,27 @@ cdef class WeightTable:
             self.backend_index.popitem()
         return len(self.backend_index) > 0
 
+    def repeat(self, WeightTable other):
+        """Take states, weights and memory of the frontends of this table over from another table that has them too.
+
+        Raises KeyError where it has not: a reload has brought others of the same name.
+        """
+        cdef FrontendRow* mine
+        cdef FrontendRow* its
+        cdef Py_ssize_t i
+        for name, row in self.frontend_index.items():
+            if self.frontends[row] not in other:
+                raise KeyError(name)
+            mine = &self.rows[<Py_ssize_t> row]
+            its = &other.rows[<Py_ssize_t> other.frontend_index[name]]
+            mine.rule.held = its.rule.held
+            mine.rule.panicking = its.rule.panicking
+            for i in range(mine.count):
+                self.members[mine.first + i].weight = other.members[its.first + i].weight
+                self.members[mine.first + i].share = other.members[its.first + i].share
+        for name, index in self.backend_index.items():
+            self.backends[<Py_ssize_t> index] = other.backends[<Py_ssize_t> other.backend_index[name]]
+
     cdef void take_states(self, const FrontendRow* line) noexcept nogil:
         cdef Member* members = &self.members[line.first]
         cdef Py_ssize_t i

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
+from typing import TypeVar
 
 from maglev.base.clock import Clock, SystemClock
 from maglev.base.errors import BadValue, NotAllowed, Unavailable, UnknownName
-from maglev.base.events import BackendEvent, Bus, DrainEvent, LogEvent, WeightEvent
+from maglev.base.events import BackendEvent, Bus, DrainEvent, Event, LogEvent, WeightEvent
 from maglev.base.states import CheckType, Code, FrontendState, State
 from maglev.config.diff import ChangeKind, ConfigChange
 from maglev.config.load import CheckResult, LoadResult
@@ -28,8 +29,8 @@ from maglev.config.model import (
 from maglev.events.causes import Causes
 from maglev.events.ring import EventRing
 from maglev.judgement.brake import Begun
-from maglev.judgement.weights import NO_MEMORY, FrontendWeights, Memory, frontend_weights
-from maglev.rpc.services import Identity, Services
+from maglev.judgement.weights import NO_MEMORY, FrontendWeights, Memory, StateSource, frontend_weights
+from maglev.rpc.services import CheckerApi, Identity, Services
 from maglev.schema.problems import Problem, ProblemKind
 from maglev.views.backends import BackendStatus, Change, Override, OverrideKind, WeightChange
 from maglev.views.dataplane import (
@@ -50,6 +51,9 @@ from maglev.views.dataplane import (
     WarmupInfo,
 )
 from maglev.views.plans import AsForecast, PlanReport, PlanStep, SyncReport, VipForecast
+from maglev.views.previews import FrontendForecast, MemberForecast
+
+T = TypeVar("T")
 
 NOW = 1_800_000_000_000_000_000
 WARNING = Problem(ProblemKind.WARNING, "maglev.frontends.www", "the table is small", 3, 5)
@@ -275,6 +279,53 @@ class FakeChecker:
         return lambda: self.traced.remove(backend)
 
 
+class FakeTrial:
+    """A copy of the fake checker, on a bus of its own."""
+
+    def __init__(self, of: FakeChecker, frontends: Sequence[str]) -> None:
+        bus = Bus()
+        self.events: list[Event] = []
+        bus.listen(self.events.append)
+        self.before = of
+        self.checker = FakeChecker(of.configured, bus, {n: replace(one) for n, one in of.statuses.items()}, [*of.set])
+        self.frontends = frontends
+
+    def run(self, change: Callable[[CheckerApi], T]) -> T:
+        return change(self.checker)
+
+    def release_brake(self) -> tuple[int, int]:
+        held = self.checker.held()
+        return held, held
+
+    async def forecasts(self) -> Sequence[FrontendForecast]:
+        return [self._forecast(name) for name in self.frontends]
+
+    def _forecast(self, name: str) -> FrontendForecast:
+        before, after = self.before.frontend_weights(name), self.checker.frontend_weights(name)
+        members = [
+            MemberForecast(a.pool, a.backend, a.effective, b.effective, a.programmed, b.programmed, b.keep)
+            for a, b in zip(before.members, after.members, strict=True)
+            if a.effective != b.effective
+        ]
+        return FrontendForecast(name, before.state, after.state, "primary", "fallback", members)
+
+
+@dataclass
+class FakePreviews:
+    """Makes trials of the fake checker."""
+
+    checker: FakeChecker
+
+    async def of_backend(self, name: str) -> FakeTrial:
+        return FakeTrial(self.checker, self.checker.frontends_of(name))
+
+    async def of_weight(self, frontend: str, backend: str) -> FakeTrial:
+        return FakeTrial(self.checker, [frontend])
+
+    async def of_brake(self) -> FakeTrial:
+        return FakeTrial(self.checker, [])
+
+
 @dataclass
 class FakeLoader:
     result: LoadResult
@@ -442,6 +493,11 @@ class FakeDataplane:
     ) -> PlanReport:
         return PLAN
 
+    async def preview(self, names: Sequence[str], after: StateSource, events: Sequence[Event]) -> PlanReport:
+        if not self.link.connected:
+            raise Unavailable("VPP is away")
+        return PLAN
+
     async def sync(self, frontend: str | None, *, force: bool, by: str, prune: bool = False) -> SyncReport:
         if not self.link.connected:
             raise Unavailable("VPP is away")
@@ -553,6 +609,7 @@ def fake_daemon(
         clock=clock,
         bus=bus,
         checker=checker,
+        previews=FakePreviews(checker),
         tracer=checker,
         loader=loader,
         logs=logs,

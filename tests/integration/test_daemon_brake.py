@@ -114,6 +114,26 @@ async def test_most_are_silent_and_go_together_when_the_brake_ends(lab: Lab) -> 
         assert "maglev_brakes_begun_total 1" in await daemon.metrics()
 
 
+async def test_a_dry_run_of_the_release_shows_what_goes_and_ends_nothing(lab: Lab) -> None:
+    async with lab.daemon("{at-least: 5, hold: 5m}") as daemon, daemon.api() as stub:
+        watcher = Watcher(stub)
+        await lab.serve(SERVERS)
+        lab.vpp.journal.clear()
+        lab.mute |= set(MOST)
+        await watcher.log_event("brake-begun")
+        await held(stub, len(MOST))
+        tried = await stub.ReleaseBrake(pb.ReleaseBrakeRequest(dry_run=True))
+        (frontend,) = tried.preview.frontends
+        assert (tried.released, tried.failing) == (len(MOST), len(MOST))
+        assert {one.backend for one in frontend.members if not one.effective_after} == set(MOST)
+        dropped = {one.backend for one in tried.preview.plan.steps if not one.new_weight}
+        assert dropped == set(MOST) or tried.preview.plan.steps[0].kind == pb.PLAN_STEP_KIND_AS_COMMANDS
+        await held(stub, len(MOST))
+        assert lab.vpp.journal.writes() == []
+        assert (await stub.ReleaseBrake(pb.ReleaseBrakeRequest())).released == len(MOST)
+        await lab.serve(REST)
+
+
 async def test_silence_that_ends_in_time_writes_nothing(lab: Lab) -> None:
     async with lab.daemon("{at-least: 5, hold: 30s}") as daemon, daemon.api() as stub:
         watcher = Watcher(stub)

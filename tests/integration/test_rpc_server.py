@@ -578,6 +578,56 @@ async def test_vpp_state_counters_and_plan(start: Start) -> None:
     assert running.daemon.dataplane.syncs == [("www", True, "unix")]
 
 
+async def test_a_dry_run_answers_as_the_change_and_changes_nothing(start: Start) -> None:
+    running = await start()
+    checker, stub = running.daemon.checker, running.unix()
+    checker.move("web0", State.UP, Code.L7OK)
+    before = (dict(checker.statuses), list(checker.set), len(running.daemon.services.events))
+
+    drained = await stub.DrainBackend(pb.ChangeBackendRequest(name="web0", dry_run=True), timeout=DEADLINE)
+    lighter = await stub.SetFrontendPoolBackendWeight(
+        pb.SetWeightRequest(frontend="www", pool="primary", backend="web0", weight=33, dry_run=True), timeout=DEADLINE
+    )
+    released = await stub.ReleaseBrake(pb.ReleaseBrakeRequest(dry_run=True), timeout=DEADLINE)
+    await refused(stub.DrainBackend(pb.ChangeBackendRequest(name="nil", dry_run=True)), Status.NOT_FOUND)
+    await refused(
+        stub.ResumeBackend(pb.ChangeBackendRequest(name="web0", duration_ns=1, dry_run=True)), Status.INVALID_ARGUMENT
+    )
+
+    assert (dict(checker.statuses), list(checker.set), len(running.daemon.services.events)) == before
+    assert (drained.changed, drained.backend.drained) == (True, True)
+    (frontend,) = drained.preview.frontends
+    (member,) = frontend.members
+    assert (frontend.frontend, frontend.state_before, frontend.state_after) == (
+        "www",
+        pb.FRONTEND_STATE_UP,
+        pb.FRONTEND_STATE_DOWN,
+    )
+    assert (member.backend, member.effective_before, member.effective_after, member.programmed_before) == (
+        "web0",
+        100,
+        0,
+        10,
+    )
+    assert drained.preview.plan.vips[0].moved_share == pytest.approx(0.02)
+    assert (lighter.applied_weight, lighter.rounded, lighter.previous_weight) == (30, True, 100)
+    assert lighter.preview.frontends[0].members[0].programmed_after == 3
+    assert (released.released, released.preview.HasField("plan")) == (0, True)
+    done = await stub.DrainBackend(pb.ChangeBackendRequest(name="web0"), timeout=DEADLINE)
+    assert not done.HasField("preview")
+
+
+async def test_a_dry_run_without_vpp_says_why_it_has_no_plan(start: Start) -> None:
+    running = await start()
+    running.daemon.dataplane.lose()
+    without = await start(fake_daemon(vpp=False))
+
+    for one, words in ((running, "VPP is away"), (without, "the daemon runs without VPP")):
+        answer = await one.unix().DrainBackend(pb.ChangeBackendRequest(name="web0", dry_run=True), timeout=DEADLINE)
+        assert (answer.preview.no_plan, answer.preview.HasField("plan")) == (words, False)
+        assert list(answer.warnings) == []
+
+
 async def test_vpp_away_is_unavailable_and_says_why(start: Start) -> None:
     running = await start()
     running.daemon.dataplane.lose("no such file")

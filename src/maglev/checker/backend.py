@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from maglev.base.events import BackendEvent
 from maglev.base.states import State
 from maglev.config.model import Backend, HealthCheck
@@ -61,6 +63,12 @@ class LiveBackend:
         self.trouble_since_ns = 0
         self.history: tuple[BackendEvent, ...] = ()
         self.transitions: dict[tuple[State, State], int] = {}
+
+    def copy(self) -> LiveBackend:
+        """The same backend once more, to try something out."""
+        twin = copy.copy(self)
+        twin.transitions = dict(self.transitions)
+        return twin
 
     @property
     def enabled(self) -> bool:

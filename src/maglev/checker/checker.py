@@ -9,6 +9,8 @@ here for states. The state itself has other owners:
 - ``frontends``: the states of the frontends;
 - ``reload``: the step from one configuration to the next.
 
+``preview`` tries changes on a copy of a checker (``apart``).
+
 Everything runs on the event loop. Only ``apply`` waits: it works in slices, so that a large configuration never holds
 the loop for long, and verdicts and verbs find each backend either done or not.
 """
@@ -18,8 +20,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 import orjson
 
@@ -29,7 +32,7 @@ from maglev.base.errors import BadValue, NotAllowed, UnknownName
 from maglev.base.events import Bus, ConfigEvent, WeightEvent
 from maglev.base.limits import check_duration, check_reason, check_weight
 from maglev.base.pace import Pace, let_go
-from maglev.base.states import FrontendState, State
+from maglev.base.states import Code, FrontendState, State
 from maglev.checker import reload
 from maglev.checker.backend import Check, LiveBackend
 from maglev.checker.backends import Backends, Cause, lasting
@@ -37,13 +40,20 @@ from maglev.checker.engine import ProbeEngine
 from maglev.checker.frontends import Frontends
 from maglev.checker.holds import Holds
 from maglev.checker.overrides import drain_key, enabled_key, pause_key, weight_key
-from maglev.checker.prober import Prober
+from maglev.checker.prober import Prober, Spectator
 from maglev.checker.replies import Reply
 from maglev.checker.settings import Request, Settings, file_weight
 from maglev.checker.status import status_of
 from maglev.config.model import Backend, Config, Frontend
 from maglev.judgement.brake import Begun
-from maglev.judgement.weights import FrontendWeights, Memory, applied_weight, frontend_weights, weight_unit
+from maglev.judgement.weights import (
+    FrontendWeights,
+    Memory,
+    WeightTable,
+    applied_weight,
+    frontend_weights,
+    weight_unit,
+)
 from maglev.views.backends import BackendStatus, Change, Override, OverrideKind, ValueChange, WeightChange
 
 log = logs.get(__name__)
@@ -69,11 +79,25 @@ class CheckerCounters:
     expired: int = 0
 
 
+class Rooms(NamedTuple):
+    """Rooms that a checker is made with instead of its own (``Checker.apart``)."""
+
+    prober: Prober
+    settings: Settings
+    frontends: Frontends
+
+
 class Checker:
     """See the module. ``on_overrides`` is called after every change of what operators have set."""
 
     def __init__(
-        self, engine: ProbeEngine, bus: Bus, clock: Clock, *, on_overrides: Callable[[], None] | None = None
+        self,
+        engine: ProbeEngine,
+        bus: Bus,
+        clock: Clock,
+        *,
+        on_overrides: Callable[[], None] | None = None,
+        rooms: Rooms | None = None,
     ) -> None:
         self._engine = engine
         self._bus = bus
@@ -82,9 +106,9 @@ class Checker:
         self._config = Config()
         self._loaded = False
         self._applying = asyncio.Lock()
-        self._prober = Prober(engine, clock)
-        self._settings = Settings(clock, on_overrides)
-        self._frontends = Frontends(bus, clock)
+        if rooms is None:
+            rooms = Rooms(Prober(engine, clock), Settings(clock, on_overrides), Frontends(bus, clock))
+        self._prober, self._settings, self._frontends = rooms
         self._holds = Holds(engine, self._frontends, clock, self.frontend, lambda name: self._backends.get(name))
         self._backends = Backends(self._prober, self._settings, self._frontends, self._holds, bus, clock)
         self.counters = CheckerCounters()
@@ -243,6 +267,50 @@ class Checker:
     def end_holds(self) -> None:
         """End the holds whose time is over."""
         self._holds.follow()
+
+    # ----------------------------------------------------------------------------------------------- to try things out
+
+    def held_backends(self) -> list[str]:
+        """The names of the backends that are held, in the order in which their holds began."""
+        return self._holds.names()
+
+    def failing(self, name: str) -> bool:
+        """Whether the last probe of a backend failed. Raises ``UnknownName``."""
+        return self._holds.failing(self._backends.get(name))
+
+    async def blank(self, names: Iterable[str]) -> WeightTable:
+        """A table of weights with these frontends and no states; raises KeyError (``Frontends.blank``)."""
+        return await self._frontends.blank(names)
+
+    def copied(self, table: WeightTable) -> None:
+        """Copy the present states into such a table; raises KeyError after a reload."""
+        self._frontends.copied(table)
+
+    def apart(self, backends: Iterable[str], frontends: Collection[str], table: WeightTable, bus: Bus) -> Checker:
+        """A checker over copies of these backends and frontends, as they are now.
+
+        A verb of the copy does what the same verb of this checker would do, and nothing else learns of it: its events
+        go to ``bus``, no command reaches the probe engine, and no setting is kept. All other backends are those of this
+        checker; the copy must not change them, and is asked about no other frontend. The caller mutes the log
+        (``maglev.base.logs.muted``). ``table``: of ``blank``. Raises KeyError after a reload.
+        """
+        everyone = self._backends.table.copy()
+        copies = {name: live.copy() for name in backends if (live := everyone.get(name)) is not None}
+        everyone.update(copies)
+        settings = self._settings.apart(copies)
+        rooms = Rooms(Spectator(self._prober), settings, self._frontends.apart(frontends, table, bus))
+        twin = Checker(self._engine, bus, self._clock, rooms=rooms)
+        twin._config, twin._loaded = self._config, self._loaded
+        twin._backends.replace(everyone, history=self._config.transition_history)
+        return twin
+
+    def fail(self, names: Iterable[str]) -> None:
+        """Let backends of a copy (``apart``) go down, as by verdicts that are held. Raises ``UnknownName``."""
+        for name in names:
+            live = self._backends.get(name)
+            info = self._prober.info(live)
+            self._backends.change_state(live, State.DOWN, Code(info.last_code) if info is not None else Code.NONE)
+        self._frontends.publish()
 
     # ------------------------------------------------------------------------------------------------ configuration
 

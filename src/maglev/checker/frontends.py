@@ -27,7 +27,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 
 from maglev.base import logs
@@ -132,6 +132,35 @@ class Frontends:
         for override in weights:
             self._table.set_weight(override.frontend, override.pool, override.backend, override.weight)
         self._mechanisms.configure(self._table)
+
+    async def blank(self, names: Iterable[str]) -> WeightTable:
+        """A table with these frontends, whose members have no states yet. Lets the loop run between slices.
+
+        Raises KeyError. A reload may come meanwhile, and ``apart`` says so.
+        """
+        pace, table = Pace(), WeightTable()
+        for _ in fill(table, [self._table.configured(name) for name in names], PORTION):
+            if pace.due():
+                await pace.rest()
+        return table
+
+    def copied(self, table: WeightTable) -> None:
+        """Copy the present states into a table of ``blank``. Raises KeyError after a reload."""
+        table.repeat(self._table)
+
+    def apart(self, names: Collection[str], table: WeightTable, bus: Bus) -> Frontends:
+        """A copy of these frontends as they are now, to try something out: it publishes on ``bus``.
+
+        ``table``: of these frontends, as ``blank`` has made it. Raises KeyError after a reload.
+        """
+        table.repeat(self._table)
+        twin = Frontends(bus, self._clock)
+        twin._table = table
+        twin._mechanisms = self._mechanisms.apart(names)
+        twin._states = {name: self._states[name] for name in names}
+        twin._told = {name: self._told[name] for name in names}
+        twin._fallbacks = {name: self._fallbacks[name] for name in names if name in self._fallbacks}
+        return twin
 
     async def release(self) -> None:
         """Free the table of the configuration before. Lets the loop run between slices."""

@@ -74,6 +74,10 @@ class Holds:
     def __len__(self) -> int:
         return len(self._held)
 
+    def names(self) -> list[str]:
+        """The names of the held backends, in the order in which their holds began."""
+        return list(self._held)
+
     def brakes(self) -> list[Begun]:
         """The brakes that are active."""
         return self._brakes.active()
@@ -146,7 +150,7 @@ class Holds:
                 continue
             whole[member.pool_index] += member.weight
             live = self._backend(member.backend)
-            if live.state is State.UP and not live.held and not self._failing(live):
+            if live.state is State.UP and not live.held and not self.failing(live):
                 healthy[member.pool_index] += member.weight
                 count[member.pool_index] += 1
         needs = pool_counts(frontend, weights)
@@ -155,7 +159,7 @@ class Holds:
             for i in range(len(frontend.pools))
         ]
 
-    def _failing(self, live: LiveBackend) -> bool:
+    def failing(self, live: LiveBackend) -> bool:
         """Whether its last probe failed. A static backend has none."""
         return live.target >= 0 and self._engine.failing(live.target)
 

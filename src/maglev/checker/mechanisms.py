@@ -48,6 +48,18 @@ class Mechanisms:
         self._sooner = asyncio.Event()
         self._begun = False
 
+    def apart(self, names: Iterable[str]) -> Mechanisms:
+        """A copy of the memory of these frontends, to try something out."""
+        names = frozenset(names)
+        twin = Mechanisms(self._clock)
+        twin._pools = self._pools.apart(names)
+        twin._panics = self._panics.apart(names)
+        twin._ramps = self._ramps.apart(names)
+        twin._joined = {name: list(backends) for name, backends in self._joined.items() if name in names}
+        twin._stale = {name: None for name in self._stale if name in names}
+        twin._begun = self._begun
+        return twin
+
     def memory(self, frontend: Frontend) -> Memory:
         """The memory about a frontend, which may be of another configuration."""
         memory = self._pools.memory(frontend)

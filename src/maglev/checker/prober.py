@@ -236,6 +236,31 @@ class Prober:
         )
 
 
+class Spectator(Prober):
+    """The prober of a checker that only tries something out: no command reaches the engine."""
+
+    def __init__(self, prober: Prober) -> None:
+        super().__init__(prober._engine, prober._clock)
+        self._checks = prober._checks
+
+    def start(self, live: LiveBackend, check: Check, delay_ns: int) -> None:
+        """Nothing is probed."""
+
+    def halt(self, live: LiveBackend, *, forget: bool) -> None:
+        """Nothing is probed."""
+
+    def change_check(self, live: LiveBackend, check: Check, spread: Spread | None) -> None:
+        """Nothing is probed."""
+
+    def stop(self, live: LiveBackend) -> None:
+        """The copy of the backend has no target any longer; the engine goes on."""
+        live.target = -1
+
+    def presume(self, live: LiveBackend, good: bool) -> None:
+        """The copy of the backend is presumed good, or no longer."""
+        live.presumed = good
+
+
 def _no_trouble(live: LiveBackend) -> None:
     live.trouble = ""
     live.trouble_since_ns = 0

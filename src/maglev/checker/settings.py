@@ -97,6 +97,16 @@ class Settings:
         """Overrides that end with a new configuration, and why."""
         return [(override.key, why) for override in self._store if (why := _why_obsolete(override, config))]
 
+    def apart(self, backends: Iterable[str]) -> Settings:
+        """A copy of the settings of these backends, to try something out: it is kept nowhere."""
+        twin = Settings(self._clock, None)
+        twin._offset = self._offset
+        for override in (one for name in backends for one in self._store.of(name)):
+            twin._store.put(override)
+            if override.key in self._ends:
+                twin._ends[override.key] = self._ends[override.key]
+        return twin
+
     # ------------------------------------------------------------------------------------------------------ changes
 
     def restore(self, records: Iterable[Override], moved_ns: int = 0) -> None:

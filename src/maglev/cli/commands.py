@@ -330,8 +330,9 @@ def _set_backend(context: Context, command: Command) -> int:
         name=values["backend"],
         reason=values.get("reason", ""),
         duration_ns=parse_duration(values["for"]) if "for" in values else 0,
+        dry_run="dry-run" in values,
     )
-    answer = client.call(getattr(client.stub, f"{verb.capitalize()}Backend"), request)
+    answer = client.call(getattr(client.stub, f"{verb.capitalize()}Backend"), request, seconds=_patience(values))
     _warn(context, answer.warnings)
     name = escape(answer.backend.name)
     state = word(pb.BackendState, answer.backend.state)
@@ -339,12 +340,23 @@ def _set_backend(context: Context, command: Command) -> int:
 
     def lines() -> Iterator[str]:
         note = "" if answer.changed or answer.changes else f"nothing to {verb}: "
-        yield f"{note}backend {name} is {state}"
+        yield f"{note}backend {name} {'would be' if request.dry_run else 'is'} {state}"
         yield from render.reply(
-            () if answer.changed else answer.changes, answer.effects, answer.effects_omitted, time.time_ns()
+            () if answer.changed else answer.changes,
+            answer.effects,
+            answer.effects_omitted,
+            time.time_ns(),
+            tried=request.dry_run,
         )
+        if request.dry_run:
+            yield from render.preview(context.style, answer.preview)
 
     return context.show(answer, lines)
+
+
+def _patience(values: Values) -> float:
+    """How long to wait for the answer to a change: a dry run may have to wait for its turn, and for VPP."""
+    return LONG_SECONDS if "dry-run" in values else CALL_SECONDS
 
 
 def _set_weight(context: Context, command: Command) -> int:
@@ -358,8 +370,9 @@ def _set_weight(context: Context, command: Command) -> int:
         flush="flush" in values,
         reason=values.get("reason", ""),
         duration_ns=parse_duration(values["for"]) if "for" in values else 0,
+        dry_run="dry-run" in values,
     )
-    answer = client.call(client.stub.SetFrontendPoolBackendWeight, request)
+    answer = client.call(client.stub.SetFrontendPoolBackendWeight, request, seconds=_patience(values))
     _warn(context, answer.warnings)
 
     def lines() -> Iterator[str]:
@@ -368,7 +381,9 @@ def _set_weight(context: Context, command: Command) -> int:
             unit = f"the unit of {escape(values['frontend'])} is {answer.unit}"
             yield f"rounded to {answer.applied_weight} in VPP: {unit}"
         new = any(one.what == "weight" for one in answer.changes)
-        yield from render.reply(() if new else answer.changes, answer.effects, 0, time.time_ns())
+        yield from render.reply(() if new else answer.changes, answer.effects, 0, time.time_ns(), tried=request.dry_run)
+        if request.dry_run:
+            yield from render.preview(context.style, answer.preview)
 
     return context.show(answer, lines)
 
@@ -396,9 +411,18 @@ def _sync(context: Context, command: Command) -> int:
 
 def _brake_release(context: Context, command: Command) -> int:
     client = context.client
-    answer = client.call(client.stub.ReleaseBrake, pb.ReleaseBrakeRequest())
+    request = pb.ReleaseBrakeRequest(dry_run="dry-run" in command.values)
+    answer = client.call(client.stub.ReleaseBrake, request, seconds=_patience(command.values))
     backends = "1 backend" if answer.released == 1 else f"{answer.released} backends"
-    return context.show(answer, lambda: (f"{backends} held no longer",))
+
+    def lines() -> Iterator[str]:
+        if not request.dry_run:
+            yield f"{backends} held no longer"
+            return
+        yield f"{backends} would be held no longer, {answer.failing} of them still failing: they would go down"
+        yield from render.preview(context.style, answer.preview)
+
+    return context.show(answer, lines)
 
 
 # ------------------------------------------------------------------------------------------------- configuration

@@ -212,6 +212,7 @@ _REASON = Node("reason", "why, in your words", _value("TEXT", "the reason", Kind
 _FOR = Node(
     "for", "take it back by itself after some time", _value("DURATION", "as in 90s, 1h30m", Kind.DURATION, "for")
 )
+_DRY = Node("dry-run", "change nothing, say what would change", key="dry-run", ends=True)
 _MATCH = Node("match", "only names that match", _value("REGEX", "RE2, searched in the name", Kind.TEXT, "match"))
 _CHECK = Node(
     "healthcheck", "only with that check", _value("NAME", "which check", Kind.HEALTHCHECK, Kind.HEALTHCHECK.value)
@@ -338,12 +339,12 @@ _SHOW = Node(
 _VERBS = tuple(
     Node(verb, text, options=options, key="verb", action="set-backend")
     for verb, text, options in (
-        ("pause", "stop probing; weight 0, flows stay", (_REASON, _FOR)),
-        ("resume", "probe again", (_REASON,)),
-        ("enable", "take it back into service", (_REASON,)),
-        ("disable", "take it out at once; its flows are flushed", (_REASON, _FOR)),
-        ("drain", "no new flows; flows and probing stay", (_REASON, _FOR)),
-        ("undrain", "new flows again", (_REASON,)),
+        ("pause", "stop probing; weight 0, flows stay", (_REASON, _FOR, _DRY)),
+        ("resume", "probe again", (_REASON, _DRY)),
+        ("enable", "take it back into service", (_REASON, _DRY)),
+        ("disable", "take it out at once; its flows are flushed", (_REASON, _FOR, _DRY)),
+        ("drain", "no new flows; flows and probing stay", (_REASON, _FOR, _DRY)),
+        ("undrain", "new flows again", (_REASON, _DRY)),
     )
 )
 
@@ -351,11 +352,13 @@ _WEIGHT = Node(
     "weight",
     "its weight in this pool",
     (
-        Node("default", "back to the file's weight", options=(_FLUSH, _REASON), key="weight", action="set-weight"),
+        Node(
+            "default", "back to the file's weight", options=(_FLUSH, _REASON, _DRY), key="weight", action="set-weight"
+        ),
         Node(
             "0-100",
             "its weight from now on",
-            options=(_FLUSH, _REASON, _FOR),
+            options=(_FLUSH, _REASON, _FOR, _DRY),
             kind=Kind.WEIGHT,
             key="weight",
             action="set-weight",
@@ -403,7 +406,7 @@ _SYNC = Node(
 _BRAKE = Node(
     "brake",
     "failures that are held as very many came at once",
-    (Node("release", "hold them no longer: what still fails goes down", action="brake-release"),),
+    (Node("release", "hold them no longer: what still fails goes down", options=(_DRY,), action="brake-release"),),
 )
 
 _LEVEL = Node(

@@ -324,18 +324,60 @@ def _override_words(info: pb.Override) -> str:
 
 
 def reply(
-    changes: Iterable[pb.ValueChange], effects: Iterable[pb.FrontendEffect], omitted: int, now_ns: int
+    changes: Iterable[pb.ValueChange],
+    effects: Iterable[pb.FrontendEffect],
+    omitted: int,
+    now_ns: int,
+    *,
+    tried: bool = False,
 ) -> Iterator[str]:
-    """What a request changed of a setting that was there already, and its effects. ``now_ns``: wall clock."""
+    """What a request changed of a setting that was there already, and its effects. ``now_ns``: wall clock.
+
+    ``tried``: it has changed nothing, and says what it would change.
+    """
+    now, then = ("would be", "is") if tried else ("is now", "was")
     for one in changes:
         # State, drain and weight are in the line before.
         if one.what in ("reason", "until", "by"):
             after, before = _value(one.what, one.after, now_ns), _value(one.what, one.before, now_ns)
-            yield f"  {one.what} is now {after}, was {before}"
+            yield f"  {one.what} {now} {after}, {then} {before}"
     for effect in effects:
         yield f"  {escape(effect.text)}"
     if omitted:
         yield f"  and {omitted} more frontends"
+
+
+def preview(style: Style, info: pb.Preview) -> Iterator[str]:
+    """What a change would do: to frontends and their weights, and in VPP."""
+    for one in info.frontends:
+        before, after = word(pb.FrontendState, one.state_before), word(pb.FrontendState, one.state_after)
+        line = style.paint(f"  frontend {escape(one.frontend)}", "bold")
+        line += f": {before} -> {after}" if before != after else f": {after}"
+        if one.pool_before != one.pool_after:
+            line += f", pool {escape(one.pool_before) or 'none'} -> {escape(one.pool_after) or 'none'}"
+        yield line
+        table = Table(style, ("BACKEND", "POOL", "WEIGHT", "AFTER"), right=("WEIGHT", "AFTER"), indent=4)
+        yield from table.lines(
+            [
+                (
+                    each.backend,
+                    each.pool,
+                    str(each.effective_before),
+                    "as in VPP" if each.keeps else str(each.effective_after),
+                )
+                for each in one.members
+            ]
+        )
+    if info.frontends_omitted:
+        yield f"  ... and {info.frontends_omitted} more frontends"
+    if not info.frontends:
+        yield "  no weight changes in any frontend"
+    if info.HasField("plan"):
+        yield "in VPP:"
+        yield from plan(style, info.plan)
+    else:
+        yield f"in VPP: not known: {escape(info.no_plan)}"
+    yield "nothing was changed"
 
 
 def _value(what: str, text: str, now_ns: int) -> str:

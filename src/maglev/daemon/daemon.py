@@ -22,6 +22,7 @@ from maglev.base import logs
 from maglev.base.clock import Clock, SystemClock
 from maglev.base.errors import HostTrouble
 from maglev.base.version import version
+from maglev.checker.preview import Previews
 from maglev.daemon import figures
 from maglev.daemon.exits import EXIT_FAILED, EXIT_OK, CannotStart, exit_status
 from maglev.daemon.listening import Listener, Place
@@ -229,6 +230,7 @@ class Daemon:
             clock=self._clock,
             bus=parts.bus,
             checker=parts.checker,
+            previews=Previews(parts.checker),
             tracer=parts.checker,
             loader=parts.config_file,
             logs=self._logs,

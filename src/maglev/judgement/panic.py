@@ -38,7 +38,7 @@ Times are monotonic nanoseconds.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from maglev.judgement.weights import WeightTable
 
@@ -68,6 +68,13 @@ class Panics:
     def names(self) -> list[str]:
         """The frontends that can be in panic, in alphabetical order."""
         return sorted(self._able)
+
+    def apart(self, names: Iterable[str]) -> Panics:
+        """A copy of the memory of these frontends, to try something out."""
+        twin = Panics()
+        twin._able = self._able.intersection(names)
+        twin._panics = {name: replace(panic) for name in twin._able if (panic := self._panics.get(name)) is not None}
+        return twin
 
     def configure(self, frontends: Iterable[str]) -> None:
         """Another configuration is in force, in which these frontends can be in panic."""

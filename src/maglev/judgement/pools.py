@@ -33,7 +33,7 @@ share or a number; the second threshold, for the way back, is keepalived's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from maglev.config.model import Frontend
 from maglev.judgement.weights import NO_MEMORY, Memory, WeightTable
@@ -69,6 +69,16 @@ class ActivePools:
     def names(self) -> list[str]:
         """The frontends that have a memory, in the order of the file."""
         return list(self._past)
+
+    def apart(self, names: Iterable[str]) -> ActivePools:
+        """A copy of the memory of these frontends, to try something out."""
+        twin = ActivePools()
+        kept = [name for name in names if name in self._past]
+        twin._past = {name: replace(past := self._past[name], ready_ns=dict(past.ready_ns)) for name in kept}
+        twin._frontends = {name: self._frontends[name] for name in kept}
+        twin._waiting = dict.fromkeys(name for name in kept if name in self._waiting)
+        twin._begun = self._begun
+        return twin
 
     def configure(self, frontends: Iterable[Frontend]) -> None:
         """Another configuration is in force. ``frontends``: those of it that have a memory from now on."""

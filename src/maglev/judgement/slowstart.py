@@ -55,6 +55,15 @@ class Ramps:
         """Whether a frontend has slow start."""
         return frontend in self._durations
 
+    def apart(self, names: Iterable[str]) -> Ramps:
+        """A copy of the memory of these frontends, to try something out."""
+        twin = Ramps()
+        kept = [name for name in names if name in self._durations]
+        twin._durations = {name: self._durations[name] for name in kept}
+        twin._steps = {name: dict(self._steps[name]) for name in kept if name in self._steps}
+        twin._next_ns = {name: self._next_ns[name] for name in kept if name in self._next_ns}
+        return twin
+
     def configure(self, durations: Mapping[str, int]) -> None:
         """Another configuration is in force. ``durations``: of the frontends that have slow start."""
         self._durations = dict(durations)

@@ -36,6 +36,7 @@ from maglev.views.dataplane import (
 )
 from maglev.views.effects import FrontendEffect
 from maglev.views.plans import PlanReport
+from maglev.views.previews import FrontendForecast
 
 STATES: Mapping[State, pb.BackendState.ValueType] = {
     State.UNKNOWN: pb.BACKEND_STATE_UNKNOWN,
@@ -248,6 +249,23 @@ def frontend_effect(view: FrontendEffect) -> pb.FrontendEffect:
         keeps=view.keeps,
         text=str(view),
     )
+
+
+def fill_forecast(info: pb.FrontendForecast, view: FrontendForecast, most: int) -> None:
+    """One frontend before and after a change, with ``most`` members at most."""
+    info.frontend = view.frontend
+    info.state_before, info.state_after = FRONTEND_STATES[view.state_before], FRONTEND_STATES[view.state_after]
+    info.pool_before, info.pool_after = view.pool_before, view.pool_after
+    for member in view.members[:most]:
+        info.members.add(
+            pool=member.pool,
+            backend=member.backend,
+            effective_before=member.effective_before,
+            effective_after=member.effective_after,
+            programmed_before=member.programmed_before,
+            programmed_after=member.programmed_after,
+            keeps=member.keeps,
+        )
 
 
 def fill_member(info: pb.PoolBackendInfo, weight: MemberWeight, buckets: int | None = None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -253,7 +254,10 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         if call.method in OPERATOR_CALLS:
             asked = _asked(call.request)
             added = "".join(f" {key}={_one(value)}" for key, value in asked.items())
-            log.info(
+            # A dry run has changed nothing. One that was refused is logged as any other refusal.
+            tried = code is grpc.StatusCode.OK and getattr(call.request, "dry_run", False)
+            log.log(
+                logging.DEBUG if tried else logging.INFO,
                 "api-change",
                 f"{call.caller.name} called {call.name}{added}",
                 call=call.name,

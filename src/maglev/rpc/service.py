@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import grpc
@@ -22,19 +22,20 @@ from maglev.config.model import Config, Frontend
 from maglev.judgement.weights import FrontendWeights, MemberWeight, applied_weight
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb import maglev_pb2_grpc as pb_grpc
-from maglev.rpc import convert, explain, history, paging
+from maglev.rpc import convert, explain, history, paging, preview
 from maglev.rpc.access import Caller, Role, is_local
 from maglev.rpc.callers import Callers
 from maglev.rpc.filters import name_matcher
 from maglev.rpc.logins import Logins
 from maglev.rpc.readings import Readings
-from maglev.rpc.services import DataplaneApi, Services, Verb
+from maglev.rpc.services import CheckerApi, DataplaneApi, Services, TrialApi, Verb
 from maglev.rpc.turns import Changes, Shared, Turnstile, bounded
 from maglev.rpc.watch import Watchers
 from maglev.views.backends import Override
 from maglev.views.dataplane import ConnectionInfo, FrontendTable
 
 T = TypeVar("T")
+R = TypeVar("R", pb.ChangeBackendResponse, pb.SetWeightResponse, pb.ReleaseBrakeResponse)
 # Generic in the type stubs only, hence the quotes.
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -58,6 +59,7 @@ class MaglevService(pb_grpc.MaglevServicer):
         self._diffs = Shared(lambda: bounded(self._diff()))
         self._reloads = Turnstile("a reload")
         self._flows = Turnstile("a reading of flows", most=2)
+        self._previews = Turnstile("a preview")
         self._readings = Readings(services.clock)
         self._changes = Changes()
 
@@ -164,18 +166,7 @@ class MaglevService(pb_grpc.MaglevServicer):
 
     async def GetBackend(self, request: pb.GetBackendRequest, context: Context) -> pb.BackendInfo:
         """One backend with its history and the frontends that use it."""
-        return self._backend(request.name)
-
-    def _backend(self, name: str) -> pb.BackendInfo:
-        info = pb.BackendInfo()
-        convert.fill_backend(
-            info,
-            _named("backend", self._checker.config().backends, name),
-            self._checker.backend_status(name),
-            overrides=self._checker.overrides_of(name),
-            frontends=self._checker.frontends_of(name),
-        )
-        return info
+        return _backend(self._checker, request.name)
 
     async def GetBackendFlows(self, request: pb.GetBackendFlowsRequest, context: Context) -> pb.BackendFlows:
         """Flows of one backend in VPP, read now or some seconds ago."""
@@ -229,46 +220,68 @@ class MaglevService(pb_grpc.MaglevServicer):
 
     async def PauseBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
         """Stop probing a backend."""
-        return await self._change(self._checker.pause, request, context, may_expire=True)
+        return await self._change(lambda checker: checker.pause, request, context, may_expire=True)
 
     async def ResumeBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
         """Probe a paused backend again."""
-        return await self._change(self._checker.resume, request, context)
+        return await self._change(lambda checker: checker.resume, request, context)
 
     async def EnableBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
         """Take a disabled backend back into service."""
-        return await self._change(self._checker.enable, request, context)
+        return await self._change(lambda checker: checker.enable, request, context)
 
     async def DisableBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
         """Take a backend out at once."""
-        return await self._change(self._checker.disable, request, context, may_expire=True)
+        return await self._change(lambda checker: checker.disable, request, context, may_expire=True)
 
     async def DrainBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
         """Give a backend no new flows."""
-        return await self._change(self._checker.drain, request, context, may_expire=True)
+        return await self._change(lambda checker: checker.drain, request, context, may_expire=True)
 
     async def UndrainBackend(self, request: pb.ChangeBackendRequest, context: Context) -> pb.ChangeBackendResponse:
         """Take a drain back."""
-        return await self._change(self._checker.undrain, request, context)
+        return await self._change(lambda checker: checker.undrain, request, context)
 
     async def _change(
-        self, verb: Verb, request: pb.ChangeBackendRequest, context: Context, *, may_expire: bool = False
+        self,
+        verb: Callable[[CheckerApi], Verb],
+        request: pb.ChangeBackendRequest,
+        context: Context,
+        *,
+        may_expire: bool = False,
     ) -> pb.ChangeBackendResponse:
         if request.duration_ns and not may_expire:
             raise errors.BadValue("only pause, disable and drain take a duration")
-        change = verb(
-            request.name,
-            by=self._caller(context).name,
-            reason=check_reason(request.reason),
-            duration_ns=check_duration(request.duration_ns),
-        )
-        backend = self._backend(request.name)
-        warnings = await self._kept()
-        answer = pb.ChangeBackendResponse(backend=backend, changed=change.changed, warnings=warnings)
-        answer.changes.extend(map(convert.value_change, change.values))
-        answer.effects.extend(map(convert.frontend_effect, change.effects.listed))
-        answer.effects_omitted = change.effects.omitted
+        caller = self._caller(context)
+        reason, duration_ns = check_reason(request.reason), check_duration(request.duration_ns)
+
+        def changed(checker: CheckerApi) -> pb.ChangeBackendResponse:
+            change = verb(checker)(request.name, by=caller.name, reason=reason, duration_ns=duration_ns)
+            answer = pb.ChangeBackendResponse(backend=_backend(checker, request.name), changed=change.changed)
+            answer.changes.extend(map(convert.value_change, change.values))
+            answer.effects.extend(map(convert.frontend_effect, change.effects.listed))
+            answer.effects_omitted = change.effects.omitted
+            return answer
+
+        if request.dry_run:
+            trial = self._services.previews.of_backend
+            return await self._tried(caller, lambda: trial(request.name), lambda trial: trial.run(changed))
+        answer = changed(self._checker)
+        answer.warnings.extend(await self._kept())
         return answer
+
+    async def _tried(
+        self, caller: Caller, trial: Callable[[], Awaitable[TrialApi]], change: Callable[[TrialApi], R]
+    ) -> R:
+        """The answer to a change that is only tried, with what it would do."""
+
+        async def answered() -> R:
+            made = await trial()
+            answer = change(made)
+            answer.preview.CopyFrom(await preview.preview(self._services, made))
+            return answer
+
+        return await self._previews.run(caller.role, answered)
 
     async def _kept(self) -> list[str]:
         """Wait until a change is on the disk; words for the caller on what it has not reached: the disk, or VPP."""
@@ -291,28 +304,40 @@ class MaglevService(pb_grpc.MaglevServicer):
             check_weight(weight)
         elif request.duration_ns:
             raise errors.BadValue("only a weight takes a duration, the file's does not")
-        change = self._checker.set_weight(
-            request.frontend,
-            request.pool,
-            request.backend,
-            weight,
-            flush=request.flush,
-            by=self._caller(context).name,
-            reason=check_reason(request.reason),
-            duration_ns=check_duration(request.duration_ns),
-        )
-        weights = self._checker.frontend_weights(request.frontend)
-        member = _member(weights, request.pool, request.backend)
-        applied = applied_weight(member.weight, weights.unit)
-        answer = pb.SetWeightResponse(
-            unit=weights.unit,
-            applied_weight=applied,
-            rounded=applied != (member.weight if weight is None else weight),
-            previous_weight=change.previous,
-        )
-        convert.fill_member(answer.backend, member)
-        answer.changes.extend(map(convert.value_change, change.values))
-        answer.effects.extend(map(convert.frontend_effect, change.effects.listed))
+        caller = self._caller(context)
+        reason, duration_ns = check_reason(request.reason), check_duration(request.duration_ns)
+
+        def changed(checker: CheckerApi) -> pb.SetWeightResponse:
+            change = checker.set_weight(
+                request.frontend,
+                request.pool,
+                request.backend,
+                weight,
+                flush=request.flush,
+                by=caller.name,
+                reason=reason,
+                duration_ns=duration_ns,
+            )
+            weights = checker.frontend_weights(request.frontend)
+            member = _member(weights, request.pool, request.backend)
+            applied = applied_weight(member.weight, weights.unit)
+            answer = pb.SetWeightResponse(
+                unit=weights.unit,
+                applied_weight=applied,
+                rounded=applied != (member.weight if weight is None else weight),
+                previous_weight=change.previous,
+            )
+            convert.fill_member(answer.backend, member)
+            answer.changes.extend(map(convert.value_change, change.values))
+            answer.effects.extend(map(convert.frontend_effect, change.effects.listed))
+            return answer
+
+        if request.dry_run:
+            trial = self._services.previews.of_weight
+            return await self._tried(
+                caller, lambda: trial(request.frontend, request.backend), lambda trial: trial.run(changed)
+            )
+        answer = changed(self._checker)
         answer.warnings.extend(await self._kept())
         return answer
 
@@ -517,7 +542,15 @@ class MaglevService(pb_grpc.MaglevServicer):
 
     async def ReleaseBrake(self, request: pb.ReleaseBrakeRequest, context: Context) -> pb.ReleaseBrakeResponse:
         """End all brakes."""
-        return pb.ReleaseBrakeResponse(released=self._checker.release_brake(by=self._caller(context).name))
+        caller = self._caller(context)
+
+        def tried(trial: TrialApi) -> pb.ReleaseBrakeResponse:
+            released, failing = trial.release_brake()
+            return pb.ReleaseBrakeResponse(released=released, failing=failing)
+
+        if request.dry_run:
+            return await self._tried(caller, self._services.previews.of_brake, tried)
+        return pb.ReleaseBrakeResponse(released=self._checker.release_brake(by=caller.name))
 
     async def GetVPPLBCounters(
         self, request: pb.GetVPPLBCountersRequest, context: Context
@@ -572,6 +605,18 @@ def _named(kind: str, among: Mapping[str, T], name: str) -> T:
         return among[name]
     except KeyError:
         raise errors.UnknownName(kind, name, among=among) from None
+
+
+def _backend(checker: CheckerApi, name: str) -> pb.BackendInfo:
+    info = pb.BackendInfo()
+    convert.fill_backend(
+        info,
+        _named("backend", checker.config().backends, name),
+        checker.backend_status(name),
+        overrides=checker.overrides_of(name),
+        frontends=checker.frontends_of(name),
+    )
+    return info
 
 
 def _override_key(override: Override) -> str:

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from maglev.base.clock import Clock
-from maglev.base.events import Bus
+from maglev.base.events import Bus, Event
 from maglev.base.states import FrontendState, State
 from maglev.config.diff import ConfigChange
 from maglev.config.load import CheckResult, LoadResult
@@ -23,7 +23,7 @@ from maglev.config.model import Config
 from maglev.events.causes import Cause
 from maglev.events.ring import PastEvent
 from maglev.judgement.brake import Begun
-from maglev.judgement.weights import FrontendWeights
+from maglev.judgement.weights import FrontendWeights, StateSource
 from maglev.views.backends import BackendStatus, Change, Override, WeightChange
 from maglev.views.dataplane import (
     BackendFlows,
@@ -37,6 +37,9 @@ from maglev.views.dataplane import (
     WarmupInfo,
 )
 from maglev.views.plans import PlanReport, SyncReport
+from maglev.views.previews import FrontendForecast
+
+T = TypeVar("T")
 
 # Name of the log record of a single probe; only watchers that name its backend get it.
 PROBE_RECORD = "probe"
@@ -130,6 +133,57 @@ class CheckerApi(Protocol):
         ...
 
 
+class TrialChecker(CheckerApi, StateSource, Protocol):
+    """The copy of the checker in a trial: its verbs are tried, and it has the states that they lead to."""
+
+
+class TrialApi(Protocol):
+    """A copy of what a change concerns (``maglev.checker.preview.Trial``)."""
+
+    @property
+    def checker(self) -> TrialChecker:
+        """The copy."""
+        ...
+
+    @property
+    def frontends(self) -> Sequence[str]:
+        """The frontends that the change may concern."""
+        ...
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """What the change would publish, once it was made to the copy."""
+        ...
+
+    def run(self, change: Callable[[CheckerApi], T]) -> T:
+        """Make a change to the copy; raises what the change itself would raise."""
+        ...
+
+    def release_brake(self) -> tuple[int, int]:
+        """Try the end of all brakes: how many backends are held, and how many of them fail at this moment."""
+        ...
+
+    async def forecasts(self) -> Sequence[FrontendForecast]:
+        """The frontends for which the change makes a difference."""
+        ...
+
+
+class PreviewsApi(Protocol):
+    """Makes trials. Raises ``Unavailable`` where reloads follow one another."""
+
+    async def of_backend(self, name: str) -> TrialApi:
+        """To try a verb on a backend."""
+        ...
+
+    async def of_weight(self, frontend: str, backend: str) -> TrialApi:
+        """To try a weight of a backend in a frontend. Raises ``UnknownName``."""
+        ...
+
+    async def of_brake(self) -> TrialApi:
+        """To try the end of all brakes."""
+        ...
+
+
 class Tracer(Protocol):
     """Turns per-probe log records of single backends on and off."""
 
@@ -185,6 +239,10 @@ class DataplaneApi(Protocol):
         self, frontend: str | None, *, force: bool, prune: bool = False, config: Config | None = None
     ) -> PlanReport:
         """The plan of a sync, now or after a reload to ``config``."""
+        ...
+
+    async def preview(self, names: Sequence[str], after: StateSource, events: Sequence[Event]) -> PlanReport:
+        """The plan for these frontends after a change. ``after``: its states; ``events``: what it would publish."""
         ...
 
     async def sync(self, frontend: str | None, *, force: bool, by: str, prune: bool = False) -> SyncReport:
@@ -349,6 +407,7 @@ class Services:
     clock: Clock
     bus: Bus
     checker: CheckerApi
+    previews: PreviewsApi
     tracer: Tracer
     loader: LoaderApi
     logs: LogControlApi

@@ -29,7 +29,7 @@ Bounds
 
 from maglev.base.logs.control import FORMATS, LogControl
 from maglev.base.logs.lines import counted, escape
-from maglev.base.logs.logger import EventLogger, get
+from maglev.base.logs.logger import EventLogger, get, muted
 from maglev.base.logs.record import LEVELS, ROOT, level_name, parse_level
 
 __all__ = [
@@ -42,5 +42,6 @@ __all__ = [
     "escape",
     "get",
     "level_name",
+    "muted",
     "parse_level",
 ]

@@ -12,6 +12,7 @@ from dataclasses import replace
 from maglev.base import logs
 from maglev.base.clock import Clock
 from maglev.base.errors import Unavailable, UnknownName
+from maglev.base.events import Event
 from maglev.base.pace import Pace
 from maglev.config.model import Config
 from maglev.judgement.weights import StateSource
@@ -34,7 +35,7 @@ from maglev.views.plans import PlanReport, SyncReport
 from maglev.vpp.planning.desired import DesiredVip
 from maglev.vpp.planning.diff import diff
 from maglev.vpp.planning.model import Actual, vip_key
-from maglev.vpp.planning.plan import Op
+from maglev.vpp.planning.plan import Op, Plan
 from maglev.vpp.shown.comparison import Comparison, conf_state, protocol_name
 from maglev.vpp.shown.forecast import forecast, plan_report
 from maglev.vpp.shown.reconciler_api import ReconcilerApi
@@ -200,7 +201,7 @@ class Dataplane:
         for piece in await self.reconciler.pieces(names, after_it):
             wanted = self.reconciler.desired(piece, source, new=new)
             plan.join(diff(wanted, Actual(None, actual.vips), owed, policy, lost=lost))
-            backends.update({(vip.key, one.address): one.backend for vip in wanted for one in vip.ases})
+            backends.update(_names_of(wanted))
             await pace.breathe()
         if frontend is None:
             removed = {step.vip for step in plan.steps if step.op is Op.DELETE_VIP}
@@ -208,6 +209,27 @@ class Dataplane:
             plan.join(diff([], Actual(None, left), owed, replace(policy, prune_rest=True), lost=lost))
         if config is None:
             plan.notes.extend(self._warmup_notes(names))
+        return await plan_report(plan, await forecast(plan, actual, backends))
+
+    async def preview(self, names: Sequence[str], after: StateSource, events: Sequence[Event]) -> PlanReport:
+        """The plan for these frontends if a change were made now, of which ``after`` has the states. Writes nothing.
+
+        ``events``: what the change would publish, from which follow the flushes that it owes. Unlike ``plan``, it
+        compares with what is known of VPP: the change itself would not read VPP first either.
+        """
+        actual = await self.reconciler.certain(names)
+        config = after.config()
+        names = [name for name in names if name in config.frontends]
+        policy = self.reconciler.policy(full=False, prune_rest=False, force=False)
+        owed, lost = self.reconciler.would_owe(events), self.reconciler.lost
+        plan, pace = Plan(), Pace()
+        backends: dict[tuple[VipKey, bytes], str] = {}
+        for piece in await self.reconciler.pieces(names, config):
+            wanted = self.reconciler.desired(piece, after)
+            plan.join(diff(wanted, Actual(None, actual.vips), owed, policy, lost=lost))
+            backends.update(_names_of(wanted))
+            await pace.breathe()
+        plan.notes.extend(self._warmup_notes(names))
         return await plan_report(plan, await forecast(plan, actual, backends))
 
     def _warmup_notes(self, names: Sequence[str]) -> Iterator[str]:
@@ -281,6 +303,11 @@ class Dataplane:
     def _frontends_by_key(self, names: Iterable[str]) -> dict[VipKey, str]:
         frontends = self._states.config().frontends
         return {vip_key(frontends[name]): name for name in names}
+
+
+def _names_of(wanted: Iterable[DesiredVip]) -> Iterator[tuple[tuple[VipKey, bytes], str]]:
+    """The backend of each AS."""
+    return (((vip.key, one.address), one.backend) for vip in wanted for one in vip.ases)
 
 
 def _traffic(frontend: str, counters: VipCounters) -> VipTraffic:

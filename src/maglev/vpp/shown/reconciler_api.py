@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Protocol
 
+from maglev.base.events import Event
 from maglev.config.model import Config, Frontend
 from maglev.judgement.weights import StateSource
 from maglev.vpp.planning.cost import CostModel
@@ -116,6 +117,14 @@ class ReconcilerApi(Protocol):
 
         ``prune``: an operator agrees to all deletions.
         """
+        ...
+
+    def would_owe(self, events: Iterable[Event]) -> Mapping[FlushKey, Owed]:
+        """The flushes that VPP would not have acknowledged if all of this happened now."""
+        ...
+
+    async def certain(self, names: Iterable[str]) -> Actual:
+        """VPP as it is known, with all that is in doubt of these frontends read again. Raises ``Unavailable``."""
         ...
 
     async def pieces(self, names: Iterable[str], config: Config) -> list[list[str]]:

@@ -138,6 +138,10 @@ class WarmUp:
             given_up.append(name)
         return given_up
 
+    def new(self, name: str) -> bool:
+        """Whether nothing is known of a backend since the start."""
+        return name in self._unresolved and name not in self._inherited
+
     def resolved(self, name: str) -> bool:
         """A backend left ``unknown``. True if that was the first thing known of it since the start."""
         if name not in self._unresolved:

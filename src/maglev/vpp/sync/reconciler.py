@@ -25,7 +25,7 @@ decide what follows from a fact.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
@@ -266,6 +266,18 @@ class Reconciler:
         """Frontends of ``config`` in the pieces of a full sync."""
         return await self._full.pieces(names, config)
 
+    async def certain(self, names: Iterable[str]) -> Actual:
+        """VPP as it is known, after the VIPs of these frontends were read again that are in doubt.
+
+        Raises ``Unavailable``.
+        """
+        keys = self._rooms.announced.current.keys
+        doubtful = [keys[name] for name in names if name in keys]
+        async with self._rooms.signals.lock:
+            self._rooms.mirror.demand()
+            await self._readback.doubtful(doubtful)
+        return self._rooms.mirror.demand()
+
     def frontend(self, name: str) -> Frontend:
         """The configured frontend of that name. Raises ``UnknownName``."""
         among = self._rooms.announced.in_force.frontends
@@ -304,22 +316,46 @@ class Reconciler:
         rooms, to = self._rooms, event.to_state
         if event.from_state == to:
             return
-        # The first verdict since the start does not count as a transition: the server may have been down all the time.
-        # If that owed a flush, each restart of the daemon would evict flows that standbys took over long ago. An
-        # operator's change counts at any time.
         first = to is not State.UNKNOWN and rooms.adoption.warmup.resolved(event.name) and to is State.DOWN
         for use in rooms.announced.current.uses.get(event.name, ()):
             rooms.agenda.mark(use.frontend, use.flush.vip)
-            # A backend that is removed owes nothing: its AS is deleted with a flush.
-            if not first and to is not State.REMOVED and flush_owed(to, flush_on_down=use.flush_on_down):
-                rooms.debts.owe(use.flush, Cause.DOWN if to is State.DOWN else Cause.OPERATOR)
+        for key, cause in self._flushes(event, first=first):
+            rooms.debts.owe(key, cause)
 
     def _weight_changed(self, event: WeightEvent) -> None:
+        self._rooms.agenda.mark(event.frontend, self._rooms.announced.current.keys.get(event.frontend))
+        for key, cause in self._flushes(event):
+            self._rooms.debts.owe(key, cause)
+
+    def _flushes(self, event: Event, *, first: bool = False) -> Iterator[tuple[FlushKey, Cause]]:
+        """The flushes that a change owes. ``first``: it is the first verdict of its backend since the start.
+
+        The first verdict does not count as a transition: the server may have been down all the time. If that owed a
+        flush, each restart of the daemon would evict flows that standbys took over long ago. An operator's change
+        counts at any time.
+        """
         current = self._rooms.announced.current
-        key, backend = current.keys.get(event.frontend), current.config.backends.get(event.backend)
-        self._rooms.agenda.mark(event.frontend, key)
-        if event.flush and key is not None and backend is not None:
-            self._rooms.debts.owe(FlushKey(key, backend.address.packed), Cause.OPERATOR)
+        if isinstance(event, BackendEvent):
+            to = event.to_state
+            # A backend that is removed owes nothing: its AS is deleted with a flush.
+            if first or event.from_state == to or to is State.REMOVED:
+                return
+            for use in current.uses.get(event.name, ()):
+                if flush_owed(to, flush_on_down=use.flush_on_down):
+                    yield use.flush, Cause.DOWN if to is State.DOWN else Cause.OPERATOR
+        elif isinstance(event, WeightEvent):
+            key, backend = current.keys.get(event.frontend), current.config.backends.get(event.backend)
+            if event.flush and key is not None and backend is not None:
+                yield FlushKey(key, backend.address.packed), Cause.OPERATOR
+
+    def would_owe(self, events: Iterable[Event]) -> Mapping[FlushKey, Owed]:
+        """The flushes that VPP would not have acknowledged if all of this happened now."""
+        debts, new = Debts(self._rooms.debts.owed.items()), self._rooms.adoption.warmup.new
+        for event in events:
+            first = isinstance(event, BackendEvent) and event.to_state is State.DOWN and new(event.name)
+            for key, cause in self._flushes(event, first=first):
+                debts.owe(key, cause)
+        return debts.owed
 
     def _confirmed(self, accepted: Accepted) -> None:
         """A reading shows a change that VPP had accepted as a part of commands."""
