@@ -404,3 +404,44 @@ def test_a_flow_shows_its_server_now_and_before() -> None:
     assert any(line.startswith("  before         none: no server had a weight, until") for line in lines)
     info.changed_at_ns = 0
     assert not any("before " in line for line in render.flow(PLAIN, info))
+
+
+def told_event(number: int, cause: int, name: str) -> pb.PastEvent:
+    event = pb.BackendEvent(
+        name=name, from_state=pb.BACKEND_STATE_UP, to_state=pb.BACKEND_STATE_DOWN, code=pb.CHECK_CODE_L4CON
+    )
+    return pb.PastEvent(id=number, cause=cause, event=pb.Event(backend=event))
+
+
+def test_events_of_one_cause_stand_below_it_and_the_newest_causes_are_kept() -> None:
+    events = [told_event(number, 7, f"web{number}") for number in range(1, 6)]
+    events += [told_event(6, 8, "alone"), told_event(7, 0, "none")]
+    many = pb.Cause(
+        id=7, text="5 backends went down", frontends=4, frontend_names=["a", "b"], frontends_down=1, pools_left=2,
+        at_ns=10**18, last_ns=10**18 + 3 * 10**6, changes=5,
+        accepted_ns=10**18 + 7 * 10**6, confirmed_ns=10**18 + 10**9,
+    )  # fmt: skip
+    causes = {7: many, 8: pb.Cause(id=8, text="alone", changes=1, at_ns=1, accepted_ns=2 * 10**6 + 1)}
+    lines = [line.split("  ", 1)[1] for line in render.past_events(Style(False), events, causes, None)]
+    assert lines == [
+        "5 backends went down",
+        "  within 3ms; 4 frontends (a, b and 2 more); 1 without a server; 2 served by another pool;"
+        " 5 changes in VPP after 7ms, read back after 1s",
+        *(f"  -  backend web{number}  up -> down  L4CON" for number in (1, 2, 3)),
+        "  and 2 more events",
+        "backend alone  up -> down  L4CON",
+        "  1 change in VPP after 2ms",
+        "backend none  up -> down  L4CON",
+    ]
+    newest = list(render.past_events(Style(False), events, causes, 1))
+    assert len(newest) == 1
+    assert newest[0].endswith("backend none  up -> down  L4CON")
+
+
+def test_an_explanation_is_sentences_and_causes() -> None:
+    info = pb.Explanation(
+        subject="backend web1", sentences=["It is down.", "Nothing \x1b[31mred."], causes=[pb.Cause(text="why")]
+    )
+    assert list(render.explanation(Style(False), info)) == [
+        "backend web1", "  It is down.", "  Nothing \\x1b[31mred.", "", "-  why",
+    ]  # fmt: skip

@@ -221,32 +221,39 @@ def _show_overrides(context: Context, command: Command) -> int:
 
 
 def _show_events(context: Context, command: Command) -> int:
-    return _every_event(context, command) if "all" in command.values else _causes(context, command)
-
-
-def _causes(context: Context, command: Command) -> int:
-    """``show events``: the causes, with their effects counted."""
     client, values = context.client, command.values
-    request = pb.ListCausesRequest(last_ns=parse_duration(values["last"]) if "last" in values else 0)
+    request = pb.ListEventsRequest(last_ns=parse_duration(values["last"]) if "last" in values else 0)
     if "backend-name" in values:
         request.backends.append(values["backend-name"])
     if "frontend-name" in values:
         request.frontends.append(values["frontend-name"])
     most = int(values["num"]) if "num" in values else None if "last" in values else MOST_EVENTS
-    found: list[pb.Cause] = []
+    folded = "all" not in values and not context.json
+    found: list[pb.PastEvent] = []
+    groups: set[int] = set()
     total = forgotten = 0
-    for page in client.pages(client.stub.ListCauses, request):
+    for page in client.pages(client.stub.ListEvents, request):
         total, forgotten = page.total, page.forgotten
-        found.extend(page.causes)
-        if most is not None and len(found) >= most:
+        found.extend(page.events)
+        groups.update(one.cause or -one.id for one in page.events)
+        if most is not None and (len(groups) if folded else len(found)) >= most:
             break
-    shown = found[:most][::-1]
+    # The daemon gives the newest first. For people the newest stands last, beside the prompt.
     if context.json:
-        return context.list([shown], Table(context.style, ()), list)
-    context.print(line for one in shown for line in render.cause(context.style, one))
-    if not shown:
+        return context.list([found[:most][::-1]], Table(context.style, ()), list)
+    if folded:
+        context.print(render.past_events(context.style, found[::-1], _causes(client, request), most))
+    else:
+        context.print(render.past_event(context.style, one) for one in found[:most][::-1])
+    if not found:
         context.print([render.no_events(total, forgotten)])
     return DONE
+
+
+def _causes(client: Client, events: pb.ListEventsRequest) -> dict[int, pb.Cause]:
+    """The causes of the events that such a request lists, by number."""
+    request = pb.ListCausesRequest(backends=events.backends, frontends=events.frontends)
+    return {one.id: one for page in client.pages(client.stub.ListCauses, request) for one in page.causes}
 
 
 def _why(context: Context, command: Command) -> int:
@@ -258,32 +265,6 @@ def _why(context: Context, command: Command) -> int:
         request.frontend = values["frontend"]
     info = client.call(client.stub.Explain, request)
     return context.show(info, lambda: render.explanation(context.style, info))
-
-
-def _every_event(context: Context, command: Command) -> int:
-    client = context.client
-    values = command.values
-    request = pb.ListEventsRequest(last_ns=parse_duration(values["last"]) if "last" in values else 0)
-    if "backend-name" in values:
-        request.backends.append(values["backend-name"])
-    if "frontend-name" in values:
-        request.frontends.append(values["frontend-name"])
-    most = int(values["num"]) if "num" in values else None if "last" in values else MOST_EVENTS
-    found: list[pb.PastEvent] = []
-    total = forgotten = 0
-    for page in client.pages(client.stub.ListEvents, request):
-        total, forgotten = page.total, page.forgotten
-        found.extend(page.events)
-        if most is not None and len(found) >= most:
-            break
-    # The daemon gives the newest first. For people the newest stands last, beside the prompt.
-    shown = found[:most][::-1]
-    if context.json:
-        return context.list([shown], Table(context.style, ()), list)
-    context.print(render.past_event(context.style, one) for one in shown)
-    if not shown:
-        context.print([render.no_events(total, forgotten)])
-    return DONE
 
 
 def _show_vpp_info(context: Context, command: Command) -> int:

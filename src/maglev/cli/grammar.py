@@ -294,9 +294,9 @@ _SHOW = Node(
         Node("overrides", "what operators have set and not taken back", action="show-overrides"),
         Node(
             "events",
-            "what happened lately, and why: like causes are one line",
+            "what happened lately, and why: events of one cause below it",
             options=(
-                Node("all", "each event in a line of its own", key="all", ends=True),
+                Node("all", "each event, however many have one cause", key="all", ends=True),
                 Node("last", "only of the last time", _value("DURATION", "as in 10m, 1h30m", Kind.DURATION, "last")),
                 Node("num", "only the last ones", _value("N", "how many", Kind.NUMBER, "num")),
                 Node("backend", "of one backend", _value("NAME", "which backend", Kind.BACKEND, "backend-name")),

@@ -523,6 +523,10 @@ def past_event(style: Style, told: pb.PastEvent) -> str:
 def cause(style: Style, info: pb.Cause) -> Iterator[str]:
     """A cause of ``show events`` and ``why``: what happened, and below it how far its effects have come."""
     yield f"{moment(info.at_ns) or '-'}  {escape(info.text)}"
+    yield from _effects(style, info)
+
+
+def _effects(style: Style, info: pb.Cause) -> Iterator[str]:
     lasted = info.last_ns - info.at_ns
     parts = [f"within {duration(lasted)}"] if lasted > 0 else []
     if info.frontends:
@@ -555,6 +559,31 @@ def explanation(style: Style, info: pb.Explanation) -> Iterator[str]:
     for one in info.causes:
         yield ""
         yield from cause(style, one)
+
+
+MOST_FOLDED = 3
+"""Events of one cause that ``show events`` prints below it."""
+
+
+def past_events(
+    style: Style, events: Sequence[pb.PastEvent], causes: Mapping[int, pb.Cause], most: int | None
+) -> Iterator[str]:
+    """``show events``: the events of one cause below it, oldest first; at most so many causes, the newest ones."""
+    groups: dict[int, list[pb.PastEvent]] = {}
+    for one in events:
+        groups.setdefault(one.cause or -one.id, []).append(one)
+    for number in list(groups)[-most if most is not None else 0 :]:
+        members, found = groups[number], causes.get(number)
+        if len(members) == 1:
+            yield past_event(style, members[0])
+            yield from () if found is None else _effects(style, found)
+            continue
+        if found is not None:
+            yield from cause(style, found)
+        for one in members[:MOST_FOLDED]:
+            yield f"    {past_event(style, one)}"
+        if len(members) > MOST_FOLDED:
+            yield f"    and {_counted(len(members) - MOST_FOLDED, 'more event')}"
 
 
 def no_events(total: int, forgotten: int) -> str:
