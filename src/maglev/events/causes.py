@@ -10,7 +10,7 @@ those. A change of an AS belongs to the newest cause of its backend, if that cam
 from VPP as it should be. Otherwise it belongs to the newest cause of the frontend (a server of another pool takes
 over), or to the newest cause that may concern any frontend (a reload, a connection).
 
-Memory is bounded: ``MOST`` causes, of each some counters and a few names. A verdict costs no object of its own: the
+Memory is bounded: ``MOST`` causes, of each some counters and a few names. No object is made for a single verdict: the
 tables by name hold the numbers of the causes.
 
 Everything here runs on the event loop.
@@ -61,7 +61,7 @@ EXPIRY = "expiry"
 
 
 class CauseKind(enum.Enum):
-    """What kind of thing led to a change."""
+    """The kind of a cause."""
 
     VERDICT = "verdict"
     OPERATOR = "operator"
@@ -163,7 +163,7 @@ def _some(what: str, many: int, names: Sequence[str]) -> str:
 
 
 class Trail(Protocol):
-    """What the dataplane tells of the way of a change. Names of frontends and backends, as a plan has them."""
+    """Learns from the dataplane how far a change has come. Names of frontends and backends, as a plan has them."""
 
     def planned(self, frontends: Iterable[str]) -> None:
         """A plan was made that changes something of these frontends in VPP."""
