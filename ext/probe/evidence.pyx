@@ -322,6 +322,12 @@ cdef bint timeout_stands(State* e, uint32_t index) noexcept nogil:
     return False
 
 
+# Does the kernel's way to a target lead by another interface than when the target passed? Then a next hop that does not
+# answer there says nothing of the target.
+cdef inline bint leads_elsewhere(const Origin* origin, const Slot* slot, uint8_t place) noexcept nogil:
+    return place and 0 < slot.interface <= origin.interface_count and place != slot.interface
+
+
 # An ICMP error came back for a probe in flight, from `offender`. BLOCK_NONE: a failed probe.
 cdef int error_kind(
     State* e, Origin* origin, const Slot* slot, const uint8_t* offender, const Packet* packet
@@ -343,4 +349,6 @@ cdef int error_kind(
     place = interface_place(origin, way.interface)
     if not interface_up(e, origin, place):
         return BLOCK_LINK
+    if leads_elsewhere(origin, slot, place):
+        return route_kind(e, origin, <uint32_t>(slot - e.slots))
     return egress_kind(e, origin, place, slot.sent)

@@ -100,8 +100,9 @@ cdef bint proof_too_young(State* e, Origin* origin, const Slot* slot) noexcept n
     return way.hop_age <= e.clock.now - slot.sent + 10 * MS
 
 
-# Does the way to a target lead to a dead host on our link? BLOCK_NONE: it does. BLOCK_LINK, BLOCK_QUEUE: that proves
-# nothing, since our interface is down, or nothing leaves by it. -1: it does not; -2: nor does it lead over a router.
+# Does the way to a target lead to a dead host on our link? BLOCK_NONE: it does. BLOCK_LINK, BLOCK_QUEUE, BLOCK_ROUTE:
+# that proves nothing, since our interface is down, nothing leaves by it, or the way is another than at the last pass.
+# -1: it does not; -2: nor does it lead over a router.
 cdef int proof_dead_host(State* e, Origin* origin, const Slot* slot) noexcept nogil:
     cdef Way way
     cdef uint8_t place
@@ -112,6 +113,8 @@ cdef int proof_dead_host(State* e, Origin* origin, const Slot* slot) noexcept no
     place = interface_place(origin, way.interface)
     if not interface_up(e, origin, place):
         return BLOCK_LINK
+    if leads_elsewhere(origin, slot, place):
+        return route_kind(e, origin, <uint32_t>(slot - e.slots))
     if hop_ask(origin, &way) != HOP_SILENT:
         return -2 if memcmp(way.hop, slot.address, 16 if origin.v6 else 4) == 0 else -1
     return egress_kind(e, origin, place, slot.sent)

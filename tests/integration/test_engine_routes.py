@@ -10,7 +10,7 @@ import pytest
 from maglev.base.states import State
 from tests.helpers.engine import MS, Probing, check, listener, port_of, probing
 from tests.helpers.netns import SERVER, Pair, inside, ip, pair
-from tests.helpers.trouble import firewall, no_carrier
+from tests.helpers.trouble import firewall, no_carrier, run
 
 FAR, FAR6 = "198.51.100.20", "2001:db8:7::20"
 NEAR, NEAR6 = "198.18.0.2", "2001:db8:18::2"
@@ -110,8 +110,11 @@ def test_a_route_that_moves_and_leads_nowhere_is_still_no_verdict(nets: Pair, po
             ip("-n", nets.client, family, "route", "replace", net, "dev", "other0")
         for target in targets:
             assert p.blocked(target).startswith("not probed: no route")
+        # The kernel gives up the neighbours there after three seconds, and reports that for each probe.
+        words = ["ip", "-n", nets.client, "neigh", "show", "dev", "other0", "nud", "failed"]
+        p.wait(lambda: {FAR, FAR6} <= {line.split()[0] for line in run(*words).splitlines()}, "dead neighbours")
         tries = p.engine.stats()["local_errors"]
-        p.wait(lambda: p.engine.stats()["local_errors"] >= tries + 6 * len(targets), "more tries")
+        p.wait(lambda: p.engine.stats()["local_errors"] >= tries + 12 * len(targets), "more tries")
         assert all([one.to_state for one in p.of(target)] == [State.UP] for target in targets)
 
 
