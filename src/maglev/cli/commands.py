@@ -397,6 +397,9 @@ def _brake_release(context: Context, command: Command) -> int:
     backends = "1 backend" if answer.released == 1 else f"{answer.released} backends"
 
     def lines() -> Iterator[str]:
+        if not answer.released:
+            yield "no backend is held: there is nothing to release"
+            return
         if not request.dry_run:
             yield f"{backends} held no longer"
             return
