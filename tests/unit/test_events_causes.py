@@ -139,7 +139,7 @@ def test_a_verdict_that_joins_a_cause_after_the_read_back_belongs_to_it(noted: N
 def test_a_reload_and_a_connection_may_concern_any_frontend(noted: Noted) -> None:
     noted.causes.take(BackendEvent("d", "", State.REMOVED, State.UNKNOWN, Code.ADDED, "", 1, "ann"))
     assert noted.causes.take(ConfigEvent(at_ns=1, by="ann")) == 1
-    assert str(noted.cause(1)) == "another configuration, loaded by ann, 1 backend came or went"
+    assert str(noted.cause(1)) == "configuration loaded by ann, 1 backend came or went"
     noted.causes.accepted("www", "c")
     assert noted.cause(1).changes == 1
     noted.causes.notice(LogEvent("info", "vpp-connected", "connected to VPP", 2))
@@ -151,6 +151,15 @@ def test_a_reload_and_a_connection_may_concern_any_frontend(noted: Noted) -> Non
     noted.causes.notice(LogEvent("info", "vpp-connected", "connected to VPP", 3))
     noted.causes.accepted("api", "d")
     assert (noted.cause(3).kind, noted.cause(3).changes) == (CauseKind.CONNECTION, 1)
+
+
+def test_the_first_load_and_a_signal_are_named(noted: Noted) -> None:
+    loads = [noted.causes.take(ConfigEvent(at_ns=1, by=by)) for by in ("start", "signal", "")]
+    assert [str(noted.cause(number)) for number in loads] == [
+        "configuration loaded at the start",
+        "configuration loaded on SIGHUP",
+        "configuration loaded anew",
+    ]
 
 
 def test_what_operators_did_is_told_in_their_words(noted: Noted) -> None:

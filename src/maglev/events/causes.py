@@ -139,7 +139,7 @@ class Cause:
             case CauseKind.EXPIRY:
                 return f"the time of {_some('setting', self.backends, ())} is over: " + ", ".join(self.backend_names)
             case CauseKind.RELOAD:
-                words = "another configuration" + (f", loaded by {self.by}" if self.by else "")
+                words = "configuration loaded " + _LOADED.get(self.by, f"by {self.by}" if self.by else "anew")
                 return words + (f", {_some('backend', self.backends, ())} came or went" if self.backends else "")
             case CauseKind.MECHANISM if self.frontends:
                 return f"{self.what}: {_some('frontend', self.frontends, self.frontend_names)}"
@@ -149,6 +149,8 @@ class Cause:
 
 
 _WENT = {"down": "went down", "up": "came up"}
+
+_LOADED = {"start": "at the start", "signal": "on SIGHUP"}
 
 _DONE = {
     Code.PAUSED: "paused",
