@@ -389,6 +389,19 @@ class Failed(grpc.RpcError):
         ("errors resolving lb1:9090: [field:hostname lookup error:address lookup failed for lb1:9090: Domain name not "
          "found]", "Domain name not found"),
         ("something else: of another kind", "something else: of another kind"),
+        ("failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:9443: Tls handshake failed "
+         "(TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1000007d:SSL routines:OPENSSL_internal:"
+         "CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate: OK",
+         "its certificate is not verified: unable to get local issuer certificate; --tls-ca names the authorities"),
+        ("failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:9090: Tls handshake failed "
+         "(TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:100000f7:SSL routines:OPENSSL_internal:WRONG_VERSION_NUMBER: "
+         "Invalid certificate verification context: OK", "it does not speak TLS: leave the TLS flags out"),
+        ("failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:9443: Custom verification check "
+         "failed with error: UNAUTHENTICATED: Hostname Verification Check failed.",
+         "its certificate is for another name: --tls-server-name says which"),
+        ("failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.0.0.1:9443: Socket closed",
+         "it closed the connection: it may want TLS (--tls-ca), or a certificate (--tls-cert, --tls-key)"),
+        ("Socket closed", "Socket closed"),
     ],
 )  # fmt: skip
 def test_who_cannot_be_reached_is_told_in_few_words(details: str, told: str) -> None:
