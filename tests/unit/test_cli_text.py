@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from maglev.base.limits import MAX_DURATION_NS
 from maglev.cli import grammar
 from maglev.cli.client import Client, default_server, target
 from maglev.cli.errors import UsageError
@@ -91,6 +92,13 @@ def test_durations_are_read_as_go_writes_them(text: str, ns: int) -> None:
 def test_other_durations_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["0s", "0h", "8785h"])
+def test_a_duration_out_of_range_is_not_called_none(text: str) -> None:
+    with pytest.raises(UsageError, match=f"^'{text}': a duration here is above 0 and at most 366 days"):
+        parse_duration(text)
+    assert parse_duration("8784h") == MAX_DURATION_NS
 
 
 @pytest.mark.parametrize(
