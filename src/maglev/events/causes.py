@@ -14,7 +14,7 @@ A cause counts a backend, and a frontend, once, however often it concerns them: 
 second is one. The table of newest causes by name shows whether a name was counted already. A name that went on to
 another cause, while others could still join the first, is kept with the first (``_left``).
 
-Memory is bounded: ``MOST`` causes, of each some counters and a few names. A verdict costs no object of its own: the
+Memory is bounded: ``MOST`` causes, of each some counters and a few names. No object is made for a single verdict: the
 tables by name hold the numbers of the causes.
 
 Everything here runs on the event loop.
@@ -65,7 +65,7 @@ EXPIRY = "expiry"
 
 
 class CauseKind(enum.Enum):
-    """What kind of thing led to a change."""
+    """The kind of a cause."""
 
     VERDICT = "verdict"
     OPERATOR = "operator"
@@ -173,7 +173,7 @@ def _some(what: str, many: int, names: Sequence[str]) -> str:
 
 
 class Trail(Protocol):
-    """What the dataplane tells of the way of a change. Names of frontends and backends, as a plan has them."""
+    """Learns from the dataplane how far a change has come. Names of frontends and backends, as a plan has them."""
 
     def planned(self, frontends: Iterable[str]) -> None:
         """A plan was made that changes something of these frontends in VPP."""

@@ -1,7 +1,7 @@
 """``Explain``: why a backend or a frontend is as it is now, in sentences.
 
-The sentences are made of what is known now: states, settings of operators, holds, the weight rule's result. They say
-for each weight of 0 what takes it away. The causes come from the decision records (``maglev.events.causes``), as far
+The sentences follow from the present states, settings of operators, holds, and the result of the weight rule. They say
+for each weight of 0 why it is 0. The causes come from the decision records (``maglev.events.causes``), as far
 as these are remembered.
 """
 
