@@ -182,9 +182,10 @@ maglev:
 """
 
 
-async def maglevc(port: int, *words: str) -> tuple[int, str, str]:
-    """One command over TCP: its status and its output."""
-    command = [sys.executable, "-m", "maglev.cli.main", "--server", f"localhost:{port}", *words]
+async def maglevc(port: int | None, *words: str) -> tuple[int, str, str]:
+    """One command over TCP, to the port if one is given: its status and its output."""
+    server = ["--server", f"localhost:{port}"] if port is not None else []
+    command = [sys.executable, "-m", "maglev.cli.main", *server, *words]
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL
     )
@@ -217,9 +218,14 @@ async def test_maglevc_speaks_tls_to_maglevd(authority: Authority, tmp_path: Pat
         await watcher.log_event("api-change", by="tls:ann", address="127.0.0.1", status="OK", call="DrainBackend")
 
         # Neither without a certificate, nor in the clear, nor to a server of another name.
-        for words in (["--tls-ca", str(authority.ca)], [], [*shown(ann), "--tls-server-name", "example.org"]):
+        for words, why in (
+            (["--tls-ca", str(authority.ca)], "it closed the connection"),
+            ([], "it closed the connection"),
+            ([*shown(ann), "--tls-server-name", "example.org"], "its certificate is for another name"),
+            (["--tls"], "its certificate is not verified"),
+        ):
             status, _, err = await maglevc(port, *words, "show", "version")
-            assert (status, "cannot reach" in err) == (3, True), err
+            assert (status, f"cannot reach localhost:{port}: {why}" in err) == (3, True), err
         status, _, err = await maglevc(port, "--tls-ca", str(tmp_path / "absent"), "show", "version")
         assert (status, "absent: No such file" in err) == (2, True), err
 
@@ -229,6 +235,31 @@ async def test_maglevc_speaks_tls_to_maglevd(authority: Authority, tmp_path: Pat
         await watcher.log_event("tls-refused")
         assert (await maglevc(port, *shown(ann), "show", "version"))[0] == 0
         assert "maglev_grpc_certificate_failures_total 1" in await daemon.metrics()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--tls-cert", "ann.pem"], "a certificate needs its key: give both --tls-cert and --tls-key"),
+        (["--tls-key", "ann.key"], "a certificate needs its key: give both --tls-cert and --tls-key"),
+        (["--tls-cert", "ann.pem", "--tls-key", "bob.key"], "bob.key: key values mismatch"),
+        (["--tls-ca", "ann.key"], "ann.key: no certificate or crl found"),
+        (["--tls", "--server", "unix:/run/x.sock"], "unix:/run/x.sock speaks no TLS"),
+    ],
+)
+async def test_maglevc_refuses_files_and_servers_that_make_no_tls(
+    authority: Authority, flags: list[str], words: str
+) -> None:
+    authority.issue("ann", "/CN=ann"), authority.issue("bob", "/CN=bob")
+    flags = [str(authority.directory / flag) if flag.endswith((".pem", ".key")) else flag for flag in flags]
+    status, _, err = await maglevc(1, *flags, "show", "version")
+    assert (status, words in err) == (2, True), err
+
+
+async def test_without_a_server_tls_goes_to_the_tcp_port_of_this_machine(authority: Authority) -> None:
+    status, _, err = await maglevc(None, "--tls-ca", str(authority.ca), "show", "version")
+    assert status == 3, err
+    assert "cannot reach localhost:9090: " in err
 
 
 def _drained_by(watcher: Watcher) -> str:

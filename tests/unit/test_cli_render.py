@@ -257,6 +257,19 @@ def test_vip_shows_wanted_beside_found() -> None:
     )
 
 
+def test_what_vpp_does_not_have_yet_is_neither_empty_nor_deleted() -> None:
+    one = pb.VPPAs(address="10.0.0.1", backend="web0", state=pb.BACKEND_STATE_UP, configured_weight=100)
+    info = pb.VPPVip(frontend="www", prefix="192.0.2.80/32", encap=pb.ENCAP_GRE4, wanted=True, unit=10, held=True)
+    info.ases.append(one)
+    one.predicted_buckets = 16384
+    info.ases.append(one)
+
+    assert [line.split()[-2:] for line in render.vip(PLAIN, info)][3:] == [["-", "-"], ["(wanted:", "16384)"]]
+    assert "deleted" not in "".join(render.vip(PLAIN, info))
+    conf = pb.VPPLBConf(sticky_buckets_per_core=1024, wanted_ipv4_src_address="192.0.2.1")
+    assert "  ipv4 source     none (wanted: 192.0.2.1)" in list(render.lb_conf(PLAIN, conf))
+
+
 def test_problems_are_file_line_column_path_message() -> None:
     check = pb.CheckConfigResponse(
         file="/etc/x.yaml",

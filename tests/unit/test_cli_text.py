@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from maglev.base.limits import MAX_DURATION_NS
 from maglev.cli import grammar
 from maglev.cli.client import Client, default_server, target
 from maglev.cli.errors import UsageError
@@ -91,6 +92,13 @@ def test_durations_are_read_as_go_writes_them(text: str, ns: int) -> None:
 def test_other_durations_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["0s", "0h", "8785h"])
+def test_a_duration_out_of_range_is_not_called_none(text: str) -> None:
+    with pytest.raises(UsageError, match=f"^'{text}': a duration here is above 0 and at most 366 days"):
+        parse_duration(text)
+    assert parse_duration("8784h") == MAX_DURATION_NS
 
 
 @pytest.mark.parametrize(
@@ -389,6 +397,19 @@ class Failed(grpc.RpcError):
         ("errors resolving lb1:9090: [field:hostname lookup error:address lookup failed for lb1:9090: Domain name not "
          "found]", "Domain name not found"),
         ("something else: of another kind", "something else: of another kind"),
+        ("failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:9443: Tls handshake failed "
+         "(TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1000007d:SSL routines:OPENSSL_internal:"
+         "CERTIFICATE_VERIFY_FAILED: unable to get local issuer certificate: OK",
+         "its certificate is not verified: unable to get local issuer certificate; --tls-ca names the authorities"),
+        ("failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:9090: Tls handshake failed "
+         "(TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:100000f7:SSL routines:OPENSSL_internal:WRONG_VERSION_NUMBER: "
+         "Invalid certificate verification context: OK", "it does not speak TLS: leave the TLS flags out"),
+        ("failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:9443: Custom verification check "
+         "failed with error: UNAUTHENTICATED: Hostname Verification Check failed.",
+         "its certificate is for another name: --tls-server-name says which"),
+        ("failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.0.0.1:9443: Socket closed",
+         "it closed the connection: it may want TLS (--tls-ca), or a certificate (--tls-cert, --tls-key)"),
+        ("Socket closed", "Socket closed"),
     ],
 )  # fmt: skip
 def test_who_cannot_be_reached_is_told_in_few_words(details: str, told: str) -> None:

@@ -60,6 +60,22 @@ def test_like_verdicts_that_follow_each_other_are_one_cause(noted: Noted) -> Non
     assert noted.verdict("a") == 2, "it came too late for the first"
 
 
+def test_a_cause_counts_a_backend_and_a_frontend_once_however_often_it_concerns_them(noted: Noted) -> None:
+    for _ in range(3):
+        noted.clock.advance(0.1)
+        down = noted.verdict("b")
+        up = noted.verdict("b", State.UP, Code.L4OK)
+    drained = noted.drained("a")
+    disabled = noted.operated("b", Code.DISABLED)
+    assert noted.drained("c") == drained
+    assert noted.operated("d", Code.DISABLED) == disabled
+    for number, backends, frontends in ((down, 1, 2), (up, 1, 2), (drained, 2, 1), (disabled, 2, 2)):
+        found = noted.cause(number)
+        assert (found.backends, found.frontends) == (backends, frontends), str(found)
+        assert len(set(found.frontend_names)) == len(found.frontend_names) == frontends, str(found)
+    assert str(noted.cause(down)) == "backend b went down (L4TOUT)"
+
+
 def test_other_codes_and_states_are_other_causes_and_the_detail_is_that_of_one(noted: Noted) -> None:
     assert noted.verdict("a", detail="no answer within 1s") == 1
     assert noted.verdict("b", code=Code.L4CON, detail="connection refused") == 2
@@ -123,7 +139,7 @@ def test_a_verdict_that_joins_a_cause_after_the_read_back_belongs_to_it(noted: N
 def test_a_reload_and_a_connection_may_concern_any_frontend(noted: Noted) -> None:
     noted.causes.take(BackendEvent("d", "", State.REMOVED, State.UNKNOWN, Code.ADDED, "", 1, "ann"))
     assert noted.causes.take(ConfigEvent(at_ns=1, by="ann")) == 1
-    assert str(noted.cause(1)) == "another configuration, loaded by ann, 1 backend came or went"
+    assert str(noted.cause(1)) == "configuration loaded by ann, 1 backend came or went"
     noted.causes.accepted("www", "c")
     assert noted.cause(1).changes == 1
     noted.causes.notice(LogEvent("info", "vpp-connected", "connected to VPP", 2))
@@ -137,6 +153,15 @@ def test_a_reload_and_a_connection_may_concern_any_frontend(noted: Noted) -> Non
     assert (noted.cause(3).kind, noted.cause(3).changes) == (CauseKind.CONNECTION, 1)
 
 
+def test_the_first_load_and_a_signal_are_named(noted: Noted) -> None:
+    loads = [noted.causes.take(ConfigEvent(at_ns=1, by=by)) for by in ("start", "signal", "")]
+    assert [str(noted.cause(number)) for number in loads] == [
+        "configuration loaded at the start",
+        "configuration loaded on SIGHUP",
+        "configuration loaded anew",
+    ]
+
+
 def test_what_operators_did_is_told_in_their_words(noted: Noted) -> None:
     noted.drained("a", reason="disk swap")
     noted.drained("b", reason="disk swap")
@@ -146,7 +171,7 @@ def test_what_operators_did_is_told_in_their_words(noted: Noted) -> None:
     assert [str(noted.cause(number)) for number in range(1, 5)] == [
         "ann drained 2 backends (a, b): disk swap",
         "bob disabled backend c",
-        "ann set the weight of backend a",
+        "ann set weight 40 for backend a",
         "the time of 1 setting is over: a",
     ]
     assert noted.cause(3).frontend_names == ("www",)

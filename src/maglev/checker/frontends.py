@@ -49,8 +49,8 @@ SLICE_NS = 1_000_000
 PORTION = 256
 """Members or backends between two looks at the clock: they take the table some 50 microseconds."""
 
-RELOAD = "another configuration"
-"""The cause of what a reload changes."""
+RELOAD = "configuration loaded"
+"""The cause of what the first load, or a reload, changes."""
 
 
 class Frontends:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
 
 from maglev.cli.errors import CommandError, Unreachable, UsageError
+from maglev.cli.tls import Tls, failure_words
 from maglev.pb.maglev_pb2_grpc import MaglevStub
 
 DEFAULT_SOCKET = "/run/vpp-maglev/maglevd.sock"
@@ -30,29 +29,6 @@ LOGIN_METADATA = "maglev-login"
 LOGIN_SECONDS = 2.0
 Metadata = tuple[tuple[str, str], ...]
 _REASON = re.compile(r"(?:addr: .* error|connect to remote host|lookup failed for \S+): ([^:\]]+)\]?$")
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """How to speak TLS. Paths of PEM files, empty where there is none; ``name`` is verified instead of the address."""
-
-    ca: str = ""
-    cert: str = ""
-    key: str = ""
-    name: str = ""
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Raises ``UsageError`` for a file that cannot be read."""
-        return grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.cert))
-
-
-def _read(path: str) -> bytes | None:
-    if not path:
-        return None
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
 
 
 def default_server(path: str = DEFAULT_SOCKET) -> tuple[str, str]:
@@ -170,6 +146,8 @@ class Client:
             ("grpc.max_reconnect_backoff_ms", 2_000),
         ]
         if tls is not None:
+            if target(server).startswith("unix:"):
+                raise UsageError(f"{server} speaks no TLS: leave the TLS flags out, or name a --server host:port")
             if tls.name:
                 options.append(("grpc.ssl_target_name_override", tls.name))
             self.channel = grpc.secure_channel(target(server), tls.credentials(), options)
@@ -203,7 +181,7 @@ class Client:
         if code is grpc.StatusCode.UNAVAILABLE and not _answered(error):
             # gRPC prints the whole chain down to the system's error, with the address three times.
             told = _REASON.search(words)
-            why = told[1] if told is not None else words
+            why = failure_words(words) or (told[1] if told is not None else words)
             return Unreachable(f"cannot reach {self.server}: {why}{self._instead}")
         if code is grpc.StatusCode.UNIMPLEMENTED:
             return CommandError(f"{self.server} does not know this call: it is another version, or no maglevd")

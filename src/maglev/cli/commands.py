@@ -14,13 +14,14 @@ from typing import Any
 import grpc
 
 from maglev.cli import grammar, render
-from maglev.cli.client import CALL_SECONDS, LONG_SECONDS, Client, Tls
+from maglev.cli.client import CALL_SECONDS, LONG_SECONDS, Client
 from maglev.cli.comparison import comparison
 from maglev.cli.context import Context, Quit
 from maglev.cli.errors import DONE, REFUSED, CommandError, Unreachable, UsageError
 from maglev.cli.grammar import Command, Kind
 from maglev.cli.jsonout import dumps, plain, word
 from maglev.cli.text import Table, escape, explained, parse_duration, parse_endpoint
+from maglev.cli.tls import Tls
 from maglev.pb import maglev_pb2 as pb
 
 Values = Mapping[str, str]
@@ -397,6 +398,9 @@ def _brake_release(context: Context, command: Command) -> int:
     backends = "1 backend" if answer.released == 1 else f"{answer.released} backends"
 
     def lines() -> Iterator[str]:
+        if not answer.released:
+            yield "no backend is held: there is nothing to release"
+            return
         if not request.dry_run:
             yield f"{backends} held no longer"
             return

@@ -386,7 +386,7 @@ _SET = Node(
 
 _SYNC_HOW = (
     Node("dry-run", "only say what would be done", key="how", action="sync"),
-    Node("force", "also what a sync alone does not dare", key="how", action="sync"),
+    Node("force", "also changes that lose flows, as other sticky buckets", key="how", action="sync"),
 )
 _SYNC_PRUNE = Node(
     "prune",
@@ -406,7 +406,14 @@ _SYNC = Node(
 _BRAKE = Node(
     "brake",
     "failures that are held as very many came at once",
-    (Node("release", "hold them no longer: what still fails goes down", options=(_DRY,), action="brake-release"),),
+    (
+        Node(
+            "release",
+            "end the brake: backends that are held and still fail go down",
+            options=(_DRY,),
+            action="brake-release",
+        ),
+    ),
 )
 
 _LEVEL = Node(
@@ -467,12 +474,13 @@ _CONFIG = Node(
     ),
 )
 
+_WHY_HELP = "why it is as it is now, and what led there"
 _WHY = Node(
     "why",
     "why a backend or a frontend is as it is",
     (
-        Node("backend", "one backend", (_name(Kind.BACKEND, "which one", action="why"),)),
-        Node("frontend", "one frontend", (_name(Kind.FRONTEND, "which one", action="why"),)),
+        Node("backend", "one backend", (_name(Kind.BACKEND, _WHY_HELP, action="why"),)),
+        Node("frontend", "one frontend", (_name(Kind.FRONTEND, _WHY_HELP, action="why"),)),
     ),
 )
 
@@ -486,7 +494,7 @@ _PROTOCOLS = tuple(
 )
 _VIP = Node(
     "VIP:PORT",
-    "the VIP and its port; [address]:port for IPv6",
+    "the server of a flow to this VIP; [address]:port for IPv6",
     _PROTOCOLS,
     kind=Kind.ENDPOINT,
     key="vip",
@@ -516,7 +524,7 @@ _COMPARE = Node(
             (
                 Node(
                     "SERVER...",
-                    "another one",
+                    "compare its tables with those of the others",
                     kind=Kind.SERVER,
                     key="servers",
                     action="compare",

@@ -147,14 +147,18 @@ def _main(arguments: Sequence[str], out: IO[str]) -> int:
         return DONE
     # gRPC takes a tenth of a second to import: not for the above.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from maglev.cli.client import Client, Tls, default_server
+    from maglev.cli.client import DEFAULT_TCP, Client, default_server
     from maglev.cli.commands import run
     from maglev.cli.context import Context, Quit
+    from maglev.cli.tls import Tls
 
     try:
         wants_tls = flags.tls or flags.tls_ca or flags.tls_cert or flags.tls_key or flags.tls_server_name
         tls = Tls(flags.tls_ca, flags.tls_cert, flags.tls_key, flags.tls_server_name) if wants_tls else None
-        server, instead = (flags.server, "") if flags.server else default_server()
+        server, instead = flags.server, ""
+        if not server:
+            # The Unix socket speaks no TLS.
+            server, instead = (DEFAULT_TCP, "") if tls is not None else default_server()
         client = Client(server, tls, instead)
     except CommandError as error:
         complain(sys.stderr, escape(str(error)))

@@ -804,7 +804,7 @@ def lb_conf(style: Style, conf: pb.VPPLBConf) -> Iterator[str]:
 
 
 def _beside(found: str, wanted: str) -> str:
-    return f"{found} (wanted: {wanted})" if wanted and wanted != found else found
+    return f"{found or 'none'} (wanted: {wanted})" if wanted and wanted != found else found
 
 
 def vip(style: Style, info: pb.VPPVip) -> Iterator[str]:
@@ -845,7 +845,8 @@ def vip(style: Style, info: pb.VPPVip) -> Iterator[str]:
 
 def _as_row(info: pb.VPPAs) -> tuple[str, ...]:
     state = word(pb.BackendState, info.state)
-    buckets = str(info.buckets)
+    # Of a configured backend, not live means that VPP has no AS yet: a missing VIP, or one that the warm-up holds.
+    buckets = str(info.buckets) if info.live or not info.backend else "-"
     if info.buckets != info.predicted_buckets:
         buckets += f" (wanted: {info.predicted_buckets})"
     return (
@@ -856,7 +857,7 @@ def _as_row(info: pb.VPPAs) -> tuple[str, ...]:
         str(info.effective_weight) if info.backend else "-",
         str(info.programmed_weight) if info.backend else "-",
         str(info.vpp_weight) if info.HasField("vpp_weight") else "-",
-        buckets + ("" if info.live else " deleted") + (" flush owed" if info.flush_owed else ""),
+        buckets + ("" if info.live or info.backend else " deleted") + (" flush owed" if info.flush_owed else ""),
     )
 
 

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from itertools import zip_longest
 from typing import IO
 
+from maglev.base.limits import MAX_DURATION_NS
 from maglev.cli.errors import UsageError
 from maglev.schema import durations
 
@@ -49,9 +50,9 @@ def parse_duration(text: str) -> int:
     try:
         nanoseconds = durations.parse_duration(text)
     except ValueError:
-        nanoseconds = 0
-    if not 0 < nanoseconds < 2**62:
-        raise UsageError(f"{escape(text)!r} is no duration: as in 90s, 30m, 1h30m")
+        raise UsageError(f"{escape(text)!r} is no duration: write it as in 90s, 30m or 1h30m") from None
+    if not 0 < nanoseconds <= MAX_DURATION_NS:
+        raise UsageError(f"{escape(text)!r}: a duration here is above 0 and at most 366 days (8784h)")
     return nanoseconds
 
 

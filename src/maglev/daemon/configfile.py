@@ -39,7 +39,7 @@ class ConfigFile:
         *,
         before: Callable[[Config, bool], Awaitable[None]] | None = None,
     ) -> None:
-        self._path = path
+        self._path = _absolute(path)
         self._checker = checker
         self._notifier = notifier
         self._clock = clock
@@ -54,7 +54,7 @@ class ConfigFile:
 
     @property
     def file(self) -> str:
-        """Path of the file."""
+        """Absolute path of the file: callers of the API have other working directories."""
         return str(self._path)
 
     @property
@@ -156,6 +156,13 @@ class ConfigFile:
         self._loaded_ns = self._clock.monotonic_ns()
         self._loaded_by = by
         return result
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.absolute()
+    except FileNotFoundError:  # the working directory is gone; reading the file says so
+        return path
 
 
 def _log_problem(problem: Problem, file: str) -> None:

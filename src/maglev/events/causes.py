@@ -10,6 +10,10 @@ those. A change of an AS belongs to the newest cause of its backend, if that cam
 from VPP as it should be. Otherwise it belongs to the newest cause of the frontend (a server of another pool takes
 over), or to the newest cause that may concern any frontend (a reload, a connection).
 
+A cause counts a backend, and a frontend, once, however often it concerns them: a server that fails twice within a
+second is one. The table of newest causes by name shows whether a name was counted already. A name that went on to
+another cause, while others could still join the first, is kept with the first (``_left``).
+
 Memory is bounded: ``MOST`` causes, of each some counters and a few names. No object is made for a single verdict: the
 tables by name hold the numbers of the causes.
 
@@ -135,7 +139,7 @@ class Cause:
             case CauseKind.EXPIRY:
                 return f"the time of {_some('setting', self.backends, ())} is over: " + ", ".join(self.backend_names)
             case CauseKind.RELOAD:
-                words = "another configuration" + (f", loaded by {self.by}" if self.by else "")
+                words = "configuration loaded " + _LOADED.get(self.by, f"by {self.by}" if self.by else "anew")
                 return words + (f", {_some('backend', self.backends, ())} came or went" if self.backends else "")
             case CauseKind.MECHANISM if self.frontends:
                 return f"{self.what}: {_some('frontend', self.frontends, self.frontend_names)}"
@@ -146,12 +150,18 @@ class Cause:
 
 _WENT = {"down": "went down", "up": "came up"}
 
+_LOADED = {"start": "at the start", "signal": "on SIGHUP"}
+
 _DONE = {
     Code.PAUSED: "paused",
     Code.RESUMED: "resumed",
     Code.DISABLED: "disabled",
     Code.ENABLED: "enabled",
 }
+
+
+def _joinable(cause: Cause, now: int) -> bool:
+    return now - cause.until_ns <= FOLD_NS and now - cause.since_ns <= FOLD_MOST_NS
 
 
 def _some(what: str, many: int, names: Sequence[str]) -> str:
@@ -223,6 +233,8 @@ class Causes:
         self._next = 1
         # The last cause of each key that others may join, in the order in which they began.
         self._open: dict[tuple[object, ...], Cause] = {}
+        # By number of each of those: backends, and frontends, that it counted and whose newest cause is another by now.
+        self._left: dict[int, tuple[set[str], set[str]]] = {}
         # Numbers of causes: 0 and numbers that are forgotten mean that there is none.
         self._of_backend: dict[str, int] = {}
         self._of_frontend: dict[str, int] = {}
@@ -273,14 +285,14 @@ class Causes:
             case DrainEvent():
                 return self._operated("drained" if event.drained else "undrained", event.name, event)
             case WeightEvent():
-                back = event.to_default and event.by == EXPIRY
-                what = "set the weight of" if not back else ""
+                what = "set the file's weight for" if event.to_default else f"set weight {event.new} for"
+                what = "" if event.by == EXPIRY else what
                 return self._operated(what, event.backend, event, frontends=(event.frontend,))
             case ConfigEvent():
                 cause = self._join((CauseKind.RELOAD, event.by), CauseKind.RELOAD, "reload", event.at_ns)
                 cause.by = event.by
                 self._of_all = cause.number
-                self._open.pop((CauseKind.RELOAD, event.by), None)  # another reload is another cause
+                self._close([(CauseKind.RELOAD, event.by)])  # another reload is another cause
                 self._forget_removed()
                 return cause.number
             case FrontendEvent():
@@ -321,10 +333,10 @@ class Causes:
         if code in (Code.ADDED, Code.REMOVED):
             cause = self._join((CauseKind.RELOAD, event.by), CauseKind.RELOAD, "reload", event.at_ns)
             cause.by = event.by
-            self._count(cause, event.name)
             if code is Code.ADDED:
                 self._note(cause, event.name, self._users(event.name))
             else:
+                self._count(cause, event.name)
                 self._of_backend.pop(event.name, None)
             return cause.number
         if event.by:
@@ -336,7 +348,6 @@ class Causes:
         cause = self._join((CauseKind.VERDICT, to, event.code), CauseKind.VERDICT, str(to), event.at_ns)
         if not cause.backends:
             cause.code, cause.detail = event.code, event.detail[:MOST_TEXT]
-        self._count(cause, event.name)
         self._note(cause, event.name, self._users(event.name))
         return cause.number
 
@@ -350,7 +361,6 @@ class Causes:
         kind = CauseKind.EXPIRY if event.by == EXPIRY else CauseKind.OPERATOR
         cause = self._join((kind, what, event.by, event.reason), kind, what, event.at_ns)
         cause.by, cause.reason = event.by, event.reason[:MOST_TEXT]
-        self._count(cause, backend)
         self._note(cause, backend, self._users(backend) if frontends is None else frontends)
         return cause.number
 
@@ -358,14 +368,20 @@ class Causes:
         """The open cause of that key, or a new one."""
         now = self._clock.monotonic_ns()
         cause = self._open.get(key)
-        if cause is not None and now - cause.until_ns <= FOLD_NS and now - cause.since_ns <= FOLD_MOST_NS:
+        if cause is not None and _joinable(cause, now):
             cause.until_ns, cause.last_ns = now, at_ns
             return cause
-        self._open.pop(key, None)
+        self._close([key for key, one in self._open.items() if not _joinable(one, now)])
         if len(self._open) == MOST_OPEN:
-            del self._open[next(iter(self._open))]
+            self._close([next(iter(self._open))])
         self._open[key] = cause = self._begin(kind, what, at_ns)
+        self._left[cause.number] = (set(), set())
         return cause
+
+    def _close(self, keys: Iterable[tuple[object, ...]]) -> None:
+        """No event joins these causes any more."""
+        for key in keys:
+            del self._left[self._open.pop(key).number]
 
     def _begin(self, kind: CauseKind, what: str, at_ns: int) -> Cause:
         cause = Cause(self._next, kind, what, at_ns, self._clock.monotonic_ns())
@@ -373,26 +389,39 @@ class Causes:
         self._next += 1
         return cause
 
-    def _count(self, cause: Cause, backend: str) -> None:
-        cause.backends += 1
-        if len(cause.backend_names) < MOST_NAMES and backend not in cause.backend_names:
-            cause.backend_names = (*cause.backend_names, backend)
-
     def _note(self, cause: Cause, backend: str, frontends: Iterable[str]) -> None:
-        self._of_backend[backend] = cause.number
+        if self._counts(cause.number, self._of_backend, 0, backend):
+            self._count(cause, backend)
         self._concern(cause, frontends)
 
+    def _count(self, cause: Cause, backend: str) -> None:
+        cause.backends += 1
+        if len(cause.backend_names) < MOST_NAMES:
+            cause.backend_names = (*cause.backend_names, backend)
+
     def _concern(self, cause: Cause, frontends: Iterable[str]) -> None:
-        number, of_frontend, settled = cause.number, self._of_frontend, self._settled
+        number, settled = cause.number, self._settled
         for name in frontends:
             if settled.get(name, 0) >= number:
                 # Others have joined the cause since the frontend was read back.
                 settled[name] = number - 1
-            if of_frontend.get(name) != number:
-                of_frontend[name] = number
+            if self._counts(number, self._of_frontend, 1, name):
                 cause.frontends += 1
                 if len(cause.frontend_names) < MOST_NAMES:
                     cause.frontend_names = (*cause.frontend_names, name)
+
+    def _counts(self, number: int, newest: dict[str, int], which: int, name: str) -> bool:
+        """Make an open cause the newest of ``name``; returns whether the cause has not counted the name before.
+
+        ``newest`` and ``which``: ``_of_backend`` and 0, or ``_of_frontend`` and 1.
+        """
+        before = newest.get(name, 0)
+        if before == number:
+            return False
+        newest[name] = number
+        if (left := self._left.get(before)) is not None:
+            left[which].add(name)
+        return name not in self._left[number][which]
 
     def _forget_removed(self) -> None:
         """A reload may have taken frontends away. Looked at once in many reloads, so that the tables stay bounded."""

@@ -40,7 +40,7 @@ def of_backend(checker: CheckerApi, clock: Clock, name: str) -> Iterator[str]:
     """The sentences about a backend. Raises ``UnknownName``."""
     status = checker.backend_status(name)
     now = clock.time_ns()
-    yield f"It is {status.state}, since {_span(now - status.state_since_ns)} ago."
+    yield f"It has been {status.state} for {_span(now - status.state_since_ns)}."
     yield from _probing(status, now)
     for override in checker.overrides_of(name):
         yield _override(override, now)
@@ -65,7 +65,7 @@ def _probing(status: BackendStatus, now: int) -> Iterator[str]:
         )
         return
     if not status.healthcheck:
-        yield "It has no health check, so it is always up."
+        yield "It has no health check" + (", so it is up." if status.state is State.UP else ".")
         return
     if status.held:
         yield f"Its probes say down. That verdict is held by the {status.held}."
@@ -109,23 +109,31 @@ def of_frontend(checker: CheckerApi, clock: Clock, name: str) -> Iterator[str]:
         yield f"Too little of pool {pool} is healthy: it is in panic (action: {configured.panic.action.value})."
     for earlier, count in zip(configured.pools[: weights.active_pool], counts, strict=False):
         yield f"Pool {earlier.name} comes before it and does not serve: {_lacks(count)}."
-    out = [
-        member
-        for member in weights.members
-        if member.pool_index == weights.active_pool and (member.effective == 0 or member.share < 100)
-    ]
+    serves = state not in (FrontendState.DOWN, FrontendState.UNKNOWN)
+    out = [member for member in weights.members if _lacking(member, weights.active_pool, serves=serves)]
     for member in out[:MOST_MEMBERS]:
         yield f"Backend {member.backend}: {_weight(configured, weights, member)}."
     if len(out) > MOST_MEMBERS:
-        yield f"So it is with {len(out) - MOST_MEMBERS} more of its backends."
+        yield f"{len(out) - MOST_MEMBERS} more of its backends have less than their weight."
     if state is FrontendState.UP and not out:
-        yield "All backends of that pool have their weight."
+        yield f"All backends of pool {pool} have their weight."
+
+
+def _lacking(member: MemberWeight, active_pool: int, *, serves: bool) -> bool:
+    """Whether a member has less than its weight, and that has to do with the frontend's state.
+
+    In the pool that serves, each of these. In an earlier pool those that keep it from serving, and in any pool if the
+    frontend does not serve.
+    """
+    if member.pool_index == active_pool:
+        return member.effective == 0 or member.share < 100
+    return (member.pool_index < active_pool or not serves) and (not _serving(member) or member.weight == 0)
 
 
 def _lacks(count: PoolCounts) -> str:
     if count.usable:
-        return f"{count.up} of its backends are up, and it takes over again once resume-up and resume-after are met"
-    return f"{count.up} of its backends are up, and it needs {count.min_up}"
+        return f"{count.up} of its backends can serve, and it takes over again once resume-up and resume-after are met"
+    return f"{count.up} of its backends can serve, and it needs {count.min_up}"
 
 
 def _weight(frontend: Frontend, weights: FrontendWeights, member: MemberWeight) -> str:
