@@ -280,7 +280,7 @@ class FakeChecker:
 
 
 class FakeTrial:
-    """A copy of the fake checker, on a bus of its own."""
+    """A copy of the fake checker, on a separate bus."""
 
     def __init__(self, of: FakeChecker, frontends: Sequence[str]) -> None:
         bus = Bus()

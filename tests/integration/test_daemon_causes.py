@@ -12,17 +12,13 @@ import pytest
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb import maglev_pb2_grpc as pb_grpc
 from tests.helpers.daemon import DEADLINE, Watcher
-from tests.integration.test_daemon_brake import MOST, REST, SERVERS, Lab
+from tests.helpers.twenty import MOST, REST, SERVERS, Twenty, twenty
 
 
 @pytest.fixture
-async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
-    lab = Lab(tmp_path)
-    await lab.start()
-    try:
-        yield lab
-    finally:
-        await lab.stop()
+async def lab(tmp_path: Path) -> AsyncIterator[Twenty]:
+    async with twenty(tmp_path) as one:
+        yield one
 
 
 async def causes(stub: pb_grpc.MaglevAsyncStub, **request: object) -> list[pb.Cause]:
@@ -45,7 +41,7 @@ def read_back(kind: pb.CauseKind.ValueType, changes: int) -> Callable[[pb.Cause]
     return lambda one: one.kind == kind and one.changes == changes and one.confirmed_ns >= one.accepted_ns > 0
 
 
-async def test_a_mass_failure_is_one_cause_with_its_way_to_vpp(lab: Lab) -> None:
+async def test_a_mass_failure_is_one_cause_with_its_way_to_vpp(lab: Twenty) -> None:
     async with lab.daemon("off") as daemon, daemon.api() as stub:
         watcher = Watcher(stub)
         await watcher.states(**dict.fromkeys(SERVERS, "up"))
@@ -75,7 +71,7 @@ async def test_a_mass_failure_is_one_cause_with_its_way_to_vpp(lab: Lab) -> None
         assert [one.id for one in why.causes] == [found.id]
 
 
-async def test_an_operator_s_command_and_a_reload_are_causes_of_their_own(lab: Lab) -> None:
+async def test_an_operator_s_command_and_a_reload_are_causes_of_their_own(lab: Twenty) -> None:
     async with lab.daemon("off") as daemon, daemon.api() as stub:
         await Watcher(stub).states(**dict.fromkeys(SERVERS, "up"))
         await lab.serve(SERVERS)
@@ -96,7 +92,7 @@ async def test_an_operator_s_command_and_a_reload_are_causes_of_their_own(lab: L
         assert found.text.startswith("configuration loaded by ")
 
 
-async def test_what_cannot_be_explained_is_refused(lab: Lab) -> None:
+async def test_what_cannot_be_explained_is_refused(lab: Twenty) -> None:
     async with lab.daemon("off") as daemon, daemon.api() as stub:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await stub.Explain(pb.ExplainRequest())

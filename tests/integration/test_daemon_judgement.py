@@ -14,10 +14,10 @@ import pytest
 
 from maglev.pb import maglev_pb2 as pb
 from maglev.pb import maglev_pb2_grpc as pb_grpc
-from maglev.vppsim.model import extract
 from maglev.vppsim.server import StandIn
 from tests.helpers.crowd import Crowd
 from tests.helpers.daemon import DEADLINE, DaemonProcess, Watcher
+from tests.helpers.weights import weights_of
 
 SERVERS = {f"s{number:03}": f"127.0.49.{number}" for number in range(1, 105)}
 MAIN = [f"s{number:03}" for number in range(1, 101)]
@@ -75,14 +75,7 @@ maglev:
 
     def weights(self) -> dict[str, int]:
         """Weights above 0 in VPP, by server."""
-        names = {ip_address(address).packed: name for name, address in SERVERS.items()}
-        model = self.vpp.model
-        return {
-            names[extract(server.address)]: server.weight
-            for vip in model.visible_vips()
-            for server in model.ases_of(vip)
-            if server.used and server.weight
-        }
+        return weights_of(self.vpp, SERVERS)
 
     def disturbed(self) -> set[str]:
         """The servers that were written to, without flushes of those that failed and had no weight any more."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import textwrap
 from collections.abc import AsyncIterator, Mapping
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from maglev.pb import maglev_pb2 as pb
-from maglev.vppsim.model import extract
 from maglev.vppsim.server import StandIn
 from tests.helpers.daemon import DEADLINE, DaemonProcess, HttpTarget, Watcher, reserved_port
+from tests.helpers.weights import weights_of
 
 SERVERS = {name: f"127.0.47.{number}" for number, name in enumerate(("a", "b", "c", "d", "x", "y"), 1)}
 
@@ -52,14 +51,7 @@ class Lab:
 
     def weights(self) -> dict[str, int]:
         """Weights above 0 in VPP, by server."""
-        names = {ip_address(address).packed: name for name, address in SERVERS.items()}
-        model = self.vpp.model
-        return {
-            names[extract(server.address)]: server.weight
-            for vip in model.visible_vips()
-            for server in model.ases_of(vip)
-            if server.used and server.weight
-        }
+        return weights_of(self.vpp, SERVERS)
 
     async def weigh(self, wanted: Mapping[str, int]) -> None:
         """Wait until VPP has these weights, and no others."""
