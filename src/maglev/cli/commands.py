@@ -7,7 +7,7 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -243,7 +243,7 @@ def _show_events(context: Context, command: Command) -> int:
     if context.json:
         return context.list([found[:most][::-1]], Table(context.style, ()), list)
     if folded:
-        context.print(render.past_events(context.style, found[::-1], _causes(client, request), most))
+        context.print(render.past_events(context.style, found[::-1], _causes(client, request, groups), most))
     else:
         context.print(render.past_event(context.style, one) for one in found[:most][::-1])
     if not found:
@@ -251,10 +251,17 @@ def _show_events(context: Context, command: Command) -> int:
     return DONE
 
 
-def _causes(client: Client, events: pb.ListEventsRequest) -> dict[int, pb.Cause]:
-    """The causes of the events that such a request lists, by number."""
-    request = pb.ListCausesRequest(backends=events.backends, frontends=events.frontends)
-    return {one.id: one for page in client.pages(client.stub.ListCauses, request) for one in page.causes}
+def _causes(client: Client, events: pb.ListEventsRequest, numbers: Collection[int]) -> dict[int, pb.Cause]:
+    """The causes of the events that such a request lists, by number: as far back as ``numbers`` go."""
+    oldest = min((number for number in numbers if number > 0), default=0)
+    found: dict[int, pb.Cause] = {}
+    if oldest:
+        request = pb.ListCausesRequest(backends=events.backends, frontends=events.frontends)
+        for page in client.pages(client.stub.ListCauses, request):
+            found.update((one.id, one) for one in page.causes)
+            if page.causes and page.causes[-1].id <= oldest:
+                break
+    return found
 
 
 def _why(context: Context, command: Command) -> int:

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Protocol
 
 from maglev.base.clock import Clock
 from maglev.base.events import (
@@ -172,47 +171,30 @@ def _some(what: str, many: int, names: Sequence[str]) -> str:
     return f"{many} {what}s" + (f" ({listed})" if names else "")
 
 
-class Trail(Protocol):
-    """Learns from the dataplane how far a change has come. Names of frontends and backends, as a plan has them."""
+class Trail:
+    """Learns from the dataplane how far a change has come. This one follows nothing.
+
+    Frontends and backends have the names that a plan has for them.
+    """
 
     def planned(self, frontends: Iterable[str]) -> None:
         """A plan was made that changes something of these frontends in VPP."""
-        ...
 
     def accepted(self, frontend: str, backend: str) -> None:
         """VPP has accepted a change of the AS of ``backend``."""
-        ...
 
     def confirmed(self, frontend: str) -> None:
         """The frontend's VIP was read from VPP, and is as it should be. The frontend does not wait to be planned."""
-        ...
 
     def drifted(self, frontend: str, words: str) -> None:
         """Another client has changed the frontend's VIP. ``frontend`` empty: a VIP that is not configured."""
-        ...
 
 
-class _NoTrail:
-    """A dataplane whose changes are not followed."""
-
-    def planned(self, frontends: Iterable[str]) -> None:
-        """Nothing to do."""
-
-    def accepted(self, frontend: str, backend: str) -> None:
-        """Nothing to do."""
-
-    def confirmed(self, frontend: str) -> None:
-        """Nothing to do."""
-
-    def drifted(self, frontend: str, words: str) -> None:
-        """Nothing to do."""
+NO_TRAIL = Trail()
 
 
-NO_TRAIL: Trail = _NoTrail()
-
-
-class Causes:
-    """The last causes. Implements ``Trail``.
+class Causes(Trail):
+    """The last causes.
 
     ``users``: the frontends that use a backend. ``frontends``: those of the configuration in force.
     """
@@ -296,18 +278,19 @@ class Causes:
                 self._forget_removed()
                 return cause.number
             case FrontendEvent():
-                cause_of = self.of_frontend(event.name)
-                if cause_of is None:
-                    return self._of_all
-                cause_of.frontends_down += event.to_state is FrontendState.DOWN
-                return cause_of.number
+                return self._followed(event.name, down=event.to_state is FrontendState.DOWN)
             case PoolEvent():
-                cause_of = self.of_frontend(event.frontend)
-                if cause_of is None:
-                    return self._of_all
-                cause_of.pools_left += event.fallback
-                return cause_of.number
+                return self._followed(event.frontend, fallback=event.fallback)
         return 0
+
+    def _followed(self, frontend: str, *, down: bool = False, fallback: bool = False) -> int:
+        """A frontend has another state or pool; returns the number of the cause."""
+        cause = self.of_frontend(frontend)
+        if cause is None:
+            return self._of_all
+        cause.frontends_down += down
+        cause.pools_left += fallback
+        return cause.number
 
     def notice(self, record: LogEvent) -> int:
         """Note a log record that is remembered as an event; returns the number of its cause, 0 if it has none."""

@@ -6,15 +6,15 @@ so they cannot drift apart:
 - *By health* (``Judged.health``): the weights by verdicts, file and operators. The API, the metrics and the frontends'
   states show them. ``StateSource.weights`` gives the same.
 - *Programmed* (``Judged.programmed``): the weights that VPP is to be given. They differ for members without a verdict,
-  because the daemon's own ignorance takes no traffic away. These are the members that are unknown, not drained, have a
-  weight above 0, and are in ``Presumption.unresolved``:
+  because the daemon's own ignorance takes no traffic away. Members without a verdict are those that are unknown, not
+  drained, have a weight above 0, and are in ``Presumption.unresolved``. Rules 1 and 2 are about them, 3 and 4 about the
+  other members of their frontend:
 
   1. each of them keeps the weight that its AS has in VPP (``MemberWeight.keep``);
   2. those that are ``serving`` count as up, so no other pool is started in the place of theirs. Their ``state`` is
      still unknown;
   3. in a frontend that could be in panic if those of them whose verdict is ``awaited`` failed, members that are down
-     keep their weight in VPP too (``maglev.judgement.panic``). A verdict is awaited for a limited time.
-
+     keep their weight in VPP too (``maglev.judgement.panic``). A verdict is awaited for a limited time;
   4. members that would have a weight by health, and have none because of 2, keep what VPP has. A server that is up
      and serves loses nothing to servers of an earlier pool that are only presumed to serve. VPP has weights in two
      pools where a failover was cut off in the middle, or panic kept them.

@@ -54,7 +54,7 @@ class Together:
         self._quiet_ns = now_ns + QUIET_NS
 
     def settle(self, now_ns: int) -> list[str]:
-        """The frontends that are settled by now, and that have been unsettled since the last call."""
+        """The frontends whose wait has ended by now; afterwards they are settled. Empty while the wait goes on."""
         due = self.due()
         if due is None or (self._backends and now_ns < due):
             return []
