@@ -27,7 +27,7 @@ cdef enum:
     FRONTEND_DOWN = 2
     FRONTEND_PANIC = 3
 
-# What a frontend in panic does; the words are those of maglev.config.model.PanicAction.
+# The action of a frontend in panic; the words are those of maglev.config.model.PanicAction.
 cdef enum:
     PANIC_ALL = 0
     PANIC_KEEP = 1
@@ -89,7 +89,7 @@ cdef struct Pool:
 
 
 cdef struct Rule:
-    # What the file wants of one frontend, and what is remembered of it.
+    # The configuration of one frontend, and its memory.
     int unit
     bint keep_on_all_down
     Pool* pools         # NULL where one eligible member makes any pool usable, and no panic is configured
@@ -164,14 +164,14 @@ cdef inline int gcd(int a, int b) noexcept nogil:
 
 
 cdef inline int needed(int value, bint percent, int base) noexcept nogil:
-    # A threshold as a number of members, upwards; never 0, since a pool without a member up serves nobody.
+    # A threshold as a number of members, upwards; never 0, since a pool without a member up serves no flow.
     cdef int number = (value * base + 99) // 100 if percent else value
     return number if number > 0 else 1
 
 
 cdef inline int to_serve(const Pool* pool, bint serves) noexcept nogil:
-    # What a pool needs to be usable. Of a share, members without a verdict count unless the pool serves: the first one
-    # that is up after a start of the daemon is not all of a pool, and members that a reload adds end no turn.
+    # The members that a pool needs to be usable. Of a share, members without a verdict count unless it serves: the
+    # first one that is up after a start of the daemon is not all of a pool, and members that a reload adds end no turn.
     return needed(pool.min_up, pool.min_percent, pool.base if serves else pool.base + pool.open)
 
 
@@ -180,7 +180,7 @@ cdef inline bint reaches_min(const Pool* pool, bint serves) noexcept nogil:
 
 
 cdef inline int to_resume(const Pool* pool) noexcept nogil:
-    # What a pool that does not serve needs to take over again.
+    # The members that a pool that does not serve needs to take over again.
     return max(to_serve(pool, False), needed(pool.resume_up, pool.resume_percent, pool.base + pool.open))
 
 
@@ -230,7 +230,7 @@ cdef int choose_pool(const Pool* pools, int pool_count, int held) noexcept nogil
 
 
 cdef inline bint too_few(const Pool* pool, int64_t below) noexcept nogil:
-    # A pool without a member that counts is neither: nobody is missing, and it cannot help either.
+    # A pool without a member that counts is neither: no member is missing, and it cannot help either.
     return pool.healthy * PARTS < below * pool.whole
 
 
@@ -447,7 +447,7 @@ cdef bint read_pools(tuple configured, Pool* pools) except -1:
 
 
 cdef int read_rule(object frontend, Rule* rule) except -1:
-    # What the file says of a frontend, without its pools and without any memory.
+    # The configuration of a frontend, without its pools and without any memory.
     rule.unit = unit_of(frontend)
     rule.keep_on_all_down = is_keep(frontend)
     rule.pools = NULL
@@ -1073,11 +1073,11 @@ cdef class WeightTable:
         return bool(panics(rule, panic_pool(rule, chosen)))
 
     def look(self, str name):
-        """What ``maglev.judgement.pools`` needs to know of a frontend at present. Raises KeyError.
+        """The present state of a frontend, as far as ``maglev.judgement.pools`` needs it. Raises KeyError.
 
         Returns the pool that should serve now (-1: no server is up), whether a server of an earlier pool has no verdict
         yet, and the pools before the one that served last that have as many up as they need to take over. Servers
-        without a verdict that VPP serves count as up: ignorance is no reason to leave a pool.
+        without a verdict that VPP serves count as up: a pool is not left because too little is known.
         """
         cdef FrontendRow* line = &self.rows[<Py_ssize_t> self.frontend_index[name]]
         cdef Pool* pools = &self.pools[line.first_pool]

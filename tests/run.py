@@ -103,7 +103,7 @@ LINT = ("lint", "check")
 PARALLEL = ("--numprocesses", "auto", "--maxprocesses", "4", "--dist", "loadfile")
 
 # Integration tests have namespaces, sockets and ports of their own, and wait for real time most of theirs: more of them
-# than processors may run. Those that fill a table of the whole machine come after them, one at a time.
+# than processors may run. Tests that fill a table of the whole machine come after them, one at a time.
 WAITING = ("--numprocesses", "3", "--dist", "loadfile", "-m", "not machine")
 MACHINE = ("-m", "machine")
 

@@ -104,7 +104,7 @@ cdef uint8_t stamps_told(const Origin* origin, int number) noexcept nogil:
 
 
 # A place in the origin's table for one more interface; INTERFACES: there is none. A full table gives away the place of
-# an interface that is gone: tunnels and VLANs are made anew, with a new number, for as long as the daemon runs. A
+# an interface that is gone: tunnels and VLANs are made again, with a new number, for as long as the daemon runs. A
 # target that last passed by the one that is gone then counts as one of the new interface.
 cdef uint32_t interface_room(Origin* origin) noexcept nogil:
     cdef uint32_t i

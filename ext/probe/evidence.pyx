@@ -92,7 +92,7 @@ cdef inline bint link_fresh(const State* e, const Interface* interface) noexcept
 # to work, the target's next probe asks for some.
 #
 # The probe that has passed may have left before the route moved, and its answer come after that. So another interface
-# than before is taken over only when the next probe has passed, too: `confirmed`. Until then a silence is no verdict.
+# than before is taken over only when the next probe has passed, too: `confirmed`. Until then silence does not count.
 cdef void interface_learn(State* e, Origin* origin, uint32_t index, bint confirmed) noexcept nogil:
     cdef Slot* slot = &e.slots[index]
     cdef uint8_t place
@@ -272,7 +272,7 @@ cdef bint hop_needed(Origin* origin, const Way* way) noexcept nogil:
 
 
 # A stamped packet (a raw probe, or the twin of a connection) got no answer in its time. True: a failed probe. False: it
-# was no verdict, and the probe is repeated later. The slot has landed before, and has no stream. Callers ask `may_ask`
+# does not count, and the probe is repeated later. The slot has landed before, and has no stream. Callers ask `may_ask`
 # first, and come back in the next tick where it says no.
 cdef bint silence_stands(State* e, uint32_t index) noexcept nogil:
     cdef Slot* slot = &e.slots[index]

@@ -90,7 +90,7 @@ cdef int netlink_ask(Origin* origin, nlmsghdr* request, uint8_t* answer, int wan
 
 
 # The route to an address, as a packet of this origin and protocol would take it; protocol 0: any. Rules (`ip rule ...
-# ipproto`) and several next hops may give each protocol a route of its own.
+# ipproto`) and several next hops may give each protocol another route.
 cdef void way_ask(Origin* origin, const uint8_t* address, uint8_t protocol, Way* way) noexcept nogil:
     cdef uint8_t request[128]
     cdef uint8_t answer[NETLINK_SPACE]

@@ -183,7 +183,7 @@ def test_behind_a_bridge_dead_servers_go_down(nets: Pair, port: int) -> None:
     ip("-n", name, "link", "set", "br0", "up")
     with probing() as p:
         watched = Watched(p, nets, port, interval=20 * MS)
-        # The route is asked for anew, and names the bridge.
+        # The route is asked for again, and names the bridge.
         p.wait(lambda: all(p.probes(one) > 2 * ROUTE_AGAIN for one in watched.targets), "many passes")
         with firewall(nets.server, PROBES, "input"):
             watched.go_down()

@@ -17,12 +17,12 @@ NEAR, NEAR6 = "198.18.0.2", "2001:db8:18::2"
 NETS = (("-4", "198.51.100.0/24", NEAR), ("-6", "2001:db8:7::/64", NEAR6))
 KINDS = ("icmp", "syn", "connect")
 INTERFACES = 32
-"""That the engine tells apart in a namespace."""
+"""Interfaces that the engine can distinguish in a namespace."""
 
 
 @pytest.fixture
 def nets() -> Iterator[Pair]:
-    """Two links between the two, and a server behind them; its route leads over the first."""
+    """Two links between the two, and a server that both lead to; its route leads over the first."""
     with pair() as one:
         ip("-n", one.client, "link", "add", "veth1", "type", "veth", "peer", "name", "veth1", "netns", one.server)
         for name, last in ((one.client, 1), (one.server, 2)):

@@ -1,4 +1,4 @@
-"""The reconciler against a stand-in on a real socket: what VPP holds afterwards, and what it took to get there."""
+"""The reconciler against a stand-in on a real socket: the state of VPP afterwards, and the calls that led to it."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ async def test_what_changes_while_vpp_is_away_is_made_up_for_with_its_flush(path
 
 
 async def away(server: StandIn, rig: Rig) -> None:
-    """VPP answers nobody until ``server.hanging`` is False again."""
+    """VPP answers no client until ``server.hanging`` is False again."""
     server.hanging = True
     server.drop_connections()
     await eventually(lambda: not rig.client.connected)
@@ -196,7 +196,7 @@ async def away(server: StandIn, rig: Rig) -> None:
 async def test_a_flush_that_an_operator_owes_while_vpp_is_away_is_made_also_after_a_restart_of_the_daemon(
     path: Path,
 ) -> None:
-    """The standby has weight 0 already: nothing in VPP tells that its flows are to go."""
+    """The standby has weight 0 already: VPP does not show that its flows are to go."""
     store = MemoryStore()
     async with stand_in(path) as server:
         first = Rig(path, failover(), store=store)
@@ -582,7 +582,7 @@ async def test_a_frontend_that_the_budget_cuts_gets_its_drop_however_busy_those_
     last = make_config({"p": {"a": 10, "b": 10}}, address="192.0.2.99").frontends["www"]
     config = make_config(
         backends={**backends, "a": "10.0.0.1", "b": "10.0.0.2"},
-        lb=replace(AT_ONCE, max_stall=1),  # one call at a time, and a batch ends behind the first
+        lb=replace(AT_ONCE, max_stall=1),  # one call at a time, and a batch ends after the first
         frontends=[replace(one, name=name) for name, one in zip(busy, made, strict=True)]
         + [replace(last, name="last")],
     )
@@ -692,7 +692,7 @@ async def test_at_the_end_of_the_warm_up_an_unknown_backend_keeps_the_weight_it_
 async def test_panic_awaits_first_verdicts_until_the_warm_up_ends_and_a_minute_at_least(
     path: Path, seconds: int, interval: int, held: int
 ) -> None:
-    """Two of four servers can never be probed. They count as healthy in the end, so there is no panic."""
+    """Two of four servers can never be probed. They count as healthy in the end, so the frontend does not panic."""
     config = make_config({"p": dict.fromkeys("abcd", 10)}, lb=AT_ONCE, panic=Panic(0.6, PanicAction.ALL))
     config = replace(config, healthchecks={"ping": check(fast_interval=interval * SECOND)})
     clock = PacedClock()
@@ -718,7 +718,7 @@ async def test_panic_awaits_first_verdicts_until_the_warm_up_ends_and_a_minute_a
             await rig.settled()
             assert writes(server) == ["weight 10.0.0.1 0 flush"]
             assert weights(server) == {"10.0.0.1": 0, "10.0.0.2": 1, "10.0.0.3": 1, "10.0.0.4": 1}
-            # A verdict that comes later is the first one all the same.
+            # A verdict that comes later still is the first one.
             rig.backend("c", DOWN)
             await rig.settled()
             assert writes(server)[1:] == ["weight 10.0.0.1 1"]
@@ -804,7 +804,7 @@ async def test_a_foreign_scale_is_adopted_without_a_write_until_a_sync_is_asked_
 
 
 def by_cli(server: StandIn, *commands: str) -> None:
-    """What somebody types on VPP's own command line."""
+    """A command that is typed on VPP's own command line."""
     for command in commands:
         retval, words = server.api.cli.execute(f"lb {command}")
         assert retval == 0, words
@@ -869,7 +869,7 @@ async def test_drift_of_each_kind_is_found_by_the_periodic_sync_told_counted_and
 async def test_a_vip_that_is_made_again_with_nothing_but_another_stickiness_is_found_told_and_repaired_at_once(
     path: Path, vips: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The list of VIPs does not say so: where it stands in the list tells, and that its old ASes linger beside it."""
+    """The list of VIPs does not say so. Its place in the list shows it, and its old ASes linger beside it."""
     clock = PacedClock()
     key = VipKey.parse("192.0.2.1/32", 6, 1)
     async with programmed(path, several(vips), clock=clock) as (server, rig):
@@ -1406,7 +1406,7 @@ async def test_a_restart_while_all_are_down_and_kept_makes_no_write_until_one_is
         first = Rig(path, config)
         first.load()
         async with first.running():
-            await first.settled()  # a and b serve; all three fail while nobody looks
+            await first.settled()  # a and b serve; all three fail while no daemon runs
         server.journal.clear()
         again = Rig(path, config, state=State.UNKNOWN)
         again.load()
@@ -1560,7 +1560,7 @@ async def test_a_vip_that_vpp_always_refuses_to_delete_is_not_emptied_by_each_fu
         await rig.settled()
         for _ in range(5):
             await rig.reconciler.sync(None, force=False, by="test")
-        # What the file explains, and twice more.
+        # The difference that the file explains, and two more.
         assert writes(server).count("lb_flush_vip 192.0.2.1/32") == 3
         assert rig.reconciler.counters.recreations_given_up == 1
         assert weights(server) == {"10.0.0.1": 1, "10.0.0.2": 1, "10.0.0.3": 0}
@@ -1682,7 +1682,7 @@ async def test_a_plan_for_many_vips_is_made_in_slices_and_says_what_one_in_one_p
 
 
 def apart(config: Config) -> Config:
-    """The same frontends, each with its port as the last byte of an address of its own."""
+    """The same frontends, each on an address whose last byte is its port."""
     frontends = {
         name: replace(one, address=IPv4Address(f"192.0.2.{one.port}")) for name, one in config.frontends.items()
     }
@@ -1690,7 +1690,7 @@ def apart(config: Config) -> Config:
 
 
 def known(rig: Rig) -> Callable[[], Coroutine[Any, Any, Actual]]:
-    """What is known of VPP, for a reader who asks nobody."""
+    """The known state of VPP, for a reader that sends no call."""
 
     async def refresh() -> Actual:
         assert rig.reconciler.actual is not None

@@ -26,7 +26,7 @@ MADE = (BackendEvent, DrainEvent, WeightEvent)
 
 
 def wanted(daemon: Daemon, checker: Checker, frontends: Iterable[str]) -> list[DesiredVip]:
-    """What VPP is to be given in these frontends, by the states of ``checker``."""
+    """The weights for VPP in these frontends, by the states of ``checker``."""
     warmup = daemon.warmup
     return [
         desired_vip(

@@ -1,9 +1,9 @@
-"""The dataplane under everything at once: verdicts, operators, reloads, somebody else in VPP, restarts of either side
+"""The dataplane under everything at once: verdicts, operators, reloads, another client of VPP, restarts of either side
 with their warm-up, and faults, at random.
 
 A stand-in on a real socket, a reconciler with its client, and a plain oracle of the weight rule. After each quiet point
-VPP must hold what the oracle says; flows tell the rest: those of servers that nobody touched are where they were, those
-of failed and disabled servers are gone. Of every plan: each AS is written once, or in passes of at most a factor of
+VPP must hold what the oracle says; flows show the rest: flows of untouched servers stay, those of failed and disabled
+servers are gone. Of every plan: each AS is written once, or in passes of at most a factor of
 two; no step without effect, no flush without a reason. At every single call: a VIP that can be served is never empty,
 and nothing is written while the warm-up is silent. A restart of the daemon without a change of health writes nothing.
 """
@@ -180,7 +180,7 @@ class Dataplane(RuleBasedStateMachine):
         # At the last quiet point down, with the weight that it has kept: with that its flows go.
         self.dead: set[tuple[VipKey, bytes]] = set()
         self.flows: dict[VipKey, dict[int, bytes]] = {}
-        # What VPP has of frontends that nobody can serve and that keep what they have: address -> weight.
+        # The weights in VPP of frontends that no server can serve and that keep theirs: address -> weight.
         self.kept: dict[VipKey, dict[str, int]] = {}
         self._watch()
         self.run(self._quiet())
@@ -243,7 +243,7 @@ class Dataplane(RuleBasedStateMachine):
         return whole - sum(self._weight(frontend, pool, member) for member in down), whole
 
     def _panic(self, frontend: Frontend, active: Pool | None) -> PanicAction | None:
-        """What a frontend in panic does; None where it is not."""
+        """The action of a frontend in panic; None where it is not."""
         if frontend.panic is None:
             return None
         sums = [self._sums(frontend, pool) for pool in frontend.pools]
@@ -612,14 +612,14 @@ class Dataplane(RuleBasedStateMachine):
         server.faults.clear()
         await rig.settled()
         await self._warmed_up()
-        # What was found at its place has its verdict now.
+        # A server that was found in its place has its verdict now.
         for name in list(rig.reconciler.warmup_state.unresolved):
             if name in rig.states.backends and rig.states.backends[name].state is State.UNKNOWN:
                 self._touch(name)
                 self._tell_apart(name, State.DOWN)
                 rig.backend(name, State.DOWN)
         await rig.settled()
-        # What was refused, and what somebody else has changed, is the full sync's.
+        # The full sync repairs refused calls, and changes of another client.
         await self._synced(force=True)
         await rig.settled()
         self._check_weights()

@@ -80,7 +80,7 @@ class CheckerCounters:
 
 
 class Rooms(NamedTuple):
-    """Rooms that a checker is made with instead of its own (``Checker.apart``)."""
+    """Rooms that replace those that a checker makes (``Checker.apart``)."""
 
     prober: Prober
     settings: Settings
@@ -121,7 +121,7 @@ class Checker:
         self.weight_override: Callable[[str, str, str], int | None] = self._settings.weight
         """The operator's run-time weight of a pool member; None where the file's counts."""
         self.memory: Callable[[Frontend], Memory] = self._frontends.memory
-        """What the judgement remembers of a frontend."""
+        """The memory of judgement of a frontend."""
         self.unsettled: Callable[[str], bool] = self._holds.unsettled
         """Whether a frontend is not to be programmed yet: it waits for the verdicts of holds that have just ended."""
 
@@ -261,7 +261,7 @@ class Checker:
         return self._holds.begun
 
     def release_brake(self, *, by: str) -> int:
-        """End all brakes at once; returns how many backends were held. Those that still fail go down."""
+        """End all brakes at once; returns how many backends were held. Backends that still fail go down."""
         return self._holds.release(by)
 
     def end_holds(self) -> None:
@@ -534,7 +534,7 @@ class Checker:
         return live
 
     def _reply(self, live: LiveBackend, frontend: str = "") -> Reply:
-        """What there is to compare with after a verb: of one frontend, or of all that use the backend."""
+        """The state to compare with after a verb: of one frontend, or of all that use the backend."""
         names = (frontend,) if frontend else self._frontends.users_of(live.name)
         return Reply(live, names, self._settings, self._frontends)
 

@@ -93,7 +93,7 @@ class Frontends:
         return self._table.frontend(name)
 
     def memory(self, frontend: Frontend) -> Memory:
-        """What the judgement remembers of a frontend, which may be of another configuration."""
+        """The memory of judgement of a frontend, which may be of another configuration."""
         return self._mechanisms.memory(frontend)
 
     def outlook(self, names: Iterable[str]) -> list[int]:
@@ -214,7 +214,7 @@ class Frontends:
             await self._mechanisms.wait()
 
     def _follow(self) -> None:
-        """Bring the memory of judgement up to the present states. The dataplane is told of what changed by that."""
+        """Bring the memory of judgement up to the present states. The dataplane learns of the changes."""
         for name, mechanism in self._mechanisms.follow(self._table).items():
             self._dirty.setdefault(name, TIME)
             self._bus.publish_judgement(name, mechanism)

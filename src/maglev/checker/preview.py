@@ -6,7 +6,7 @@ with their memory. So a preview cannot follow another rule than the change that 
 ``StateSource``, from which the dataplane makes its plan, and holds the events that the change would publish, from which
 the dataplane learns which flushes it would owe.
 
-Nothing else learns of a trial: its events go to a bus of its own, the log is muted, the probe engine gets no command,
+A trial has no other effect: its events go to a separate bus, the log is muted, the probe engine gets no command,
 and no setting is kept. A trial is made in one turn of the event loop, after its table was filled in slices. It is true
 of that moment: verdicts that come later are not part of it.
 """
@@ -27,7 +27,7 @@ from maglev.views.previews import FrontendForecast, MemberForecast
 T = TypeVar("T")
 
 TRIES = 5
-"""How often a trial begins anew because a reload or other held backends came while its tables were filled."""
+"""How often a trial begins again because a reload or other held backends came while its tables were filled."""
 
 
 class Trial:
@@ -54,8 +54,8 @@ class Trial:
     def release_brake(self) -> tuple[int, int]:
         """Try the end of all brakes: how many backends are held, and how many of them fail at this moment.
 
-        Those that fail go down, as if each had failed ``fall`` times since its hold began. Only the probe engine counts
-        these failures, and it reports them when the hold ends.
+        Failing backends go down, as if each had failed ``fall`` times since its hold began. Only the probe engine
+        counts these failures, and it reports them when the hold ends.
         """
         failing = [name for name in self.backends if self.checker.failing(name)]
         self.run(lambda checker: checker.fail(failing))

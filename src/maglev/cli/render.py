@@ -1,4 +1,4 @@
-"""What ``maglevc`` prints for people, as lines. No I/O; everything that came over the wire is escaped."""
+"""The output of ``maglevc`` for people, as lines. No I/O; everything that came over the wire is escaped."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _share(pool: pb.PoolInfo) -> str:
 
 
 def _thresholds(style: Style, pool: pb.PoolInfo) -> str:
-    """What a pool needs and has; nothing where one backend makes it usable."""
+    """The counts that a pool needs and has; nothing where one backend makes it usable."""
     if pool.min_up <= 1 and pool.resume_up <= 1 and not pool.resume_after_ns:
         return ""
     text = f"{pool.up} up, min-up {pool.min_up}"
@@ -116,7 +116,7 @@ def member(style: Style, info: pb.PoolBackendInfo) -> str:
 
 
 def share(info: pb.PoolBackendInfo, length: int) -> str:
-    """Its part of VPP's new-flow table, behind the weights; nothing for a member without buckets or weight."""
+    """Its part of VPP's new-flow table, after the weights; nothing for a member without buckets or weight."""
     if not length or not info.HasField("buckets") or not (info.buckets or info.effective_weight):
         return ""
     return f" share {100 * info.buckets / length:.1f}%"
@@ -331,7 +331,7 @@ def reply(
     *,
     tried: bool = False,
 ) -> Iterator[str]:
-    """What a request changed of a setting that was there already, and its effects. ``now_ns``: wall clock.
+    """The changes that a request made to a setting that was there already, and its effects. ``now_ns``: wall clock.
 
     ``tried``: it has changed nothing, and says what it would change.
     """
@@ -348,7 +348,7 @@ def reply(
 
 
 def preview(style: Style, info: pb.Preview) -> Iterator[str]:
-    """What a change would do: to frontends and their weights, and in VPP."""
+    """The effects that a change would have: on frontends and their weights, and in VPP."""
     for one in info.frontends:
         before, after = word(pb.FrontendState, one.state_before), word(pb.FrontendState, one.state_after)
         line = style.paint(f"  frontend {escape(one.frontend)}", "bold")
@@ -587,7 +587,7 @@ def past_events(
 
 
 def no_events(total: int, forgotten: int) -> str:
-    """What ``show events`` says where it has nothing to show."""
+    """The line of ``show events`` where it has nothing to show."""
     if not total:
         return "nothing has happened since the start of maglevd"
     older = f", and has forgotten {forgotten} older ones" if forgotten else ""
@@ -677,7 +677,7 @@ class Told:
         return event(self._style, told)
 
     def summary(self) -> str:
-        """What the present state was, in numbers: ``backends 3 up, 1 down; frontends 2 up; ``. Now comes news."""
+        """The present state in numbers: ``backends 3 up, 1 down; frontends 2 up; ``. Now comes news."""
         self._complete = True
         return "".join(
             f"{what} {', '.join(f'{many} {state}' for state, many in counts.most_common())}; "
@@ -723,7 +723,7 @@ def version(style: Style, client: str, info: pb.ServerInfo, server: str) -> Iter
 
 
 def _brakes(info: pb.ServerInfo) -> str:
-    """What the brakes hold; empty while there is none."""
+    """The backends that brakes hold; empty while no brake is active."""
     if not info.brakes:
         return ""
     backends = "1 backend" if info.held_backends == 1 else f"{info.held_backends} backends"
@@ -889,7 +889,7 @@ def counter_rows(page: Iterable[pb.VPPVipCounters]) -> list[tuple[str, ...]]:
 
 
 def plan(style: Style, info: pb.Plan) -> Iterator[str]:
-    """A plan: its calls, what they mean for each VIP, and what they cost."""
+    """A plan: its calls, their effects on each VIP, and their cost."""
     for step in info.steps:
         cost = f"  ({duration(step.stall_ns)})" if step.stall_ns else ""
         yield f"  {escape(step.text)}{cost}"
@@ -899,7 +899,7 @@ def plan(style: Style, info: pb.Plan) -> Iterator[str]:
         yield style.paint(f"  vip {escape(one.vip)}", "bold") + (
             f" (frontend {escape(one.frontend)})" if one.frontend else ""
         )
-        # Of a VIP that comes or goes there are no other flows.
+        # A VIP that comes or goes has no other flows.
         lasts = any(each.buckets_before for each in one.ases) and any(each.buckets_after for each in one.ases)
         if lasts or one.moved_share:
             yield f"    {one.moved_share * 100:.1f} % of the other flows' buckets move"
@@ -936,7 +936,7 @@ def problems(style: Style, check: Any) -> Iterator[str]:
 
 
 def changes(style: Style, diff: pb.DiffConfigResponse) -> Iterator[str]:
-    """What a reload would change."""
+    """The changes that a reload would make."""
     for one in diff.changes:
         path = escape(one.path)
         match one.kind:

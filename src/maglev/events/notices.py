@@ -1,4 +1,4 @@
-"""Log records that are remembered as events: facts that no event of the bus tells, and that explain others.
+"""Log records that are remembered as events: facts that no event of the bus reports, and that explain others.
 
 A record is remembered by its event name, at info level and above, whatever the level of the daemon's own log is.
 """

@@ -1,6 +1,6 @@
 """The last events of this run, in bounded memory.
 
-The ring holds the events as they were published: no copy, and no object of its own for each. In a mass failure every
+The ring holds the events as they were published: no copy, and no further object for each. In a mass failure every
 verdict comes through ``take``. A query makes one small record for each event that it returns.
 
 Each event has a number, from 1. Numbers are what pages hold on to: events that come while pages are read have higher
@@ -44,7 +44,7 @@ class PastEvent(NamedTuple):
 
 
 class CauseSource(Protocol):
-    """Who knows the cause of an event (``maglev.events.causes.Causes``). Asked once for each event, in order."""
+    """Finds the cause of an event (``maglev.events.causes.Causes``). Asked once for each event, in order."""
 
     def take(self, event: Event) -> int:
         """The number of the event's cause, 0 if it has none."""

@@ -273,7 +273,7 @@ class MaglevService(pb_grpc.MaglevServicer):
     async def _tried(
         self, caller: Caller, trial: Callable[[], Awaitable[TrialApi]], change: Callable[[TrialApi], R]
     ) -> R:
-        """The answer to a change that is only tried, with what it would do."""
+        """The answer to a change that is only tried, with the effects that it would have."""
 
         async def answered() -> R:
             made = await trial()
@@ -363,11 +363,11 @@ class MaglevService(pb_grpc.MaglevServicer):
         return self.watchers.watch(request, local=is_local(context.peer()))
 
     async def ListEvents(self, request: pb.ListEventsRequest, context: Context) -> pb.ListEventsResponse:
-        """What happened lately, newest first, page by page."""
+        """Recent events, newest first, page by page."""
         return await history.page(self._services.events, self._checker.config(), request)
 
     async def ListCauses(self, request: pb.ListCausesRequest, context: Context) -> pb.ListCausesResponse:
-        """The causes of that, newest first, page by page."""
+        """The causes of recent events, newest first, page by page."""
         services = self._services
         return await history.causes_page(services.events, services.causes, self._checker.config(), request)
 

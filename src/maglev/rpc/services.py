@@ -97,7 +97,7 @@ class CheckerApi(Protocol):
         ...
 
     def release_brake(self, *, by: str) -> int:
-        """End all brakes at once; returns how many backends were held. Those that still fail go down."""
+        """End all brakes at once; returns how many backends were held. Backends that still fail go down."""
         ...
 
     def engine_stats(self) -> Mapping[str, int]:
@@ -152,7 +152,7 @@ class TrialApi(Protocol):
 
     @property
     def events(self) -> Sequence[Event]:
-        """What the change would publish, once it was made to the copy."""
+        """The events that the change would publish, once it was made to the copy."""
         ...
 
     def run(self, change: Callable[[CheckerApi], T]) -> T:

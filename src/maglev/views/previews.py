@@ -1,4 +1,4 @@
-"""What a change would do to frontends, as it is shown before it is made."""
+"""The effects that a change would have on frontends, as they are shown before it is made."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _muted: ContextVar[bool] = ContextVar("maglev_logs_muted", default=False)
 
 @contextlib.contextmanager
 def muted() -> Iterator[None]:
-    """Drop the records of this task, and of what it schedules within: it tries something out, and nothing happens."""
+    """Drop the records of this task, and of what it schedules within: it only tries a change."""
     token = _muted.set(True)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What VPP should hold: the configuration and the states of the backends, turned into VIPs with weighted ASes.
+"""The desired state of VPP: the configuration and the states of the backends, turned into VIPs with weighted ASes.
 
 Pure: a snapshot goes in, frozen values come out. ``maglev.judgement`` decides about the weights. This module arranges
 its answer by address, since VPP knows no backends.
@@ -23,7 +23,7 @@ class DesiredAs(NamedTuple):
     """One AS as it should be. A named tuple, since a full sync makes tens of thousands of them.
 
     ``weight``: programmed weight, in units; None: whatever VPP has stays, and an AS that is missing comes at 0.
-    ``nominal``: the programmed weight it would have in the active pool, which tells a foreign multiple from a change.
+    ``nominal``: the programmed weight it would have in the active pool, by which a foreign multiple is found.
     ``backend`` is the member that decides where two backends share an address: the one with the larger weight.
     """
 

@@ -215,7 +215,7 @@ class Dataplane:
         """The plan for these frontends if a change were made now, of which ``after`` has the states. Writes nothing.
 
         ``events``: what the change would publish, from which follow the flushes that it owes. Unlike ``plan``, it
-        compares with what is known of VPP: the change itself would not read VPP first either.
+        compares with the known state of VPP: the change itself would not read VPP first either.
         """
         actual = await self.reconciler.certain(names)
         config = after.config()

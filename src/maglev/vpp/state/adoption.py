@@ -5,8 +5,8 @@ sends traffic to at the start are *presumed* good, and need ``fall`` failures. A
 this daemon's keeps that *scale* until an operator asks for a sync. Weights that VPP had and *lost*, because
 it was restarted or the VIP was deleted, come back where nothing better is known.
 
-With slow start, smaller weights than this daemon's are no scale: a server that was starting slowly, and served alone
-when the daemon ended, has a part of its weight. A restart ends a slow start, so the server gets all of it.
+With slow start, smaller weights than this daemon's do not count as a scale: a server that was starting slowly, and
+served alone when the daemon ended, has a part of its weight. A restart ends a slow start, so the server gets all of it.
 
 Owned by the event loop. The scales are an immutable mapping, replaced on change: a plan may keep it.
 """
